@@ -1,0 +1,109 @@
+"""Shared fixtures: small data sets on disk, a workspace copy of the repository, the real data where present."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPO_ROOT.parent / "shared" / "data"
+ROOMS = ("models", "datasets", "training", "evaluation", "utils")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="run tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--runslow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real images beside the repository; tests that need it skip where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real images (../shared/data) are not on this machine")
+    return SHARED_DATA
+
+
+def draw_disks(rng: np.random.Generator, size: int = 64, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy uint8 image of bright disks and its exact 0/1 mask, both (size, size)."""
+    y, x = np.mgrid[:size, :size]
+    mask = np.zeros((size, size), bool)
+    for _ in range(count):
+        cy, cx, radius = rng.uniform(8, size - 8), rng.uniform(8, size - 8), rng.uniform(5, 9)
+        mask |= (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
+    image = np.clip(60 + 100 * mask + rng.normal(0, 12, mask.shape), 0, 255).astype(np.uint8)
+    return image, mask.astype(np.uint8)
+
+
+def write_disk_dataset(root: Path, name: str = "disks", counts: tuple[int, int, int] = (8, 3, 3), size: int = 64) -> Path:
+    """Write ``datasets/<name>`` and ``txt/<name>`` below ``root``; both label lists of training are clean."""
+    import cv2
+
+    rng = np.random.default_rng(7)
+    lists = root / "txt" / name
+    (lists / "train").mkdir(parents=True)
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        folder = root / "datasets" / name / split
+        (folder / "images").mkdir(parents=True)
+        (folder / "labels").mkdir()
+        lines = []
+        for number in range(count):
+            image, mask = draw_disks(rng, size)
+            cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
+            cv2.imwrite(str(folder / "labels" / f"{number}.png"), mask * 255)
+            place = f"datasets/{name}/{split}"
+            lines.append(f"{place}/images/{number}.png\t{place}/labels/{number}.png\n")
+        if split == "train":
+            (lists / "train" / "train_gt.txt").write_text("".join(lines))
+            (lists / "train" / "train_noisyLabel.txt").write_text("".join(lines))
+        else:
+            (lists / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's code with the small data set ``disks``, for tests that run commands."""
+    root = tmp_path_factory.mktemp("workspace")
+    for room in ROOMS:
+        (root / room).mkdir()
+        for source in (REPO_ROOT / room).glob("*.py"):
+            shutil.copy(source, root / room / source.name)
+    for source in (REPO_ROOT / "main.py", REPO_ROOT / "requirements.txt"):
+        if source.exists():
+            shutil.copy(source, root / source.name)
+    return write_disk_dataset(root)
+
+
+@pytest.fixture
+def run_tool(workspace: Path):
+    """Run a command of the workspace: ``run_tool("main.py", "--dataset", "disks")`` → CompletedProcess."""
+
+    def run(script: str, *arguments: object, timeout: float = 300, env: dict[str, str] | None = None):
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            cwd=workspace,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+        )
+
+    return run

@@ -1,0 +1,112 @@
+"""What every command shares: one clear message for bad input, exit statuses, progress reporting.
+
+Importing this module costs no third-party import, so ``--help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+OPENCV_REMEDY = (
+    "OpenCV could not be loaded ({error}). Install it with 'pip install opencv-python'; on a server without "
+    "graphics libraries run 'apt install libgl1 libglib2.0-0' or 'pip install opencv-python-headless' instead."
+)
+
+
+class UserError(Exception):
+    """Wrong use or bad input: the message names the file, the value found and the remedy; exit status 2."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line instead of a page of usage."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_WRONG_USE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a command's ``main`` and exit with the status that users and scripts rely on.
+
+    0 done, 1 failed run (with traceback), 2 wrong use or bad input (one message), 130 interrupted.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_WRONG_USE)
+    except ImportError as error:
+        if error.name != "cv2" and "libGL" not in str(error) and "libgthread" not in str(error):
+            raise
+        print(f"error: {OPENCV_REMEDY.format(error=error)}", file=sys.stderr)
+        sys.exit(EXIT_WRONG_USE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(EXIT_DONE)
+
+
+def one_of(value: str, choices: Sequence[str], what: str) -> str:
+    """Return ``value`` if it is among ``choices``; else raise a UserError that names value and choices."""
+    if value not in choices:
+        raise UserError(f"{what} {value!r} is unknown; choose from: {', '.join(choices)}")
+    return value
+
+
+class Progress:
+    """A tqdm bar on a terminal; elsewhere a plain line every ``every_s`` seconds.
+
+    Args:
+        total: number of items in all.
+        description: what is being done.
+        unit: the word for an item, e.g. ``image``.
+        every_s: seconds between plain lines when standard error is no terminal.
+    """
+
+    def __init__(self, total: int, description: str, unit: str = "image", every_s: float = 20.0) -> None:
+        self.total, self.description, self.unit, self.every_s = total, description, unit, every_s
+        self.done, self.started = 0, time.monotonic()
+        self.last_line = self.started
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
+
+    def update(self, count: int = 1, **figures: float) -> None:
+        """Advance by ``count`` items and show ``figures`` (name → number) beside the rate."""
+        self.done += count
+        shown = {name: f"{value:.4g}" for name, value in figures.items()}
+        if self.bar is not None:
+            if shown:
+                self.bar.set_postfix(shown, refresh=False)
+            self.bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= self.every_s:
+            self.last_line = now
+            rate = self.done / max(now - self.started, 1e-9)
+            extra = "".join(f"  {name} {value}" for name, value in shown.items())
+            print(f"{self.description}: {self.done}/{self.total} {self.unit}s{extra}  {rate:.1f} {self.unit}s/s",
+                  flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
