@@ -1,0 +1,60 @@
+"""Networks: images in, logits out; every network by its name, and the one function from logits to scores."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.unet import LightUNet, UNet
+from utils.cli import UserError, one_of
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "lightunet": LightUNet,
+}
+
+
+def network_options(name: str) -> dict[str, Any]:
+    """The options that network ``name`` takes beside its channels and classes, with their defaults.
+
+    Raises:
+        UserError: unknown network; the message lists those that exist.
+    """
+    parameters = inspect.signature(NETWORKS[one_of(name, tuple(NETWORKS), "network")]).parameters
+    return {key: value.default for key, value in parameters.items() if key not in ("in_channels", "num_classes")}
+
+
+def build_network(name: str, in_channels: int = 1, num_classes: int = 1, **options: Any) -> nn.Module:
+    """Make a network with fresh weights, or pretrained ones where ``pretrained`` is among its options.
+
+    Args:
+        name: a key of ``NETWORKS``.
+        in_channels: channels of the images.
+        num_classes: logits per pixel; 1 for binary.
+        options: as :func:`network_options` lists them, e.g. ``width=16``.
+
+    Returns: a module whose ``forward`` takes (B, in_channels, H, W), any H and W, to logits (B, num_classes, H, W).
+
+    Raises:
+        UserError: unknown network, an option that the network does not have, or a value that it does not take.
+    """
+    known = network_options(name)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"network {name!r} has no option {', '.join(unknown)}; its options are: {', '.join(known)}")
+    return NETWORKS[name](in_channels, num_classes, **options)
+
+
+def to_scores(logits: Tensor) -> Tensor:
+    """Turn logits into scores in [0, 1], in float32 also under mixed precision.
+
+    Args:
+        logits: (B, C, H, W).
+
+    Returns: (B, C, H, W): the foreground's sigmoid for C = 1, else the softmax over the classes.
+    """
+    logits = logits.float()
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)

@@ -1,0 +1,173 @@
+"""Pieces that every network shares: padding and cropping, convolution blocks, initialization, checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from utils.cli import UserError, one_of
+
+INIT_STD = 0.02
+WEIGHT_INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": partial(nn.init.normal_, mean=0.0, std=INIT_STD),
+    "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "xavier": nn.init.xavier_normal_,
+}
+INITS = (*WEIGHT_INITS, "default")
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with as many groups as divide ``channels``: at most 32, each of two channels or more."""
+    groups = max(count for count in range(1, max(1, min(32, channels // 2)) + 1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
+
+
+def norm_layer(norm: str) -> Callable[[int], nn.Module]:
+    """The function channels → normalization layer that ``norm`` names (``batch`` or ``group``).
+
+    Raises:
+        UserError: unknown name.
+    """
+    return NORMS[one_of(norm, tuple(NORMS), "norm")]
+
+
+def check_count(value: int, what: str) -> int:
+    """Return ``value`` if it is a whole number of at least 1; else raise a UserError that names ``what``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{what} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, norm: str, kernel: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """Convolution that keeps H and W at stride 1, normalization, ReLU.
+
+    The convolution has no bias: the normalization subtracts any constant per channel and has a bias of its own.
+    """
+    conv = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=dilation * (kernel // 2),
+        dilation=dilation,
+        bias=False,
+    )
+    return nn.Sequential(conv, norm_layer(norm)(out_channels), nn.ReLU(inplace=True))
+
+
+def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample (B, C, h, w) bilinearly to (B, C, *size); pixel centers are aligned, as in OpenCV."""
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, init: str) -> None:
+    """Draw all convolution weights anew and set their biases to 0; normalization layers keep weight 1 and bias 0.
+
+    Args:
+        network: changed in place.
+        init: ``normal`` is N(0, 0.02) as in the paper's recipe, ``kaiming`` (fan in, ReLU), ``xavier`` (both
+            normal), ``default`` leaves what torch drew.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if one_of(init, INITS, "init") == "default":
+        return
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            WEIGHT_INITS[init](module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def _discarded_statistics(stage: nn.Module) -> Iterator[None]:
+    """Let the batch norms of ``stage`` update copies of their running statistics, which are then thrown away."""
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+    kept = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
+    try:
+        for norm, buffers in kept:
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer.clone())
+        yield
+    finally:
+        for norm, buffers in kept:
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
+
+
+def recomputed(stage: nn.Module, *inputs: Tensor):
+    """Run ``stage`` without keeping its activations; backward computes them again.
+
+    Outputs and gradients are those of a plain call. The second computation would count every batch twice in
+    the running statistics of batch norm, so it works on copies of them.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _discarded_statistics(stage)
+
+    return checkpoint(stage, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def split_padding(size: int, multiple: int) -> tuple[int, int]:
+    """Pixels to add before and after ``size`` so that it becomes a multiple of ``multiple``, and at least two of it."""
+    missing = max(2 * multiple, -(-size // multiple) * multiple) - size
+    return missing // 2, missing - missing // 2
+
+
+class SegmentationNetwork(nn.Module):
+    """A network that takes images of any size: it pads them to what its poolings need and crops its logits back.
+
+    Subclasses set ``stride``, the factor between the image and the smallest feature map, and implement
+    :meth:`compute_logits` for images whose sides are multiples of it. Sides are padded to 2 · ``stride`` at
+    least: the smallest map then has 2 × 2 pixels, and batch norm more than one value per channel in training
+    with a single image, where it would otherwise fail. Padding reflects the image; where it is wider than the
+    image, which cannot be reflected that far, it repeats the border.
+
+    Args:
+        activation_checkpointing: keep no activations inside the stages during training but compute them twice;
+            about a third slower, a fraction of the memory.
+    """
+
+    stride: int
+
+    def __init__(self, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+
+    def run_stage(self, stage: nn.Module, *inputs: Tensor):
+        """Call ``stage``, with activation checkpointing where that is on and gradients are wanted."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return recomputed(stage, *inputs)
+        return stage(*inputs)
+
+    def compute_logits(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), H and W multiples of ``stride``, to logits (B, num_classes, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, in_channels, H, W) to logits (B, num_classes, H, W), for any H and W.
+
+        The sizes are Python integers, so nothing here depends on data: it compiles and never synchronizes.
+        """
+        height, width = images.shape[-2:]
+        top, bottom = split_padding(height, self.stride)
+        left, right = split_padding(width, self.stride)
+        if not (top or bottom or left or right):
+            return self.compute_logits(images)
+        fits = max(top, bottom) < height and max(left, right) < width
+        padded = F.pad(images, (left, right, top, bottom), mode="reflect" if fits else "replicate")
+        return self.compute_logits(padded)[..., top : top + height, left : left + width]
