@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.deeplabv3plus import DeepLabV3Plus
+from models.encoder_unet import UNetResNet18, UNetResNet34, UNetResNet50
+from models.hrnet import HRNet
 from models.unet import LightUNet, UNet
 from utils.cli import UserError, one_of
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "lightunet": LightUNet,
+    "deeplabv3plus": DeepLabV3Plus,
+    "hrnet": HRNet,
+    "unet_resnet18": UNetResNet18,
+    "unet_resnet34": UNetResNet34,
+    "unet_resnet50": UNetResNet50,
 }
 
 

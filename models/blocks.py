@@ -9,7 +9,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from utils.cli import UserError, one_of
@@ -96,7 +95,7 @@ def initialize(network: nn.Module, init: str) -> None:
 @contextmanager
 def _discarded_statistics(stage: nn.Module) -> Iterator[None]:
     """Let the batch norms of ``stage`` update copies of their running statistics, which are then thrown away."""
-    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in stage.modules() if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     kept = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
     try:
         for norm, buffers in kept:
