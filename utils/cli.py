@@ -6,6 +6,7 @@ Importing this module costs no third-party import, so ``--help`` stays fast.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
 
     0 done, 1 failed run (with traceback), 2 wrong use or bad input (one message), 130 interrupted.
     """
+    # A stop signal ends a command as Ctrl-C does: cleanup runs, nothing finished is lost.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except UserError as error:

@@ -1,0 +1,197 @@
+"""The data set that training, validation and prediction read: samples in, normalized tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datasets.image_io import IGNORE, read_image, read_label
+from datasets.label_noise import make_noisy_label
+from datasets.lists import Sample
+from datasets.transforms import TrainingTransform, normalize, sample_generator
+
+# (epoch, draw): draw d of an epoch is image d mod n; a negative draw fills up a batch share and counts nowhere.
+Key = tuple[int, int]
+FILLER = -1
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Noise put on clean labels while they are read.
+
+    Args:
+        spec: what to do, in the grammar of ``datasets.label_noise``.
+        seed: the noise's seed.
+        refresh: ``fixed`` (made once) or ``epoch`` (a fresh draw every epoch).
+        unlabelled: what sampling drops becomes ``background`` or is ``ignore``-d.
+    """
+
+    spec: str
+    seed: int = 0
+    refresh: str = "fixed"
+    unlabelled: str = "background"
+
+
+class SegmentationDataset(Dataset):
+    """Images and labels of a list as tensors; item ``(epoch, draw)`` depends on nothing else than the seed.
+
+    Args:
+        samples: what ``datasets.lists.read_list`` returned; samples without label get one that is ignored throughout.
+        transform: paired augmentation of training; None returns whole images.
+        num_classes: 1 for binary labels, else the number of classes.
+        in_channels: 1 (grey) or 3 (RGB).
+        ignore_index: the label value on disk that counts nowhere.
+        normalization: a key of ``datasets.transforms.NORMALIZATIONS``.
+        noise: label noise applied to the whole label, before crop and augmentation.
+        seed: seeds the augmentation.
+        cache: keep decoded images and fixed labels in memory.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: TrainingTransform | None = None,
+        *,
+        num_classes: int = 1,
+        in_channels: int = 1,
+        ignore_index: int | None = None,
+        normalization: str = "zscore",
+        noise: LabelNoise | None = None,
+        seed: int = 0,
+        cache: bool = True,
+    ) -> None:
+        self.samples, self.transform = list(samples), transform
+        self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
+        self.normalization, self.noise, self.seed, self.cache = normalization, noise, seed, cache
+        self._images: dict[int, np.ndarray] = {}
+        self._labels: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> np.ndarray:
+        """The decoded image of sample ``index``, (H, W) or (H, W, 3), in its file's own type."""
+        image = self._images.get(index)
+        if image is None:
+            image = read_image(self.samples[index].image, self.in_channels)
+            if self.cache:
+                self._images[index] = image
+        return image
+
+    def label(self, index: int, epoch: int = 0) -> np.ndarray:
+        """The label that training sees for sample ``index``: uint8 (H, W), noise applied, IGNORE where unknown."""
+        label = self._labels.get(index)
+        if label is None:
+            label = self._read_label(index)
+            if self.noise is not None and self.noise.refresh == "fixed":
+                label = self._add_noise(label, index, None)
+            if self.cache:
+                self._labels[index] = label
+        if self.noise is not None and self.noise.refresh == "epoch":
+            label = self._add_noise(label, index, epoch)
+        return label
+
+    def set_label(self, index: int, label: np.ndarray) -> None:
+        """Replace the label of sample ``index`` from now on, as label-free training does with its pseudo-labels."""
+        self._labels[index] = label
+
+    def _read_label(self, index: int) -> np.ndarray:
+        sample = self.samples[index]
+        if sample.label is None:
+            return np.full(self.image(index).shape[:2], IGNORE, np.uint8)
+        return read_label(sample.label, self.num_classes, self.ignore_index)
+
+    def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
+        return make_noisy_label(
+            label, self.noise.spec, self.noise.seed, self.samples[index].image_id,
+            num_classes=self.num_classes, epoch=epoch, unlabelled=self.noise.unlabelled,
+        )  # fmt: skip
+
+    def __getitem__(self, key: int | Key) -> dict[str, Any]:
+        """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
+        epoch, draw = key if isinstance(key, tuple) else (0, key)
+        copy, index = divmod(max(draw, 0), len(self.samples))
+        image = torch.from_numpy(normalize(self.image(index), self.normalization))
+        label = torch.from_numpy(np.ascontiguousarray(self.label(index, epoch)))
+        if self.transform is not None:
+            rng = sample_generator(self.seed, epoch, self.samples[index].image_id, copy)
+            image, label = self.transform(image, label, rng)
+        if draw < 0:
+            label = torch.full_like(label, IGNORE)
+        return {"image": image, "label": label, "index": index}
+
+
+class TrainingBatches(Sampler[list[Key]]):
+    """Shuffled batches of ``(epoch, draw)`` keys, this process's share of each.
+
+    The order is a function of (seed, epoch). A batch is the global one: its draws are dealt out over the processes,
+    and a process that gets none is handed a filler, so that all take part in every step. The last partial batch
+    is kept.
+
+    Args:
+        count: number of images; an epoch has ``count * repeat`` draws.
+        batch_size: images in a global batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, repeat: int = 1, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed, self.repeat = count, batch_size, seed, repeat
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count * self.repeat // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch])).permutation(
+            self.count * self.repeat
+        )
+        for start in range(0, len(order), self.batch_size):
+            share = order[start : start + self.batch_size][self.rank :: self.world]
+            yield [(self.epoch, int(draw)) for draw in share] or [(self.epoch, FILLER)]
+
+
+class OrderedBatches(Sampler[list[int]]):
+    """Batches of equally large images in list order, each image once, dealt out over the processes.
+
+    Args:
+        sizes: (H, W) of every image.
+        batch_size: images in a batch of one process.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(sizes):
+            by_size.setdefault(size, []).append(index)
+        batches = [
+            indices[start : start + batch_size]
+            for indices in by_size.values()
+            for start in range(0, len(indices), batch_size)
+        ]
+        self.batches = batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def make_loader(
+    dataset: SegmentationDataset,
+    batches: Sampler[list],
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
+        persistent_workers=workers > 0, generator=torch.Generator().manual_seed(dataset.seed),
+    )  # fmt: skip

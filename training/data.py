@@ -1,0 +1,150 @@
+"""From a run's options to the loaders it trains and validates with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datasets.image_io import IGNORE
+from datasets.label_noise import parse_spec
+from datasets.lists import Sample, check_samples, find_list, list_folder, read_list
+from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
+from datasets.transforms import TrainingTransform, strong_augmentation
+from training.options import TrainingOptions
+from utils.cli import UserError
+from utils.distributed import rank, world_size
+
+SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
+BYTES_PER_PIXEL = 3  # 16 bits of image and 8 of label
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The lists of a run and what reads them; ``val`` is None where no validation list exists."""
+
+    train_list: Path
+    val_list: Path | None
+    test_list: Path | None
+    train: SegmentationDataset
+    train_batches: TrainingBatches
+    train_loader: DataLoader
+    val: SegmentationDataset | None
+    val_loader: DataLoader | None
+
+
+def choose_lists(
+    options: TrainingOptions, root: Path, say: Callable[[str], None]
+) -> tuple[Path, Path | None, Path | None]:
+    """The training, validation and test list of a run, the last two None where they do not exist."""
+    folder = list_folder(options.dataset, root)
+    if options.train_list is not None:
+        train = find_list(options.train_list, options.dataset, root)
+    else:
+        noisy, clean = folder / "train" / "train_noisyLabel.txt", folder / "train" / "train_gt.txt"
+        train = clean if options.label_noise or not noisy.exists() else noisy
+        if train == clean and not options.label_noise:
+            say(f"{noisy.name} is absent: training on {clean.name}")
+        find_list(str(train), options.dataset, root)
+    if options.val_list is not None:
+        val = find_list(options.val_list, options.dataset, root)
+    else:
+        val = folder / "val.txt" if (folder / "val.txt").exists() else None
+    test = folder / "test.txt"
+    return train, val, test if test.exists() else None
+
+
+def fits_in_memory(sizes: list[tuple[int, int]], in_channels: int) -> bool:
+    """Whether the decoded set fills at most half of the free memory (4 GiB are assumed where it is not known)."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        free = 4 << 30
+    need = sum(height * width for height, width in sizes) * BYTES_PER_PIXEL * in_channels
+    return need <= SHARE_OF_MEMORY * free
+
+
+def _make_dataset(
+    options: TrainingOptions, samples: list[Sample], sizes: list[tuple[int, int]], **training: object
+) -> SegmentationDataset:
+    cache = options.cache == "ram" or (options.cache == "auto" and fits_in_memory(sizes, options.in_channels))
+    return SegmentationDataset(
+        samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed, cache=cache,
+        ignore_index=options.ignore_index, normalization=options.normalization, **training,
+    )  # fmt: skip
+
+
+def load_data(options: TrainingOptions, root: Path, device_type: str, say: Callable[[str], None]) -> TrainingData:
+    """Read and check the lists of a run and make its loaders.
+
+    Raises:
+        UserError: naming every fault of the lists at once, or an option that does not fit.
+    """
+    noise, transform = training_noise(options), training_transform(options)
+    train_list, val_list, test_list = choose_lists(options, root, say)
+    train_samples, train_sizes = _read(train_list, options, root)
+    train = _make_dataset(options, train_samples, train_sizes, transform=transform, noise=noise)
+    batches = TrainingBatches(
+        len(train), options.batch_size, options.seed, options.repeat, rank(), world_size()
+    )  # fmt: skip
+    pinned = device_type == "cuda"
+    train_loader = make_loader(train, batches, _workers(options, train), pinned)
+    val = val_loader = None
+    if val_list is not None:
+        val_samples, val_sizes = _read(val_list, options, root)
+        val = _make_dataset(options, val_samples, val_sizes)
+        val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
+        val_loader = make_loader(val, val_batches, _workers(options, val), pinned)
+    return TrainingData(train_list, val_list, test_list, train, batches, train_loader, val, val_loader)
+
+
+def training_noise(options: TrainingOptions) -> LabelNoise | None:
+    """The label noise of a run, its spec checked."""
+    if options.label_noise is None:
+        return None
+    parse_spec(options.label_noise, options.num_classes)
+    return LabelNoise(options.label_noise, options.noise_seed, options.label_noise_refresh, options.unlabelled)
+
+
+def training_transform(options: TrainingOptions) -> TrainingTransform:
+    """The augmentation of a run, its names and strengths checked."""
+    try:
+        strong_augmentation(options.augment)
+    except ValueError as error:
+        raise UserError(f"--augment: {error}") from None
+    return TrainingTransform(options.crop, options.flips, options.augment)
+
+
+def validation_batch_size(options: TrainingOptions) -> int:
+    """Whole images in a validation batch: no more than 8, since they are not cropped."""
+    return min(8, options.batch_size)
+
+
+def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
+    if options.workers is not None:
+        return options.workers
+    return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+def _read(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+    data_root = Path(options.data_root) if options.data_root else None
+    samples = read_list(path, data_root=data_root, root=root)
+    sizes = check_samples(
+        samples, path, num_classes=options.num_classes, ignore_index=options.ignore_index,
+        in_channels=options.in_channels,
+    )  # fmt: skip
+    return samples, sizes
+
+
+def class_counts(dataset: SegmentationDataset) -> np.ndarray:
+    """Pixels of every class in the labels that training sees, int64 (max(num_classes, 2),)."""
+    classes = max(dataset.num_classes, 2)
+    counts = np.zeros(classes, np.int64)
+    for index in range(len(dataset)):
+        label = dataset.label(index)
+        counts += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
+    return counts

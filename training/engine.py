@@ -1,0 +1,179 @@
+"""One epoch of training and one pass of validation: explicit arguments, no state of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluation.scores import confusion_matrix, score_histogram
+from models import to_scores
+from training.losses import SegmentationLoss
+from utils.cli import Progress
+from utils.distributed import sum_over_ranks, world_size
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or its gradient became infinite or NaN; raised before the optimizer's step."""
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What an epoch of training reports: mean loss, images per second over all processes, last learning rate."""
+
+    loss: float
+    images_per_second: float
+    learning_rate: float
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context of the forward pass: nothing for fp32, else autocast to bf16 or fp16."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Images float32 (B, C, H, W) and labels uint8 (B, H, W) of a batch on ``device``."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    images = batch["image"].to(device, non_blocking=True, memory_format=memory_format)
+    return images, batch["label"].to(device, non_blocking=True)
+
+
+def backward_in_parts(
+    network: nn.Module,
+    loss: SegmentationLoss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    precision: str,
+    accumulate: int,
+    scaler: torch.amp.GradScaler,
+) -> Tensor:
+    """Add the gradients of a global batch to the parameters, in ``accumulate`` parts; return its loss.
+
+    The denominators are those of the whole global batch, over all parts and processes, so parts and processes
+    change nothing but memory and time. (DistributedDataParallel averages gradients, hence the factor.)
+    """
+    weights = sum_over_ranks(loss.weights(labels))
+    total = torch.zeros((), device=images.device)
+    parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
+    for number, (part_images, part_labels) in enumerate(parts, start=1):
+        last = number == len(parts)
+        with nullcontext() if last or world_size() == 1 else network.no_sync():
+            with autocast(images.device, precision):
+                logits = network(part_images)
+            value = loss(logits, part_labels, weights)
+            scaler.scale(value * world_size()).backward()
+        total += value.detach()
+    return sum_over_ranks(total)
+
+
+def train_one_epoch(
+    network: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    loss: SegmentationLoss,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    accumulate: int = 1,
+    clip_grad: float | None = None,
+    progress: Progress | None = None,
+) -> EpochFigures:
+    """Train on every batch once; the schedule advances with each step.
+
+    Raises:
+        NonFiniteLoss: before the step that a non-finite loss or gradient would have made.
+    """
+    network.train()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    losses, images_seen, started = [], 0, time.monotonic()
+    for step, batch in enumerate(batches, start=1):
+        images, labels = to_device(batch, device, channels_last)
+        optimizer.zero_grad(set_to_none=True)
+        value = backward_in_parts(
+            network, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
+        )
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, clip_grad if clip_grad else float("inf"))
+        _stop_if_not_finite(value, norm, step, scaler.is_enabled())
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        losses.append(value.detach())
+        images_seen += len(images) * world_size()
+        if progress is not None:
+            progress.update(len(images) * world_size(), loss=float(value))
+    return EpochFigures(
+        loss=float(torch.stack(losses).mean()),
+        images_per_second=images_seen / (time.monotonic() - started),
+        learning_rate=optimizer.param_groups[0]["lr"],
+    )
+
+
+def _stop_if_not_finite(value: Tensor, norm: Tensor, step: int, scaled: bool) -> None:
+    """A scaler skips steps whose fp16 gradient overflowed and halves its scale; a non-finite loss is never fine."""
+    if not torch.isfinite(value) or not (scaled or torch.isfinite(norm)):
+        raise NonFiniteLoss(
+            f"step {step} of the epoch: the loss is {float(value)}, the norm of its gradient {float(norm)}; the "
+            "weights were not changed. Try a lower --lr, --clip_grad 1, --precision fp32, or look for broken images."
+        )
+
+
+@torch.inference_mode()
+def validate(
+    network: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    num_classes: int,
+    device: torch.device,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    decode: Tensor | None = None,
+) -> np.ndarray:
+    """Count how scores and labels meet, over all batches and processes.
+
+    Args:
+        decode: for several classes, the (K, K) matrix that corrects scores before the argmax.
+    Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64.
+    """
+    network.eval()
+    counts: Tensor | None = None
+    for batch in batches:
+        images, labels = to_device(batch, device, channels_last)
+        with autocast(device, precision):
+            logits = network(images)
+        scores = to_scores(logits)
+        if num_classes == 1:
+            batch_counts = score_histogram(scores[:, 0], labels)
+        else:
+            batch_counts = confusion_matrix(predicted_classes(scores, decode), labels, num_classes)
+        counts = batch_counts if counts is None else counts + batch_counts
+    if counts is None:  # a process without a share
+        from evaluation.scores import BINS
+
+        shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
+        counts = torch.zeros(shape, dtype=torch.int64, device=device)
+    return sum_over_ranks(counts).cpu().numpy()
+
+
+def predicted_classes(scores: Tensor, decode: Tensor | None = None) -> Tensor:
+    """The most likely class of every pixel, (B, H, W), from scores (B, K, H, W), corrected by ``decode`` if given.
+
+    With labels drawn by the transition matrix Q, the network estimates the noisy posterior Qᵀ·p; ``decode`` = Q⁻ᵀ
+    turns it back into p.
+    """
+    if decode is not None:
+        scores = torch.einsum("jk,bkhw->bjhw", decode.to(scores), scores)
+    return scores.argmax(1).to(torch.uint8)

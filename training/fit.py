@@ -1,0 +1,267 @@
+"""One run from options to run folder. ``main.py``, the annotation budget and the benchmarks all call ``fit``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.catalog import prepare_dataset
+from datasets.label_noise import spec_transition_matrix
+from training.data import TrainingData, class_counts, load_data
+from training.engine import EpochFigures, train_one_epoch, validate
+from training.journal import Journal
+from training.options import TrainingOptions, resolve_options, resume_options
+from training.selection import Selection, implied_threshold, select_binary, select_classes, without_validation
+from training.state import (
+    TrainingState,
+    add_schedule,
+    build_state,
+    checkpoint_content,
+    choose_device,
+    load_last,
+    network_options,
+    restore,
+    seed_everything,
+)
+from utils.checkpoint import save_checkpoint
+from utils.cli import Progress, UserError
+from utils.distributed import barrier, broadcast_object, is_main, local_device, process_group
+from utils.run_folder import (
+    REPO_ROOT,
+    create_run_folder,
+    display_path,
+    environment_record,
+    find_run,
+    read_json,
+    write_json,
+)
+
+
+def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
+    """Resolve given options on this machine; with ``resume``, against the config of that run."""
+    if "resume" in given:
+        run = find_run(given["resume"], root / "train_log")
+        return resume_options({**given, "resume": str(run)}, read_json(run / "config.json"))
+    return resolve_options(given, has_accelerator=choose_device(given.get("device", "auto")) != "cpu")
+
+
+def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
+    """Train as ``options`` say and return the run folder.
+
+    Args:
+        options: from ``configure`` or ``resolve_options``.
+        root: the folder with datasets/, txt/ and train_log/.
+    Raises:
+        UserError: bad input, found before the first step.
+        NonFiniteLoss: training diverged; finished epochs are kept.
+    """
+    device_type = choose_device(options.device)
+    with process_group(device_type):
+        options = name_dataset(options, root)
+        device = local_device(device_type)
+        data = load_data(options, root, device.type, _say)
+        state = make_state(options, data, device)
+        run = open_run(options, data, state, root)
+        journal = Journal(run, options.tensorboard, state.epoch)
+        try:
+            describe(journal, options, data, state, run)
+            train(options, data, state, run, journal)
+        except KeyboardInterrupt:
+            journal.say(f"interrupted in epoch {state.epoch + 1}; finished epochs are kept: {resume_command(run)}")
+            raise
+        finally:
+            journal.close()
+        barrier()
+    return run
+
+
+def _say(line: str) -> None:
+    if is_main():
+        print(line, flush=True)
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run."""
+    return f"python main.py --resume {display_path(run)}"
+
+
+def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
+    """Settle which data set is meant (``er`` may become ``er_sim``); the main process makes what is missing."""
+    answer: Any = None
+    if is_main():
+        try:
+            answer = prepare_dataset(options.dataset, options.train_list, options.real_only, root)
+        except UserError as error:
+            answer = error
+    answer = broadcast_object(answer)
+    if isinstance(answer, UserError):
+        raise answer
+    return replace(options, dataset=answer)
+
+
+def make_state(options: TrainingOptions, data: TrainingData, device: torch.device) -> TrainingState:
+    """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
+    counts = class_counts(data.train) if options.class_weights else np.zeros(0)
+    state = build_state(options, device, counts)
+    if options.resume:
+        restore(options, state, load_last(Path(options.resume)), len(data.train_batches))
+    else:
+        add_schedule(options, state, len(data.train_batches))
+    if torch.distributed.is_initialized():
+        state.network = DistributedDataParallel(
+            state.network, device_ids=[device.index] if device.type == "cuda" else None
+        )
+    return state
+
+
+def open_run(options: TrainingOptions, data: TrainingData, state: TrainingState, root: Path) -> Path:
+    """Make the run folder, or find the one that is resumed, and write config.json."""
+    run: Any = None
+    if is_main():
+        run = Path(options.resume) if options.resume else create_run_folder(
+            options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
+        )  # fmt: skip
+        write_json(run / "config.json", make_config(options, data, state))
+    return broadcast_object(run)
+
+
+def make_config(options: TrainingOptions, data: TrainingData, state: TrainingState) -> dict[str, Any]:
+    """Every resolved option, what inference needs to rebuild the network, and where the run happened."""
+    return {
+        **options.to_dict(),
+        "train_list": display_path(data.train_list),
+        "val_list": None if data.val_list is None else display_path(data.val_list),
+        "test_list": None if data.test_list is None else display_path(data.test_list),
+        "network_options": network_options(options),
+        "precision": state.precision,
+        "annealing": state.annealing,
+        "environment": environment_record(str(state.device)),
+    }
+
+
+def describe(
+    journal: Journal, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path
+) -> None:
+    """Say what is about to be trained on what."""
+    other = {"quick": "paper", "paper": "quick"}[options.preset]
+    parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
+    journal.say(f"run {display_path(run)} on {state.device} ({state.precision})")
+    journal.say(f"preset {options.preset} (for the other: --preset {other})")
+    noise = f" with label noise {options.label_noise}" if options.label_noise else ""
+    journal.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
+    if data.val is None:
+        journal.say("no validation list: the threshold is the implied one, else 0.5, and best is last")
+    else:
+        journal.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.val_labels} labels)")
+    journal.say(f"{options.network}: {parameters:.2f} M parameters, loss {options.loss}, {options.optimizer}")
+    if state.annealing is not None:
+        journal.say(
+            f"{options.epochs} epochs instead of the run's former number: the learning rate anneals from "
+            f"{state.annealing['lr']:.3g} over epochs {int(state.annealing['epoch']) + 1} to {options.epochs}"
+        )
+
+
+def train(
+    options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path, journal: Journal
+) -> None:
+    """Train, validate, record and save, epoch by epoch."""
+    last = options.stop_after or options.epochs
+    matrix = None if options.label_noise is None else spec_transition_matrix(options.label_noise, options.num_classes)
+    config = make_config(options, data, state)
+    while state.epoch < last:
+        epoch = state.epoch + 1
+        seed_everything(options.seed, epoch)
+        figures = run_epoch(options, data, state, epoch)
+        selection = decide(options, data, state, matrix)
+        state.epoch = epoch
+        report_epoch(journal, options, epoch, figures, selection)
+        if is_main():
+            save_epoch(options, state, run, config, selection, final=epoch == last)
+    if last < options.epochs:
+        journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
+    journal.say(next_commands(run, state.best["epoch"], data.test_list is not None))
+
+
+def next_commands(run: Path, best_epoch: int, has_test_list: bool) -> str:
+    """The commands that predict and score with a run's best checkpoint, ready to paste."""
+    images = "" if has_test_list else " --input FOLDER_OR_FILES"
+    results = f"epoch_{best_epoch}" + ("" if has_test_list else "_FOLDER")
+    return (
+        f"python evaluation/inference.py --train_dir {display_path(run)} --test_ckpt_epoch best{images}\n"
+        f"python evaluation/metrics.py --prd_dir {display_path(run / 'results' / results / 'pred')}"
+    )
+
+
+def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState, epoch: int) -> EpochFigures:
+    """Train on every batch of one epoch."""
+    data.train_batches.set_epoch(epoch)
+    draws = len(data.train) * options.repeat
+    with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
+        return train_one_epoch(
+            state.network, data.train_loader, state.loss, state.optimizer, state.schedule, state.scaler,
+            device=state.device, precision=state.precision, channels_last=options.channels_last,
+            accumulate=options.accumulate, clip_grad=options.clip_grad, progress=progress if is_main() else None,
+        )  # fmt: skip
+
+
+def decide(
+    options: TrainingOptions, data: TrainingData, state: TrainingState, matrix: np.ndarray | None
+) -> Selection:
+    """Validate and settle threshold, direction and the figure of ``best``."""
+    direction = {"auto": None, "on": True, "off": False}[options.pred_invert]
+    by_noise = implied_threshold(matrix)
+    if data.val_loader is None:
+        return without_validation(pred_invert=direction, threshold_by_noise=by_noise)
+    counts = validate(
+        state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
+        precision=state.precision, channels_last=options.channels_last,
+    )  # fmt: skip
+    clean = options.val_labels == "clean"
+    if options.num_classes > 1:
+        return select_classes(counts, labels_are_clean=clean)
+    return select_binary(counts, labels_are_clean=clean, pred_invert=direction, threshold_by_noise=by_noise)
+
+
+def report_epoch(
+    journal: Journal, options: TrainingOptions, epoch: int, figures: EpochFigures, selection: Selection
+) -> None:
+    """One line for people, one record for programs."""
+    record = {
+        "train/loss": figures.loss,
+        "train/images_per_second": figures.images_per_second,
+        "train/learning_rate": figures.learning_rate,
+        **{f"val/{name}": value for name, value in selection.figures.items()},
+    }
+    if selection.threshold is not None:
+        record["val/threshold"] = selection.threshold
+        record["val/inverted"] = selection.invert
+    journal.record(epoch, record)
+    shown = {name: selection.figures[name] for name in ("iou", "f1", "auc", "miou") if name in selection.figures}
+    validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
+    inverted = "  inverted" if selection.invert else ""
+    journal.say(
+        f"epoch {epoch}/{options.epochs}  loss {figures.loss:.4f}{validation}{inverted}"
+        f"  lr {figures.learning_rate:.2e}  {figures.images_per_second:.1f} images/s"
+    )
+
+
+def save_epoch(
+    options: TrainingOptions, state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, final: bool
+) -> None:
+    """Write the checkpoints that are due: numbered, ``best`` and, last of all, ``last``."""
+    # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
+    if state.best is None or not selection.figure <= state.best["figure"]:
+        state.best = {"epoch": state.epoch, "figure": selection.figure}
+    content = checkpoint_content(state, config, selection.threshold, selection.invert)
+    folder = run / "checkpoints"
+    numbered = state.epoch % options.checkpoint_every == 0 and state.epoch >= options.checkpoint_from
+    if numbered or final:
+        save_checkpoint(folder / f"epoch_{state.epoch}.pth", content)
+    if state.best["epoch"] == state.epoch:
+        save_checkpoint(folder / "best.pth", content)
+    save_checkpoint(folder / "last.pth", content)

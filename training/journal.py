@@ -1,0 +1,67 @@
+"""The record of a run: log.txt, metrics.jsonl and TensorBoard; written by the main process alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from utils.distributed import is_main
+from utils.run_folder import append_jsonl, atomic_write, read_jsonl
+
+
+class Journal:
+    """Lines for people, records for programs, curves for TensorBoard.
+
+    Args:
+        run: the run folder.
+        tensorboard: write ``tensorboard/``.
+        completed: epochs that a resumed run keeps; newer records are discarded.
+    """
+
+    def __init__(self, run: Path, tensorboard: bool, completed: int = 0) -> None:
+        self.run, self.writer = run, None
+        if not is_main():
+            return
+        keep_records(run / "metrics.jsonl", completed)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=completed + 1 if completed else None)
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in log.txt."""
+        if is_main():
+            print(line, flush=True)
+            with open(self.run / "log.txt", "a", encoding="utf-8") as log:
+                log.write(line + "\n")
+
+    def record(self, epoch: int, figures: dict[str, Any]) -> None:
+        """Add an epoch's figures, ``{"train/loss": 0.3, …}``, to metrics.jsonl and the curves."""
+        if not is_main():
+            return
+        append_jsonl(self.run / "metrics.jsonl", {"epoch": epoch, **figures})
+        if self.writer is not None:
+            for name, value in figures.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    self.writer.add_scalar(name, value, epoch)
+
+    def picture(self, name: str, panel: Any, epoch: int) -> None:
+        """Show an RGB picture, uint8 (H, W, 3), in TensorBoard."""
+        if self.writer is not None:
+            self.writer.add_image(name, panel, epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def keep_records(path: Path, completed: int) -> None:
+    """Drop the records of epochs after ``completed`` from a metrics file, and a last line that a crash cut."""
+    if not path.exists():
+        return
+    kept = [record for record in read_jsonl(path) if record["epoch"] <= completed]
+    with atomic_write(path) as file:
+        file.writelines((json.dumps(record) + "\n").encode() for record in kept)

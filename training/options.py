@@ -1,0 +1,315 @@
+"""What a training run can be told: option groups, presets and their precedence.
+
+No torch import, so that ``main.py --help`` answers at once; the names listed here are tested equal to the registries.
+Precedence: defaults < preset < given options.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from utils.cli import CommandParser, UserError
+
+NETWORK_NAMES = ("unet", "lightunet")
+LOSS_NAMES = ("bce", "ce", "dice", "iou")
+OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
+SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
+NORMALIZATION_NAMES = ("zscore", "unit")
+AUGMENTATION_NAMES = ("rotate", "scale", "elastic", "brightness", "contrast", "blur", "noise")
+PRESET_NAMES = ("auto", "paper", "quick")
+
+PAPER_PRESET = {
+    "epochs": 100, "batch_size": 32, "crop": 256, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9,
+    "weight_decay": 1e-3, "schedule": "step", "step_epochs": 20, "step_gamma": 0.1, "init": "normal",
+    "checkpoint_every": 2, "checkpoint_from": 80,
+}  # fmt: skip
+QUICK_PRESET = {
+    "epochs": 30, "batch_size": 16, "crop": 128, "width": 16, "optimizer": "adamw", "lr": 3e-3,
+    "weight_decay": 1e-4, "schedule": "one_cycle", "init": "kaiming", "checkpoint_every": 5,
+}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER_PRESET, "quick": QUICK_PRESET}
+
+# What may differ when a run is resumed; anything else would make it another run.
+CHANGEABLE_ON_RESUME = ("epochs", "stop_after", "device", "workers", "cache")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Every option of a run with its default; ``resolve`` fills what depends on preset and machine."""
+
+    dataset: str = "er"
+    train_list: str | None = None
+    val_list: str | None = None
+    val_labels: str = "clean"
+    data_root: str | None = None
+    real_only: bool = False
+    num_classes: int = 1
+    in_channels: int = 1
+    ignore_index: int | None = None
+    normalization: str = "zscore"
+
+    label_noise: str | None = None
+    label_noise_refresh: str = "fixed"
+    noise_seed: int | None = None
+    unlabelled: str = "background"
+
+    crop: int = 256
+    flips: bool = True
+    augment: tuple[str, ...] = ()
+    repeat: int = 1
+
+    network: str = "unet"
+    width: int | None = None
+    norm: str | None = None
+    init: str | None = None
+
+    loss: str | None = None
+    class_weights: tuple[str, ...] = ()
+    pred_invert: str = "auto"
+
+    epochs: int = 100
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_epochs: float = 0.0
+    step_epochs: int = 20
+    step_gamma: float = 0.1
+    clip_grad: float | None = None
+    precision: str = "auto"
+    channels_last: bool = False
+
+    preset: str = "auto"
+    run_name: str | None = None
+    resume: str | None = None
+    stop_after: int | None = None
+    seed: int = 0
+    checkpoint_every: int = 10
+    checkpoint_from: int = 0
+    tensorboard: bool = True
+
+    device: str = "auto"
+    workers: int | None = None
+    cache: str = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for config.json and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+DEFAULTS = {field.name: field.default for field in fields(TrainingOptions)}
+
+
+class _Group:
+    """An argparse group whose options appear in the result only when given, with the default named in the help."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
+        self.group = parser.add_argument_group(title)
+
+    def add(self, flag: str, help: str, **kwargs: Any) -> None:
+        name = kwargs.get("dest") or flag.lstrip("-")
+        shown = DEFAULTS[name]
+        by_preset = [f"{preset}: {values[name]}" for preset, values in PRESETS.items() if name in values]
+        note = ", ".join(by_preset) if by_preset else ("" if shown in (None, (), False) else f"default: {shown}")
+        self.group.add_argument(
+            flag, help=f"{help} ({note})" if note else help, default=argparse.SUPPRESS, **kwargs
+        )  # fmt: skip
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text) if text.lstrip("+-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    value = non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a finite number of at least 0")
+    return value
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = _Group(parser, "data")
+    data.add("--dataset", "name of the data set: datasets/NAME and txt/NAME", metavar="NAME")
+    data.add("--train_list", "list of training images and labels (default: train_noisyLabel.txt)", metavar="LIST")
+    data.add("--val_list", "list of validation images and labels (default: val.txt)", metavar="LIST")
+    data.add("--val_labels", "whether the validation labels can be trusted", choices=("clean", "noisy"))
+    data.add("--data_root", "folder that relative paths in lists start from (default: $SEG_ROOT)", metavar="DIR")
+    data.add("--real_only", "never replace missing images by simulated ones", action="store_true")
+    data.add("--num_classes", "1 for binary labels, else the number of classes", type=positive_int, metavar="K")
+    data.add("--in_channels", "1 reads images as grey, 3 as RGB", type=int, choices=(1, 3))
+    data.add("--ignore_index", "label value that counts nowhere", type=non_negative_int, metavar="V")
+    data.add("--normalization", "how pixels are scaled, image by image", choices=NORMALIZATION_NAMES)
+
+
+def _add_noise_options(parser: argparse.ArgumentParser) -> None:
+    noise = _Group(parser, "label noise")
+    noise.add("--label_noise", "noise put on the clean labels, e.g. flip:0.3 or skeleton+shift:1", metavar="SPEC")
+    noise.add("--label_noise_refresh", "draw the noise once or every epoch anew", choices=("fixed", "epoch"))
+    noise.add("--noise_seed", "seed of the noise (default: --seed)", type=non_negative_int, metavar="S")
+    noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
+
+
+def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
+    augmentation = _Group(parser, "augmentation")
+    augmentation.add("--crop", "side of the training window in pixels", type=positive_int, metavar="PIXELS")
+    augmentation.add("--no_flips", "leave out flips and quarter turns", action="store_false", dest="flips")
+    augmentation.add("--augment", f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(AUGMENTATION_NAMES)}",
+                     nargs="*", metavar="NAME")  # fmt: skip
+    augmentation.add("--repeat", "draws of every image in an epoch", type=positive_int, metavar="N")
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    network = _Group(parser, "network and loss")
+    network.add("--network", "network", choices=NETWORK_NAMES)
+    network.add("--width", "channels of the first level", type=positive_int, metavar="CHANNELS")
+    network.add("--norm", "normalization layers", choices=("batch", "group"))
+    network.add("--init", "initialization of the weights", choices=("normal", "kaiming", "xavier"))
+    network.add("--loss", f"loss or weighted sum such as bce+0.5*dice, of: {', '.join(LOSS_NAMES)}"
+                " (default: bce for binary labels, else ce)", metavar="SPEC")  # fmt: skip
+    network.add("--class_weights", "a weight per class, or 'frequency'", nargs="+", metavar="W")
+    network.add("--pred_invert", "whether scores are inverted, for labels flipped by more than half",
+                choices=("auto", "on", "off"))  # fmt: skip
+
+
+def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
+    steps = _Group(parser, "optimization")
+    steps.add("--epochs", "epochs in all", type=positive_int, metavar="N")
+    steps.add("--batch_size", "images a step, over all processes", type=positive_int, metavar="N")
+    steps.add("--accumulate", "parts that a batch is computed in, to save memory", type=positive_int, metavar="N")
+    steps.add("--optimizer", "optimizer", choices=OPTIMIZER_NAMES)
+    steps.add("--lr", "highest learning rate", type=positive_float, metavar="RATE")
+    steps.add("--momentum", "momentum of SGD", type=non_negative_float)
+    steps.add("--weight_decay", "weight decay", type=non_negative_float)
+    steps.add("--schedule", "course of the learning rate", choices=SCHEDULE_NAMES)
+    steps.add("--warmup_epochs", "epochs of linear warm-up", type=non_negative_float, metavar="E")
+    steps.add("--step_epochs", "epochs between steps of the step schedule", type=positive_int, metavar="E")
+    steps.add("--step_gamma", "factor of the step schedule", type=positive_float, metavar="FACTOR")
+    steps.add("--clip_grad", "largest norm of the gradient", type=positive_float, metavar="NORM")
+    steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 on CUDA, else fp32",
+              choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
+    steps.add("--channels_last", "store activations with channels last", action="store_true")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    run = _Group(parser, "run")
+    run.add("--preset", "recipe: paper, quick (a laptop's CPU), auto (paper with an accelerator)", choices=PRESET_NAMES)
+    run.add("--run_name", "name of the run's folder below train_log/NAME", metavar="RUN")
+    run.add("--resume", "go on with a run: a path or <dataset>/<run>", metavar="RUN")
+    run.add("--stop_after", "end cleanly after this epoch of --epochs", type=positive_int, metavar="N")
+    run.add("--seed", "seed of everything random", type=non_negative_int, metavar="S")
+    run.add("--checkpoint_every", "epochs between numbered checkpoints", type=positive_int, metavar="N")
+    run.add("--checkpoint_from", "first epoch with a numbered checkpoint", type=non_negative_int, metavar="N")
+    run.add("--no_tensorboard", "write no TensorBoard files", action="store_false", dest="tensorboard")
+
+    machine = _Group(parser, "machine")
+    machine.add("--device", "where to train", choices=("auto", "cpu", "cuda", "mps"))
+    machine.add("--workers", "processes that read images (default: 0 when cached)", type=non_negative_int, metavar="N")
+    machine.add("--cache", "keep decoded images in memory; auto: when they fit", choices=("auto", "ram", "none"))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``main.py``; its result holds given options only."""
+    parser = CommandParser(
+        prog="main.py", formatter_class=argparse.HelpFormatter,
+        description="Train a segmentation network on noisy, sparse or clean labels.",
+    )  # fmt: skip
+    for add_group in (
+        _add_data_options, _add_noise_options, _add_augmentation_options, _add_network_options,
+        _add_optimization_options, _add_run_options,
+    ):  # fmt: skip
+        add_group(parser)
+    return parser
+
+
+def parse_given(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parse a command line into the options that were given, by name."""
+    given = vars(make_parser().parse_args(arguments))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOptions:
+    """Combine defaults, preset and given options.
+
+    Args:
+        given: option name → value, from ``parse_given`` or a caller.
+        has_accelerator: whether preset ``auto`` means ``paper`` (True) or ``quick`` (False).
+    Raises:
+        UserError: options that contradict each other.
+    """
+    preset = given.get("preset", DEFAULTS["preset"])
+    if preset == "auto":
+        preset = "paper" if has_accelerator else "quick"
+    values = {**PRESETS[preset], **given, "preset": preset}
+    options = TrainingOptions(**values)
+    if options.loss is None:
+        options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
+    if options.noise_seed is None:
+        options = replace(options, noise_seed=options.seed)
+    _check(options)
+    return options
+
+
+def _check(options: TrainingOptions) -> None:
+    if options.num_classes > 254:
+        raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
+    if options.num_classes > 1 and options.pred_invert == "on":
+        raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
+    if options.crop < 16:
+        raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
+    if options.accumulate > options.batch_size:
+        raise UserError(f"--accumulate {options.accumulate} is more than --batch_size {options.batch_size}")
+    if options.stop_after is not None and options.stop_after > options.epochs:
+        raise UserError(f"--stop_after {options.stop_after} lies after the last of --epochs {options.epochs}")
+
+
+def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOptions:
+    """The options of a resumed run: those of its config, with the changeable ones that were given.
+
+    Raises:
+        UserError: an option was given that differs from the run's and may not change.
+    """
+    known = {name: tuple(config[name]) if isinstance(config[name], list) else config[name]
+             for name in DEFAULTS if name in config}  # fmt: skip
+    known["stop_after"] = None
+    for name, value in given.items():
+        if name not in (*CHANGEABLE_ON_RESUME, "resume") and value != known.get(name, DEFAULTS[name]):
+            if name == "preset" and value == "auto":
+                continue
+            raise UserError(
+                f"--{name} {value} differs from the run's {known.get(name)}: on --resume only "
+                + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)
+                + " may change; start a new run for anything else"
+            )
+    changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
+    options = TrainingOptions(**{**known, **changed, "resume": given.get("resume")})
+    _check(options)
+    return options

@@ -1,0 +1,114 @@
+"""What validation decides: threshold, direction and the figure by which ``best`` is chosen.
+
+Clean validation labels choose everything by IoU. Noisy ones choose nothing by IoU or F1, which reward labels that
+resemble the noise: the threshold is the one that the noise implies, else that of Youden's J, which noise that is
+independent of the image leaves where it is. Without validation labels only the implied threshold is left.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evaluation.scores import (
+    auc,
+    best_threshold,
+    class_iou,
+    counts_at,
+    f1,
+    invert_histogram,
+    iou,
+    mean_iou,
+    youden_threshold,
+)
+
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The decision after an epoch.
+
+    Args:
+        threshold: scores at or above it are foreground (after inversion); None for several classes.
+        invert: whether scores are to be inverted.
+        figure: what ``best`` maximises; NaN where there is nothing to choose by.
+        figures: what is logged, name → value.
+    """
+
+    threshold: float | None
+    invert: bool
+    figure: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def implied_threshold(matrix: np.ndarray | None) -> float | None:
+    r"""The score at which truth is even, for a network that learned the noisy posterior.
+
+    .. math:: \tilde p = Q_{01} + (Q_{11} - Q_{01})\,p = \tfrac12 (Q_{01} + Q_{11}) \iff p = \tfrac12
+
+    Args:
+        matrix: 2×2 transition matrix, rows = truth; None where it is not known.
+    Returns: the threshold, to be applied after inversion where the contrast is negative; None without contrast.
+    """
+    if matrix is None or np.shape(matrix) != (2, 2) or math.isclose(matrix[1][1], matrix[0][1]):
+        return None
+    threshold = float(matrix[0][1] + matrix[1][1]) / 2
+    return threshold if matrix[1][1] > matrix[0][1] else 1 - threshold
+
+
+def is_inverted(histogram: np.ndarray) -> bool:
+    """Whether foreground tends to score lower than background (AUC below one half)."""
+    return auc(histogram) < 0.5
+
+
+def select_binary(
+    histogram: np.ndarray,
+    *,
+    labels_are_clean: bool,
+    pred_invert: bool | None,
+    threshold_by_noise: float | None,
+) -> Selection:
+    """Decide from the score histogram (2, BINS) of the validation set.
+
+    Args:
+        pred_invert: a direction that is already decided; None lets clean labels decide.
+        threshold_by_noise: the threshold implied by the label noise, if known.
+    """
+    invert = pred_invert if pred_invert is not None else labels_are_clean and is_inverted(histogram)
+    if invert:
+        histogram = invert_histogram(histogram)
+    youden_at, youden = youden_threshold(histogram)
+    if labels_are_clean:
+        threshold, figure = best_threshold(histogram)
+    else:
+        threshold = youden_at if threshold_by_noise is None else threshold_by_noise
+        figure = youden
+    counts = counts_at(histogram, threshold)
+    figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(histogram)), "youden": youden}
+    return Selection(float(threshold), bool(invert), float(figure), figures)
+
+
+def select_classes(confusion: np.ndarray, *, labels_are_clean: bool) -> Selection:
+    """Decide from the confusion matrix (K, K): mean IoU, or mean J over the classes on noisy labels."""
+    per_class = class_iou(confusion)
+    figures = {"miou": float(mean_iou(confusion))}
+    figures.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})
+    return Selection(None, False, figures["miou"] if labels_are_clean else _mean_youden(confusion), figures)
+
+
+def _mean_youden(confusion: np.ndarray) -> float:
+    """Sensitivity + specificity − 1, averaged over the classes that occur."""
+    truth, predicted, total = confusion.sum(1), confusion.sum(0), confusion.sum()
+    hits = np.diag(confusion)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        youden = hits / truth - (predicted - hits) / (total - truth)
+    return float(np.nanmean(youden)) if np.isfinite(youden).any() else math.nan
+
+
+def without_validation(*, pred_invert: bool | None, threshold_by_noise: float | None) -> Selection:
+    """The decision where no validation list exists: the implied threshold, else one half; ``best`` is ``last``."""
+    threshold = DEFAULT_THRESHOLD if threshold_by_noise is None else threshold_by_noise
+    return Selection(threshold, bool(pred_invert), math.nan)

@@ -1,0 +1,189 @@
+"""What a run carries from epoch to epoch, how it is built, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models import build_network
+from training.losses import SegmentationLoss, frequency_weights
+from training.optimizers import build_optimizer, build_schedule
+from training.options import TrainingOptions
+from utils.checkpoint import load_checkpoint
+from utils.cli import UserError
+
+NETWORK_OPTION_NAMES = ("width", "norm", "init")
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a run goes on.
+
+    Args:
+        schedule: None until the number of steps is known.
+        epoch: epochs completed.
+        best: epoch and figure of the best checkpoint so far; None before the first.
+        annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
+    """
+
+    network: nn.Module
+    loss: SegmentationLoss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    precision: str
+    device: torch.device
+    epoch: int = 0
+    best: dict[str, Any] | None = None
+    annealing: dict[str, float] | None = None
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrapper of distributed training."""
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+
+def seed_everything(seed: int, epoch: int) -> None:
+    """Make all hidden random streams a function of (seed, epoch), so that a resumed run meets the same ones."""
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)  # noqa: NPY002 - for libraries that draw from NumPy's global stream
+    torch.manual_seed(mixed)
+
+
+def accelerator() -> str:
+    """The best device type of this machine: ``cuda``, ``mps`` or ``cpu``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_device(name: str) -> str:
+    """Turn ``auto`` into this machine's best device type; UserError where the one asked for is absent."""
+    best = accelerator()
+    if name not in ("auto", "cpu", best):
+        raise UserError(f"--device {name} is not available; this machine has: {', '.join(sorted({'cpu', best}))}")
+    return best if name == "auto" else name
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Turn ``auto`` into bf16 where the GPU computes with it, fp16 on older ones, fp32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def network_options(options: TrainingOptions) -> dict[str, Any]:
+    """The options of ``models.build_network`` that this run sets."""
+    given = {name: getattr(options, name) for name in NETWORK_OPTION_NAMES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def build_state(options: TrainingOptions, device: torch.device, class_counts: np.ndarray) -> TrainingState:
+    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known."""
+    seed_everything(options.seed, 0)
+    network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
+    memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+    network = network.to(device, memory_format=memory_format)
+    loss = SegmentationLoss(options.loss, class_weights=class_weights(options, class_counts)).to(device)
+    optimizer = build_optimizer(
+        options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
+        weight_decay=options.weight_decay, momentum=options.momentum,
+    )  # fmt: skip
+    precision = choose_precision(options.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return TrainingState(network, loss, optimizer, scaler, None, precision, device)
+
+
+def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:
+    """The weights of ``--class_weights``: given ones, or from class frequencies."""
+    if not options.class_weights:
+        return None
+    classes = max(options.num_classes, 2)
+    if options.class_weights == ("frequency",):
+        return list(frequency_weights(class_counts))
+    try:
+        weights = [float(value) for value in options.class_weights]
+    except ValueError:
+        weights = []
+    if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
+        raise UserError(
+            f"--class_weights {' '.join(options.class_weights)}: give 'frequency' or {classes} numbers ≥ 0, "
+            "one of them above 0, background first"
+        )
+    return weights
+
+
+def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: int) -> None:
+    """Give ``state`` its learning-rate schedule; a run with a new number of epochs anneals over those left."""
+    anneal = None
+    if state.annealing is not None:
+        anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
+    state.schedule = build_schedule(
+        options.schedule, state.optimizer, total_steps=options.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch, warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        step_epochs=options.step_epochs, gamma=options.step_gamma, anneal_from=anneal,
+    )  # fmt: skip
+
+
+def checkpoint_content(
+    state: TrainingState, config: dict[str, Any], threshold: float | None, pred_invert: bool
+) -> dict[str, Any]:
+    """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from."""
+    content = {
+        "model": state.bare_network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.schedule.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "epoch": state.epoch,
+        "best": state.best,
+        "threshold": threshold,
+        "pred_invert": pred_invert,
+        "rng": {"seed": config["seed"], "epoch": state.epoch},
+        "config": config,
+    }
+    if any(True for _ in state.loss.parameters()):
+        content["loss"] = state.loss.state_dict()
+    return content
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run that is to be resumed."""
+    path = run / "checkpoints" / "last.pth"
+    if not path.exists():
+        raise UserError(f"{path} does not exist: the run ended before its first epoch; start it anew")
+    return load_checkpoint(path)
+
+
+def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
+    """Fill ``state`` from a checkpoint, exactly as the run left it.
+
+    Raises:
+        UserError: the run has already completed ``--epochs``.
+    """
+    old = checkpoint["config"]
+    if checkpoint["epoch"] >= options.epochs:
+        raise UserError(
+            f"the run has completed {checkpoint['epoch']} epochs; to extend it give --epochs above that"
+        )  # fmt: skip
+    state.network.load_state_dict(checkpoint["model"])
+    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    state.scaler.load_state_dict(checkpoint["scaler"])
+    if "loss" in checkpoint:
+        state.loss.load_state_dict(checkpoint["loss"])
+    state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
+    state.annealing = old.get("annealing")
+    if options.epochs != old["epochs"]:
+        state.annealing = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
+    add_schedule(options, state, steps_per_epoch)
+    if options.epochs == old["epochs"]:
+        state.schedule.load_state_dict(checkpoint["scheduler"])

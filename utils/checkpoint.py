@@ -1,0 +1,49 @@
+"""Checkpoints that survive crashes and are safe to load: plain tensors and containers, written atomically."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.cli import UserError
+from utils.run_folder import atomic_write
+
+CHECKPOINT_KEYS = (
+    "model", "optimizer", "scheduler", "scaler", "epoch", "best", "threshold", "pred_invert", "rng", "config",
+)  # fmt: skip
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path`` through a temporary file in the same folder, flushed and renamed.
+
+    Args:
+        state: exactly the keys of ``CHECKPOINT_KEYS``; values are tensors, numbers, text and containers of them.
+    Raises:
+        ValueError: a key is missing or unknown.
+    """
+    if set(state) != set(CHECKPOINT_KEYS):
+        raise ValueError(f"checkpoint keys differ from the contract: {sorted(set(state) ^ set(CHECKPOINT_KEYS))}")
+    with atomic_write(Path(path)) as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Load a checkpoint without executing anything that it may contain.
+
+    Raises:
+        UserError: missing, broken or foreign file, or one that holds more than plain tensors and containers.
+    """
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be loaded safely: {reason}") from None
+    if not isinstance(state, dict) or not set(CHECKPOINT_KEYS) <= set(state):
+        raise UserError(f"{path} is no checkpoint of this project: expected the keys {', '.join(CHECKPOINT_KEYS)}")
+    return state
