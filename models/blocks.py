@@ -112,8 +112,11 @@ def recomputed(stage: nn.Module, *inputs: Tensor):
     """Run ``stage`` without keeping its activations; backward computes them again.
 
     Outputs and gradients are those of a plain call. The second computation would count every batch twice in
-    the running statistics of batch norm, so it works on copies of them.
+    the running statistics of batch norm, so it works on copies of them. A compiled network updates them only in
+    its forward graph anyway, and its compiler does not take such a context.
     """
+    if torch.compiler.is_compiling():
+        return checkpoint(stage, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _discarded_statistics(stage)
