@@ -1,0 +1,131 @@
+"""Image and label move together; normalization survives the pixel ranges of real microscopes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.image_io import IGNORE
+from datasets.transforms import (
+    STRONG_AUGMENTATIONS,
+    TrainingTransform,
+    dihedral,
+    normalize,
+    pad_to,
+    sample_generator,
+    strong_augmentation,
+)
+from training.options import AUGMENTATION_NAMES, NORMALIZATION_NAMES
+
+
+def marked_pair(height: int = 24, width: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image whose pixels equal its label's, so that any disagreement of draws shows."""
+    label = torch.randint(0, 2, (height, width), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return label[None].float(), label
+
+
+@pytest.mark.parametrize("crop", [16, 24, 40])
+@pytest.mark.parametrize("seed", range(8))
+def test_crop_and_flips_share_their_draws(crop, seed):
+    image, label = TrainingTransform(crop)(*marked_pair(), np.random.default_rng(seed))
+    assert image.shape == (1, crop, crop) and label.shape == (crop, crop)
+    known = label != IGNORE
+    assert known.sum() == min(crop, 24) ** 2
+    assert torch.equal(image[0][known], label[known].float())
+
+
+def test_the_eight_elements_are_distinct_and_turns_compose():
+    image, label = marked_pair()
+    results = [dihedral(image, label, element)[1] for element in range(8)]
+    assert len({result.numpy().tobytes() for result in results}) == 8
+    turned = dihedral(*dihedral(image, label, 1), 3)
+    assert torch.equal(turned[0], image) and torch.equal(turned[1], label)
+
+
+def test_images_that_are_not_square_keep_their_shape():
+    for seed in range(8):
+        image, label = TrainingTransform(None)(*marked_pair(20, 30), np.random.default_rng(seed))
+        assert image.shape == (1, 20, 30) and torch.equal(image[0], label.float())
+
+
+def test_padding_repeats_image_edges_and_ignores_labels():
+    image, label = pad_to(*marked_pair(16, 20), 24)
+    assert image.shape == (1, 24, 24)
+    assert (label[16:] == IGNORE).all() and (label[:, 20:] == IGNORE).all()
+    assert torch.equal(image[0, 20, :20], image[0, 15, :20])
+
+
+@pytest.mark.parametrize("name", ["rotate", "scale", "elastic"])
+def test_strong_geometry_moves_image_and_label_together(name):
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[20:44, 12:30] = 1
+    image, label = TrainingTransform(None, flips=False, strong=(name,))(
+        mask[None].float(), mask, np.random.default_rng(3)
+    )
+    known = label != IGNORE
+    agreement = ((image[0] > 0.5) == label.bool())[known].float().mean()
+    assert agreement > 0.97 and not torch.equal(label, mask)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "blur", "noise"])
+def test_intensity_changes_the_image_and_never_the_label(name):
+    image, label = marked_pair(32, 32)
+    changed, same = TrainingTransform(None, flips=False, strong=(name,))(image, label, np.random.default_rng(0))
+    assert torch.equal(same, label) and not torch.equal(changed, image)
+
+
+@pytest.mark.parametrize("strong", [(), tuple(STRONG_AUGMENTATIONS)])
+def test_a_sample_is_a_function_of_seed_epoch_and_image(strong):
+    def draw(epoch: int) -> torch.Tensor:
+        before = torch.random.get_rng_state()
+        image, _ = TrainingTransform(32, strong=strong)(*marked_pair(64, 64), sample_generator(1, epoch, "a/7.tif"))
+        assert torch.equal(before, torch.random.get_rng_state())  # torch's global stream is left alone
+        return image
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+
+
+@pytest.mark.parametrize("spec", ["sharpen", "rotate:x", "blur:-1", "noise:0"])
+def test_a_bad_augmentation_is_refused(spec):
+    with pytest.raises(ValueError, match=spec.partition(":")[0] + "|number|float"):
+        strong_augmentation([spec])
+
+
+RANGES = {
+    "12 bit in 16": lambda x: (x * 4095).astype(np.uint16),
+    "camera offset": lambda x: (33_000 + 300 * x).astype(np.uint16),
+    "8 bit": lambda x: (x * 255).astype(np.uint8),
+    "photon counts": lambda x: (3 * x).astype(np.float32),
+    "float offset": lambda x: (1e6 + 100 * x).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("make", RANGES.values(), ids=RANGES.keys())
+def test_z_score_survives_pixel_ranges(make, rng):
+    truth = rng.random((40, 50))
+    image = normalize(make(truth))
+    assert image.shape == (1, 40, 50) and image.dtype == np.float32
+    assert abs(image.mean()) < 1e-3 and abs(image.std() - 1) < 1e-3
+    assert np.corrcoef(image[0].ravel(), truth.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("value", [0, 255, 40_000])
+def test_a_constant_image_becomes_zero(value):
+    assert not normalize(np.full((16, 16), value, np.uint16)).any()
+
+
+def test_colour_channels_are_normalized_one_by_one(rng):
+    image = normalize((rng.random((20, 20, 3)) * [255, 25, 2.5]).astype(np.uint8))
+    assert image.shape == (3, 20, 20) and np.allclose(image.std((1, 2)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_unit_divides_by_the_types_maximum(dtype, top):
+    assert normalize(np.full((16, 16), top, dtype), "unit").max() == 1
+
+
+def test_names_shown_by_help_are_those_that_exist():
+    from datasets.transforms import NORMALIZATIONS
+
+    assert AUGMENTATION_NAMES == tuple(STRONG_AUGMENTATIONS) and NORMALIZATION_NAMES == tuple(NORMALIZATIONS)

@@ -1,0 +1,57 @@
+"""Exit statuses and messages that users and scripts rely on."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.cli import CommandParser, Progress, UserError, one_of, run_command
+
+
+def raise_it(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "message"),
+    [
+        (lambda: None, 0, ""),
+        (raise_it(UserError("a.png is empty")), 2, "error: a.png is empty\n"),
+        (raise_it(KeyboardInterrupt()), 130, "interrupted\n"),
+        (raise_it(ImportError("libGL.so.1: cannot open", name="cv2")), 2, "opencv-python-headless"),
+    ],
+)
+def test_exit_status_and_message(main, status, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == status and message in error and "Traceback" not in error
+
+
+def test_a_failed_run_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+
+
+def test_a_bad_option_is_one_line(capsys):
+    parser = CommandParser(prog="tool.py")
+    parser.add_argument("--network", choices=("unet",))
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--network", "vnet"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert all(word in error for word in ("--network", "vnet", "unet"))
+
+
+def test_one_of_names_value_and_choices():
+    with pytest.raises(UserError, match="'vnet'.*unet, hrnet"):
+        one_of("vnet", ("unet", "hrnet"), "network")
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
+    with Progress(3, "epoch 1/1", every_s=0) as progress:
+        progress.update(2, loss=0.25)
+    out = capsys.readouterr().out
+    assert out.startswith("epoch 1/1: 2/3 images  loss 0.25")
