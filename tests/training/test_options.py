@@ -1,0 +1,101 @@
+"""Precedence, presets, names shown by --help, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from training.options import (
+    CHANGEABLE_ON_RESUME,
+    DEFAULTS,
+    PAPER_PRESET,
+    QUICK_PRESET,
+    make_parser,
+    parse_given,
+    resolve_options,
+    resume_options,
+)
+from utils.cli import UserError
+from utils.run_folder import REPO_ROOT
+
+
+@pytest.mark.parametrize(("accelerator", "preset"), [(True, PAPER_PRESET), (False, QUICK_PRESET)])
+def test_auto_is_paper_with_an_accelerator_and_quick_without(accelerator, preset):
+    options = resolve_options({}, accelerator)
+    assert {name: getattr(options, name) for name in preset} == preset
+    assert options.preset == ("paper" if accelerator else "quick")
+
+
+def test_given_options_beat_the_preset_and_the_preset_beats_defaults():
+    options = resolve_options(parse_given(["--preset", "paper", "--lr", "0.2"]), False)
+    assert options.lr == 0.2 and options.epochs == PAPER_PRESET["epochs"]
+    assert PAPER_PRESET["checkpoint_every"] == options.checkpoint_every != DEFAULTS["checkpoint_every"]
+
+
+def test_only_given_options_are_reported():
+    assert parse_given([]) == {}
+    assert parse_given(["--no_flips", "--augment", "blur", "noise:0.1"]) == {
+        "flips": False, "augment": ("blur", "noise:0.1"),
+    }  # fmt: skip
+
+
+def test_every_option_has_a_flag():
+    flags = {action.dest for action in make_parser()._actions}
+    assert set(DEFAULTS) == flags - {"help"}
+
+
+@pytest.mark.parametrize("given", [{"num_classes": 1}, {"num_classes": 5}])
+def test_the_preset_loss_is_proper_under_noise(given):
+    assert resolve_options(given, False).loss == ("bce" if given["num_classes"] == 1 else "ce")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--network", "vnet"], ["--network", "vnet", "unet"]),
+        (["--epochs", "0"], ["--epochs", "'0'", "at least 1"]),
+        (["--lr", "nan"], ["--lr", "'nan'", "finite"]),
+        (["--lr", "fast"], ["--lr", "'fast'", "finite"]),
+        (["--in_channels", "2"], ["--in_channels", "2", "1, 3"]),
+        (["--epoch", "3"], ["--epoch"]),
+    ],
+)
+def test_a_bad_value_names_option_value_and_choices(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_given(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"num_classes": 300}, {"num_classes": 3, "pred_invert": "on"}, {"crop": 8}, {"stop_after": 9, "epochs": 4},
+     {"accumulate": 8, "batch_size": 4}],
+)  # fmt: skip
+def test_contradictions_are_refused(given):
+    with pytest.raises(UserError, match="--"):
+        resolve_options(given, False)
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, training.options, utils.cli; print('torch' in sys.modules or 'cv2' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO_ROOT)
+    assert answer.stdout == "False\n"
+
+
+CONFIG = {**resolve_options({"epochs": 4, "augment": ("blur",)}, False).to_dict(), "environment": {}}
+
+
+def test_a_resumed_run_keeps_its_options():
+    options = resume_options({"resume": "er/x", "augment": ("blur",), "epochs": 9, "stop_after": 6}, CONFIG)
+    assert (options.epochs, options.stop_after, options.augment) == (9, 6, ("blur",))
+    assert resume_options({"resume": "er/x"}, CONFIG).stop_after is None
+
+
+@pytest.mark.parametrize("name", sorted(set(DEFAULTS) - {*CHANGEABLE_ON_RESUME, "resume"}))
+def test_nothing_else_may_change_on_resume(name):
+    with pytest.raises(UserError, match=f"--{name} "):
+        resume_options({"resume": "er/x", name: "something else"}, CONFIG)
