@@ -1,0 +1,1 @@
+"""From files to tensors: lists, images and labels, label noise, simulated micrographs, augmentation."""

@@ -1,0 +1,212 @@
+"""Images, labels and score maps: read and written so that no value changes unnoticed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from datasets.decoding import Pixels, decode, naming_broken, pillow_module, read_header, tifffile_module
+from utils.cli import UserError
+from utils.run_folder import atomic_write, display_path, read_json
+
+IGNORE = 255  # in memory, always
+IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LISTED_VALUES = 10
+
+
+def read_image(path: Path | str, in_channels: int = 1) -> np.ndarray:
+    """Read an image in its own value range.
+
+    TIFF values are taken as stored: MinIsWhite is not inverted and a colour look-up table is not applied, since
+    microscopes store intensities under both.
+
+    Args:
+        path: a file of any format that tifffile, Pillow or OpenCV reads.
+        in_channels: 1 turns colour into luminance, 3 repeats grey; alpha is dropped.
+    Returns: (H, W) for one channel, (H, W, 3) for three; uint8 and uint16 stay, bool becomes uint8 0/255, every
+        other type float32.
+    Raises:
+        UserError: the file is missing, broken, truncated or a stack, or holds NaN or infinity; it is named.
+    """
+    path = Path(path)
+    values = _to_image_type(decode(path, in_channels, palette_colors=True).values, path)
+    _check_channels(1 if values.ndim == 2 else values.shape[2], path)
+    if in_channels == 1 and values.ndim == 3:
+        grey = values @ np.asarray(LUMINANCE)
+        return (grey if values.dtype == np.float32 else np.rint(grey)).astype(values.dtype)
+    if in_channels == 3 and values.ndim == 2:
+        return np.repeat(values[..., None], 3, axis=2)
+    return values
+
+
+def read_shape(path: Path | str, in_channels: int = 1) -> tuple[int, int]:
+    """Height and width of an image from the file's header alone.
+
+    Raises:
+        UserError: as `read_image`, for what a header can tell.
+    """
+    path = Path(path)
+    header = read_header(path, in_channels)
+    _check_channels(header.channels, path)
+    return header.height, header.width
+
+
+def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None = None) -> np.ndarray:
+    """Read a label as class indices.
+
+    Args:
+        path: a label file; the indices of a palette PNG are its values.
+        num_classes: 1 is binary: 0 background, anything else foreground. K: values 0…K−1 are classes, 255 is ignored.
+        ignore_index: the value that counts nowhere. None: the ``ignore_value`` that a ``manifest.json`` in the
+            label's folder states, if there is one.
+    Returns: uint8 (H, W), class indices with `IGNORE` (255) where no pixel counts.
+    Raises:
+        UserError: as `read_image`; also values that are no class, channels that differ.
+    """
+    path = Path(path)
+    values = _one_plane(decode(path, in_channels=1, palette_colors=False), path)
+    _check_finite(values, path)
+    if ignore_index is None:
+        ignore_index = _stated_ignore_value(path.parent / "manifest.json")
+    ignored = np.zeros(values.shape, bool) if ignore_index is None else values == ignore_index
+    if num_classes == 1:
+        return np.where(ignored, IGNORE, values != 0).astype(np.uint8)
+    ignored |= values == IGNORE
+    _check_classes(values, ignored, num_classes, path)
+    return np.where(ignored, IGNORE, values).astype(np.uint8)
+
+
+def read_scores(path: Path | str) -> np.ndarray:
+    """Read a score map that `write_scores` wrote: float32 (H, W) or (C, H, W); errors as `read_image`."""
+    path = Path(path)
+    with naming_broken(path), tifffile_module().TiffFile(path) as tiff:
+        scores = tiff.series[0].asarray(maxworkers=1)
+    if scores.dtype != np.float32 or scores.ndim not in (2, 3) or scores.size == 0:
+        shape = "×".join(map(str, scores.shape))
+        raise UserError(
+            f"{display_path(path)} is no score map: it holds {scores.dtype} of shape {shape}, "
+            "a score map float32 of H×W or C×H×W"
+        )
+    _check_finite(scores, path)
+    return scores.astype(np.float32)  # native byte order
+
+
+def write_label(path: Path | str, label: np.ndarray, num_classes: int = 1) -> None:
+    """Write class indices, uint8 (H, W), as an 8-bit PNG.
+
+    Binary labels become 0/255 with `IGNORE` as 128; of K classes the indices are written, with `IGNORE` as 255.
+    """
+    bad = np.unique(label[(label >= max(num_classes, 2)) & (label != IGNORE)])
+    if label.dtype != np.uint8 or label.ndim != 2 or bad.size:
+        raise ValueError(f"no uint8 (H, W) label of {num_classes} classes: {label.dtype} {label.shape}, values {bad}")
+    if num_classes == 1:
+        label = np.where(label == IGNORE, IGNORE_IN_BINARY_FILES, label * np.uint8(255)).astype(np.uint8)
+    _write_png(Path(path), label)
+
+
+def write_scores(path: Path | str, scores: np.ndarray) -> None:
+    """Write scores, (H, W) or (C, H, W), as a float32 TIFF that `read_scores` returns bit for bit."""
+    scores = np.ascontiguousarray(scores, np.float32)
+    axes = {2: "YX", 3: "CYX"}[scores.ndim]
+    with atomic_write(Path(path)) as file:
+        tifffile_module().imwrite(file, scores, photometric="minisblack", metadata={"axes": axes})
+
+
+def write_image(path: Path | str, image: np.ndarray) -> None:
+    """Write an image, uint8 or uint16, (H, W) or (H, W, 3), losslessly: ``.png`` (8-bit) or ``.tif``, by suffix."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".png" and image.dtype == np.uint8:
+        _write_png(path, image)
+    elif suffix in (".tif", ".tiff") and image.dtype in (np.uint8, np.uint16):
+        photometric = "minisblack" if image.ndim == 2 else "rgb"
+        with atomic_write(path) as file:
+            tifffile_module().imwrite(file, image, photometric=photometric, compression="zlib", metadata=None)
+    else:
+        raise ValueError(f"{path}: {image.dtype} images are not written as {suffix!r}; 8-bit .png, 8/16-bit .tif")
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    with atomic_write(path) as file:
+        pillow_module().fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+
+
+def _to_image_type(values: np.ndarray, path: Path) -> np.ndarray:
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"{display_path(path)} holds {values.dtype} values; an image has whole or real numbers")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+        values = values.astype(np.float32)
+    _check_finite(values, path)
+    return values
+
+
+def _check_finite(values: np.ndarray, path: Path) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = np.count_nonzero(~np.isfinite(values))
+        raise UserError(f"{display_path(path)} holds NaN or infinity in {count} of {values.size} pixels; replace them")
+
+
+def _check_channels(channels: int, path: Path) -> None:
+    if channels not in (1, 3):
+        raise UserError(
+            f"{display_path(path)} has {channels} channels; an image is grey (1) or RGB (3, with alpha or not)"
+        )
+
+
+def _one_plane(pixels: Pixels, path: Path) -> np.ndarray:
+    """The single plane of a label whose channels all say the same."""
+    values, alpha = pixels
+    if values.ndim == 3:
+        differing = np.count_nonzero((values != values[..., :1]).any(axis=2))
+        if differing:
+            raise UserError(
+                f"{display_path(path)} is a label in colours: its {values.shape[2]} channels differ in {differing} "
+                "pixels; save one channel of class values (grey or palette PNG)"
+            )
+        values = values[..., 0]
+    if alpha is not None and np.ptp(values) == 0 and np.ptp(alpha) > 0:
+        raise UserError(
+            f"{display_path(path)} is a label whose colour is the same everywhere and whose transparency varies: "
+            "the mask seems to lie in the alpha channel; save it as grey values"
+        )
+    return values
+
+
+def _check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, path: Path) -> None:
+    is_class = (values >= 0) & (values < num_classes)
+    if values.dtype.kind == "f":
+        is_class &= values == np.rint(values)
+    wrong = values[~(is_class | ignored)]
+    if wrong.size:
+        found = np.unique(wrong)
+        listed = ", ".join(f"{value:g}" for value in found[:LISTED_VALUES])
+        more = f" and {found.size - LISTED_VALUES} more" if found.size > LISTED_VALUES else ""
+        raise UserError(
+            f"{display_path(path)} holds values that are no class: {listed}{more}, in {wrong.size} pixels; "
+            f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored"
+        )
+
+
+def _stated_ignore_value(manifest: Path) -> int | None:
+    try:
+        changed = manifest.stat().st_mtime_ns
+    except OSError:
+        return None
+    return _ignore_value_of(manifest, changed)
+
+
+@lru_cache(maxsize=64)
+def _ignore_value_of(manifest: Path, changed: int) -> int | None:
+    """The ``ignore_value`` of a manifest; ``changed`` is its time stamp, so that a new manifest is read anew."""
+    content = read_json(manifest)
+    value = content.get("ignore_value") if isinstance(content, dict) else None
+    if value is not None and not isinstance(value, int):
+        raise UserError(f"{display_path(manifest)}: ignore_value is {value!r}, expected a whole number or null")
+    return value
