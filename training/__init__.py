@@ -1,0 +1,1 @@
+"""How a network learns: options, losses, optimizers, the training loop, and training without labels."""

@@ -1,0 +1,235 @@
+"""Optimizers and learning-rate schedules by name.
+
+A schedule is a pure function from the step to the share of the highest learning rate that this step uses, so a
+resumed run goes on exactly where it was, and a plot of the schedule needs no optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.cli import one_of
+
+ADAM_BETA2 = 0.999
+
+
+def _sgd(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, momentum=momentum, **options)
+
+
+def _adam(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, betas=(momentum, ADAM_BETA2), **options)
+
+
+def _adamw(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, betas=(momentum, ADAM_BETA2), **options)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+
+
+def build_optimizer(
+    name: str,
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    fused: bool = False,
+) -> torch.optim.Optimizer:
+    """Make an optimizer.
+
+    Args:
+        name: a key of ``OPTIMIZERS``.
+        parameters: parameters, or parameter groups.
+        lr: the highest learning rate; schedules multiply it by factors of at most 1.
+        weight_decay: added to the gradient by ``sgd`` and ``adam``, decoupled from it in ``adamw``. It acts on every
+            parameter, as in the recipe of Luo et al. (AAAI-22); hand in parameter groups to exempt some.
+        momentum: of SGD; for the Adams, their first beta.
+        fused: one kernel for all parameters, for CUDA.
+    Raises:
+        UserError: unknown name.
+    """
+    make = OPTIMIZERS[one_of(name, tuple(OPTIMIZERS), "optimizer")]
+    return make(parameters, momentum=momentum, lr=lr, weight_decay=weight_decay, fused=fused or None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule may depend on.
+
+    Args:
+        total_steps: steps of the whole run.
+        steps_per_epoch: optimizer steps in an epoch.
+        warmup_steps: steps of linear warm-up; they are part of ``total_steps``.
+        step_epochs: epochs between two drops of ``step``.
+        gamma: factor of each drop of ``step``.
+        power: exponent of ``poly``.
+        final: share of the highest rate at which ``cosine``, ``poly`` and ``one_cycle`` end. It is above 0, so that
+            a run can be extended from there.
+        rise: share of ``total_steps`` in which ``one_cycle`` rises where no warm-up is given.
+        start: share of the highest rate at which ``one_cycle`` starts.
+    """
+
+    total_steps: int
+    steps_per_epoch: int = 1
+    warmup_steps: int = 0
+    step_epochs: int = 20
+    gamma: float = 0.1
+    power: float = 0.9
+    final: float = 0.01
+    rise: float = 0.3
+    start: float = 0.04
+
+    def progress(self, step: int, begin: int) -> float:
+        """The share, in [0, 1], of the steps from ``begin`` to the end that lies before ``step``."""
+        return min(max((step - begin) / max(self.total_steps - begin, 1), 0.0), 1.0)
+
+
+def _cosine_between(high: float, low: float, progress: float) -> float:
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _constant(step: int, plan: Plan) -> float:
+    return 1.0
+
+
+def _step(step: int, plan: Plan) -> float:
+    return plan.gamma ** (step // (plan.steps_per_epoch * plan.step_epochs))
+
+
+def _cosine(step: int, plan: Plan) -> float:
+    return _cosine_between(1.0, plan.final, plan.progress(step, plan.warmup_steps))
+
+
+def _poly(step: int, plan: Plan) -> float:
+    return plan.final + (1 - plan.final) * (1 - plan.progress(step, plan.warmup_steps)) ** plan.power
+
+
+def _one_cycle(step: int, plan: Plan) -> float:
+    top = plan.warmup_steps or round(plan.rise * plan.total_steps)
+    if step < top:
+        return _cosine_between(plan.start, 1.0, step / top)
+    return _cosine_between(1.0, plan.final, plan.progress(step, top))
+
+
+SCHEDULES: dict[str, Callable[[int, Plan], float]] = {
+    "constant": _constant,
+    "step": _step,
+    "cosine": _cosine,
+    "poly": _poly,
+    "one_cycle": _one_cycle,
+}
+OWN_WARMUP = ("one_cycle",)
+
+
+def learning_rate_factor(name: str, step: int, total_steps: int, **options: Any) -> float:
+    """The share of the highest learning rate that a step uses.
+
+    Args:
+        name: a key of ``SCHEDULES``: ``constant``; ``step``, × gamma every ``step_epochs``; ``cosine`` and ``poly``,
+            from 1 after the warm-up down to ``final`` at the end; ``one_cycle``, a cosine from ``start`` up to 1
+            (during the warm-up, else 30 % of the run) and a cosine down to ``final`` (Smith & Topin 2019).
+        step: 0 for the first step; from ``total_steps`` on, ``cosine``, ``poly`` and ``one_cycle`` stay at ``final``.
+        total_steps: steps of the whole run.
+        options: the other fields of :class:`Plan`. During ``warmup_steps`` the factor is multiplied by
+            (step + 1) / (warmup_steps + 1); ``one_cycle`` has its own rise instead.
+    Returns: a factor in (0, 1] for gamma at most 1.
+    Raises:
+        UserError: unknown name.
+    """
+    schedule = SCHEDULES[one_of(name, tuple(SCHEDULES), "schedule")]
+    plan = Plan(total_steps, **options)
+    factor = schedule(step, plan)
+    if step < plan.warmup_steps and name not in OWN_WARMUP:
+        factor *= (step + 1) / (plan.warmup_steps + 1)
+    return factor
+
+
+def annealing_factor(step: int, start_step: int, total_steps: int, final: float = Plan.final) -> float:
+    """How a run with more epochs than planned goes on: a cosine from 1 at ``start_step`` to ``final`` at the end.
+
+    The factor multiplies the learning rate that the run had at ``start_step``, so that the rate never jumps.
+    """
+    return _cosine_between(1.0, final, Plan(total_steps).progress(step, start_step))
+
+
+class LearningRateSchedule:
+    """Sets an optimizer's learning rates to a factor of their highest, step by step.
+
+    Unlike ``torch.optim.lr_scheduler.LambdaLR`` it does not mind that a gradient scaler skips the optimizer's first
+    step, and its state is one number.
+
+    Args:
+        factor: step → factor.
+        step: the step to start from.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, factor: Callable[[int], float], step: int = 0) -> None:
+        self.optimizer, self.factor, self.current_step = optimizer, factor, step
+        self.highest = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        self._apply()
+
+    def _apply(self) -> None:
+        factor = self.factor(self.current_step)
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = highest * factor
+
+    def step(self) -> None:
+        """Go to the next step; call once after each step of the optimizer."""
+        self.current_step += 1
+        self._apply()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of every parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, int]:
+        """``{"step": n}``; everything else follows from the options of the run."""
+        return {"step": self.current_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved step and set the learning rates that belong to it."""
+        self.current_step = int(state["step"])
+        self._apply()
+
+
+def _annealed(optimizer: torch.optim.Optimizer, start_step: int, lr: float, total_steps: int) -> Callable[[int], float]:
+    highest = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+    return lambda step: lr / highest * annealing_factor(step, start_step, total_steps)
+
+
+def build_schedule(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    total_steps: int,
+    steps_per_epoch: int = 1,
+    anneal_from: tuple[int, float] | None = None,
+    **options: Any,
+) -> LearningRateSchedule:
+    """Make the learning-rate schedule of a run and set the first step's learning rate.
+
+    Args:
+        name: a key of ``SCHEDULES``.
+        optimizer: its learning rates are the highest ones, or those that an earlier schedule recorded in it.
+        total_steps: optimizer steps of the whole run.
+        steps_per_epoch: optimizer steps in an epoch.
+        anneal_from: for a run whose number of epochs was changed: the step and the learning rate (of the first
+            parameter group) it had reached. From there the rate anneals by :func:`annealing_factor` until
+            ``total_steps``, and the named schedule no longer counts.
+        options: ``warmup_steps``, ``step_epochs``, ``gamma``, ``power``, … as in :class:`Plan`.
+    Raises:
+        UserError: unknown name.
+    """
+    if anneal_from is not None:
+        start_step, lr = anneal_from
+        return LearningRateSchedule(optimizer, _annealed(optimizer, start_step, lr, total_steps), start_step)
+    factor = partial(learning_rate_factor, name, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **options)
+    factor(0)  # an unknown name fails here
+    return LearningRateSchedule(optimizer, factor)
