@@ -1,0 +1,78 @@
+"""Tiles cover every pixel with weight 1, change nothing of a pointwise network and little of a local one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluation.tiling import predict_bands, predict_tiled, tile_starts, tile_weights
+from models import to_scores
+
+AXES = [(1, 16, 4), (16, 16, 4), (17, 16, 4), (40, 16, 0), (41, 16, 15), (100, 32, 8), (97, 32, 20), (1000, 512, 64)]
+
+
+@pytest.mark.parametrize(("length", "window", "overlap"), AXES)
+def test_tiles_cover_the_axis_and_weights_add_up_to_one(length, window, overlap):
+    starts = tile_starts(length, window, overlap)
+    assert starts[0] == 0 and starts[-1] + min(window, length) == length
+    assert all(left < right <= left + window - overlap for left, right in zip(starts, starts[1:], strict=False))
+    weights = tile_weights(starts, length, window, overlap)
+    total = np.zeros(length)
+    for start, line in zip(starts, weights, strict=True):
+        total[start : start + len(line)] += line
+    assert (total == 1).all() and (weights >= 0).all()
+
+
+def test_the_edge_of_a_tile_is_not_used():
+    starts = tile_starts(300, 100, 20)
+    weights = tile_weights(starts, 300, 100, 10)
+    assert (weights[1:, 0] == 0).all() and (weights[:-1, -1] == 0).all()
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((70, 101), 1), ((33, 200), 1), ((64, 65), 3), ((20, 20), 1)])
+def test_tiling_a_pointwise_network_equals_the_whole_image(shape, classes):
+    image = torch.rand(1, *shape)
+    whole = (image * torch.linspace(0.5, 1, classes)[:, None, None]).numpy()
+    bands = predict_bands(lambda tiles: tiles * torch.linspace(0.5, 1, classes)[:, None, None], image, 32, 9, 3)
+    assert (np.concatenate([scores for _, scores in bands], 1) == whole).all()
+    torch.manual_seed(0)
+    network = nn.Conv2d(1, classes, 1)
+    with torch.inference_mode():
+        whole = to_scores(network(image[None]))[0].numpy()
+    # A convolution may round differently for another shape of its input.
+    assert predict_tiled(network, image, window=32, overlap=9, batch=3) == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_local_network_is_exact_where_the_overlap_exceeds_its_view():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    image = torch.randn(1, 90, 75)
+    with torch.inference_mode():
+        whole = to_scores(network(image[None]))[0].numpy()
+    # The true overlaps (15 and 22 pixels) leave more than the view of 2 pixels on both sides of a ramp of 8.
+    bands = predict_bands(lambda tiles: to_scores(network(tiles)).detach(), image, 40, 8, 2)
+    assert tile_starts(90, 40, 8) == [0, 25, 50] and tile_starts(75, 40, 8) == [0, 18, 35]
+    assert np.concatenate([scores for _, scores in bands], 1) == pytest.approx(whole, abs=1e-6)
+
+
+def test_bands_follow_each_other_and_batches_are_bounded():
+    sizes = []
+
+    def predict(tiles: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(tiles.shape))
+        return tiles
+
+    next_row = 0
+    for top, scores in predict_bands(predict, torch.zeros(1, 130, 300), window=64, overlap=16, batch=4):
+        assert top == next_row and scores.shape[1] <= 64
+        next_row += scores.shape[1]
+    assert next_row == 130
+    assert max(size[0] for size in sizes) == 4 and {size[1:] for size in sizes} == {(1, 64, 64)}
+
+
+@pytest.mark.parametrize("overlap", [-1, 32])
+def test_an_impossible_overlap_is_refused(overlap):
+    with pytest.raises(ValueError, match="overlap"):
+        predict_tiled(nn.Identity(), torch.zeros(1, 64, 64), window=32, overlap=overlap)
