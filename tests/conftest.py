@@ -52,7 +52,9 @@ def draw_disks(rng: np.random.Generator, size: int = 64, count: int = 3) -> tupl
     return image, mask.astype(np.uint8)
 
 
-def write_disk_dataset(root: Path, name: str = "disks", counts: tuple[int, int, int] = (8, 3, 3), size: int = 64) -> Path:
+def write_disk_dataset(
+    root: Path, name: str = "disks", counts: tuple[int, int, int] = (8, 3, 3), size: int = 64
+) -> Path:
     """Write ``datasets/<name>`` and ``txt/<name>`` below ``root``; both label lists of training are clean."""
     import cv2
 

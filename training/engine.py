@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.scores import confusion_matrix, score_histogram
+from evaluation.scores import BINS, confusion_matrix, decode_scores, score_histogram
 from models import to_scores
 from training.losses import SegmentationLoss
+from training.optimizers import LearningRateSchedule
 from utils.cli import Progress
 from utils.distributed import sum_over_ranks, world_size
 
@@ -81,7 +82,7 @@ def train_one_epoch(
     batches: Iterable[dict[str, Any]],
     loss: SegmentationLoss,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: LearningRateSchedule,
     scaler: torch.amp.GradScaler,
     *,
     device: torch.device,
@@ -106,7 +107,7 @@ def train_one_epoch(
             network, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
         )
         scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, clip_grad if clip_grad else float("inf"))
+        norm = gradient_norm(parameters, clip_grad)
         _stop_if_not_finite(value, norm, step, scaler.is_enabled())
         scaler.step(optimizer)
         scaler.update()
@@ -120,6 +121,13 @@ def train_one_epoch(
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],
     )
+
+
+def gradient_norm(parameters: list[nn.Parameter], clip_grad: float | None) -> Tensor:
+    """The norm of the gradient before it is clipped to ``clip_grad`` (None leaves it as it is)."""
+    if clip_grad is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip_grad)
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def _stop_if_not_finite(value: Tensor, norm: Tensor, step: int, scaled: bool) -> None:
@@ -140,12 +148,12 @@ def validate(
     device: torch.device,
     precision: str = "fp32",
     channels_last: bool = False,
-    decode: Tensor | None = None,
+    transition: Tensor | None = None,
 ) -> np.ndarray:
     """Count how scores and labels meet, over all batches and processes.
 
     Args:
-        decode: for several classes, the (K, K) matrix that corrects scores before the argmax.
+        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
     Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64.
     """
     network.eval()
@@ -158,22 +166,10 @@ def validate(
         if num_classes == 1:
             batch_counts = score_histogram(scores[:, 0], labels)
         else:
-            batch_counts = confusion_matrix(predicted_classes(scores, decode), labels, num_classes)
+            scores = scores if transition is None else decode_scores(scores, transition)
+            batch_counts = confusion_matrix(scores.argmax(1), labels, num_classes)
         counts = batch_counts if counts is None else counts + batch_counts
     if counts is None:  # a process without a share
-        from evaluation.scores import BINS
-
         shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
         counts = torch.zeros(shape, dtype=torch.int64, device=device)
     return sum_over_ranks(counts).cpu().numpy()
-
-
-def predicted_classes(scores: Tensor, decode: Tensor | None = None) -> Tensor:
-    """The most likely class of every pixel, (B, H, W), from scores (B, K, H, W), corrected by ``decode`` if given.
-
-    With labels drawn by the transition matrix Q, the network estimates the noisy posterior Qᵀ·p; ``decode`` = Q⁻ᵀ
-    turns it back into p.
-    """
-    if decode is not None:
-        scores = torch.einsum("jk,bkhw->bjhw", decode.to(scores), scores)
-    return scores.argmax(1).to(torch.uint8)

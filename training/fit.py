@@ -144,9 +144,7 @@ def make_config(options: TrainingOptions, data: TrainingData, state: TrainingSta
     }
 
 
-def describe(
-    journal: Journal, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path
-) -> None:
+def describe(journal: Journal, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path) -> None:
     """Say what is about to be trained on what."""
     other = {"quick": "paper", "paper": "quick"}[options.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
@@ -166,9 +164,7 @@ def describe(
         )
 
 
-def train(
-    options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path, journal: Journal
-) -> None:
+def train(options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path, journal: Journal) -> None:
     """Train, validate, record and save, epoch by epoch."""
     last = options.stop_after or options.epochs
     matrix = None if options.label_noise is None else spec_transition_matrix(options.label_noise, options.num_classes)
@@ -209,9 +205,7 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
         )  # fmt: skip
 
 
-def decide(
-    options: TrainingOptions, data: TrainingData, state: TrainingState, matrix: np.ndarray | None
-) -> Selection:
+def decide(options: TrainingOptions, data: TrainingData, state: TrainingState, matrix: np.ndarray | None) -> Selection:
     """Validate and settle threshold, direction and the figure of ``best``."""
     direction = {"auto": None, "on": True, "off": False}[options.pred_invert]
     by_noise = implied_threshold(matrix)

@@ -13,7 +13,10 @@ from typing import Any
 
 from utils.cli import CommandParser, UserError
 
-NETWORK_NAMES = ("unet", "lightunet")
+NETWORK_NAMES = (
+    "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
+)  # fmt: skip
+BACKBONE_NAMES = ("resnet50", "resnet101")
 LOSS_NAMES = ("bce", "ce", "dice", "iou")
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
@@ -65,6 +68,11 @@ class TrainingOptions:
     width: int | None = None
     norm: str | None = None
     init: str | None = None
+    backbone: str | None = None
+    output_stride: int | None = None
+    stem_stride: int | None = None
+    pretrained: str | None = None
+    activation_checkpointing: bool | None = None
 
     loss: str | None = None
     class_weights: tuple[str, ...] = ()
@@ -193,6 +201,11 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--width", "channels of the first level", type=positive_int, metavar="CHANNELS")
     network.add("--norm", "normalization layers", choices=("batch", "group"))
     network.add("--init", "initialization of the weights", choices=("normal", "kaiming", "xavier"))
+    network.add("--backbone", "encoder of deeplabv3plus", choices=BACKBONE_NAMES)
+    network.add("--output_stride", "resolution of deeplabv3plus's encoder", type=int, choices=(8, 16))
+    network.add("--stem_stride", "how much smaller than the image hrnet computes", type=int, choices=(1, 2, 4))
+    network.add("--pretrained", "weights of a ResNet encoder: imagenet, or a file", metavar="FILE")
+    network.add("--activation_checkpointing", "compute activations twice to save memory", action="store_true")
     network.add("--loss", f"loss or weighted sum such as bce+0.5*dice, of: {', '.join(LOSS_NAMES)}"
                 " (default: bce for binary labels, else ce)", metavar="SPEC")  # fmt: skip
     network.add("--class_weights", "a weight per class, or 'frequency'", nargs="+", metavar="W")
@@ -269,6 +282,8 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     if preset == "auto":
         preset = "paper" if has_accelerator else "quick"
     values = {**PRESETS[preset], **given, "preset": preset}
+    if "pretrained" in given and "width" not in given:
+        values["width"] = None  # pretrained weights have the width they were trained with
     options = TrainingOptions(**values)
     if options.loss is None:
         options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
@@ -301,9 +316,8 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
              for name in DEFAULTS if name in config}  # fmt: skip
     known["stop_after"] = None
     for name, value in given.items():
-        if name not in (*CHANGEABLE_ON_RESUME, "resume") and value != known.get(name, DEFAULTS[name]):
-            if name == "preset" and value == "auto":
-                continue
+        is_same = value == known.get(name, DEFAULTS[name]) or (name, value) == ("preset", "auto")
+        if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:
             raise UserError(
                 f"--{name} {value} differs from the run's {known.get(name)}: on --resume only "
                 + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)

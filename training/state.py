@@ -14,12 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import build_network
 from training.losses import SegmentationLoss, frequency_weights
-from training.optimizers import build_optimizer, build_schedule
+from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 
-NETWORK_OPTION_NAMES = ("width", "norm", "init")
+NETWORK_OPTION_NAMES = (
+    "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
+)  # fmt: skip
 
 
 @dataclass
@@ -37,7 +39,7 @@ class TrainingState:
     loss: SegmentationLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    schedule: LearningRateSchedule | None
     precision: str
     device: torch.device
     epoch: int = 0
@@ -94,7 +96,8 @@ def build_state(options: TrainingOptions, device: torch.device, class_counts: np
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=memory_format)
-    loss = SegmentationLoss(options.loss, class_weights=class_weights(options, class_counts)).to(device)
+    weights = class_weights(options, class_counts)
+    loss = SegmentationLoss(options.loss, options.num_classes, weights).to(device)
     optimizer = build_optimizer(
         options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
         weight_decay=options.weight_decay, momentum=options.momentum,

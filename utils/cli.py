@@ -100,8 +100,10 @@ class Progress:
             self.last_line = now
             rate = self.done / max(now - self.started, 1e-9)
             extra = "".join(f"  {name} {value}" for name, value in shown.items())
-            print(f"{self.description}: {self.done}/{self.total} {self.unit}s{extra}  {rate:.1f} {self.unit}s/s",
-                  flush=True)
+            print(
+                f"{self.description}: {self.done}/{self.total} {self.unit}s{extra}  {rate:.1f} {self.unit}s/s",
+                flush=True,
+            )
 
     def close(self) -> None:
         """Remove the bar."""

@@ -1,0 +1,115 @@
+"""Items depend on (seed, epoch, image) alone; batches deal every draw out once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_disk_dataset
+from datasets.image_io import IGNORE
+from datasets.lists import read_list
+from datasets.segmentation import (
+    LabelNoise,
+    OrderedBatches,
+    SegmentationDataset,
+    TrainingBatches,
+    make_loader,
+)
+from datasets.transforms import TrainingTransform
+
+
+@pytest.fixture
+def samples(tmp_path):
+    write_disk_dataset(tmp_path)
+    return read_list(tmp_path / "txt" / "disks" / "train" / "train_gt.txt", root=tmp_path)
+
+
+def test_items_are_normalized_images_and_class_labels(samples):
+    item = SegmentationDataset(samples)[0]
+    assert item["image"].shape == (1, 64, 64) and item["image"].dtype == torch.float32
+    assert item["label"].shape == (64, 64) and set(item["label"].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_item_is_a_function_of_seed_epoch_and_draw(samples, cache):
+    def items(seed: int, order: list[int]) -> dict[int, torch.Tensor]:
+        dataset = SegmentationDataset(samples, TrainingTransform(32), seed=seed, cache=cache)
+        return {draw: dataset[(5, draw)]["image"] for draw in order}
+
+    forward, backward, other = items(0, [0, 1, 9]), items(0, [9, 1, 0]), items(1, [0, 1, 9])
+    assert all(torch.equal(forward[draw], backward[draw]) for draw in forward)
+    assert not torch.equal(forward[0], other[0])
+    assert not torch.equal(forward[1], forward[9])  # a second copy of image 1 has a draw of its own
+
+
+def test_fixed_noise_stays_and_fresh_noise_changes(samples):
+    for refresh, same in (("fixed", True), ("epoch", False)):
+        dataset = SegmentationDataset(samples, noise=LabelNoise("flip:0.3", refresh=refresh))
+        first, second = dataset.label(0, epoch=1), dataset.label(0, epoch=2)
+        assert np.array_equal(first, second) is same
+        clean = SegmentationDataset(samples).label(0)
+        expected = sum(np.floor(0.3 * (clean == value).sum() + 0.5) for value in (0, 1))
+        assert (first != clean).sum() == (second != clean).sum() == expected
+
+
+def test_a_sample_without_label_counts_nowhere(samples):
+    from dataclasses import replace
+
+    item = SegmentationDataset([replace(samples[0], label=None)])[0]
+    assert (item["label"] == IGNORE).all()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("repeat", [1, 8])
+def test_every_draw_is_dealt_out_once(world, repeat):
+    parts = [TrainingBatches(10, 4, seed=1, repeat=repeat, rank=rank, world=world) for rank in range(world)]
+    seen: Counter = Counter()
+    steps = set()
+    for part in parts:
+        part.set_epoch(3)
+        batches = list(part)
+        steps.add(len(batches))
+        seen.update(key for batch in batches for key in batch if key[1] >= 0)
+    assert steps == {len(parts[0])} == {-(-10 * repeat // 4)}
+    assert seen == Counter({(3, draw): 1 for draw in range(10 * repeat)})
+
+
+def test_the_order_follows_the_epoch():
+    batches = TrainingBatches(20, 20, seed=0)
+    orders = []
+    for epoch in (1, 2, 1):
+        batches.set_epoch(epoch)
+        orders.append([draw for _, draw in next(iter(batches))])
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_filler_counts_nowhere(samples):
+    part = TrainingBatches(5, 4, seed=0, rank=1, world=2)
+    last = list(part)[-1]
+    label = SegmentationDataset(samples, TrainingTransform(32))[last[0]]["label"]
+    assert len(last) == 1 and (label == IGNORE).all()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_validation_batches_hold_equal_sizes_and_every_image_once(world):
+    sizes = [(64, 64), (32, 48), (64, 64), (32, 48), (64, 64), (20, 20)]
+    batches = [batch for rank in range(world) for batch in OrderedBatches(sizes, 2, rank, world)]
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len({sizes[index] for index in batch}) == 1 for batch in batches)
+
+
+def test_workers_change_nothing(samples):
+    def epoch(workers: int) -> list[torch.Tensor]:
+        dataset = SegmentationDataset(samples, TrainingTransform(32), noise=LabelNoise("flip:0.3", refresh="epoch"))
+        batches = TrainingBatches(len(dataset), 3, seed=0)
+        loader = make_loader(dataset, batches, workers)
+        results = []
+        for number in (1, 2):
+            batches.set_epoch(number)
+            results += [torch.cat([batch["image"].ravel(), batch["label"].ravel()]) for batch in loader]
+        return results
+
+    assert all(torch.equal(one, many) for one, many in zip(epoch(0), epoch(2), strict=True))
