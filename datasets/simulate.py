@@ -1,6 +1,6 @@
 """Simulated micrographs with exact ground truth: ``er_sim``, ``mito_sim`` and ``nuc_sim``.
 
-A field is drawn (`datasets.simulate_geometry`), then seen through a microscope: point-spread blur, haze from out of
+A field is drawn (`datasets.simulate_specimens`), then seen through a microscope: point-spread blur, haze from out of
 focus, glow of the cell body, uneven background and illumination, then a camera with photon (Poisson) and read noise,
 16 bits deep. The mask comes from the shapes alone. Every image has its own random stream, a function of the data set's
 name, the split and the image's number, so that order and number of threads change nothing.
@@ -18,15 +18,8 @@ import cv2
 import numpy as np
 
 from datasets.image_io import write_image, write_label
-from datasets.simulate_geometry import (
-    Mitochondria,
-    Nuclei,
-    Range,
-    Specimen,
-    TubuleNetwork,
-    draw_log_uniform,
-    smooth_field,
-)
+from datasets.simulate_geometry import Range, Specimen, draw_log_uniform, smooth_field
+from datasets.simulate_specimens import Mitochondria, Nuclei, TubuleNetwork
 from utils.cli import Progress, UserError, one_of
 from utils.run_folder import REPO_ROOT, display_path, plain, read_json, write_json
 
