@@ -20,6 +20,7 @@ the pixels that count.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -179,3 +180,134 @@ def tversky_loss(
     missed = (weights * (1 - scores) * targets).sum((2, 3))
     values = 1 - (hit + smooth) / (hit + alpha * false_positive + beta * missed + smooth)
     return mean_over_present(values, hit + missed)
+
+
+def boundary_nearness(labels: Tensor, sigma: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    r"""How near each pixel is to a boundary between labels: :math:`e^{-d^2 / 2\sigma^2}`, (B, H, W).
+
+    d counts steps to one of eight neighbors from the pixels whose 3×3 window holds two classes (d = 0); beyond 3σ
+    the nearness is 0. Ignored pixels have no boundary with anything. Max-pooling keeps it on the labels' device.
+    """
+    ignored = labels == IGNORE
+    classes = labels.to(dtype)[:, None]
+    high = F.max_pool2d(classes.masked_fill(ignored[:, None], -1), 3, 1, 1)
+    low = -F.max_pool2d(-classes.masked_fill(ignored[:, None], 256), 3, 1, 1)
+    reached = (high > low).to(dtype)
+    nearness = reached.clone()
+    for distance in range(1, math.ceil(3 * sigma) + 1):
+        grown = F.max_pool2d(reached, 3, 1, 1)
+        nearness += (grown - reached) * math.exp(-(distance**2) / (2 * sigma**2))
+        reached = grown
+    return nearness[:, 0]
+
+
+@full_precision
+def boundary_cross_entropy(
+    logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = None, weight: float = 5.0, sigma: float = 2.0
+) -> Tensor:
+    r"""Cross entropy whose pixels weigh :math:`1 + w\,e^{-d^2 / 2\sigma^2}`, d the distance to the label's boundary.
+
+    Args:
+        weight: w, the extra weight on the boundary.
+        sigma: width of the weighted band in pixels, see :func:`boundary_nearness`.
+    Source: the weight map of Ronneberger et al., U-Net, MICCAI 2015, with the distance to the nearest boundary in
+        place of the summed distances to two cells. Where labels are noisy pixel by pixel every pixel is a boundary,
+        and this becomes plain cross entropy.
+    """
+    band = 1 + weight * boundary_nearness(labels, sigma, logits.dtype)
+    pixel_weights = band if pixel_weights is None else band * pixel_weights.to(band.dtype)
+    return pixel_mean(-labeled_log_score(logits, labels), labels, pixel_weights)
+
+
+def _soft_erode(mask: Tensor) -> Tensor:
+    vertical = -F.max_pool2d(-mask, (3, 1), 1, (1, 0))
+    horizontal = -F.max_pool2d(-mask, (1, 3), 1, (0, 1))
+    return torch.minimum(vertical, horizontal)
+
+
+def _soft_top_hat(mask: Tensor) -> Tensor:
+    """What a soft opening removes from the mask."""
+    return F.relu(mask - F.max_pool2d(_soft_erode(mask), 3, 1, 1))
+
+
+def soft_skeleton(mask: Tensor, iterations: int) -> Tensor:
+    """The differentiable skeleton of soft masks (B, C, H, W) in [0, 1]: top hats of ever more eroded masks, united.
+
+    Args:
+        iterations: erosions; structures are thinned fully if half their width is at most this.
+    Source: Shit et al., clDice, CVPR 2021, algorithm 1.
+    """
+    skeleton = _soft_top_hat(mask)
+    for _ in range(iterations):
+        mask = _soft_erode(mask)
+        ridge = _soft_top_hat(mask)
+        skeleton = skeleton + F.relu(ridge - skeleton * ridge)
+    return skeleton
+
+
+@full_precision
+def soft_cl_dice_loss(logits: Tensor, labels: Tensor, *, iterations: int = 5, smooth: float = 1.0) -> Tensor:
+    r"""Centerline Dice for tubes, the mean over the classes ≠ 0 present in the image (binary: the foreground) of
+
+    .. math:: 1 - \frac{2\,T_p\,T_s}{T_p + T_s},\quad
+        T_p = \frac{\sum S(p)\,y + s}{\sum S(p) + s},\quad T_s = \frac{\sum S(y)\,p + s}{\sum S(y) + s}
+
+    with S the soft skeleton. Ignored pixels are background to both.
+
+    Args:
+        iterations: see :func:`soft_skeleton`.
+        smooth: s in pixels; with two empty masks the loss is 0, not 0/0.
+    Source: Shit et al., clDice - a novel topology-preserving loss function for tubular structure segmentation,
+        CVPR 2021. It sees skeletons only: add a pixel or overlap loss.
+    """
+    scores, targets, weights = scores_and_targets(logits, labels)
+    if logits.shape[1] > 1:
+        scores, targets = scores[:, 1:], targets[:, 1:]
+    scores = scores * weights
+    predicted_lines = soft_skeleton(scores, int(iterations))
+    labeled_lines = soft_skeleton(targets, int(iterations))
+
+    def share(lines: Tensor, mask: Tensor) -> Tensor:
+        return ((lines * mask).sum((2, 3)) + smooth) / (lines.sum((2, 3)) + smooth)
+
+    precision, sensitivity = share(predicted_lines, targets), share(labeled_lines, scores)
+    values = 1 - 2 * precision * sensitivity / (precision + sensitivity)
+    area = targets.sum((2, 3))
+    return mean_over_present(values, area) if logits.shape[1] > 1 else values[:, 0]
+
+
+def _joint_determinant(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """det(P Sᵀ) / N^K · K^K, (B,), in [-1, 1]; binary: 4 Cov(p, s), which is the same."""
+    scores, targets, _ = scores_and_targets(logits, labels)
+    total = weights.sum((2, 3), keepdim=True)
+    weights = weights / torch.where(total > 0, total, 1)
+    if logits.shape[1] == 1:
+        mean = (weights * scores).sum((2, 3), keepdim=True)
+        return 4 * (weights * (scores - mean) * targets).sum((1, 2, 3))
+    joint = logits.shape[1] * torch.einsum("bkhw,bmhw->bkm", weights * scores, targets)
+    if joint.device.type == "mps":  # has no determinant in every version of torch
+        return torch.linalg.det(joint.cpu()).to(joint.device)
+    return torch.linalg.det(joint)
+
+
+@full_precision
+def dmi_loss(logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    r"""Determinant-based mutual information of scores and labels,
+
+    .. math:: -\log\left( \frac{|\det(\mathcal P \mathcal S^\top)|}{N^K} + \frac{\epsilon}{K^K} \right)
+
+    with the K×N stacks P of scores and S of one-hot labels over the N pixels of an image; binary has K = 2, scores p
+    and 1 - p, and det = N² Cov(p, s). Swapping classes changes nothing, so the loss cannot tell a prediction from its
+    inverse. It is least, K log K, for perfect scores of classes of equal size.
+
+    Args:
+        eps: keeps the loss finite where the determinant is 0, as for labels of one class; relative to the largest
+            value, K^-K, of the first term.
+    Source: Xu et al., L_DMI, NeurIPS 2019; per image as in Luo et al., AAAI-22. ``dmi+iou`` is the latter's label-free
+        objective.
+    """
+    weights = counted_weights(labels, pixel_weights, logits.dtype)[:, None]
+    classes = max(logits.shape[1], 2)
+    determinant = _joint_determinant(logits, labels, weights)
+    values = classes * math.log(classes) - torch.log(determinant.abs() + eps)
+    return values * (weights.sum((1, 2, 3)) > 0)

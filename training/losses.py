@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import IGNORE
-from training import loss_functions
+from training import loss_functions, robust_losses
 from utils.cli import UserError, one_of
 
 NOT_SPEC_PARAMETERS = ("logits", "labels", "pixel_weights", "matrix", "inverse")
@@ -30,29 +30,53 @@ class LossTerm:
         weighting: how images are averaged: ``pixels``, by the weight of their pixels that count, or ``images``, all
             alike that have any.
         bounds: parameter → (least, greatest) value that a spec may give it.
-        only: ``binary`` or ``classes`` for a loss that exists for one logit, or for several, alone.
+        learned: positive parameters that the module learns, as logarithms, from the value of the spec on.
+        binary_only: the loss exists for one logit alone.
+        spatial: the loss looks at where pixels lie, not only at their scores, labels and weights.
     """
 
     function: Callable[..., Tensor]
     weighting: str
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    only: str | None = None
+    learned: tuple[str, ...] = ()
+    binary_only: bool = False
+    spatial: bool = False
+
+    @property
+    def arguments(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the function."""
+        return inspect.signature(self.function).parameters
 
     @property
     def defaults(self) -> dict[str, float]:
         """The parameters that a spec may set, with their defaults."""
-        parameters = inspect.signature(self.function).parameters
-        return {name: value.default for name, value in parameters.items() if name not in NOT_SPEC_PARAMETERS}
+        return {name: value.default for name, value in self.arguments.items() if name not in NOT_SPEC_PARAMETERS}
 
 
-SMOOTH = {"smooth": (1e-6, 1e6)}
+SMOOTH, COST, LOG_ZERO = {"smooth": (1e-6, 1e6)}, (0.0, 1e6), (-1e3, -1e-3)
 LOSSES: dict[str, LossTerm] = {
-    "bce": LossTerm(loss_functions.cross_entropy, "pixels", only="binary"),
+    "bce": LossTerm(loss_functions.cross_entropy, "pixels", binary_only=True),
     "ce": LossTerm(loss_functions.cross_entropy, "pixels"),
     "dice": LossTerm(loss_functions.soft_dice_loss, "images", SMOOTH),
     "iou": LossTerm(loss_functions.soft_iou_loss, "images", SMOOTH),
-    "tversky": LossTerm(loss_functions.tversky_loss, "images", {"alpha": (0, 1e6), "beta": (0, 1e6), **SMOOTH}),
+    "tversky": LossTerm(loss_functions.tversky_loss, "images", {"alpha": COST, "beta": COST, **SMOOTH}),
     "focal": LossTerm(loss_functions.focal_loss, "pixels", {"gamma": (0, 10)}),
+    "boundary": LossTerm(
+        loss_functions.boundary_cross_entropy, "pixels", {"weight": COST, "sigma": (0.1, 50)}, spatial=True
+    ),
+    "cldice": LossTerm(loss_functions.soft_cl_dice_loss, "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
+    "dmi": LossTerm(loss_functions.dmi_loss, "images", {"eps": (1e-30, 1)}),
+    "forward": LossTerm(robust_losses.forward_corrected_loss, "pixels"),
+    "backward": LossTerm(robust_losses.backward_corrected_loss, "pixels"),
+    "gce": LossTerm(robust_losses.generalized_cross_entropy, "pixels", {"q": (1e-3, 1)}),
+    "mae": LossTerm(robust_losses.mean_absolute_error, "pixels"),
+    "sce": LossTerm(
+        robust_losses.symmetric_cross_entropy, "pixels", {"alpha": COST, "beta": COST, "log_zero": LOG_ZERO}
+    ),
+    "nce": LossTerm(robust_losses.normalized_cross_entropy, "pixels"),
+    "rce": LossTerm(robust_losses.reverse_cross_entropy, "pixels", {"log_zero": LOG_ZERO}),
+    "nr_dice": LossTerm(robust_losses.noise_robust_dice_loss, "images", {"gamma": (1, 2), **SMOOTH}),
+    "tloss": LossTerm(robust_losses.t_loss, "images", {"nu": (1e-3, 1e6)}, learned=("nu",)),
 }
 
 
@@ -68,6 +92,10 @@ class Summand:
     def term(self) -> LossTerm:
         """The entry of ``LOSSES``."""
         return LOSSES[self.name]
+
+    def value(self, parameter: str) -> float:
+        """The value of a parameter: the spec's, else the default."""
+        return self.params.get(parameter, self.term.defaults[parameter])
 
 
 def parse_loss(spec: str) -> tuple[Summand, ...]:
@@ -110,9 +138,16 @@ def _parse_params(spec: str, name: str, text: str | None) -> dict[str, float]:
             params[key] = float(value)
         except ValueError:
             params[key] = float("nan")
-        if not least <= params[key] <= greatest:
-            raise UserError(f"--loss {spec!r}: {key}={value} of {name} must be a number from {least:g} to {greatest:g}")
+        whole = isinstance(known[key], int)
+        if not least <= params[key] <= greatest or (whole and params[key] % 1):
+            kind = "whole number" if whole else "number"
+            raise UserError(f"--loss {spec!r}: {key}={value} of {name} must be a {kind} from {least:g} to {greatest:g}")
     return params
+
+
+def needs_transition_matrix(spec: str) -> bool:
+    """Whether a term of the spec is corrected by the labels' transition matrix."""
+    return any({"matrix", "inverse"} & set(summand.term.arguments) for summand in parse_loss(spec))
 
 
 def frequency_weights(class_counts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -143,6 +178,11 @@ class SegmentationLoss(nn.Module):
         num_classes: 1 for binary, else K, to find contradictions before training; None leaves them to ``forward``.
         class_weights: weight of each class (binary: background, foreground) in pixel losses; region losses, which
             look at one class after the other, do not use it.
+        transition_matrix: Q, (K, K), rows = truth, for ``forward`` and ``backward``.
+
+    Losses with parameters of their own (``tloss``) hold them as parameters of the module: hand ``loss.parameters()``
+    to the optimizer and keep ``loss.state_dict()``.
+
     Raises:
         UserError: a faulty spec, or one that does not go with the other arguments.
     """
@@ -152,6 +192,7 @@ class SegmentationLoss(nn.Module):
         spec: str = "bce",
         num_classes: int | None = None,
         class_weights: Sequence[float] | np.ndarray | None = None,
+        transition_matrix: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.summands = spec, parse_loss(spec)
@@ -159,10 +200,30 @@ class SegmentationLoss(nn.Module):
             self._check_classes(num_classes)
         table = None if class_weights is None else self._weight_table(class_weights, num_classes)
         self.register_buffer("weight_of_label", table, persistent=False)
+        self._set_matrices(transition_matrix, num_classes)
+        self.learned = nn.ParameterDict(
+            {
+                f"{number}_{name}": nn.Parameter(torch.tensor(summand.value(name)).log())
+                for number, summand in enumerate(self.summands)
+                for name in summand.term.learned
+            }
+        )
+
+    def _set_matrices(self, transition_matrix: np.ndarray | None, num_classes: int | None) -> None:
+        """Keep Q and Q⁻¹ as buffers where a term takes them."""
+        taken = {name for summand in self.summands for name in summand.term.arguments} & {"matrix", "inverse"}
+        if taken and transition_matrix is None:
+            raise UserError(f"--loss {self.spec} needs the labels' transition matrix: give --transition_matrix FILE")
+        for name in ("matrix", "inverse"):
+            value = None
+            if name in taken:
+                value = robust_losses.checked_matrix(transition_matrix, num_classes)
+                value = torch.as_tensor(robust_losses.invert_matrix(value) if name == "inverse" else value)
+            self.register_buffer(name, None if value is None else value.float(), persistent=False)
 
     def _check_classes(self, num_classes: int) -> None:
         for summand in self.summands:
-            if summand.term.only == "binary" and num_classes > 1:
+            if summand.term.binary_only and num_classes > 1:
                 raise UserError(f"--loss {summand.name} is for binary labels; with {num_classes} classes use ce")
 
     @staticmethod
@@ -180,10 +241,9 @@ class SegmentationLoss(nn.Module):
     def _pixel_weights(self, labels: Tensor) -> Tensor | None:
         return None if self.weight_of_label is None else self.weight_of_label[labels.long()]
 
-    def _image_weights(self, labels: Tensor) -> Tensor:
+    def _image_weights(self, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
         """w_ti, (T, B)."""
         valid = labels != IGNORE
-        pixel_weights = self._pixel_weights(labels)
         pixels = (valid.float() if pixel_weights is None else pixel_weights * valid).sum((1, 2))
         images = valid.any(2).any(1).to(pixels.dtype)
         by_weighting = {"pixels": pixels, "images": images}
@@ -191,7 +251,7 @@ class SegmentationLoss(nn.Module):
 
     def weights(self, labels: Tensor) -> Tensor:
         """The denominators of these labels (B, H, W): for each term the images' total weight, (T,)."""
-        return self._image_weights(labels).sum(1)
+        return self._image_weights(labels, self._pixel_weights(labels)).sum(1)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss of a batch, or its share of a larger one.
@@ -203,16 +263,22 @@ class SegmentationLoss(nn.Module):
         Returns: a scalar; 0 where nothing counts.
         """
         self._check_classes(logits.shape[1])
-        image_weights = self._image_weights(labels)
+        pixel_weights = self._pixel_weights(labels)
+        image_weights = self._image_weights(labels, pixel_weights)
         weights = image_weights.sum(1) if weights is None else weights
-        values = torch.stack([self._values(summand, logits, labels) for summand in self.summands])  # (T, B)
+        values = torch.stack(
+            [self._values(number, logits, labels, pixel_weights) for number in range(len(self.summands))]
+        )  # (T, B)
         factors = values.new_tensor([summand.factor for summand in self.summands])
         means = (values * image_weights).sum(1) / torch.where(weights > 0, weights, 1)
         return (factors * means).sum()
 
-    def _values(self, summand: Summand, logits: Tensor, labels: Tensor) -> Tensor:
+    def _values(self, number: int, logits: Tensor, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
         """l_ti of one term, (B,)."""
+        summand = self.summands[number]
         params: dict[str, object] = dict(summand.params)
+        params |= {name: self.learned[f"{number}_{name}"].exp() for name in summand.term.learned}
+        params |= {name: getattr(self, name) for name in ("matrix", "inverse") if name in summand.term.arguments}
         if summand.term.weighting == "pixels":
-            params["pixel_weights"] = self._pixel_weights(labels)
+            params["pixel_weights"] = pixel_weights
         return summand.term.function(logits, labels, **params)
