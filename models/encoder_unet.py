@@ -13,6 +13,8 @@ from models.pretrained import load_pretrained
 from models.resnet import ResNetEncoder
 from models.unet import double_conv
 
+MIN_WIDTH = 16  # channels of the last decoder block at width 64; fewer die early in narrow networks
+
 
 class JoinBlock(nn.Module):
     """Double the resolution by repeating pixels, join the skip connection if there is one, convolve twice."""
@@ -30,7 +32,8 @@ class JoinBlock(nn.Module):
 class EncoderUNet(SegmentationNetwork):
     """U-Net whose contracting path is a ResNet and whose expanding path has 4, 2, 1, 1/2 and 1/4 × ``width`` channels.
 
-    Width, depth and head of the decoder are those in common use with pretrained encoders, so figures compare:
+    Narrow networks keep 16 channels at least. Widths, depth and head of the decoder are those in common use, so
+    that figures compare:
     14.3 M parameters with ResNet-18, 24.4 M with ResNet-34, 32.5 M with ResNet-50, at width 64 and three channels.
 
     Args:
@@ -63,7 +66,7 @@ class EncoderUNet(SegmentationNetwork):
         super().__init__(activation_checkpointing)
         self.encoder = ResNetEncoder(self.backbone, in_channels, width=width, norm=norm)
         *skips, deepest = self.encoder.channels
-        widths = [max(1, width * 4 // 2**level) for level in range(5)]
+        widths = [max(MIN_WIDTH, width * 4 // 2**level) for level in range(5)]
         before = [deepest, *widths]
         self.up = nn.ModuleList(
             JoinBlock(*channels, norm) for channels in zip(before, [*reversed(skips), 0], widths, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -66,8 +67,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"--pretrained {path}: no such file; give a file of weights, or 'imagenet'")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        reason = str(error).partition("\n")[0]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"--pretrained {path} cannot be read as a file of weights: {reason}") from None
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("model", content))
