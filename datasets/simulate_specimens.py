@@ -53,9 +53,9 @@ class TubuleNetwork:
         periphery: brightness far from the nucleus, relative to that beside it.
     """
 
-    spacing: Range = (18.0, 30.0)
+    spacing: Range = (15.0, 28.0)
     spacing_spread: float = 0.3
-    radius: Range = (2.1, 3.1)
+    radius: Range = (2.0, 3.1)
     radius_spread: float = 0.12
     bend: float = 0.08
     missing: float = 0.08
@@ -63,7 +63,7 @@ class TubuleNetwork:
     brightness_spread: float = 0.3
     patchiness: float = 0.2
     nucleus_distance: Range = (110.0, 230.0)
-    cell_radius: Range = (150.0, 320.0)
+    cell_radius: Range = (140.0, 300.0)
     outline_waver: float = 20.0
     fall_off: Range = (70.0, 160.0)
     periphery: float = 0.45
