@@ -110,16 +110,15 @@ def to_fixed_point(points: np.ndarray) -> np.ndarray:
 
 def scatter_points(rng: np.random.Generator, spacing: np.ndarray) -> np.ndarray:
     """Throw points, (N, 2) as x, y, no nearer to each other than the local ``spacing`` (span, span)."""
+    from scipy.spatial import cKDTree
+
     span = len(spacing)
     candidates = rng.uniform(0, span, (int(5 * span**2 / spacing.mean() ** 2), 2))
-    required = sample(spacing, candidates) ** 2
-    kept = np.full_like(candidates, 1e6)
-    count = 0
-    for point, gap in zip(candidates, required, strict=True):
-        if ((kept[:count] - point) ** 2).sum(axis=1).min(initial=np.inf) >= gap:
-            kept[count] = point
-            count += 1
-    return kept[:count]
+    neighbours = cKDTree(candidates).query_ball_point(candidates, sample(spacing, candidates))
+    kept = np.zeros(len(candidates), bool)
+    for index, near in enumerate(neighbours):
+        kept[index] = not kept[near].any()  # later candidates are not kept yet
+    return candidates[kept]
 
 
 def move_to_outline(points: np.ndarray, inward: np.ndarray) -> np.ndarray:
