@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import to_scores
 
 # Weights are multiples of 1/RAMP_STEPS: products of two with a float32 score, and their sums, are exact in float64.
 RAMP_STEPS = 4096
+ALIGNMENT = 32  # pixels; a multiple of every network's stride
 
 Predict = Callable[[Tensor], Tensor]  # float32 images (B, C, h, w) → scores (B, K, h, w), both on the host
 
 
 def tile_starts(length: int, window: int, overlap: int) -> list[int]:
     """First pixels of the fewest tiles that cover an axis, evenly spaced.
+
+    Starts are multiples of ALIGNMENT where window − overlap allows it: the poolings of all tiles then meet the same
+    pixels, so that neighbours agree where they overlap. The last tile may reach beyond the axis, by less than that.
 
     Args:
         length: pixels along the axis.
@@ -33,13 +38,16 @@ def tile_starts(length: int, window: int, overlap: int) -> list[int]:
         raise ValueError(f"the overlap ({overlap}) must be at least 0 and smaller than the window ({window})")
     if length <= window:
         return [0]
-    count = -(-(length - overlap) // (window - overlap))
-    return [round(index * (length - window) / (count - 1)) for index in range(count)]
+    unit = ALIGNMENT if window - overlap >= ALIGNMENT else 1
+    last = -(-(length - window) // unit)  # in units, like the stride
+    count = -(-last // ((window - overlap) // unit)) + 1
+    return [round(index * last / (count - 1)) * unit for index in range(count)]
 
 
 def tile_weights(starts: list[int], length: int, window: int, overlap: int) -> np.ndarray:
     """Weights of the tiles along one axis, float64 (tiles, min(window, length)); at every pixel they add up to 1."""
     window = min(window, length)
+    length = starts[-1] + window
     ramp = min([overlap, *np.diff(starts).tolist()])
     pixels = np.arange(length)
     shares = [np.ones(length)]  # the share of pixels that belongs to tile i or a later one
@@ -71,20 +79,26 @@ def predict_bands(
     tops, lefts = tile_starts(height, window, overlap), tile_starts(width, window, overlap)
     row_weights = tile_weights(tops, height, window, overlap)
     column_weights = tile_weights(lefts, width, window, overlap)
-    tile_height, tile_width = row_weights.shape[1], column_weights.shape[1]
+    size = (row_weights.shape[1], column_weights.shape[1])
     band = None
     for number, top in enumerate(tops):
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
-            tiles = [image[:, top : top + tile_height, left : left + tile_width] for left in some]
-            scores = predict(torch.stack(tiles)).numpy()
+            scores = predict(torch.stack([_cut(image, top, left, *size) for left in some])).numpy()
             if band is None:
-                band = np.zeros((scores.shape[1], tile_height, width))
+                band = np.zeros((scores.shape[1], size[0], lefts[-1] + size[1]))
             for left, columns, tile in zip(some, column_weights[first:], scores, strict=False):
-                band[:, :, left : left + tile_width] += tile * (row_weights[number][:, None] * columns)
+                band[:, :, left : left + size[1]] += tile * (row_weights[number][:, None] * columns)
         finished = (tops[number + 1] if number + 1 < len(tops) else height) - top
-        yield top, band[:, :finished].astype(np.float32)
+        yield top, band[:, :finished, :width].astype(np.float32)
         band = np.concatenate([band[:, finished:], np.zeros_like(band[:, :finished])], axis=1)
+
+
+def _cut(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """A tile; what lies beyond the image is its reflection."""
+    tile = image[:, top : top + height, left : left + width]
+    missing = (0, width - tile.shape[-1], 0, height - tile.shape[-2])
+    return F.pad(tile[None], missing, mode="reflect")[0] if any(missing) else tile
 
 
 @torch.inference_mode()

@@ -1,0 +1,117 @@
+"""Score maps as files: their names, and reading and writing beside the computation."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts ``2.tif`` before ``10.tif``."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def map_names(images: Sequence[Path]) -> list[str]:
+    """A file name without suffix for the map of each image, none given twice, whatever the case of letters.
+
+    The stem; images of one folder that differ by suffix alone get it appended (``7_png``); where names are equal,
+    as many parent folders as needed come before them (``a__7``).
+    """
+    twins = Counter((image.parent, image.stem.casefold()) for image in images)
+    bases = [
+        f"{image.stem}_{image.suffix.lstrip('.')}" if twins[image.parent, image.stem.casefold()] > 1 else image.stem
+        for image in images
+    ]
+    folders = [[part for part in image.parts[:-1] if part != image.anchor] for image in images]
+    depths = [0] * len(images)
+    while True:
+        names = [
+            "__".join([*parents[len(parents) - depth :], base])
+            for parents, depth, base in zip(folders, depths, bases, strict=True)
+        ]
+        taken = Counter(name.casefold() for name in names)
+        equal = [index for index, name in enumerate(names) if taken[name.casefold()] > 1]
+        growing = [index for index in equal if depths[index] < len(folders[index])]
+        if not growing:
+            return [f"{name}-{index}" if index in equal else name for index, name in enumerate(names)]
+        for index in growing:
+            depths[index] += 1
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int, workers: int) -> Iterator[Result]:
+    """``map(read, items)`` in order, with up to ``ahead`` results read in advance by threads."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class BackgroundWriter:
+    """Runs jobs in threads, at most ``ahead`` waiting; what a job raises comes out of a later call or of the end."""
+
+    def __init__(self, workers: int, ahead: int) -> None:
+        self.pool, self.ahead = ThreadPoolExecutor(workers), ahead
+        self.waiting: deque[Future] = deque()
+
+    def submit(self, job: Callable[..., object], *arguments: object) -> None:
+        """Queue ``job(*arguments)``; blocks while the queue is full."""
+        while len(self.waiting) >= self.ahead:
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(job, *arguments))
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            while self.waiting:
+                self.waiting.popleft().result()
+        self.pool.shutdown(cancel_futures=True)
+
+
+def write_bands(path: Path, bands: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> None:
+    """Write a map too large to be held twice as an uncompressed TIFF, band after band, renamed into place at the end.
+
+    Args:
+        bands: (first row, rows of the map (…, rows, W)).
+        shape: of the whole map, (H, W) or (K, H, W).
+    """
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = None
+    try:
+        for top, rows in bands:
+            if target is None:
+                target = tifffile.memmap(temporary, shape=shape, dtype=rows.dtype, photometric="minisblack")
+            target[..., top : top + rows.shape[-2], :] = rows
+        target.flush()
+        del target
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def memory_map(path: Path) -> np.ndarray:
+    """The map that `write_bands` wrote, read from disk where it is used."""
+    import tifffile
+
+    return tifffile.memmap(path, mode="r")

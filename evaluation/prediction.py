@@ -1,0 +1,267 @@
+"""From a run's checkpoint and image files to score maps on disk; reading, computing and writing overlap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
+from datasets.transforms import normalize
+from evaluation.map_files import BackgroundWriter, memory_map, read_ahead, write_bands
+from evaluation.overlays import panels
+from evaluation.scores import decode_scores
+from evaluation.tiling import predict_bands
+from models import build_network, to_scores
+from utils.checkpoint import load_checkpoint
+from utils.cli import Progress, UserError
+from utils.run_folder import display_path
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BAND = 512  # rows of a huge map handled at once
+ROTATIONS = [(turns, flip) for flip in (False, True) for turns in range(4)]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is this machine's best. UserError where the one asked for is absent."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name not in ("auto", "cpu", best):
+        raise UserError(f"--device {name} is not available; this machine has: {', '.join(sorted({'cpu', best}))}")
+    return torch.device(best if name == "auto" else name)
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """The checkpoint of a run: ``best``, ``last`` or the number of a completed epoch.
+
+    Raises:
+        UserError: there is no such checkpoint; the message lists those that exist.
+    """
+    folder = run / "checkpoints"
+    number = re.fullmatch(r"(?:epoch_)?0*(\d+)", which)
+    path = folder / (f"epoch_{number[1]}.pth" if number else f"{which}.pth")
+    if (number or which in ("best", "last")) and path.is_file():
+        return path
+    unnumbered = [folder / f"{name}.pth" for name in ("last", "best") if (folder / f"{name}.pth").is_file()]
+    for candidate in unnumbered if number else ():
+        if load_checkpoint(candidate)["epoch"] == int(number[1]):
+            return candidate
+    names = (re.fullmatch(r"epoch_(\d+)\.pth", file.name) for file in folder.iterdir())
+    epochs = sorted(int(name[1]) for name in names if name)
+    known = ", ".join([*map(str, epochs), *(path.stem for path in unnumbered)])
+    raise UserError(
+        f"{display_path(run)} has no checkpoint {which!r}; "
+        + (f"--test_ckpt_epoch can be: {known}" if known else "it has none yet: its training ended before an epoch did")
+    )
+
+
+def load_network(
+    run: Path, which: str = "best", device: str | torch.device = "cpu"
+) -> tuple[nn.Module, dict[str, Any], int]:
+    """Rebuild the network of a run as it was at a checkpoint.
+
+    Args:
+        run: the run folder.
+        which: ``best``, ``last`` or the number of a completed epoch.
+        device: where the network goes.
+    Returns: the network in evaluation mode, the checkpoint (on the CPU), the completed epoch.
+    Raises:
+        UserError: no such checkpoint, a broken one, or weights that do not fit the network it names.
+    """
+    path = find_checkpoint(run, which)
+    checkpoint = load_checkpoint(path)
+    config = checkpoint["config"]
+    try:
+        # Pretrained weights would only be fetched to be overwritten.
+        options = {name: value for name, value in config["network_options"].items() if name != "pretrained"}
+        network = build_network(config["network"], config["in_channels"], config["num_classes"], **options)
+        network.load_state_dict(checkpoint["model"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{display_path(path)} does not hold the network that its config names: {reason}") from None
+    return network.to(device).eval(), checkpoint, int(checkpoint["epoch"])
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The scores of a batch of images.
+
+    Args:
+        network: in evaluation mode, on ``device``.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast.
+        augment: average the scores of the eight flips and rotations.
+    """
+
+    network: nn.Module
+    device: torch.device
+    precision: str = "fp32"
+    augment: bool = False
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images float32 (B, C, H, W) on the host → scores float32 (B, K, H, W) on the device, which may lag behind."""
+        images = images.to(self.device, non_blocking=True)
+        if not self.augment:
+            return self._scores(images)
+        total = 0.0
+        for turns, flip in ROTATIONS:
+            turned = images.flip(-1) if flip else images
+            scores = self._scores(turned.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
+            total = total + (scores.flip(-1) if flip else scores)
+        return total / len(ROTATIONS)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return to_scores(self.network(images))
+
+    def on_host(self, images: Tensor) -> Tensor:
+        """As a call, but the scores are complete and on the host."""
+        return self(images).cpu()
+
+
+def batches_by_size(
+    pictures: Sequence[Picture], batch_size: int, window: int
+) -> tuple[list[list[Picture]], list[Picture]]:
+    """Deal out pictures to batches of one size each; those larger than ``window`` are left for tiling."""
+    by_size: dict[tuple[int, int], list[Picture]] = {}
+    for picture in pictures:
+        by_size.setdefault(picture.size, []).append(picture)
+    batches, large = [], []
+    for size, group in by_size.items():
+        if max(size) > window:
+            large += group
+            continue
+        count = images_per_batch(batch_size, *size)
+        batches += [group[start : start + count] for start in range(0, len(group), count)]
+    return batches, large
+
+
+def images_per_batch(batch_size: int, height: int, width: int) -> int:
+    """How many images of a size take the memory of ``batch_size`` images of 256×256; at least 1."""
+    return max(1, min(4 * batch_size, batch_size * 256 * 256 // (height * width)))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image to predict: its file, the name of its map without suffix, its size (H, W), its label if there is one.
+
+    ``overlay`` asks for the panels image | label | score | error.
+    """
+
+    image: Path
+    name: str
+    size: tuple[int, int]
+    label: Path | None = None
+    overlay: bool = False
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How images become network input and scores become maps.
+
+    Args:
+        threshold: scores at or above it are foreground, after inversion.
+        invert: write 1 − score.
+        transition: K classes: the noise transition matrix Q (K, K) by which scores are decoded before the argmax.
+        masks: also write 8-bit masks.
+        save_scores: K classes: also write the scores.
+    """
+
+    num_classes: int = 1
+    in_channels: int = 1
+    ignore_index: int | None = None
+    normalization: str = "zscore"
+    threshold: float = 0.5
+    invert: bool = False
+    transition: np.ndarray | None = None
+    masks: bool = False
+    save_scores: bool = False
+
+    def network_input(self, picture: Picture) -> Tensor:
+        """The image as training saw it, float32 (C, H, W)."""
+        image = read_image(picture.image, self.in_channels)
+        if image.shape[:2] != picture.size:
+            raise UserError(f"{display_path(picture.image)} is {image.shape[:2]}, its header says {picture.size}")
+        return torch.from_numpy(normalize(image, self.normalization))
+
+    def to_map(self, scores: np.ndarray) -> np.ndarray:
+        """Scores float32 (K, H, W) → what is written: float32 scores (H, W), or uint8 classes (H, W) for K > 1."""
+        if self.num_classes == 1:
+            return 1 - scores[0] if self.invert else scores[0]
+        if self.transition is not None:
+            scores = decode_scores(scores, self.transition)
+        return scores.argmax(0).astype(np.uint8)
+
+
+def predict_pictures(
+    predictor: Predictor,
+    pictures: Sequence[Picture],
+    settings: MapSettings,
+    folder: Path,
+    *,
+    batch_size: int = 16,
+    window: int = 512,
+    overlap: int = 64,
+    workers: int = 4,
+    progress: Progress,
+) -> None:
+    """Write ``pred/<name>.tif`` of every picture below ``folder``, and masks/, scores/ and overlays/ where asked for.
+
+    Args:
+        batch_size: images of 256×256 at once; larger ones count by their area.
+        window: images with a longer side are predicted in tiles of this side.
+        overlap: least overlap of neighbouring tiles.
+        workers: threads that read, and as many that write.
+    """
+    batches, large = batches_by_size(pictures, batch_size, window)
+    inputs = read_ahead(settings.network_input, (picture for batch in batches for picture in batch),
+                        ahead=2 * batch_size, workers=workers)  # fmt: skip
+    with BackgroundWriter(workers, ahead=2) as writer:
+        for batch in batches:
+            scores = predictor(torch.stack([next(inputs) for _ in batch]))
+            writer.submit(_save_batch, scores, batch, settings, folder)
+            progress.update(len(batch))
+    for picture, image in zip(large, read_ahead(settings.network_input, large, ahead=1, workers=1), strict=True):
+        count = images_per_batch(batch_size, window, window)
+        bands = predict_bands(predictor.on_host, image, window, overlap, count)
+        _save_large(bands, picture, settings, folder)
+        progress.update()
+
+
+def _save_batch(scores: Tensor, batch: Sequence[Picture], settings: MapSettings, folder: Path) -> None:
+    for picture, picture_scores in zip(batch, scores.cpu().numpy(), strict=True):
+        result = settings.to_map(picture_scores)
+        write = write_scores if settings.num_classes == 1 else write_image
+        write(folder / "pred" / f"{picture.name}.tif", result)
+        if settings.save_scores and settings.num_classes > 1:
+            write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores)
+        _save_pictures(result, picture, settings, folder)
+
+
+def _save_large(bands: Iterator[tuple[int, np.ndarray]], picture: Picture, settings: MapSettings, folder: Path) -> None:
+    """As `_save_batch`, band by band, so that the scores of a huge image never lie in memory as a whole."""
+    target = folder / "pred" / f"{picture.name}.tif"
+    if settings.save_scores and settings.num_classes > 1:
+        source = folder / "scores" / f"{picture.name}.tif"
+        write_bands(source, bands, (settings.num_classes, *picture.size))
+        scores = memory_map(source)
+        bands = ((top, scores[:, top : top + BAND]) for top in range(0, picture.size[0], BAND))
+    write_bands(target, ((top, settings.to_map(rows)) for top, rows in bands), picture.size)
+    _save_pictures(memory_map(target), picture, settings, folder)
+
+
+def _save_pictures(result: np.ndarray, picture: Picture, settings: MapSettings, folder: Path) -> None:
+    if settings.masks:
+        mask = (result >= settings.threshold).astype(np.uint8) if settings.num_classes == 1 else np.asarray(result)
+        write_label(folder / "masks" / f"{picture.name}.png", mask, settings.num_classes)
+    if picture.overlay:
+        image = read_image(picture.image, settings.in_channels)
+        label = picture.label and read_label(picture.label, settings.num_classes, settings.ignore_index)
+        view = panels(image, label, result, settings.threshold, settings.num_classes)
+        write_image(folder / "overlays" / f"{picture.name}.png", view)
