@@ -1,0 +1,90 @@
+"""Figures for thin structures and boundaries, which overlap alone judges badly: clDice, boundary IoU, NSD, HD95.
+
+All take boolean masks (H, W), the label second; pixels that count nowhere must be False in both. The boundary of a
+mask are its pixels with a neighbour (of eight) outside it; what lies outside the image is no neighbour, since the
+image's edge is no edge of the object. Overlaps of two empty masks are 1, of an empty and another one 0, as IoU's are;
+distances are NaN where a mask is empty.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+BOUNDARY_WIDTH = 2  # pixels inside the mask that belong to the boundary of boundary IoU
+TOLERANCE = 2.0  # pixels that a boundary may be off, for NSD
+
+
+def boundary(mask: np.ndarray, width: int = 1) -> np.ndarray:
+    """The pixels of a mask within ``width`` pixels (in chess-board distance) of what lies outside it."""
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    inside = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    return mask & ~inside.astype(bool)
+
+
+def cl_dice(mask: np.ndarray, label: np.ndarray) -> float:
+    """Centreline Dice: the harmonic mean of how much of either mask's skeleton lies inside the other mask.
+
+    Source: Shit et al., clDice, CVPR 2021, with hard skeletons.
+    """
+    if not mask.any() or not label.any():
+        return float(mask.any() == label.any())
+    from skimage.morphology import skeletonize
+
+    skeleton, label_skeleton = skeletonize(mask), skeletonize(label)
+    precision = (skeleton & label).sum() / skeleton.sum()
+    sensitivity = (label_skeleton & mask).sum() / label_skeleton.sum()
+    total = precision + sensitivity
+    return float(2 * precision * sensitivity / total) if total else 0.0
+
+
+def boundary_iou(mask: np.ndarray, label: np.ndarray, width: int = BOUNDARY_WIDTH) -> float:
+    """IoU of the inner boundary bands of ``width`` pixels.
+
+    Source: Cheng et al., Boundary IoU, CVPR 2021, with a width in pixels and without the image's edge.
+    """
+    if not mask.any() or not label.any():
+        return float(mask.any() == label.any())
+    band, label_band = boundary(mask, width), boundary(label, width)
+    union = (band | label_band).sum()
+    return float((band & label_band).sum() / union) if union else 1.0  # both fill the image
+
+
+def boundary_distances(mask: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances in pixels of each boundary pixel of the mask to the label's boundary, and the other way round.
+
+    Both are empty where either mask has no boundary.
+    """
+    edge, label_edge = boundary(mask), boundary(label)
+    if not edge.any() or not label_edge.any():
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    return _distance_to(label_edge)[edge], _distance_to(edge)[label_edge]
+
+
+def _distance_to(edge: np.ndarray) -> np.ndarray:
+    # The faster mask of size 5 is off by up to 0.29 pixels.
+    return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def hd95(mask: np.ndarray, label: np.ndarray) -> float:
+    """Hausdorff distance in pixels, its 95th percentile instead of the maximum: the larger of the two directions.
+
+    NaN where either mask has no boundary.
+    """
+    forth, back = boundary_distances(mask, label)
+    return max(float(np.percentile(forth, 95)), float(np.percentile(back, 95))) if forth.size else float("nan")
+
+
+def surface_dice(mask: np.ndarray, label: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """Normalized surface Dice: the share of both boundaries that lies within ``tolerance`` pixels of the other.
+
+    Source: Nikolov et al., arXiv 1809.04430, counting boundary pixels.
+    """
+    edge, label_edge = boundary(mask), boundary(label)
+    if not edge.any() or not label_edge.any():
+        return float(edge.any() == label_edge.any() and mask.any() == label.any())
+    forth, back = boundary_distances(mask, label)
+    return float(((forth <= tolerance).sum() + (back <= tolerance).sum()) / (forth.size + back.size))
+
+
+SURFACE_FIGURES = {"cldice": cl_dice, "boundary_iou": boundary_iou, "nsd": surface_dice, "hd95": hd95}
