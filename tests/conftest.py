@@ -80,6 +80,12 @@ def write_disk_dataset(
     return root
 
 
+@pytest.fixture
+def disks(tmp_path: Path) -> Path:
+    """A root folder with the small data set ``disks``: 8, 3 and 3 images of 64×64."""
+    return write_disk_dataset(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's code with the small data set ``disks``, for tests that run commands."""

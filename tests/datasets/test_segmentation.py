@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import write_disk_dataset
 from datasets.image_io import IGNORE
 from datasets.lists import read_list
 from datasets.segmentation import (
@@ -22,9 +21,8 @@ from datasets.transforms import TrainingTransform
 
 
 @pytest.fixture
-def samples(tmp_path):
-    write_disk_dataset(tmp_path)
-    return read_list(tmp_path / "txt" / "disks" / "train" / "train_gt.txt", root=tmp_path)
+def samples(disks):
+    return read_list(disks / "txt" / "disks" / "train" / "train_gt.txt", root=disks)
 
 
 def test_items_are_normalized_images_and_class_labels(samples):

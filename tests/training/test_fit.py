@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import write_disk_dataset
 from training.fit import configure, fit
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
@@ -18,11 +17,6 @@ SMALL = {
     "dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 3, "device": "cpu",
     "tensorboard": False, "checkpoint_every": 1,
 }  # fmt: skip
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    return write_disk_dataset(tmp_path)
 
 
 def run(root: Path, **given) -> Path:
@@ -57,11 +51,11 @@ TRAINED = ("model", "optimizer", "scheduler", "scaler", "epoch", "best", "thresh
         {"label_noise": "flip:0.3", "label_noise_refresh": "epoch", "accumulate": 2, "clip_grad": 1.0},
     ],
 )
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(root, extra):
-    whole = run(root, epochs=4, run_name="whole", **extra)
-    part = run(root, epochs=4, stop_after=2, run_name="part", **extra)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(disks, extra):
+    whole = run(disks, epochs=4, run_name="whole", **extra)
+    part = run(disks, epochs=4, stop_after=2, run_name="part", **extra)
     assert load_checkpoint(part / "checkpoints" / "last.pth")["epoch"] == 2
-    run_again = fit(configure({"resume": str(part)}, root), root)
+    run_again = fit(configure({"resume": str(part)}, disks), disks)
     assert run_again == part
     for name in ("last.pth", "best.pth", "epoch_3.pth", "epoch_4.pth"):
         one, other = (load_checkpoint(folder / "checkpoints" / name) for folder in (whole, part))
@@ -70,9 +64,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(root, extra):
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
-def test_the_run_folder_holds_what_the_contract_says(root):
-    folder = run(root, epochs=2, tensorboard=True)
-    assert folder.parent == root / "train_log" / "disks"
+def test_the_run_folder_holds_what_the_contract_says(disks):
+    folder = run(disks, epochs=2, tensorboard=True)
+    assert folder.parent == disks / "train_log" / "disks"
     config = json.loads((folder / "config.json").read_text())
     assert config["epochs"] == 2 and config["width"] == 4 and config["environment"]["versions"]["torch"]
     assert list((folder / "tensorboard").iterdir()) and (folder / "log.txt").read_text()
@@ -85,71 +79,71 @@ def test_the_run_folder_holds_what_the_contract_says(root):
     assert {"val/f1", "val/auc", "train/learning_rate", "train/images_per_second"} <= set(best)
 
 
-def test_a_second_run_of_one_name_is_kept_apart(root):
-    first, second = (run(root, epochs=1, run_name="same") for _ in range(2))
+def test_a_second_run_of_one_name_is_kept_apart(disks):
+    first, second = (run(disks, epochs=1, run_name="same") for _ in range(2))
     assert (first.name, second.name) == ("same", "same-2")
 
 
-def test_resume_discards_records_of_epochs_that_were_not_kept(root):
-    folder = run(root, epochs=3, stop_after=1, run_name="cut")
+def test_resume_discards_records_of_epochs_that_were_not_kept(disks):
+    folder = run(disks, epochs=3, stop_after=1, run_name="cut")
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 2, "train/loss": 9}\n{"epoch": 3, "tra')
-    fit(configure({"resume": str(folder)}, root), root)
+    fit(configure({"resume": str(folder)}, disks), disks)
     records = read_jsonl(folder / "metrics.jsonl")
     assert [record["epoch"] for record in records] == [1, 2, 3] and records[1]["train/loss"] != 9
 
 
-def test_extending_a_finished_run_anneals_from_the_last_rate(root, capsys):
-    folder = run(root, epochs=2, run_name="long", schedule="cosine")
+def test_extending_a_finished_run_anneals_from_the_last_rate(disks, capsys):
+    folder = run(disks, epochs=2, run_name="long", schedule="cosine")
     last = read_jsonl(folder / "metrics.jsonl")[-1]["train/learning_rate"]
     with pytest.raises(UserError, match="completed 2 epochs"):
-        fit(configure({"resume": str(folder)}, root), root)
+        fit(configure({"resume": str(folder)}, disks), disks)
     capsys.readouterr()
-    fit(configure({"resume": str(folder), "epochs": 5}, root), root)
+    fit(configure({"resume": str(folder), "epochs": 5}, disks), disks)
     assert "anneals" in capsys.readouterr().out
     rates = [record["train/learning_rate"] for record in read_jsonl(folder / "metrics.jsonl")]
     assert len(rates) == 5 and all(rate <= last + 1e-12 for rate in rates[2:])
 
 
-def test_without_validation_list_best_is_last_and_the_noise_sets_the_threshold(root, capsys):
-    (root / "txt" / "disks" / "val.txt").unlink()
-    folder = run(root, epochs=2, label_noise="sample:0.1")
+def test_without_validation_list_best_is_last_and_the_noise_sets_the_threshold(disks, capsys):
+    (disks / "txt" / "disks" / "val.txt").unlink()
+    folder = run(disks, epochs=2, label_noise="sample:0.1")
     best, last = (load_checkpoint(folder / "checkpoints" / name) for name in ("best.pth", "last.pth"))
     assert best["epoch"] == last["epoch"] == 2 and best["threshold"] == pytest.approx(0.05)
     assert capsys.readouterr().out.count("no validation list") == 1
 
 
-def test_the_noisy_list_is_read_by_default_and_noise_starts_from_the_clean_one(root, capsys):
-    run(root, epochs=1)
+def test_the_noisy_list_is_read_by_default_and_noise_starts_from_the_clean_one(disks, capsys):
+    run(disks, epochs=1)
     assert "train_noisyLabel.txt" in capsys.readouterr().out
-    run(root, epochs=1, label_noise="flip:0.2")
+    run(disks, epochs=1, label_noise="flip:0.2")
     assert "train_gt.txt with label noise flip:0.2" in capsys.readouterr().out
 
 
-def test_a_diverging_run_stops_before_the_step_and_keeps_what_is_finished(root):
+def test_a_diverging_run_stops_before_the_step_and_keeps_what_is_finished(disks):
     from training.engine import NonFiniteLoss
 
     with pytest.raises(NonFiniteLoss, match="weights were not changed"):
-        run(root, epochs=3, lr=1e30, optimizer="sgd", schedule="constant", run_name="diverged")
-    for path in (root / "train_log" / "disks" / "diverged" / "checkpoints").glob("*.pth"):
+        run(disks, epochs=3, lr=1e30, optimizer="sgd", schedule="constant", run_name="diverged")
+    for path in (disks / "train_log" / "disks" / "diverged" / "checkpoints").glob("*.pth"):
         assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model"].values())
 
 
-def test_the_commands_of_the_next_steps_are_printed_last(root, capsys):
-    folder = run(root, epochs=1)
+def test_the_commands_of_the_next_steps_are_printed_last(disks, capsys):
+    folder = run(disks, epochs=1)
     inference, metrics = capsys.readouterr().out.splitlines()[-2:]
     assert inference.startswith("python evaluation/inference.py --train_dir") and folder.name in inference
     assert metrics.startswith("python evaluation/metrics.py --prd_dir") and "epoch_1/pred" in metrics
 
 
 @pytest.mark.parametrize("weights", [("frequency",), ("1", "3")])
-def test_class_weights_reach_the_loss(root, weights):
-    plain, weighted = (read_jsonl(run(root, epochs=1, **extra) / "metrics.jsonl")[0]["train/loss"]
+def test_class_weights_reach_the_loss(disks, weights):
+    plain, weighted = (read_jsonl(run(disks, epochs=1, **extra) / "metrics.jsonl")[0]["train/loss"]
                        for extra in ({}, {"class_weights": weights}))  # fmt: skip
     assert plain != weighted
 
 
 @pytest.mark.parametrize("weights", [("1",), ("a", "b"), ("-1", "2")])
-def test_wrong_class_weights_are_named(root, weights):
+def test_wrong_class_weights_are_named(disks, weights):
     with pytest.raises(UserError, match="--class_weights"):
-        run(root, epochs=1, class_weights=weights)
+        run(disks, epochs=1, class_weights=weights)
