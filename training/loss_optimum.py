@@ -20,7 +20,7 @@ from training.robust_losses import checked_matrix, invert_matrix
 
 PIXELS = 65536  # of the image whose loss is minimised
 PROPER = {"bce", "ce"}  # least at the rows of Q, by Gibbs' inequality
-STEPS, RATE, START = 200, 0.1, 3.0  # of Adam, on logits
+STEPS, RATE, FINAL, START = 100, 0.3, 0.05, 3.0  # of Adam on logits, its rate falling to RATE·FINAL
 SEPARATION_LEFT = 0.1  # of the distance between two rows of Q: with less, their classes count as merged
 LEAST_SEPARATION = 1e-3  # rows of Q nearer than this cannot be told apart by any loss
 
@@ -61,6 +61,7 @@ def optimal_scores(loss_spec: str, matrix: np.ndarray, class_shares: Sequence[fl
     summands = parse_loss(loss_spec)
     logits = _start_logits(len(matrix), binary).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, FINAL, STEPS)
 
     def losses() -> Tensor:
         return torch.stack([_population_loss(summand, logits, matrix, shares) for summand in summands]).sum(0)
@@ -70,6 +71,7 @@ def optimal_scores(loss_spec: str, matrix: np.ndarray, class_shares: Sequence[fl
             optimizer.zero_grad()
             losses().sum().backward()
             optimizer.step()
+            schedule.step()
     best = int(losses().argmin())
     scores = to_scores(logits.detach()[best][None, ..., None])[0, :, :, 0].numpy().astype(np.float64)  # (C, K)
     return np.stack([1 - scores[0], scores[0]], axis=1) if binary else scores.T
