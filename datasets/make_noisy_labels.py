@@ -1,0 +1,90 @@
+"""Command-line tool: put label noise on the clean labels of a data set, on disk.
+
+python datasets/make_noisy_labels.py --dataset er --label_noise flip:0.45,0.2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, whose names shadow
+
+from datasets.label_noise import STEPS, UNLABELLED
+from datasets.noisy_labels import NOISY_LIST, write_noisy_labels
+from utils.cli import CommandParser, run_command
+from utils.run_folder import display_path
+
+__all__ = ["main", "write_noisy_labels"]
+
+
+def main() -> None:
+    """Make the noisy labels that the command line asks for, and say how to train on them."""
+    options = _parser().parse_args()
+    new_list = write_noisy_labels(
+        options.dataset,
+        options.label_noise,
+        options.seed,
+        options.num_classes,
+        options.unlabelled,
+        options.source_list,
+        ignore_index=options.ignore_index,
+        data_root=options.data_root,
+    )
+    print(f"wrote {display_path(new_list)}; {NOISY_LIST} beside it is now equal to it")
+    classes = "" if options.num_classes == 1 else f" --num_classes {options.num_classes}"
+    print(f"train on it with: python main.py --dataset {options.dataset}{classes} --train_list {new_list.stem}")
+
+
+def _parser() -> CommandParser:
+    steps = ", ".join("ntm:FILE.json" if name == "ntm" else rule.form(name) for name, rule in STEPS.items())
+    parser = CommandParser(
+        description="Put label noise on the clean training labels of a data set, on disk: writes "
+        "datasets/X/train/labels_NAME with manifest.json, and txt/X/train/train_NAME.txt, to which "
+        f"{NOISY_LIST} is made equal.",
+        epilog=f"Steps, joined by '+': {steps}.",
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument("--dataset", required=True, metavar="X", help="name of the data set")
+    parser.add_argument("--label_noise", required=True, metavar="SPEC", help="e.g. flip:0.3 or skeleton+shift:1")
+    parser.add_argument(
+        "--seed", type=_whole_number(0, 2**63), default=0, metavar="S", help="another seed draws others (default: 0)"
+    )
+    parser.add_argument(
+        "--num_classes", type=_whole_number(1, 255), default=1, metavar="K", help="classes; 1 is binary (default: 1)"
+    )
+    parser.add_argument(
+        "--ignore_index",
+        type=_whole_number(0, 65535),
+        metavar="V",
+        help="label value that counts nowhere (default: none for binary labels, 255 for K classes)",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        choices=UNLABELLED,
+        default="background",
+        help="what sampling drops becomes (default: background)",
+    )
+    parser.add_argument(
+        "--source_list", default="train_gt", metavar="LIST", help="clean labels, name or path (default: train_gt)"
+    )
+    parser.add_argument(
+        "--data_root", metavar="DIR", help="tried first for the list's relative paths (default: $SEG_ROOT)"
+    )
+    return parser
+
+
+def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,314 @@
+"""Noisy labels on disk: the files, their manifest and their list, made from the labels of another list."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.image_io import IGNORE, IGNORE_IN_BINARY_FILES, read_label, write_label
+from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
+from datasets.lists import Sample, find_list, list_folder, raise_faults, read_list, write_list
+from datasets.transition_matrix import count_transitions, joint_counts, label_classes, normalize_rows
+from utils.cli import Progress, UserError
+from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json
+
+NOISY_LIST = "train_noisyLabel.txt"
+LARGEST_TABLE = 1000  # images; above, the manifest has sums only
+SWAP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """What noisy labels are a function of, besides the clean ones; see `datasets.label_noise.make_noisy_label`."""
+
+    spec: str
+    seed: int = 0
+    num_classes: int = 1
+    unlabelled: str = "background"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What noise did to labels, counted.
+
+    Attributes:
+        transitions: clean → noisy, int64 (K, K).
+        reached, kept: pixels of each class that reached each step, and that kept their class in it, int64 (steps, K).
+        pixels, ignored: all pixels, and those that count nowhere in the end.
+    """
+
+    transitions: np.ndarray
+    reached: np.ndarray
+    kept: np.ndarray
+    pixels: int
+    ignored: int
+
+
+def write_noisy_labels(
+    dataset: str,
+    spec: str,
+    seed: int = 0,
+    num_classes: int = 1,
+    unlabelled: str = "background",
+    source_list: str | Path = "train_gt",
+    root: Path = REPO_ROOT,
+    ignore_index: int | None = None,
+    data_root: Path | str | None = None,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Write the labels of a list with noise, and the lists that name them.
+
+    ``datasets/<dataset>/train/labels_<NAME>`` gets a PNG for each image and ``manifest.json``; it appears as a whole or
+    not at all. Then come ``txt/<dataset>/train/train_<NAME>.txt`` and, equal to it, ``train_noisyLabel.txt``. The
+    labels equal those that ``make_noisy_label`` makes on the fly with the same seed and image ids, bit for bit.
+
+    Args:
+        dataset: name of the data set.
+        spec: see ``datasets.label_noise``; NAME is `spec_folder_name` of it.
+        seed: ≥ 0.
+        num_classes: 1 (binary) or K.
+        unlabelled: what ``sample`` does not keep becomes ``background`` or is ``ignore``-d.
+        source_list: the list of clean labels, a path or a bare name.
+        root: the folder that holds ``datasets`` and ``txt``.
+        ignore_index: the value of the clean labels' files that counts nowhere.
+        data_root: the folder that the list's relative paths are tried from first; image ids are relative to it.
+        say: takes the lines meant for the user.
+    Returns: the new list's path.
+    Raises:
+        UserError: a wrong spec, no such list, every unreadable or wrong label of the list at once, a folder that
+            must not be replaced, files that cannot be written.
+    """
+    settings = NoiseSettings(spec, seed, num_classes, unlabelled)
+    parse_spec(spec, num_classes)
+    source = find_list(source_list, dataset, root)
+    samples = read_list(source, data_root, root, say=say)
+    files = name_files(samples, source)
+    name = spec_folder_name(spec)
+    folder = root / "datasets" / dataset / "train" / f"labels_{name}"
+    new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
+    check_replaceable(folder, samples, settings, say)
+    try:
+        with new_folder(folder) as into:
+            jobs = dict(zip(files, samples, strict=True))  # an image that the list repeats has one label
+            tallies = make_labels(jobs, into, settings, ignore_index, source)
+            write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies))
+        write_list(new_list, [(sample.image, folder / file) for file, sample in zip(files, samples, strict=True)], root)
+        point_noisy_list_to(new_list, say)
+    except OSError as error:
+        raise UserError(f"the noisy labels could not be written to {display_path(folder)}: {error}") from None
+    return new_list
+
+
+def name_files(samples: Sequence[Sample], source: Path) -> list[str]:
+    """The file of each sample's label: the image's stem and ``.png``; equal stems get the folders that tell them apart.
+
+    Lines that repeat image and label share a file. Letter case tells nothing apart, as on Windows and macOS.
+
+    Raises:
+        UserError: names cannot be told apart; all such lines are named.
+    """
+    names = [sample.image.stem for sample in samples]
+    deepest = max(len(sample.image.parts) for sample in samples)
+    for depth in range(2, deepest + 1):
+        clashes = _clashes(names, samples)
+        if not clashes:
+            break
+        for index in clashes:
+            image = samples[index].image
+            names[index] = "__".join([*image.parent.parts[1:][1 - depth :], image.stem])
+    faults = [
+        (
+            samples[index].line,
+            f"the label of {display_path(samples[index].image)} cannot have a file of its own: another line has the "
+            "same image with another label, or an image of the same name; split the list, or rename the image",
+        )
+        for index in _clashes(names, samples)
+    ]
+    raise_faults(source, faults)
+    return [f"{name}.png" for name in names]
+
+
+def _clashes(names: Sequence[str], samples: Sequence[Sample]) -> list[int]:
+    """Indices of samples that share a name but not image and label."""
+    sharing = defaultdict(set)
+    for name, sample in zip(names, samples, strict=True):
+        sharing[name.casefold()].add((sample.image, sample.label))
+    return [index for index, name in enumerate(names) if len(sharing[name.casefold()]) > 1]
+
+
+def check_replaceable(
+    folder: Path, samples: Sequence[Sample], settings: NoiseSettings, say: Callable[[str], object]
+) -> None:
+    """Refuse to replace labels that are the source, or that this module did not make; tell what else is replaced."""
+    shown = display_path(folder)
+    if any(sample.label.parent == Path(os.path.abspath(folder)) for sample in samples):
+        raise UserError(f"{shown} holds the labels to start from; noise on them would replace them: copy them first")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"{shown} exists and has no manifest.json, so it was made by other means: rename or remove it")
+    before = read_json(folder / "manifest.json")
+    for name in ("seed", "num_classes", "unlabelled"):
+        if before.get(name) != getattr(settings, name):
+            say(f"{shown} is made anew: it was made with {name} {before.get(name)}, now {getattr(settings, name)}")
+
+
+def make_labels(
+    jobs: dict[str, Sample], into: Path, settings: NoiseSettings, ignore_index: int | None, source: Path
+) -> list[Tally]:
+    """Make and write all labels, in parallel; all unreadable or wrong labels are reported at once."""
+    steps = parse_spec(settings.spec, settings.num_classes)
+
+    def make(job: tuple[str, Sample]) -> Tally | tuple[int, str]:
+        file, sample = job
+        try:
+            label = read_label(sample.label, settings.num_classes, ignore_index)
+        except UserError as fault:
+            return sample.line, str(fault)
+        noise = noisy_stages(
+            label, steps, settings.seed, sample.image_id, settings.num_classes, unlabelled=settings.unlabelled
+        )
+        stages = [label, *noise]
+        write_label(into / file, stages[-1], settings.num_classes)
+        return count_stages(stages, settings.num_classes)
+
+    results = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(len(jobs), "noisy labels", "label") as progress:
+        for result in pool.map(make, jobs.items()):
+            results.append(result)
+            progress.update()
+    raise_faults(source, [result for result in results if not isinstance(result, Tally)])
+    return results
+
+
+def count_stages(stages: Sequence[np.ndarray], num_classes: int) -> Tally:
+    """Count what happened from the clean label, the first of ``stages``, through every step to the noisy one."""
+    classes = label_classes(num_classes)
+    joints = [joint_counts(before, after) for before, after in zip(stages, stages[1:], strict=False)]
+    return Tally(
+        count_transitions(stages[0], stages[-1], num_classes),
+        np.stack([joint.sum(axis=1)[:classes] for joint in joints]),
+        np.stack([joint.diagonal()[:classes] for joint in joints]),
+        stages[-1].size,
+        int((stages[-1] == IGNORE).sum()),
+    )
+
+
+def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tallies: Sequence[Tally]) -> dict[str, Any]:
+    """What a folder of noisy labels says about itself.
+
+    ``ignore_value`` is the value on disk that counts nowhere, null if there is no such pixel. Shares of a class without
+    pixels are null. ``transition_matrix`` has the form of a matrix file, with the counts and the matrix in theory.
+    """
+    steps = parse_spec(settings.spec, settings.num_classes)
+    transitions = sum(tally.transitions for tally in tallies)
+    reached, kept = (sum(getattr(tally, name) for tally in tallies) for name in ("reached", "kept"))
+    ignored = sum(tally.ignored for tally in tallies)
+    ignore_value = IGNORE_IN_BINARY_FILES if settings.num_classes == 1 else IGNORE
+    content = {
+        "spec": "+".join(step.text for step in steps),
+        "seed": settings.seed,
+        "num_classes": settings.num_classes,
+        "unlabelled": settings.unlabelled,
+        "ignore_value": ignore_value if ignored else None,
+        "source_list": source,
+        "images": len(tallies),
+        "pixels": sum(tally.pixels for tally in tallies),
+        "ignored_pixels": ignored,
+        "class_shares": {"clean": _shares(transitions.sum(axis=1)), "noisy": _shares(transitions.sum(axis=0))},
+        "realised_shares": [
+            {"step": step.text, "kept": np.where(total > 0, kept_now / np.maximum(total, 1), np.nan)}
+            for step, total, kept_now in zip(steps, reached, kept, strict=True)
+        ],
+        "transition_matrix": {
+            "classes": len(transitions),
+            "matrix": normalize_rows(transitions),
+            "counts": transitions,
+            "theory": spec_transition_matrix(steps, settings.num_classes, settings.unlabelled),
+        },
+    }
+    if len(tallies) <= LARGEST_TABLE:
+        content["labels"] = [_table_row(*row) for row in zip(jobs.items(), tallies, strict=True)]
+    return content
+
+
+def _path_in(root: Path, path: Path) -> str:
+    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / max(counts.sum(), 1)
+
+
+def _table_row(job: tuple[str, Sample], tally: Tally) -> dict[str, Any]:
+    counts = tally.transitions
+    return {
+        "label": job[0],
+        "image": job[1].image_id,
+        "foreground_before": counts[1:].sum(),
+        "foreground_after": counts[:, 1:].sum(),
+        "changed": counts.sum() - counts.trace(),
+        "ignored": tally.ignored,
+    }
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder to fill, which in the end takes the place of ``folder`` as a whole; on failure it vanishes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _take_place(fresh, folder, fresh.with_suffix(".old"))
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _take_place(fresh: Path, folder: Path, old: Path) -> None:
+    for attempt in range(1, SWAP_ATTEMPTS + 1):  # another process may be putting the same labels in place
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(fresh, folder)
+            break
+        except OSError:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            if attempt == SWAP_ATTEMPTS:
+                raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def point_noisy_list_to(new_list: Path, say: Callable[[str], object]) -> None:
+    """Make ``train_noisyLabel.txt`` equal to ``new_list``; a hand-made one, equal to no other list, is kept aside."""
+    noisy_list, content = new_list.with_name(NOISY_LIST), new_list.read_bytes()
+    if noisy_list.is_file():
+        before = noisy_list.read_bytes()
+        others = [path for path in noisy_list.parent.glob("*.txt") if path != noisy_list]
+        if before != content and all(path.read_bytes() != before for path in others):
+            kept = _free_name(noisy_list.with_name("train_noisyLabel_before.txt"))
+            with atomic_write(kept) as file:
+                file.write(before)
+            say(f"{display_path(noisy_list)} was equal to no other list: kept as {display_path(kept)}")
+    with atomic_write(noisy_list) as file:
+        file.write(content)
+
+
+def _free_name(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
