@@ -32,9 +32,9 @@ class JoinBlock(nn.Module):
 class EncoderUNet(SegmentationNetwork):
     """U-Net whose contracting path is a ResNet and whose expanding path has 4, 2, 1, 1/2 and 1/4 × ``width`` channels.
 
-    Narrow networks keep 16 channels at least. Widths, depth and head of the decoder are those in common use, so
-    that figures compare:
-    14.3 M parameters with ResNet-18, 24.4 M with ResNet-34, 32.5 M with ResNet-50, at width 64 and three channels.
+    Narrow networks keep 16 channels at least. Widths, depth and head of the decoder are those in common use with
+    pretrained encoders: 14.3 M parameters with ResNet-18, 24.4 M with ResNet-34, 32.5 M with ResNet-50, at width 64
+    and three input channels.
 
     Args:
         in_channels: channels of the images.
