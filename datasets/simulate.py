@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 
 from datasets.image_io import write_image, write_label
+from datasets.lists import write_list
+from datasets.noisy_labels import write_noisy_labels
 from datasets.simulate_geometry import Range, Specimen, draw_log_uniform, smooth_field
 from datasets.simulate_specimens import Mitochondria, Nuclei, TubuleNetwork
 from utils.cli import Progress, UserError, one_of
@@ -190,7 +192,7 @@ def list_paths(name: str, root: Path) -> dict[str, Path]:
     return {"train": folder / "train" / "train_gt.txt", "val": folder / "val.txt", "test": folder / "test.txt"}
 
 
-def make_dataset(name: str, root: Path = REPO_ROOT, say: Callable[[str], None] = print) -> None:
+def make_dataset(name: str, root: Path = REPO_ROOT, say: Callable[[str], object] = print) -> None:
     """Make a simulated data set with its lists, unless it is there already.
 
     Files: ``datasets/<name>/{train,val,test}/{images,labels}``, 16-bit TIFF and 8-bit 0/255 PNG; lists ``train_gt``,
@@ -217,7 +219,7 @@ def make_dataset(name: str, root: Path = REPO_ROOT, say: Callable[[str], None] =
     try:
         marker.unlink(missing_ok=True)
         write_samples(name, root)
-        write_lists(name, root)
+        write_lists(name, root, say)
         write_json(marker, record)
     except OSError as error:
         raise UserError(f"{display_path(marker.parent)} cannot be written: {error}") from None
@@ -245,11 +247,8 @@ def write_samples(name: str, root: Path) -> None:
             progress.update()
 
 
-def write_lists(name: str, root: Path) -> None:
+def write_lists(name: str, root: Path, say: Callable[[str], object]) -> None:
     """Write the clean lists, then the noisy labels and their list."""
-    from datasets.lists import write_list
-    from datasets.make_noisy_labels import write_noisy_labels
-
     for split, path in list_paths(name, root).items():
         write_list(path, sample_paths(name, split, root), root=root)
-    write_noisy_labels(name, NOISE_SPEC, root=root)
+    write_noisy_labels(name, NOISE_SPEC, root=root, data_root=root, say=say)
