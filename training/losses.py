@@ -269,9 +269,8 @@ class SegmentationLoss(nn.Module):
         values = torch.stack(
             [self._values(number, logits, labels, pixel_weights) for number in range(len(self.summands))]
         )  # (T, B)
-        factors = values.new_tensor([summand.factor for summand in self.summands])
         means = (values * image_weights).sum(1) / torch.where(weights > 0, weights, 1)
-        return (factors * means).sum()
+        return sum(summand.factor * mean for summand, mean in zip(self.summands, means, strict=True))
 
     def _values(self, number: int, logits: Tensor, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
         """l_ti of one term, (B,)."""

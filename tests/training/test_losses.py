@@ -175,6 +175,23 @@ def test_half_precision_is_raised(name, channels):
     assert value.item() == loss(logits.bfloat16().float(), labels).item()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "channels"), CASES)
+def test_a_gpu_gives_the_same_values_and_gradients(name, channels):
+    logits, labels = draw(channels, size=32)
+    results = []
+    for device in ("cpu", "cuda"):
+        moved = logits.to(device).requires_grad_()
+        value = make_loss(name, channels).double().to(device)(moved, labels.to(device))
+        value.backward()
+        results.append((value.detach().cpu(), moved.grad.cpu()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
+    with torch.autocast("cuda", torch.float16):
+        value = make_loss(name, channels).cuda()(logits.cuda().half(), labels.cuda())
+    assert value.dtype == torch.float32 and value.isfinite()
+
+
 @pytest.mark.parametrize(("name", "channels"), NON_SPATIAL)
 def test_places_do_not_matter(name, channels):
     logits, labels = draw(channels)
