@@ -11,13 +11,15 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datasets.image_io import IGNORE
-from datasets.label_noise import parse_spec
+from datasets.label_noise import parse_spec, spec_transition_matrix
 from datasets.lists import Sample, check_samples, find_list, list_folder, read_list
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform, strong_augmentation
+from datasets.transition_matrix import read_matrix
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import rank, world_size
+from utils.run_folder import read_json
 
 SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
 BYTES_PER_PIXEL = 3  # 16 bits of image and 8 of label
@@ -25,7 +27,10 @@ BYTES_PER_PIXEL = 3  # 16 bits of image and 8 of label
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The lists of a run and what reads them; ``val`` is None where no validation list exists."""
+    """The lists of a run and what reads them; ``val`` is None where no validation list exists.
+
+    ``held_out`` are the samples of the training list that ``--fold`` leaves out.
+    """
 
     train_list: Path
     val_list: Path | None
@@ -35,6 +40,7 @@ class TrainingData:
     train_loader: DataLoader
     val: SegmentationDataset | None
     val_loader: DataLoader | None
+    held_out: list[Sample]
 
 
 def choose_lists(
@@ -87,7 +93,10 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     noise, transform = training_noise(options), training_transform(options)
     train_list, val_list, test_list = choose_lists(options, root, say)
     train_samples, train_sizes = _read(train_list, options, root)
-    train = _make_dataset(options, train_samples, train_sizes, transform=transform, noise=noise)
+    kept, held_out = split_fold(len(train_samples), options.fold)
+    train = _make_dataset(
+        options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
+    )
     batches = TrainingBatches(
         len(train), options.batch_size, options.seed, options.repeat, rank(), world_size()
     )  # fmt: skip
@@ -99,7 +108,25 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
         val = _make_dataset(options, val_samples, val_sizes)
         val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
         val_loader = make_loader(val, val_batches, _workers(options, val), pinned)
-    return TrainingData(train_list, val_list, test_list, train, batches, train_loader, val, val_loader)
+    return TrainingData(
+        train_list, val_list, test_list, train, batches, train_loader, val, val_loader,
+        [train_samples[i] for i in held_out],
+    )  # fmt: skip
+
+
+def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:
+    """Indices to train on and indices left out, for ``k/K``; the K parts are fixed, disjoint and nearly equal.
+
+    Raises:
+        UserError: more parts than samples.
+    """
+    if fold is None:
+        return list(range(count)), []
+    number, parts = map(int, fold.split("/"))
+    if parts > count:
+        raise UserError(f"--fold {fold}: the training list has only {count} images")
+    part = np.random.default_rng(parts).permutation(count) % parts
+    return np.flatnonzero(part != number - 1).tolist(), np.flatnonzero(part == number - 1).tolist()
 
 
 def training_noise(options: TrainingOptions) -> LabelNoise | None:
@@ -148,3 +175,21 @@ def class_counts(dataset: SegmentationDataset) -> np.ndarray:
         label = dataset.label(index)
         counts += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
     return counts
+
+
+def known_transition_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
+    """What is known of the labels' noise without looking at them: Q (K, K), rows = truth, or None.
+
+    From ``--transition_matrix``, else from ``--label_noise``, else from the manifest that
+    ``make_noisy_labels.py`` left beside the labels. Noise that depends on space has no such matrix.
+    """
+    if options.transition_matrix is not None:
+        return read_matrix(options.transition_matrix, options.num_classes)
+    if options.label_noise is not None:
+        return spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
+    folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
+    manifests = [folder / "manifest.json" for folder in folders]
+    if len(manifests) != 1 or not manifests[0].exists():
+        return None
+    theory = read_json(manifests[0]).get("transition_matrix", {}).get("theory")
+    return None if theory is None else np.asarray(theory, np.float64)

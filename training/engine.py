@@ -106,6 +106,9 @@ def train_one_epoch(
         value = backward_in_parts(
             network, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
         )
+        for parameter in loss.parameters():  # those that a loss learns are in no DistributedDataParallel
+            if parameter.grad is not None:
+                sum_over_ranks(parameter.grad).div_(world_size())
         scaler.unscale_(optimizer)
         norm = gradient_norm(parameters, clip_grad)
         _stop_if_not_finite(value, norm, step, scaler.is_enabled())

@@ -11,12 +11,21 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
-from datasets.label_noise import spec_transition_matrix
-from training.data import TrainingData, class_counts, load_data
+from datasets.lists import write_list
+from training.data import TrainingData, class_counts, known_transition_matrix, load_data
 from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
 from training.options import TrainingOptions, resolve_options, resume_options
-from training.selection import Selection, implied_threshold, select_binary, select_classes, without_validation
+from training.panels import picture_of
+from training.selection import (
+    Selection,
+    decoding_matrix,
+    implied_threshold,
+    is_inverting,
+    select_binary,
+    select_classes,
+    without_validation,
+)
 from training.state import (
     TrainingState,
     add_schedule,
@@ -37,9 +46,12 @@ from utils.run_folder import (
     display_path,
     environment_record,
     find_run,
+    plain,
     read_json,
     write_json,
 )
+
+HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
@@ -65,7 +77,8 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         options = name_dataset(options, root)
         device = local_device(device_type)
         data = load_data(options, root, device.type, _say)
-        state = make_state(options, data, device)
+        matrix = known_transition_matrix(options, data.train)
+        state = make_state(options, data, device, matrix)
         run = open_run(options, data, state, root)
         journal = Journal(run, options.tensorboard, state.epoch)
         try:
@@ -104,10 +117,12 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
     return replace(options, dataset=answer)
 
 
-def make_state(options: TrainingOptions, data: TrainingData, device: torch.device) -> TrainingState:
+def make_state(
+    options: TrainingOptions, data: TrainingData, device: torch.device, matrix: np.ndarray | None
+) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
     counts = class_counts(data.train) if options.class_weights else np.zeros(0)
-    state = build_state(options, device, counts)
+    state = build_state(options, device, counts, matrix)
     if options.resume:
         restore(options, state, load_last(Path(options.resume)), len(data.train_batches))
     else:
@@ -127,6 +142,8 @@ def open_run(options: TrainingOptions, data: TrainingData, state: TrainingState,
             options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
         )  # fmt: skip
         write_json(run / "config.json", make_config(options, data, state))
+        if data.held_out:
+            write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in data.held_out], root)
     return broadcast_object(run)
 
 
@@ -140,6 +157,7 @@ def make_config(options: TrainingOptions, data: TrainingData, state: TrainingSta
         "network_options": network_options(options),
         "precision": state.precision,
         "annealing": state.annealing,
+        "decode_matrix": plain(decoding_matrix(state.noise_matrix)),
         "environment": environment_record(str(state.device)),
     }
 
@@ -167,26 +185,30 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
 def train(options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path, journal: Journal) -> None:
     """Train, validate, record and save, epoch by epoch."""
     last = options.stop_after or options.epochs
-    matrix = None if options.label_noise is None else spec_transition_matrix(options.label_noise, options.num_classes)
     config = make_config(options, data, state)
     while state.epoch < last:
         epoch = state.epoch + 1
         seed_everything(options.seed, epoch)
         figures = run_epoch(options, data, state, epoch)
-        selection = decide(options, data, state, matrix)
+        selection = decide(options, data, state)
         state.epoch = epoch
         report_epoch(journal, options, epoch, figures, selection)
         if is_main():
-            save_epoch(options, state, run, config, selection, final=epoch == last)
+            due = is_numbered(options, epoch) or epoch == last
+            save_epoch(state, run, config, selection, numbered=due)
+            if due:
+                show_pictures(journal, data, state, selection)
     if last < options.epochs:
         journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
-    journal.say(next_commands(run, state.best["epoch"], data.test_list is not None))
+    journal.say(next_commands(run, state.best["epoch"], data))
 
 
-def next_commands(run: Path, best_epoch: int, has_test_list: bool) -> str:
+def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
     """The commands that predict and score with a run's best checkpoint, ready to paste."""
-    images = "" if has_test_list else " --input FOLDER_OR_FILES"
-    results = f"epoch_{best_epoch}" + ("" if has_test_list else "_FOLDER")
+    images, suffix = ("", "") if data.test_list else (" --input FOLDER_OR_FILES", "_FOLDER")
+    if data.held_out:
+        images, suffix = f" --data_list {display_path(run / HELD_OUT)}", f"_{Path(HELD_OUT).stem}"
+    results = f"epoch_{best_epoch}{suffix}"
     return (
         f"python evaluation/inference.py --train_dir {display_path(run)} --test_ckpt_epoch best{images}\n"
         f"python evaluation/metrics.py --prd_dir {display_path(run / 'results' / results / 'pred')}"
@@ -205,20 +227,22 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
         )  # fmt: skip
 
 
-def decide(options: TrainingOptions, data: TrainingData, state: TrainingState, matrix: np.ndarray | None) -> Selection:
+def decide(options: TrainingOptions, data: TrainingData, state: TrainingState) -> Selection:
     """Validate and settle threshold, direction and the figure of ``best``."""
-    direction = {"auto": None, "on": True, "off": False}[options.pred_invert]
-    by_noise = implied_threshold(matrix)
+    clean = data.val_loader is not None and options.val_labels == "clean"
+    direction = {"auto": None if clean else is_inverting(state.noise_matrix), "on": True, "off": False}
+    invert, by_noise = direction[options.pred_invert], implied_threshold(state.noise_matrix)
     if data.val_loader is None:
-        return without_validation(pred_invert=direction, threshold_by_noise=by_noise)
+        return without_validation(pred_invert=invert, threshold_by_noise=by_noise)
+    transition = decoding_matrix(state.noise_matrix)
     counts = validate(
         state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
         precision=state.precision, channels_last=options.channels_last,
+        transition=None if transition is None else torch.from_numpy(transition),
     )  # fmt: skip
-    clean = options.val_labels == "clean"
     if options.num_classes > 1:
         return select_classes(counts, labels_are_clean=clean)
-    return select_binary(counts, labels_are_clean=clean, pred_invert=direction, threshold_by_noise=by_noise)
+    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, threshold_by_noise=by_noise)
 
 
 def report_epoch(
@@ -244,17 +268,29 @@ def report_epoch(
     )
 
 
-def save_epoch(
-    options: TrainingOptions, state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, final: bool
-) -> None:
+def is_numbered(options: TrainingOptions, epoch: int) -> bool:
+    """Whether an epoch gets a checkpoint of its own."""
+    return epoch >= options.checkpoint_from and epoch % options.checkpoint_every == 0
+
+
+def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, selection: Selection) -> None:
+    """Put rows image | label | score | error of training and validation images into TensorBoard."""
+    if journal.writer is None:
+        return
+    for name, dataset in (("train", data.train), ("val", data.val)):
+        if dataset is not None:
+            picture = picture_of(state.bare_network, dataset, selection, state.device, state.precision)
+            journal.picture(name, picture, state.epoch)
+
+
+def save_epoch(state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, numbered: bool) -> None:
     """Write the checkpoints that are due: numbered, ``best`` and, last of all, ``last``."""
     # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
     if state.best is None or not selection.figure <= state.best["figure"]:
         state.best = {"epoch": state.epoch, "figure": selection.figure}
     content = checkpoint_content(state, config, selection.threshold, selection.invert)
     folder = run / "checkpoints"
-    numbered = state.epoch % options.checkpoint_every == 0 and state.epoch >= options.checkpoint_from
-    if numbered or final:
+    if numbered:
         save_checkpoint(folder / f"epoch_{state.epoch}.pth", content)
     if state.best["epoch"] == state.epoch:
         save_checkpoint(folder / "best.pth", content)

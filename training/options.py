@@ -17,7 +17,10 @@ NETWORK_NAMES = (
     "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
 )  # fmt: skip
 BACKBONE_NAMES = ("resnet50", "resnet101")
-LOSS_NAMES = ("bce", "ce", "dice", "iou")
+LOSS_NAMES = (
+    "bce", "ce", "dice", "iou", "tversky", "focal", "boundary", "cldice", "dmi", "forward", "backward", "gce", "mae",
+    "sce", "nce", "rce", "nr_dice", "tloss",
+)  # fmt: skip
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
 NORMALIZATION_NAMES = ("zscore", "unit")
@@ -49,6 +52,7 @@ class TrainingOptions:
     val_labels: str = "clean"
     data_root: str | None = None
     real_only: bool = False
+    fold: str | None = None
     num_classes: int = 1
     in_channels: int = 1
     ignore_index: int | None = None
@@ -76,6 +80,7 @@ class TrainingOptions:
 
     loss: str | None = None
     class_weights: tuple[str, ...] = ()
+    transition_matrix: str | None = None
     pred_invert: str = "auto"
 
     epochs: int = 100
@@ -91,7 +96,7 @@ class TrainingOptions:
     step_gamma: float = 0.1
     clip_grad: float | None = None
     precision: str = "auto"
-    channels_last: bool = False
+    channels_last: bool = True
 
     preset: str = "auto"
     run_name: str | None = None
@@ -164,6 +169,14 @@ def non_negative_float(text: str) -> float:
     return value
 
 
+def fold(text: str) -> str:
+    """``k/K`` with 1 ≤ k ≤ K and K ≥ 2."""
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts) and int(parts) >= 2):
+        raise argparse.ArgumentTypeError(f"{text!r} must be k/K with k from 1 to K and K at least 2, e.g. 1/5")
+    return text
+
+
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data = _Group(parser, "data")
     data.add("--dataset", "name of the data set: datasets/NAME and txt/NAME", metavar="NAME")
@@ -172,6 +185,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add("--val_labels", "whether the validation labels can be trusted", choices=("clean", "noisy"))
     data.add("--data_root", "folder that relative paths in lists start from (default: $SEG_ROOT)", metavar="DIR")
     data.add("--real_only", "never replace missing images by simulated ones", action="store_true")
+    data.add("--fold", "k/K: leave out part k of K of the training list, k from 1", type=fold, metavar="k/K")
     data.add("--num_classes", "1 for binary labels, else the number of classes", type=positive_int, metavar="K")
     data.add("--in_channels", "1 reads images as grey, 3 as RGB", type=int, choices=(1, 3))
     data.add("--ignore_index", "label value that counts nowhere", type=non_negative_int, metavar="V")
@@ -209,6 +223,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--loss", f"loss or weighted sum such as bce+0.5*dice, of: {', '.join(LOSS_NAMES)}"
                 " (default: bce for binary labels, else ce)", metavar="SPEC")  # fmt: skip
     network.add("--class_weights", "a weight per class, or 'frequency'", nargs="+", metavar="W")
+    network.add("--transition_matrix", "JSON file with the noise of the labels, as audit_labels.py writes it",
+                metavar="FILE")  # fmt: skip
     network.add("--pred_invert", "whether scores are inverted, for labels flipped by more than half",
                 choices=("auto", "on", "off"))  # fmt: skip
 
@@ -229,7 +245,7 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps.add("--clip_grad", "largest norm of the gradient", type=positive_float, metavar="NORM")
     steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 on CUDA, else fp32",
               choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
-    steps.add("--channels_last", "store activations with channels last", action="store_true")
+    steps.add("--channels_last", "store activations with channels last", action=argparse.BooleanOptionalAction)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

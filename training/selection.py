@@ -59,6 +59,28 @@ def implied_threshold(matrix: np.ndarray | None) -> float | None:
     return threshold if matrix[1][1] > matrix[0][1] else 1 - threshold
 
 
+def decoding_matrix(matrix: np.ndarray | None) -> np.ndarray | None:
+    """The matrix by which class scores must be corrected before the argmax; None where the argmax is right as it is.
+
+    A perfect learner predicts Qᵀp. Where each column's diagonal entry is its largest, a pixel that is certainly of
+    class j still scores highest at j; otherwise Q⁻¹ has to undo the noise.
+
+    Args:
+        matrix: transition matrix (K, K), rows = truth, or None if unknown.
+    """
+    if matrix is None or len(matrix) < 3:
+        return None
+    matrix = np.asarray(matrix, np.float64)
+    others = np.where(np.eye(len(matrix), dtype=bool), -np.inf, matrix)
+    dominated = (np.diag(matrix) > others.max(0)).all()
+    return None if dominated or np.linalg.matrix_rank(matrix) < len(matrix) else matrix
+
+
+def is_inverting(matrix: np.ndarray | None) -> bool | None:
+    """Whether noise turns binary labels around (negative contrast); None where it is not known."""
+    return None if matrix is None or len(matrix) != 2 else bool(matrix[1][1] < matrix[0][1])
+
+
 def is_inverted(histogram: np.ndarray) -> bool:
     """Whether foreground tends to score lower than background (AUC below one half)."""
     return auc(histogram) < 0.5

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import build_network
-from training.losses import SegmentationLoss, frequency_weights
+from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
 from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
@@ -30,6 +30,7 @@ class TrainingState:
 
     Args:
         schedule: None until the number of steps is known.
+        noise_matrix: transition matrix from truth to what the scores are about; None where it is not known.
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
         annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
@@ -42,6 +43,7 @@ class TrainingState:
     schedule: LearningRateSchedule | None
     precision: str
     device: torch.device
+    noise_matrix: np.ndarray | None = None
     epoch: int = 0
     best: dict[str, Any] | None = None
     annealing: dict[str, float] | None = None
@@ -90,21 +92,30 @@ def network_options(options: TrainingOptions) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def build_state(options: TrainingOptions, device: torch.device, class_counts: np.ndarray) -> TrainingState:
-    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known."""
+def build_state(
+    options: TrainingOptions, device: torch.device, class_counts: np.ndarray, matrix: np.ndarray | None
+) -> TrainingState:
+    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
+
+    Args:
+        class_counts: pixels of each class, for ``--class_weights frequency``.
+        matrix: the labels' noise transition matrix where it is known.
+    """
     seed_everything(options.seed, 0)
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=memory_format)
     weights = class_weights(options, class_counts)
-    loss = SegmentationLoss(options.loss, options.num_classes, weights).to(device)
+    loss = SegmentationLoss(options.loss, options.num_classes, weights, matrix).to(device)
     optimizer = build_optimizer(
         options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
         weight_decay=options.weight_decay, momentum=options.momentum,
     )  # fmt: skip
     precision = choose_precision(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return TrainingState(network, loss, optimizer, scaler, None, precision, device)
+    if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
+        matrix = np.eye(len(matrix))
+    return TrainingState(network, loss, optimizer, scaler, None, precision, device, noise_matrix=matrix)
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -99,7 +100,8 @@ def create_run_folder(
     ``<run>`` is ``run_name`` or ``<network>_<loss>_<optimizer>_<YYYYMMDD-HHMMSS>``. Making the folder is the
     reservation of its name, so runs started in the same second get folders of their own.
     """
-    name = run_name or f"{network}_{loss.replace('*', 'x')}_{optimizer}_{time.strftime('%Y%m%d-%H%M%S')}"
+    plain_loss = re.sub(r"[^\w.+-]+", "-", loss.replace("*", "x")).strip("-")
+    name = run_name or f"{network}_{plain_loss}_{optimizer}_{time.strftime('%Y%m%d-%H%M%S')}"
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"--run_name {name!r} must be a plain folder name without '/'")
     parent = log_root / dataset

@@ -9,7 +9,9 @@ import pytest
 
 from evaluation.scores import BINS
 from training.selection import (
+    decoding_matrix,
     implied_threshold,
+    is_inverting,
     select_binary,
     select_classes,
     without_validation,
@@ -86,3 +88,29 @@ def test_classes_are_chosen_by_mean_iou_or_mean_youden():
 def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
     selection = without_validation(pred_invert=None, threshold_by_noise=implied)
     assert selection.threshold == threshold and not selection.invert and math.isnan(selection.figure)
+
+
+def uniform_flip(share: float, classes: int) -> np.ndarray:
+    return np.where(np.eye(classes, dtype=bool), 1 - share, share / (classes - 1))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "needed"),
+    [
+        (uniform_flip(0.5, 3), False),
+        (uniform_flip(0.8, 3), True),  # past (K - 1)/K: the argmax would pick a wrong class
+        (uniform_flip(0.9, 19), False),
+        (uniform_flip(2 / 3, 3), False),  # singular: nothing can be undone
+        (np.array([[0.2, 0.8], [0.8, 0.2]]), False),  # binary: inversion and threshold do it
+        (None, False),
+    ],
+)
+def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, needed):
+    assert (decoding_matrix(matrix) is not None) is needed
+
+
+@pytest.mark.parametrize(
+    ("matrix", "answer"), [(uniform_flip(0.9, 2), True), (uniform_flip(0.3, 2), False), (np.eye(3), None), (None, None)]
+)
+def test_the_noise_tells_the_direction(matrix, answer):
+    assert is_inverting(matrix) is answer
