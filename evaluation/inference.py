@@ -191,6 +191,7 @@ def make_record(
         "epoch": epoch,
         "list": None if source.list_path is None else display_path(source.list_path),
         "num_classes": settings.num_classes,
+        "in_channels": settings.in_channels,
         "ignore_index": settings.ignore_index,
         "threshold": settings.threshold if binary else None,
         "inverted": settings.invert,
@@ -242,9 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )  # fmt: skip
     seconds = time.monotonic() - started
     record = make_record(
-        pictures, source, settings, run, epoch,
-        checkpoint=display_path(find_checkpoint(run, options.test_ckpt_epoch)), tta=options.tta,
-        precision=precision, tile=options.tile, overlap=options.overlap, device=str(device),
+        pictures, source, settings, run, epoch, dataset=config["dataset"],
+        data_root=options.data_root or config.get("data_root"),
+        checkpoint=display_path(find_checkpoint(run, options.test_ckpt_epoch)), tta=options.tta, precision=precision,
+        tile=options.tile, overlap=options.overlap, device=str(device),
         timing={"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds},
         environment=environment_record(str(device)),
     )  # fmt: skip

@@ -66,25 +66,38 @@ def _distance_to(edge: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def hd95(mask: np.ndarray, label: np.ndarray) -> float:
+def hd95(mask: np.ndarray, label: np.ndarray, distances: tuple[np.ndarray, np.ndarray] | None = None) -> float:
     """Hausdorff distance in pixels, its 95th percentile instead of the maximum: the larger of the two directions.
 
-    NaN where either mask has no boundary.
+    NaN where either mask has no boundary. ``distances`` saves computing `boundary_distances` again.
     """
-    forth, back = boundary_distances(mask, label)
+    forth, back = distances or boundary_distances(mask, label)
     return max(float(np.percentile(forth, 95)), float(np.percentile(back, 95))) if forth.size else float("nan")
 
 
-def surface_dice(mask: np.ndarray, label: np.ndarray, tolerance: float = TOLERANCE) -> float:
+def surface_dice(
+    mask: np.ndarray,
+    label: np.ndarray,
+    tolerance: float = TOLERANCE,
+    distances: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
     """Normalized surface Dice: the share of both boundaries that lies within ``tolerance`` pixels of the other.
 
     Source: Nikolov et al., arXiv 1809.04430, counting boundary pixels.
     """
-    edge, label_edge = boundary(mask), boundary(label)
-    if not edge.any() or not label_edge.any():
-        return float(edge.any() == label_edge.any() and mask.any() == label.any())
-    forth, back = boundary_distances(mask, label)
-    return float(((forth <= tolerance).sum() + (back <= tolerance).sum()) / (forth.size + back.size))
+    forth, back = distances or boundary_distances(mask, label)
+    if forth.size:
+        return float(((forth <= tolerance).sum() + (back <= tolerance).sum()) / (forth.size + back.size))
+    # One of the masks is empty or fills the image.
+    return float(boundary(mask).any() == boundary(label).any() and mask.any() == label.any())
 
 
-SURFACE_FIGURES = {"cldice": cl_dice, "boundary_iou": boundary_iou, "nsd": surface_dice, "hd95": hd95}
+def surface_figures(mask: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """All figures of this module by name."""
+    distances = boundary_distances(mask, label)
+    return {
+        "cldice": cl_dice(mask, label),
+        "boundary_iou": boundary_iou(mask, label),
+        "nsd": surface_dice(mask, label, distances=distances),
+        "hd95": hd95(mask, label, distances),
+    }

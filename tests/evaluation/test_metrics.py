@@ -1,0 +1,279 @@
+"""Metrics of maps on disk: exact figures, matching, foreign folders, several classes, wrong use."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn
+
+from datasets.image_io import write_image, write_label, write_scores
+from evaluation.metrics import evaluate_maps, main
+from evaluation.scoring import read_map
+from utils.cli import UserError
+from utils.run_folder import read_json, write_json
+
+SIZE = 48
+BLANK = "blank"  # the image whose label and prediction are empty
+
+
+def disk(center: tuple[float, float], radius: float) -> np.ndarray:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return ((y - center[0]) ** 2 + (x - center[1]) ** 2 <= radius**2).astype(np.uint8)
+
+
+@pytest.fixture
+def cases(rng) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores float32 and label by name; scores lie on eighths, so that 8-bit maps and bins hold their order."""
+    made = {}
+    for number in range(4):
+        label = disk((20 + number, 22), 6 + number)
+        scores = np.clip(np.rint((0.3 + 0.4 * label + rng.normal(0, 0.15, label.shape)) * 8) / 8, 0, 1)
+        made[f"{number}"] = scores.astype(np.float32), label
+    made[BLANK] = np.full((SIZE, SIZE), 0.125, np.float32), np.zeros((SIZE, SIZE), np.uint8)
+    return made
+
+
+def write_data(root: Path, cases: dict, num_classes: int = 1) -> Path:
+    """Images and labels below ``root`` and their list."""
+    lines = []
+    for name, (_, label) in cases.items():
+        image, label_path = root / "images" / f"{name}.png", root / "labels" / f"{name}.png"
+        write_image(image, np.full(label.shape, 90, np.uint8))
+        write_label(label_path, label, num_classes)
+        lines.append(f"{image}\t{label_path}\n")
+    (root / "list.txt").write_text("".join(lines))
+    return root / "list.txt"
+
+
+def write_prediction(root: Path, cases: dict, **record: object) -> Path:
+    """A prediction as inference leaves it, for the data of ``write_data``."""
+    folder = root / "results" / "epoch_3"
+    for name, (scores, _) in cases.items():
+        if scores.dtype == np.uint8:
+            write_image(folder / "pred" / f"{name}.tif", scores)
+        else:
+            write_scores(folder / "pred" / f"{name}.tif", scores)
+    maps = {str(root / "images" / f"{name}.png"): f"pred/{name}.tif" for name in cases}
+    record = {"maps": maps, "list": str(root / "list.txt"), "threshold": 0.375, "num_classes": 1, **record}
+    write_json(folder / "predictions.json", record)
+    return folder / "pred"
+
+
+def evaluate(prd_dir: Path, *arguments: object, **options: object) -> dict:
+    return evaluate_maps(prd_dir, *arguments, report=False, **options)
+
+
+def test_figures_are_those_of_scikit_learn(tmp_path, cases):
+    write_data(tmp_path, cases)
+    pred = write_prediction(tmp_path, cases)
+    summary = evaluate(pred)
+    assert summary["threshold"] == 0.375 and summary["n_images"] == 5 and summary["n_both_empty"] == 1
+    scores = np.concatenate([scores.ravel() for scores, _ in cases.values()])
+    labels = np.concatenate([label.ravel() for _, label in cases.values()])
+    mask = scores >= 0.375
+    assert summary["pooled"] == pytest.approx(
+        {
+            "iou": sklearn.jaccard_score(labels, mask),
+            "f1": sklearn.f1_score(labels, mask),
+            "accuracy": sklearn.accuracy_score(labels, mask),
+            "precision": sklearn.precision_score(labels, mask),
+            "sensitivity": sklearn.recall_score(labels, mask),
+            "specificity": sklearn.recall_score(labels, mask, pos_label=0),
+            "auc": sklearn.roc_auc_score(labels, scores),
+            "average_precision": sklearn.average_precision_score(labels, scores),
+        },
+        abs=1e-12,
+    )
+    best = max(sklearn.jaccard_score(labels, scores >= level / 8) for level in range(9))
+    assert summary["oracle"]["iou"] == pytest.approx(best)
+    assert sklearn.jaccard_score(labels, scores >= summary["oracle_threshold"]) == pytest.approx(best)
+    per_image = [sklearn.jaccard_score(label.ravel(), (scores >= 0.375).ravel(), zero_division=1)
+                 for scores, label in cases.values()]  # fmt: skip
+    assert summary["per_image_mean"]["iou"]["mean"] == pytest.approx(np.mean(per_image))
+
+
+def test_files_hold_the_contract(tmp_path, cases, capsys):
+    write_data(tmp_path, cases)
+    summary = evaluate(write_prediction(tmp_path, cases))
+    written = read_json(tmp_path / "results" / "epoch_3" / "metrics.json")
+    names = {"iou", "f1", "accuracy", "precision", "sensitivity", "specificity", "auc", "average_precision"}
+    assert set(written["pooled"]) == set(written["oracle"]) == names <= set(written["per_image_mean"])
+    assert {"threshold", "oracle_threshold", "n_images", "n_both_empty"} < set(written)
+    for name in names:
+        record = written["per_image_mean"][name]
+        assert record["low"] <= record["mean"] <= record["high"]
+    # The blank image has no foreground: these figures are undefined for it and left out of the means.
+    undefined = {name for name, record in written["per_image_mean"].items() if record["undefined"]}
+    assert undefined == {"precision", "sensitivity", "auc", "average_precision", "hd95"}
+    with open(tmp_path / "results" / "epoch_3" / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).stem for row in rows] == list(cases)
+    assert rows[-1]["precision"] == "" and float(rows[-1]["iou"]) == 1.0
+    assert sum(int(row["tp"]) for row in rows) == round(
+        summary["pooled"]["sensitivity"] * sum(label.sum() for _, label in cases.values())
+    )
+    said = capsys.readouterr().out
+    assert "*oracle*" in said and "–" in said and f"{summary['pooled']['iou']:.4f}" in said
+
+
+def test_an_undefined_figure_is_null_and_a_dash(tmp_path, cases, capsys):
+    only = {BLANK: cases[BLANK]}
+    write_data(tmp_path, only)
+    summary = evaluate(write_prediction(tmp_path, only))
+    written = read_json(tmp_path / "results" / "epoch_3" / "metrics.json")
+    assert np.isnan(summary["pooled"]["auc"]) and written["pooled"]["auc"] is None and written["pooled"]["iou"] == 1.0
+    assert written["per_image_mean"]["precision"]["mean"] is None
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("AUC"))
+    assert line.split() == ["AUC", "–", "–", "[–,", "–]", "1", "–"]
+
+
+def test_threshold_given_beats_recorded_and_pred_or_parent_are_the_same(tmp_path, cases):
+    write_data(tmp_path, cases)
+    pred = write_prediction(tmp_path, cases)
+    assert evaluate(pred, threshold=0.625)["threshold"] == 0.625
+    ours, theirs = evaluate(pred), evaluate(pred.parent)
+    assert ours["pooled"] == theirs["pooled"] and ours["threshold"] == 0.375
+
+
+@pytest.mark.parametrize("kind", ["tif", "8-bit png", "16-bit tif", "0/1 masks"])
+def test_maps_from_elsewhere_match_by_stem(tmp_path, cases, capsys, kind):
+    list_path = write_data(tmp_path, cases)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name, (scores, _) in cases.items():
+        if kind == "tif":
+            write_scores(folder / f"{name}.tif", scores)
+        elif kind == "8-bit png":
+            write_image(folder / f"{name}.png", np.rint(scores * 255).astype(np.uint8))
+        elif kind == "16-bit tif":
+            write_image(folder / f"{name}.tif", np.rint(scores * 65535).astype(np.uint16))
+        else:
+            write_image(folder / f"{name}.png", (scores >= 0.5).astype(np.uint8))
+    summary = evaluate(folder, str(list_path))
+    assert "0.5 is used" in capsys.readouterr().out
+    scores = np.concatenate([scores.ravel() for scores, _ in cases.values()])
+    labels = np.concatenate([label.ravel() for _, label in cases.values()])
+    assert summary["pooled"]["iou"] == pytest.approx(sklearn.jaccard_score(labels, scores >= 0.5))
+    expected = scores >= 0.5 if kind == "0/1 masks" else scores
+    assert summary["pooled"]["auc"] == pytest.approx(sklearn.roc_auc_score(labels, expected))
+    assert (folder / "metrics.json").is_file()
+
+
+def test_what_has_no_partner_is_named(tmp_path, cases, capsys):
+    list_path = write_data(tmp_path, cases)
+    folder = tmp_path / "elsewhere"
+    for name in ("0", "1"):
+        write_scores(folder / f"{name}.tif", cases[name][0])
+    write_scores(folder / "stranger.tif", cases["0"][0])
+    summary = evaluate(folder, str(list_path), threshold=0.5)
+    said = capsys.readouterr().out
+    assert "labelled images without a map, left out (3)" in said and f"{BLANK}.png" in said
+    assert "maps without a labelled image, left out (1)" in said and "stranger.tif" in said
+    assert summary["n_images"] == 2 and len(summary["images_without_map"]) == 3
+
+
+def test_ignored_pixels_count_nowhere(tmp_path, cases):
+    name = "0"
+    scores, label = cases[name]
+    ignored = label.copy()
+    ignored[:, :24] = 255
+    write_data(tmp_path, {name: (scores, ignored)})
+    pred = write_prediction(tmp_path, {name: (scores, ignored)}, ignore_index=128)
+    pooled = evaluate(pred)["pooled"]
+    right = label[:, 24:].ravel(), scores[:, 24:].ravel() >= 0.375
+    assert pooled["iou"] == pytest.approx(sklearn.jaccard_score(*right))
+    assert pooled["accuracy"] == pytest.approx(sklearn.accuracy_score(*right))
+
+
+def test_several_classes(tmp_path, rng, capsys):
+    cases = {}
+    for number in range(3):
+        label = rng.integers(0, 3, (SIZE, SIZE)).astype(np.uint8)
+        cases[f"{number}"] = np.where(rng.random(label.shape) < 0.7, label, 0).astype(np.uint8), label
+    write_data(tmp_path, cases, num_classes=4)
+    pred = write_prediction(tmp_path, cases, num_classes=4, threshold=None)
+    summary = evaluate(pred)
+    truth = np.concatenate([label.ravel() for _, label in cases.values()])
+    predicted = np.concatenate([classes.ravel() for classes, _ in cases.values()])
+    per_class = sklearn.jaccard_score(truth, predicted, average=None)
+    assert [row["iou"] for row in summary["classes"][:3]] == pytest.approx(list(per_class))
+    assert np.isnan(summary["classes"][3]["iou"])  # absent everywhere
+    assert summary["pooled"]["iou"] == pytest.approx(per_class.mean())
+    assert summary["pooled"]["f1"] == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"))
+    assert summary["pooled"]["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted))
+    assert summary["threshold"] is None and summary["pooled"]["auc"] is None
+    assert (summary["confusion"] == sklearn.confusion_matrix(truth, predicted, labels=range(4))).all()
+    assert "class 3   IoU –" in capsys.readouterr().out
+
+
+def test_class_maps_may_be_scores(tmp_path, rng):
+    scores = rng.dirichlet(np.ones(3), (8, 9)).transpose(2, 0, 1).astype(np.float32)
+    write_scores(tmp_path / "7.tif", scores)
+    assert (read_map(tmp_path / "7.tif", num_classes=3) == scores.argmax(0)).all()
+
+
+# wrong use
+
+
+def test_wrong_maps_are_named(tmp_path, cases):
+    list_path = write_data(tmp_path, cases)
+    with pytest.raises(UserError, match="does not exist"):
+        evaluate(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no predictions.json and no maps"):
+        evaluate(tmp_path / "empty")
+    folder = tmp_path / "maps"
+    write_scores(folder / "0.tif", np.full((SIZE, SIZE), 3.5, np.float32))
+    with pytest.raises(UserError, match="by --test_data_dir LIST"):
+        evaluate(folder)
+    with pytest.raises(UserError, match=r"0\.tif is no score map: its values run from 3\.5"):
+        evaluate(folder, str(list_path))
+    write_scores(folder / "0.tif", np.zeros((SIZE, SIZE - 1), np.float32))
+    with pytest.raises(UserError, match=r"0\.tif is 48×47, the label .*0\.png 48×48"):
+        evaluate(folder, str(list_path))
+    cv2.imwrite(str(folder / "0.tif"), np.full((SIZE, SIZE), 9, np.uint8))
+    with pytest.raises(UserError, match="holds 9, which is none of the 4 classes"):
+        evaluate(folder, str(list_path), num_classes=4)
+    (folder / "0.tif").rename(folder / "other.tif")
+    with pytest.raises(UserError, match=r"none of the 1 maps .*other\.tif"):
+        evaluate(folder, str(list_path))
+
+
+def test_a_stem_of_two_images_is_no_guess(tmp_path, cases):
+    lists = [write_data(tmp_path / place, {"0": cases["0"]}).read_text() for place in ("a", "b")]
+    (tmp_path / "both.txt").write_text("".join(lists))
+    write_scores(tmp_path / "maps" / "0.tif", cases["0"][0])
+    with pytest.raises(UserError, match=r"0\.tif could belong to .*a/images/0\.png and to .*b/images/0\.png"):
+        evaluate(tmp_path / "maps", str(tmp_path / "both.txt"))
+    (tmp_path / "maps" / "0.tif").unlink()
+    for place in ("a", "b"):
+        write_scores(tmp_path / "maps" / f"{place}__images__0.tif", cases["0"][0])
+    assert evaluate(tmp_path / "maps", str(tmp_path / "both.txt"))["n_images"] == 2
+
+
+def test_a_list_without_labels_asks_for_one(tmp_path, cases):
+    write_data(tmp_path, cases)
+    pred = write_prediction(tmp_path, cases)
+    (tmp_path / "list.txt").write_text("".join(f"{tmp_path / 'images' / name}.png\n" for name in cases))
+    with pytest.raises(UserError, match="names no labels"):
+        evaluate(pred)
+    write_prediction(tmp_path, cases, list=None)
+    with pytest.raises(UserError, match="was made with --input"):
+        evaluate(pred)
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "x", "nan"])
+def test_bad_thresholds_end_with_status_2(value, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--prd_dir", "x", "--threshold", value])
+    assert end.value.code == 2 and f"'{value}' must be a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_status_2_and_one_message(run_tool):
+    answer = run_tool("evaluation/metrics.py", "--prd_dir", "train_log/x/y/results/epoch_1/pred")
+    assert answer.returncode == 2 and answer.stdout == "" and "Traceback" not in answer.stderr
+    assert answer.stderr.startswith("error: --prd_dir train_log/x/y/results/epoch_1/pred does not exist")

@@ -1,0 +1,175 @@
+"""The report is one whole file, its examples are the right images, its pictures have the right colours."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.image_io import IGNORE, write_image, write_label, write_scores
+from datasets.lists import Sample
+from evaluation import overlays
+from evaluation.metrics import evaluate_maps
+from evaluation.report import choose_examples
+from evaluation.scoring import ImageResult
+from utils.run_folder import append_jsonl, write_json
+
+
+class Checker(HTMLParser):
+    """Collects what a page refers to, and the tags it leaves open."""
+
+    VOID = {"meta", "img", "br", "link"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def run(tmp_path: Path, rng) -> Path:
+    """A run folder with curves, an audit and a prediction of images whose IoU falls with their number."""
+    run = tmp_path / "train_log" / "a<b>&c" / "run"
+    lines, maps = [], {}
+    for number in range(8):
+        label = np.zeros((32, 32), np.uint8)
+        label[4:24, 4:24] = 1
+        scores = np.full(label.shape, 0.1, np.float32)
+        scores[4:24, 4 : 24 - 2 * number] = 0.9
+        image, label_path = tmp_path / "images" / f"{number}.png", tmp_path / "labels" / f"{number}.png"
+        write_image(image, rng.integers(0, 255, label.shape).astype(np.uint8))
+        write_label(label_path, label)
+        write_scores(run / "results" / "epoch_2" / "pred" / f"{number}.tif", scores)
+        lines.append(f"{image}\t{label_path}\n")
+        maps[str(image)] = f"pred/{number}.tif"
+    (tmp_path / "list.txt").write_text("".join(lines))
+    record = {"maps": maps, "list": str(tmp_path / "list.txt"), "threshold": 0.5, "num_classes": 1, "run": str(run)}
+    write_json(run / "results" / "epoch_2" / "predictions.json", record)
+    write_json(run / "audit.json", {"verdict": "learnable", "iou_ceiling": 0.93})
+    write_json(run / "config.json", {"dataset": "a<b>&c", "network": "unet", "lr": 0.05})
+    for epoch in (1, 2):
+        append_jsonl(run / "metrics.jsonl", {"epoch": epoch, "train/loss": 1 / epoch, "val/iou": 0.4 * epoch})
+    return run
+
+
+def test_the_report_is_one_whole_escaped_file(run):
+    evaluate_maps(run / "results" / "epoch_2")
+    page = (run / "results" / "epoch_2" / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.sources) == 4 + 2 + 6  # figures, training curves, examples
+    assert all(source.startswith("data:image/png;base64,") for source in checker.sources)
+    for source in checker.sources:
+        assert (
+            cv2.imdecode(np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8), cv2.IMREAD_COLOR) is not None
+        )
+    assert "a&lt;b&gt;&amp;c/run" in page and "<b>&c" not in page
+    assert "verdict: learnable (IoU ceiling 0.93)" in page and "network unet" in page
+    assert not re.search(r"https?://", page)
+
+
+def test_a_report_without_a_run_and_of_one_empty_image_is_written(tmp_path):
+    write_image(tmp_path / "images" / "7.png", np.full((20, 30), 9, np.uint8))
+    write_label(tmp_path / "labels" / "7.png", np.zeros((20, 30), np.uint8))
+    write_scores(tmp_path / "maps" / "7.tif", np.zeros((20, 30), np.float32))
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/images/7.png\t{tmp_path}/labels/7.png\n")
+    evaluate_maps(tmp_path / "maps", str(tmp_path / "list.txt"), out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "(IoU = F1 = 1): 1." in page and "verdict" not in page.split("</style>")[1]
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["best_1_7.png"]
+    assert not (tmp_path / "maps" / "metrics.json").exists()
+
+
+def test_several_classes_have_their_report(tmp_path, rng):
+    label = rng.integers(0, 3, (20, 30)).astype(np.uint8)
+    write_image(tmp_path / "images" / "7.png", np.full((20, 30), 9, np.uint8))
+    write_label(tmp_path / "labels" / "7.png", label, 3)
+    write_image(tmp_path / "maps" / "7.png", label)
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/images/7.png\t{tmp_path}/labels/7.png\n")
+    evaluate_maps(tmp_path / "maps", str(tmp_path / "list.txt"), num_classes=3)
+    page = (tmp_path / "maps" / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and len(checker.sources) == 2 + 1 and "Confusion" in page and "<td>1.0000</td>" in page
+
+
+def test_examples_are_best_median_and_worst(run):
+    evaluate_maps(run / "results" / "epoch_2")
+    names = sorted(path.name for path in (run / "results" / "epoch_2" / "overlays").iterdir())
+    assert names == [
+        "best_1_0.png",
+        "best_2_1.png",
+        "median_1_3.png",
+        "median_2_4.png",
+        "worst_1_6.png",
+        "worst_2_7.png",
+    ]
+    evaluate_maps(run / "results" / "epoch_2", threshold=0.05)  # now all images are equal
+    assert len(list((run / "results" / "epoch_2" / "overlays").iterdir())) == 6
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_no_example_is_shown_twice(count):
+    results = [
+        ImageResult(Sample(Path(f"{n}"), None, f"{n}", 1), Path(f"{n}"), None, None, {"iou": n / 10}, False)
+        for n in range(count)
+    ]
+    results.append(ImageResult(Sample(Path("x"), None, "x", 1), Path("x"), None, None, {"iou": float("nan")}, False))
+    chosen = [result.sample.image_id for _, result in choose_examples(results)]
+    assert len(chosen) == len(set(chosen)) == min(count, 6) and "x" not in chosen
+
+
+# overlays
+
+
+def test_error_colors_say_what_happened():
+    image = np.zeros((2, 3), np.uint8)
+    prediction, label = np.array([[1, 0, 1], [0, 1, 2]]), np.array([[1, 1, 0], [0, IGNORE, 1]], np.uint8)
+    shown = overlays.show_errors(image, prediction, label).tolist()
+    half = [128, 128, 128]
+    assert shown[0] == [half, list(overlays.MISSED), list(overlays.INVENTED)]
+    assert shown[1] == [[0, 0, 0], list(overlays.IGNORED), list(overlays.INVENTED)]
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (900, 300)])
+@pytest.mark.parametrize("num_classes", [1, 5])
+def test_panels_fit_any_image(rng, shape, num_classes):
+    image = (rng.random(shape) * 4000).astype(np.uint16)
+    label = rng.integers(0, max(num_classes, 2), shape[:2]).astype(np.uint8)
+    label[0] = IGNORE
+    prediction = rng.random(shape[:2]).astype(np.float32) if num_classes == 1 else label % 5
+    for given, count in ((label, 4), (None, 3)):
+        row = overlays.panels(image, given, prediction, 0.5, num_classes, max_side=300)
+        height, width = (300, 100) if shape[0] == 900 else shape[:2]
+        assert row.dtype == np.uint8 and row.shape == (height, count * width + (count - 1) * overlays.GAP, 3)
+
+
+def test_every_class_has_a_color_of_its_own():
+    colors = overlays.class_colors(40)
+    assert colors.shape == (40, 3) and len(np.unique(colors, axis=0)) == 40 and (colors[0] == 0).all()
+    assert (overlays.class_colors(3) == colors[:3]).all()
+
+
+@pytest.mark.parametrize("value", [0, 7.5])
+def test_a_constant_image_can_be_shown(value):
+    assert overlays.show_image(np.full((4, 4), value, np.float32)).shape == (4, 4, 3)
+
+
+def test_pictures_of_different_sizes_stack():
+    pictures = [np.zeros((4, 5, 3), np.uint8), np.zeros((6, 2, 3), np.uint8)]
+    assert overlays.beside(pictures).shape == (6, 7 + overlays.GAP, 3)
+    assert overlays.beside(pictures, axis=0).shape == (10 + overlays.GAP, 5, 3)
