@@ -188,7 +188,17 @@ def make_labels(
             results.append(result)
             progress.update()
     raise_faults(source, [result for result in results if not isinstance(result, Tally)])
+    _refuse_masks_as_classes(results, settings.num_classes, source)
     return results
+
+
+def _refuse_masks_as_classes(tallies: Sequence[Tally], num_classes: int, source: Path) -> None:
+    clean = sum(tally.reached[0] for tally in tallies)
+    if num_classes > 1 and not clean[1:].any() and clean.sum() < sum(tally.pixels for tally in tallies):
+        raise UserError(
+            f"{display_path(source)}: no label has any class but 0, and the other pixels are ignored. If these are masks "
+            "of 0 and 255, use --num_classes 1"
+        )
 
 
 def count_stages(stages: Sequence[np.ndarray], num_classes: int) -> Tally:
