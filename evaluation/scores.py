@@ -24,7 +24,7 @@ Array = Any  # a NumPy array or a torch tensor
 def _bincount(indices: Array, length: int) -> Array:
     """How often each of 0 … length − 1 occurs in a flat integer array; larger indices are left out."""
     if isinstance(indices, np.ndarray):
-        return np.bincount(indices, minlength=length)[:length].astype(np.int64)
+        return np.bincount(indices, minlength=length)[:length].astype(np.int64, copy=False)
     return indices.bincount(minlength=length)[:length]
 
 
@@ -48,13 +48,14 @@ def score_histogram(scores: Array, labels: Array) -> Array:
     scores, labels = scores.reshape(-1), labels.reshape(-1)
     if isinstance(scores, np.ndarray):
         scores = scores.astype(np.float32) if scores.dtype == np.float16 else scores
-        bins = np.clip(np.nan_to_num(scores * BINS, nan=0.0), 0, BINS - 1).astype(np.int64)
-        rows = np.minimum(labels.astype(np.int64), 2)
+        with np.errstate(invalid="ignore"):  # NaN becomes a negative integer
+            cells = (scores * BINS).astype(np.int32)
+        np.clip(cells, 0, BINS - 1, out=cells)
+        cells += np.minimum(labels, 2).astype(np.int32) * BINS
     else:
         scores = scores if scores.element_size() > 2 else scores.float()
-        bins = (scores * BINS).nan_to_num(0.0).clamp(0, BINS - 1).long()
-        rows = labels.long().clamp(max=2)
-    return _bincount(rows * BINS + bins, 2 * BINS).reshape(2, BINS)
+        cells = (scores * BINS).nan_to_num(0.0).clamp(0, BINS - 1).long() + labels.long().clamp(max=2) * BINS
+    return _bincount(cells, 2 * BINS).reshape(2, BINS)
 
 
 def invert_histogram(histogram: Array) -> Array:

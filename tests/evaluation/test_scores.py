@@ -61,6 +61,12 @@ def test_inverted_histogram_is_that_of_the_complement(rng):
     assert (s.invert_histogram(torch.from_numpy(histogram)).numpy() == s.invert_histogram(histogram)).all()
 
 
+def test_nan_is_below_every_threshold():
+    values, labels = np.array([np.nan, 0.5, np.nan], np.float32), np.array([1, 1, 0], np.uint8)
+    for histogram in (s.score_histogram(values, labels), s.score_histogram(*map(torch.from_numpy, (values, labels)))):
+        assert histogram[:, 0].tolist() == [1, 1] and histogram[1, s.BINS // 2] == 1 and histogram.sum() == 3
+
+
 def test_shapes_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         s.score_histogram(np.zeros((2, 3)), np.zeros((3, 2), np.uint8))
