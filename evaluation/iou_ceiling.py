@@ -1,0 +1,201 @@
+r"""The IoU ceiling: what a perfect learner of the labels scores against the truth.
+
+A perfect learner outputs :math:`E[\text{label} \mid \text{class}, \text{distance}, \text{relative depth}]`, read off
+one half of the images, and is scored on the other half at its best threshold (K classes: by argmax). It sees the true
+class of every pixel, so only what the labels do *systematically* can hold it back: labels dilated by two pixels teach
+a mask dilated by two pixels, while flips at one rate everywhere teach the truth.
+
+A real network is blurred and may get past the ceiling: a low threshold turns a blurred skeleton into a ribbon. What a
+network will reach is the matter of ``evaluation.predicted_iou``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.transitions import (
+    MIN_IMAGES,
+    Transitions,
+    bootstrap_counts,
+    interval,
+    needs_decoding,
+    safe_ratio,
+    transition_matrix,
+)
+
+DIFFERENT = 3.0  # standard errors by which the label shares of two bins must differ to count as two
+MIN_PIXELS = 20  # bins with fewer pixels in the fitted half take the share of their class
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What a perfect learner reaches.
+
+    Args:
+        value: pooled IoU (K classes: mean IoU) on the halves that were not fitted; low, high: its 95 % interval from
+            resampling images, None with too few.
+        distance_free: the same for a learner that is told the class alone; 1 wherever the classes differ.
+        nothing_differs: whether no bin differs from another: both values are then those of a constant mask.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    distance_free: float
+    nothing_differs: bool
+
+
+def share_variance(found: np.ndarray, total: np.ndarray) -> tuple[float, float]:
+    """A pooled share and the variance of its estimate, from counts per image (n,).
+
+    The variance is the larger of that between images (ratio estimator) and that of independent pixels, the latter with
+    half a pixel added to either side so that shares of exactly 0 or 1 stay uncertain.
+    """
+    pixels, images = total.sum(), np.count_nonzero(total)
+    share = found.sum() / pixels
+    smooth = (found.sum() + 0.5) / (pixels + 1)
+    variance = smooth * (1 - smooth) / pixels
+    if images > 1:
+        spread = ((found - share * total) ** 2).sum() / pixels**2
+        variance = max(variance, spread * images / (images - 1))
+    return float(share), float(variance)
+
+
+def merged_shares(found: np.ndarray, total: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+    """Label share of every bin after merging bins that do not differ.
+
+    The two neighbours (in order of their shares) that differ least in standard errors are merged until all differ by
+    DIFFERENT of them.
+
+    Args:
+        found, total: foreground labels and pixels per image and bin, (n, B).
+        fallback: share for bins with too few pixels, (B,).
+    Returns: (B,), equal values for merged bins.
+    """
+    usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
+    order = usable[np.argsort(found[:, usable].sum(0) / total[:, usable].sum(0), kind="stable")]
+    groups = [np.array([index]) for index in order]
+    figures = [share_variance(found[:, g].sum(1), total[:, g].sum(1)) for g in groups]
+    while len(groups) > 1:
+        shares, variances = np.array(figures).T
+        gaps = np.abs(np.diff(shares)) / np.sqrt(variances[1:] + variances[:-1])
+        place = int(gaps.argmin())
+        if gaps[place] >= DIFFERENT:
+            break
+        groups[place : place + 2] = [np.concatenate(groups[place : place + 2])]
+        joined = groups[place]
+        figures[place : place + 2] = [share_variance(found[:, joined].sum(1), total[:, joined].sum(1))]
+    result = fallback.astype(float).copy()
+    for members, (share, _) in zip(groups, figures, strict=True):
+        result[members] = share
+    return result
+
+
+def _best_cut(shares: np.ndarray, background: np.ndarray, foreground: np.ndarray) -> float:
+    """The threshold on bin shares with the highest IoU for pixel counts per bin."""
+    levels = np.unique(shares)
+    figures = [
+        foreground[shares >= level].sum() / max(foreground.sum() + background[shares >= level].sum(), 1)
+        for level in levels
+    ]
+    return float(levels[int(np.argmax(figures))])
+
+
+def _confusions(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Confusion matrix of every image where each location bin is given one class.
+
+    Args:
+        prediction: class per bin, (K · D · R,); table: (n, K, D, R, K).
+    Returns: int64 (n, K, K), rows = truth.
+    """
+    images, classes = table.shape[:2]
+    pixels = table.sum(-1).reshape(images, classes, -1)
+    given = np.eye(classes, dtype=np.int64)[prediction].reshape(classes, -1, classes)
+    return np.einsum("njb,jbm->njm", pixels, given)
+
+
+def pooled_iou(matrices: np.ndarray) -> np.ndarray:
+    """IoU of the foreground for two classes, mean IoU over the classes that occur for more, of (…, K, K) counts."""
+    hits = np.diagonal(matrices, axis1=-2, axis2=-1)
+    per_class = safe_ratio(hits, matrices.sum(-1) + matrices.sum(-2) - hits)
+    return per_class[..., 1] if matrices.shape[-1] == 2 else np.nanmean(per_class, -1)
+
+
+def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confusions per image of ``scored`` of a perfect learner of ``fitted``, and of one told the class alone.
+
+    Args:
+        fitted, scored: tables (n, 2, D, R, 2), labels already turned so that foreground scores higher.
+    """
+    flat = fitted.reshape(len(fitted), -1, 2)
+    is_foreground = np.arange(flat.shape[1]) >= flat.shape[1] // 2
+    rows = np.nan_to_num(transition_matrix(fitted.sum((0, 2, 3))))
+    shares = merged_shares(flat[..., 1], flat.sum(-1), rows[is_foreground.astype(int), 1])
+    pixels = flat.sum((0, 2))
+    level = _best_cut(shares, np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0))
+    nothing = len(np.unique(shares[pixels > 0])) < 2
+    alone = np.ones_like(is_foreground) if nothing else is_foreground
+    return _confusions((shares >= level).astype(int), scored), _confusions(alone.astype(int), scored)
+
+
+def _class_half(
+    fitted: np.ndarray, scored: np.ndarray, merged: list[list[int]], invertible: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for K classes: argmax of E[label | bin], and of E[label | class] alone.
+
+    A bin keeps its own label shares where one of them differs from its class's by DIFFERENT standard errors; classes
+    that the labels cannot tell apart share one row of Q. Where Q is ``invertible``, E[label | class] is decoded by it,
+    which gives back every class; E[label | bin] only where training would decode too (`needs_decoding`).
+    """
+    classes, counts = fitted.shape[1], fitted.sum((0, 2, 3))
+    for group in merged:
+        counts[group] = counts[group].sum(0)
+    flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(transition_matrix(counts))
+    truth = np.repeat(np.arange(classes), flat.shape[1] // classes)
+    total, shares = flat.sum(-1), rows[truth]
+    for index in np.flatnonzero(total.sum(0) >= MIN_PIXELS):
+        figures = np.array([share_variance(flat[:, index, m], total[:, index]) for m in range(classes)])
+        if (np.abs(figures[:, 0] - rows[truth[index]]) > DIFFERENT * np.sqrt(figures[:, 1])).any():
+            shares[index] = figures[:, 0]
+    decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
+    scores = shares @ decoder if needs_decoding(rows) else shares
+    return _confusions(scores.argmax(-1), scored), _confusions((rows @ decoder)[truth].argmax(-1), scored)
+
+
+def _halves(images: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    order = np.random.default_rng(seed).permutation(images)
+    first, second = order[: images // 2], order[images // 2 :]
+    return [(first, second), (second, first)] if images > 1 else [(order, order)]
+
+
+def iou_ceiling(table: np.ndarray, transitions: Transitions, invert: bool = False, seed: int = 0) -> Ceiling:
+    """Fit on either half of the images, score on the other, pool the counts of both.
+
+    Args:
+        table: of ``label_density.location_table``, (n, K, D, R, K).
+        transitions: of the same label set: whether label and truth are associated, which classes merge.
+        invert: binary labels that teach the inverse; scores are inverted as training would.
+    """
+    truth = table.sum((0, 2, 3, 4))
+    binary = len(truth) == 2
+    if transitions.no_association:
+        constant = np.full(table[0, ..., 0].size, 1 if binary else truth.argmax())
+        results = [(_confusions(constant, table),) * 2]
+    else:
+        halves = [(table[fitted], table[scored]) for fitted, scored in _halves(len(table), seed)]
+        if binary:
+            results = [_binary_half(*(side[..., ::-1] if invert else side for side in half)) for half in halves]
+        else:
+            invertible = transitions.rank == np.count_nonzero(truth)
+            results = [_class_half(*half, transitions.merged, invertible) for half in halves]
+    matrices, alone = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    low = high = None
+    if len(matrices) >= MIN_IMAGES:
+        bounds = interval(pooled_iou(bootstrap_counts(matrices, seed, 400)), len(matrices))
+        low, high = (float(bound) for bound in bounds)
+    value, distance_free = float(pooled_iou(matrices.sum(0))), float(pooled_iou(alone.sum(0)))
+    # A constant mask for the best-informed learner and for the class-only one: there is nothing to be learned.
+    nothing = bool((matrices.sum((0, 1)) > 0).sum() == 1 and (alone.sum((0, 1)) > 0).sum() == 1)
+    return Ceiling(value, low, high, distance_free, nothing)

@@ -1,0 +1,317 @@
+r"""What noise made of the classes: the transition matrix, how sure it is, and what a learner can still tell apart.
+
+The noise transition matrix is :math:`Q_{jm} = P(\text{label}=m \mid \text{truth}=j)`, rows = truth, rows sum to 1. A
+network trained with a proper loss (BCE, CE) learns :math:`P(\text{label}=m \mid x) = \sum_j P(j \mid x)\,Q_{jm}`, so
+everything that labels can teach about classes passes through Q.
+
+Pixels of one image are not independent, so every interval here comes from resampling images, never from binomials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_IMAGES = 5  # fewer images give no interval: a bootstrap over so few knows nothing of the spread between images
+MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
+MIN_SINGULAR = 0.001  # smaller singular values count as 0 even where exact shares leave no error between images
+CONFIDENCE = 0.95
+REPLICATES = 1000
+
+
+def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator elementwise, NaN where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
+
+
+def transition_matrix(counts: np.ndarray) -> np.ndarray:
+    r"""Rows of counts as shares: :math:`Q_{jm} = N_{jm} / \sum_m N_{jm}`; NaN in the row of a class that never occurs.
+
+    Args:
+        counts: pixels of true class j (row) with label m (column), (…, K, K).
+    """
+    return safe_ratio(counts, counts.sum(-1, keepdims=True))
+
+
+def contrast(matrix: np.ndarray) -> np.ndarray:
+    r"""How much more often a label is its own class than another one: mean diagonal − mean off-diagonal of Q.
+
+    .. math:: c = \frac1K \sum_j Q_{jj} - \frac{1}{K(K-1)} \sum_{j \ne m} Q_{jm}
+
+    For two classes :math:`c = Q_{11} - Q_{01} = \det Q`; for an even share r of flips :math:`c = 1 - rK/(K-1)`, zero
+    at r = (K − 1)/K. c < 0 is what inversion means for any number of classes; the sign of det Q says it for two only.
+
+    Args:
+        matrix: transition matrices (…, K, K); rows of NaN (absent classes) are left out.
+    Returns: (…,) in [−1/(K − 1), 1]; NaN without any class.
+    """
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    present = np.isfinite(diagonal)
+    mean = safe_ratio(np.where(present, diagonal, 0).sum(-1), present.sum(-1))
+    return mean - (1 - mean) / (matrix.shape[-1] - 1)
+
+
+def residuals(counts: np.ndarray) -> np.ndarray:
+    r"""Standardized deviations from independence, :math:`R_{jm} = (P_{jm} - P_{j\cdot}P_{\cdot m}) /
+    \sqrt{P_{j\cdot}P_{\cdot m}}`; 0 where a margin is empty. Shape (…, K, K)."""
+    counts = np.asarray(counts, float)
+    total = np.maximum(counts.sum((-2, -1), keepdims=True), 1)
+    joint = counts / total
+    expected = joint.sum(-1, keepdims=True) * joint.sum(-2, keepdims=True)
+    root = np.sqrt(expected)
+    return np.divide(joint - expected, root, out=np.zeros_like(joint), where=root > 0)
+
+
+def association(counts: np.ndarray) -> np.ndarray:
+    r"""φ, the correlation of label and truth, carrying the sign of the contrast.
+
+    .. math:: \varphi = \operatorname{sign}(c) \sqrt{\textstyle\sum_{jm} R_{jm}^2 \,/\, (K' - 1)}
+
+    with K' the number of classes that occur in the truth. For two classes this is the Pearson correlation of two 0/1
+    variables; for more it is Cramér's V, 0 exactly where label and truth are independent. Constant labels give 0.
+
+    Args:
+        counts: (…, K, K), rows = truth.
+    Returns: (…,) in [−1, 1]; NaN where the truth has fewer than two classes.
+    """
+    freedom = (np.asarray(counts).sum(-1) > 0).sum(-1) - 1
+    strength = np.sqrt(safe_ratio((residuals(counts) ** 2).sum((-2, -1)), freedom))
+    direction = np.where(contrast(transition_matrix(counts)) < 0, -1.0, 1.0)
+    return direction * strength
+
+
+def bootstrap_counts(counts: np.ndarray, seed: int, replicates: int = REPLICATES) -> np.ndarray:
+    """Summed counts of images drawn with replacement.
+
+    Args:
+        counts: a count table per image, (n, …).
+    Returns: float (replicates, …).
+    """
+    images = len(counts)
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), replicates)
+    return (weights @ counts.reshape(images, -1).astype(float)).reshape(replicates, *counts.shape[1:])
+
+
+def interval(replicates: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""Bounds of the 95 % bootstrap interval, widened for few images.
+
+    The percentiles are those of :math:`\pm t_{n-1}\sqrt{n/(n-1)}` instead of ±1.96 (expanded percentile interval):
+    plain percentiles are too narrow by just that factor.
+
+    Args:
+        replicates: figures of the resampled sets, (B, …); NaN are left out.
+        images: number of images n that were resampled, at least 2.
+    Returns: (low, high), each (…,).
+    Source: Hesterberg, What teachers should know about the bootstrap, 2015, section 3.4.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    tail = ndtr(stdtrit(images - 1, (1 - CONFIDENCE) / 2) * np.sqrt(images / (images - 1)))
+    if not np.isnan(replicates).any():
+        low, high = np.quantile(replicates, (tail, 1 - tail), axis=0)
+        return low, high
+    defined = np.isfinite(replicates).any(0)
+    filled = np.where(defined, replicates, 0.0)
+    low, high = np.nanquantile(filled, (tail, 1 - tail), axis=0)
+    return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
+
+
+def association_interval(counts: np.ndarray, replicates: np.ndarray, images: int) -> tuple[float, float]:
+    r"""The 95 % interval of φ: bootstrap percentiles, made to hold 0 where φ may be chance.
+
+    For more than two classes Cramér's V can never reach 0 in a sample, nor can its replicates. Chance alone, the spread
+    between images, gives a V of about :math:`s = \sqrt{\sum_{jm} \operatorname{Var}_B R_{jm} / (K' - 1)}`; where V is
+    not larger than the same multiple of s that makes a 95 % interval, the interval is extended to hold 0.
+
+    Args:
+        counts: pooled counts (K, K); replicates: of resampled images, (B, K, K).
+    """
+    from scipy.special import stdtrit
+
+    low, high = (float(bound) for bound in interval(association(replicates), images))
+    freedom = int((counts.sum(-1) > 0).sum()) - 1
+    if counts.shape[-1] == 2 or freedom < 1:
+        return low, high
+    chance = np.sqrt(residuals(replicates).var(0).sum() / freedom)
+    reach = -stdtrit(images - 1, (1 - CONFIDENCE) / 2) * np.sqrt(images / (images - 1)) * chance
+    if abs(float(association(counts))) > reach:
+        return low, high
+    return min(low, 0.0), max(high, 0.0)
+
+
+def holds_nothing(value: float, low: float | None, high: float | None) -> bool:
+    """Whether φ is as good as 0: below MIN_PHI in size, or with an interval that holds 0."""
+    return abs(value) < MIN_PHI or (low is not None and low <= 0 <= high)
+
+
+def rank_given_error(matrix: np.ndarray, replicates: np.ndarray | None) -> int:
+    r"""How many singular values of Q stand out of the error of its estimate.
+
+    With :math:`Q = U S V^\top` the error that can feign the last singular values is that of the block
+    :math:`U_{\ge r}^\top (Q_b - Q) V_{\ge r}` over the bootstrap replicates b. r is the rank if :math:`s_r` exceeds the
+    95 % quantile of that block's largest singular value (and MIN_SINGULAR), tried from r = K downward.
+
+    Args:
+        matrix: Q of the classes that occur, (K, K) without NaN.
+        replicates: resampled Q, (B, K, K); None (too few images) counts singular values above MIN_SINGULAR.
+    """
+    left, singular, right = np.linalg.svd(matrix)
+    if replicates is None:
+        return int((singular > MIN_SINGULAR).sum())
+    errors = left.T @ (replicates[np.isfinite(replicates).all((-2, -1))] - matrix) @ right.T
+    for rank in range(len(singular), 1, -1):
+        block = errors[:, rank - 1 :, rank - 1 :]
+        noise = np.quantile(np.linalg.norm(block, 2, axis=(-2, -1)), CONFIDENCE) if len(block) else 0.0
+        if singular[rank - 1] > max(noise, MIN_SINGULAR):
+            return rank
+    return 1
+
+
+def merging_classes(counts: np.ndarray, replicates: np.ndarray | None, images: int) -> list[list[int]]:
+    """Groups of classes whose rows of Q coincide within the error: labels cannot tell them apart.
+
+    Two rows coincide where φ of label and truth *among these two classes*, each weighted equally, is as good as 0.
+    Rank alone does not say it: [[1, 0, 0], [½, ½, 0], [0, 1, 0]] has rank 2 and three distinct rows.
+
+    Args:
+        counts: pooled counts (K, K); replicates: of resampled images, (B, K, K) or None.
+    Returns: groups of two or more class indices, ascending.
+    """
+    group = list(range(len(counts)))
+    present = np.flatnonzero(counts.sum(-1) > 0)
+    rows = transition_matrix(counts)
+    for place, first in enumerate(present):
+        for second in present[place + 1 :]:
+            pair = [first, second]
+            strength = np.sqrt((residuals(rows[pair]) ** 2).sum())
+            error = 0.0
+            if replicates is not None:
+                spread = residuals(np.nan_to_num(transition_matrix(replicates[:, pair]))).var(0).sum()
+                error = 1.96 * np.sqrt(spread * images / (images - 1))
+            if strength < max(MIN_PHI, error):
+                old, new = group[second], group[first]
+                group = [new if value == old else value for value in group]
+    members = [[int(j) for j in present if group[j] == g] for g in sorted(set(group))]
+    return [classes for classes in members if len(classes) > 1]
+
+
+def implied_threshold(matrix: np.ndarray) -> float | None:
+    r"""The score at which the truth is even, for a network that learned the noisy posterior; two classes.
+
+    .. math:: \tilde p = Q_{01} + (Q_{11} - Q_{01})\,p, \qquad p = \tfrac12 \iff \tilde p = \tfrac12 (Q_{01} + Q_{11})
+
+    A negative contrast calls for inverted scores 1 − p̃, on which the same point is one minus that.
+    Returns: a score in [0, 1]; None for more than two classes, without contrast, or where Q is not known.
+    """
+    if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or np.isclose(matrix[0, 1], matrix[1, 1]):
+        return None
+    middle = float(matrix[0, 1] + matrix[1, 1]) / 2
+    return middle if matrix[1, 1] > matrix[0, 1] else 1 - middle
+
+
+def needs_decoding(matrix: np.ndarray) -> bool:
+    """Whether the plain argmax of K-class scores errs: Q's diagonal does not dominate every column.
+
+    A column is dominated where its diagonal exceeds the sum of its other entries. Otherwise scores are to be
+    multiplied by Q⁻¹ first (``evaluation.scores.decode_scores``). Two classes have a threshold instead.
+    """
+    if len(matrix) < 3 or not np.isfinite(matrix).all():
+        return False
+    diagonal = np.diagonal(matrix)
+    return bool((diagonal <= matrix.sum(0) - diagonal).any())
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Everything that pooled class counts say about label noise.
+
+    Args:
+        counts: pooled counts (K, K), rows = truth.
+        images: images counted.
+        matrix: Q (K, K); NaN rows for classes that the truth never shows.
+        matrix_low, matrix_high: 95 % bounds of Q; None with fewer than MIN_IMAGES images ("too few").
+        phi, phi_low, phi_high: association of label and truth; bounds None with too few images.
+        contrast, contrast_low, contrast_high: mean diagonal − mean off-diagonal.
+        determinant: of the rows and columns of classes that occur.
+        singular_values: of the same, descending; singular_low, singular_high: 95 % bounds.
+        rank: number of singular values that stand out of the error.
+        merged: groups of classes that the labels cannot tell apart.
+    """
+
+    counts: np.ndarray
+    images: int
+    matrix: np.ndarray
+    matrix_low: np.ndarray | None
+    matrix_high: np.ndarray | None
+    phi: float
+    phi_low: float | None
+    phi_high: float | None
+    contrast: float
+    contrast_low: float | None
+    contrast_high: float | None
+    determinant: float
+    singular_values: np.ndarray
+    singular_low: np.ndarray | None
+    singular_high: np.ndarray | None
+    rank: int
+    merged: list[list[int]]
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few images for intervals."""
+        return self.images < MIN_IMAGES
+
+    @property
+    def no_association(self) -> bool:
+        """Whether φ is as good as 0."""
+        return holds_nothing(self.phi, self.phi_low, self.phi_high)
+
+
+def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates: int = REPLICATES) -> Transitions:
+    """Transition matrix, its derived figures and their bootstrap intervals from counts per image.
+
+    Args:
+        counts: ``count_transitions`` of every image, each (K, K), or the array (n, K, K); rows = truth. The same
+            function serves two annotators: rows are then the second annotator's classes.
+        seed: of the bootstrap.
+    Raises: ValueError without any image.
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 3 or not len(counts):
+        raise ValueError(f"counts must be (images, K, K) with at least one image, not {counts.shape}")
+    images, pooled = len(counts), counts.sum(0)
+    matrix = transition_matrix(pooled)
+    present = np.flatnonzero(pooled.sum(-1) > 0)
+    inner = np.nan_to_num(matrix[np.ix_(present, present)])
+    resampled = bootstrap_counts(counts, seed, replicates) if images >= MIN_IMAGES else None
+    bounds: dict[str, tuple] = dict.fromkeys(("matrix", "phi", "contrast", "singular"), (None, None))
+    inner_resampled = None
+    if resampled is not None:
+        matrices = transition_matrix(resampled)
+        inner_resampled = matrices[:, present][:, :, present]
+        bounds["matrix"] = interval(matrices, images)
+        bounds["phi"] = association_interval(pooled, resampled, images)
+        bounds["contrast"] = tuple(float(bound) for bound in interval(contrast(matrices), images))
+        bounds["singular"] = interval(np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False), images)
+    return Transitions(
+        counts=pooled,
+        images=images,
+        matrix=matrix,
+        matrix_low=bounds["matrix"][0],
+        matrix_high=bounds["matrix"][1],
+        phi=float(association(pooled)),
+        phi_low=bounds["phi"][0],
+        phi_high=bounds["phi"][1],
+        contrast=float(contrast(matrix)),
+        contrast_low=bounds["contrast"][0],
+        contrast_high=bounds["contrast"][1],
+        determinant=float(np.linalg.det(inner)) if len(present) else float("nan"),
+        singular_values=np.linalg.svd(inner, compute_uv=False),
+        singular_low=bounds["singular"][0],
+        singular_high=bounds["singular"][1],
+        rank=rank_given_error(inner, inner_resampled) if len(present) else 0,
+        merged=merging_classes(pooled, resampled, images),
+    )
