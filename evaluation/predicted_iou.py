@@ -1,0 +1,127 @@
+r"""Predicted IoU: what a network trained on these labels will reach against the truth, said before training.
+
+A quick stand-in (``evaluation.pixel_learner``) is taught what a network would take from the labels, on half of the
+images, and is scored against the truth on the other half, at the best threshold (K classes: by argmax, decoded by Q⁻¹
+where training would), right way up. It sees the images, so it knows how hard they are; it fits conditional means, so
+flips, erasures, dilations and skeletons act on it as on a network trained with a proper loss.
+
+A network sees every pixel many times, which averages out independent errors that a few thousand sampled pixels would
+not. So the target at pixel x is no single label but
+
+.. math:: t(x) = E(x) + \frac1{|W_h|} \sum_{y \in W_h(x)} \bigl(\text{label}(y) - E(y)\bigr),
+
+with E = E[label | class, distance, relative depth] and W_h the (2h+1)² window of the local density: independent errors
+shrink by 2h + 1, errors that hang together (missing objects, closed gaps, wobbling contours) survive, and boundaries
+stay where the labels put them. A further blur of E by the (2b+1)² window stands for the network's blur at boundaries.
+
+``BANDWIDTH``, ``BLUR`` and ``PIXELS`` are the only constants of the prediction. ``benchmarks/calibrate_audit.py``
+chooses them on simulated sets alone; they are never fitted to real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datasets.image_io import IGNORE
+from datasets.transition_matrix import label_classes
+from evaluation.label_density import window_mean
+from evaluation.pixel_learner import PixelLearner, sample_positions
+from evaluation.scores import best_threshold, confusion_matrix, mean_iou, score_histogram
+from evaluation.transitions import Transitions, needs_decoding, safe_ratio
+
+BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
+BLUR = 0  # b: what the labels teach systematically is blurred over (2b + 1)² pixels
+PIXELS = 1500  # pixels of every image that the stand-in is fitted to
+
+
+def what_labels_teach(
+    noisy: np.ndarray, bins: np.ndarray, shares: np.ndarray, bandwidth: int = BANDWIDTH, blur: int = BLUR
+) -> np.ndarray:
+    """The target t of the module's docstring for one class.
+
+    Args:
+        noisy: whether a pixel carries the label, float (H, W), NaN where it is ignored.
+        bins: location bin of every pixel, −1 where the truth is ignored, (H, W).
+        shares: E per bin, (B,).
+    Returns: float32 (H, W); NaN where the truth is ignored.
+    """
+    expected = np.where(bins >= 0, shares[bins], np.nan).astype(np.float32)
+    known = np.isfinite(noisy) & (bins >= 0)
+    error = window_mean(np.where(known, noisy - expected, 0), bandwidth)
+    weight = window_mean(known, bandwidth)
+    target = expected + np.divide(error, weight, out=np.zeros_like(error), where=weight > 1e-4)
+    if not blur:
+        return target
+    inside = bins >= 0
+    blurred = window_mean(np.where(inside, expected, 0), blur) / np.maximum(window_mean(inside, blur), 1e-4)
+    return target - expected + np.where(inside, blurred, np.nan)
+
+
+class Outlook:
+    """Images whose pixels were sampled once, to predict what any label set of them teaches.
+
+    Args:
+        images: any dtype, (H, W) or (H, W, C) each.
+        truths: clean labels with 255 ignored, (H, W) each.
+        bins: of ``label_density.location_bins``, (H, W) each.
+        num_classes: 1 for binary labels.
+        pixels: sampled pixels per image.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        truths: Sequence[np.ndarray],
+        bins: Sequence[np.ndarray],
+        num_classes: int = 1,
+        seed: int = 0,
+        pixels: int = PIXELS,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
+        self.learner = PixelLearner(images, self.positions, seed)
+        self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])
+        self.bins, self.classes = bins, label_classes(num_classes)
+
+    def scores(
+        self, noisy: Sequence[np.ndarray], table: np.ndarray, bandwidth: int = BANDWIDTH, blur: int = BLUR
+    ) -> np.ndarray:
+        """What the stand-in makes of labels: scores of the sampled pixels on the images it was not fitted to.
+
+        Args:
+            noisy: labels with 255 ignored, (H, W) each.
+            table: of ``label_density.location_table`` for these labels, (n, K, D, R, K).
+        Returns: (P, K), columns of label classes; NaN-free.
+        """
+        pooled = table.sum(0).reshape(-1, self.classes)
+        shares = np.nan_to_num(safe_ratio(pooled, pooled.sum(-1, keepdims=True)))
+        columns = []
+        for label_class in range(1 if self.classes == 2 else 0, self.classes):
+            targets = []
+            for label, place, bins in zip(noisy, self.positions, self.bins, strict=True):
+                marked = np.where(label == IGNORE, np.nan, label == label_class)
+                targets.append(what_labels_teach(marked, bins, shares[:, label_class], bandwidth, blur)[place])
+            columns.append(np.concatenate(targets))
+        target = np.stack(columns, 1)
+        valid = np.isfinite(target).all(1)
+        scores = self.learner.scores(np.nan_to_num(target), valid)
+        return np.concatenate([1 - scores, scores], 1) if self.classes == 2 else scores
+
+    def iou(self, scores: np.ndarray, transitions: Transitions, invert: bool = False) -> float:
+        """IoU of scores against the truth: binary at the best threshold, K classes the mean IoU of the argmax.
+
+        Args:
+            scores: of ``scores``, (P, K).
+            invert: whether training would invert binary scores.
+        """
+        if self.classes == 2:
+            score = -scores[:, 1] if invert else scores[:, 1]
+            spread = np.ptp(score)
+            score = (score - score.min()) / spread if spread > 0 else np.zeros_like(score)
+            return best_threshold(score_histogram(score, self.truth))[1]
+        matrix = np.nan_to_num(transitions.matrix)
+        if needs_decoding(matrix) and transitions.rank == np.isfinite(transitions.matrix).all(-1).sum():
+            scores = scores @ np.linalg.pinv(matrix, rcond=1e-6)
+        return mean_iou(confusion_matrix(scores.argmax(-1), self.truth, self.classes))
