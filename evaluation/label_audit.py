@@ -1,0 +1,181 @@
+"""The label audit: what labels will teach a network, said before training.
+
+Given labels and, for some of their images, clean labels (or a second annotator's, or the images alone), `audit_labels`
+estimates the transition matrix, reads it by distance to the true boundary, and gives a verdict, the IoU of a perfect
+learner, the IoU to expect from a real network, and what to do. The steps live in files of their own:
+``transitions`` (Q and its error), ``label_density`` (Q by place), ``iou_ceiling``, ``predicted_iou``,
+``image_evidence`` (no clean labels), ``audit_report`` (what is said about it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from datasets.transition_matrix import count_transitions, label_classes
+from evaluation.audit_report import BIAS_MARGIN, AuditReport
+from evaluation.image_evidence import FOREGROUNDS, ImageEvidence, image_evidence
+from evaluation.iou_ceiling import Ceiling, iou_ceiling
+from evaluation.label_density import density_agreement, distance_profile, location_table
+from evaluation.predicted_iou import Outlook
+from evaluation.transitions import Transitions, estimate_transitions, implied_threshold
+from utils.cli import UserError, one_of
+
+MAX_IMAGES = 60  # images that everything but Q is estimated from
+MAX_SIDE = 512  # of larger images a window of this size is used for the same
+
+Labels = Sequence[np.ndarray]
+
+
+def decide(transitions: Transitions, ceiling: Ceiling) -> str:
+    """The verdict from Q and the ceiling, in the order of precedence.
+
+    *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
+    diagonal of Q below its off-diagonal). *biased at boundaries*: the ceiling is more than 0.03 below that of the
+    distance-free Q. Else *learnable*. *unknown*: the truth shows a single class, so that nothing can be compared.
+    """
+    if not np.isfinite(transitions.phi):
+        return "unknown"
+    if transitions.no_association:
+        return "not learnable"
+    if transitions.phi < 0:
+        return "inverted"
+    if ceiling.distance_free - ceiling.value > BIAS_MARGIN:
+        return "biased at boundaries"
+    return "learnable"
+
+
+def decide_by_images(evidence: ImageEvidence) -> str:
+    """The verdict without any reference: the direction is known only if the user said what the foreground looks like.
+
+    A bias at boundaries cannot be seen this way, so *learnable* says that signal and direction are right.
+    """
+    if evidence.has_nothing:
+        return "not learnable"
+    if not evidence.has_signal or evidence.direction is None:
+        return "unknown"
+    return "learnable" if evidence.direction > 0 else "inverted"
+
+
+def audit_labels(
+    noisy: Labels,
+    truth: Sequence[np.ndarray | None] | None = None,
+    images: Labels | None = None,
+    num_classes: int = 1,
+    seed: int = 0,
+    foreground: str | None = None,
+    max_images: int = MAX_IMAGES,
+    reference: str = "clean labels",
+    workers: int = 4,
+) -> AuditReport:
+    """Audit a label set. Sequences are read item by item and may load from disk.
+
+    Args:
+        noisy: the labels to be trained on, classes with 255 ignored, uint8 (H, W) each.
+        truth: clean labels of the same images, None for images that have none.
+        images: of the same length, any dtype, (H, W) or (H, W, C) each; without them there is no predicted IoU.
+        num_classes: 1 for binary labels, else K.
+        seed: of bootstraps, halves and the choice of images.
+        foreground: ``bright``, ``dark`` or ``minority``: settles the direction where no truth does.
+        max_images: images from which profile, ceiling and prediction are estimated; Q counts all.
+        reference: ``second annotator`` where ``truth`` is another person's label.
+    Raises:
+        UserError: neither truth nor images; foreground with several classes or an unknown word.
+    """
+    if foreground is not None:
+        one_of(foreground, FOREGROUNDS, "--foreground")
+        if num_classes > 1:
+            raise UserError("--foreground settles the direction of binary labels; --num_classes is "
+                            f"{num_classes}: give clean labels of some images instead")  # fmt: skip
+    rng = np.random.default_rng(seed)
+    counts, known = _count(noisy, truth, num_classes, workers)
+    if not known and images is None:
+        raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
+    pool = known or list(range(len(noisy)))
+    sampled = sorted(int(i) for i in rng.permutation(pool)[:max_images])
+    if not known:
+        sample = [_window(rng, noisy[i], images[i]) for i in sampled]
+        evidence = image_evidence(*_columns(sample), num_classes, foreground, seed)
+        verdict = decide_by_images(evidence)
+        invert = verdict == "inverted" if verdict in ("inverted", "learnable") else None
+        return AuditReport(verdict, num_classes, "images only", len(noisy), 0, invert=invert, evidence=evidence,
+                           foreground=foreground, sampled=sampled)  # fmt: skip
+    parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
+    transitions = estimate_transitions(counts, seed)
+    return _report(transitions, _columns(parts), num_classes, seed, reference, len(noisy), sampled)
+
+
+def _report(
+    transitions: Transitions,
+    sample: Sequence[Labels],
+    num_classes: int,
+    seed: int,
+    reference: str,
+    images: int,
+    sampled: list[int],
+) -> AuditReport:
+    """The audit against a reference.
+
+    Args:
+        sample: labels, reference labels and, where there are any, images of the sampled places.
+    """
+    labels, truths = sample[0], sample[1]
+    binary = num_classes == 1
+    bins, table = location_table(truths, labels, num_classes)
+    inverted = not transitions.no_association and transitions.phi < 0
+    ceiling = iou_ceiling(table, transitions, inverted, seed)
+    verdict = decide(transitions, ceiling)
+    predicted = None
+    if verdict == "not learnable":
+        predicted = ceiling.value
+    elif verdict != "unknown" and len(sample) > 2:
+        outlook = Outlook(sample[2], truths, bins, num_classes, seed)
+        predicted = outlook.iou(outlook.scores(labels, table), transitions, inverted)
+    decided = verdict not in ("unknown", "not learnable")
+    return AuditReport(
+        verdict=verdict,
+        num_classes=num_classes,
+        reference=reference,
+        images=images,
+        compared=transitions.images,
+        transitions=transitions,
+        ceiling=None if verdict == "unknown" else ceiling,
+        predicted_iou=predicted,
+        invert=(inverted and binary) if decided else None,
+        threshold=implied_threshold(transitions.matrix) if decided and binary else None,
+        profile=distance_profile(table, seed),
+        agreement=density_agreement(labels, truths),
+        sampled=sampled,
+    )
+
+
+def _count(
+    noisy: Labels, truth: Sequence[np.ndarray | None] | None, num_classes: int, workers: int
+) -> tuple[np.ndarray, list[int]]:
+    """Transition counts (n, K, K) of the images with a reference label, and the places of these images."""
+    classes = label_classes(num_classes)
+    if truth is None:
+        return np.zeros((0, classes, classes), np.int64), []
+
+    def count(place: int) -> np.ndarray | None:
+        reference = truth[place]
+        return None if reference is None else count_transitions(reference, noisy[place], num_classes)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(count, range(len(noisy))))
+    known = [place for place, counts in enumerate(found) if counts is not None and counts.sum() > 0]
+    return np.array([found[place] for place in known]).reshape(-1, classes, classes), known
+
+
+def _window(rng: np.random.Generator, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The same random window of at most MAX_SIDE² pixels of label, reference and image."""
+    height, width = arrays[0].shape[:2]
+    top = int(rng.integers(0, max(height - MAX_SIDE, 0) + 1))
+    left = int(rng.integers(0, max(width - MAX_SIDE, 0) + 1))
+    return tuple(item[top : top + MAX_SIDE, left : left + MAX_SIDE] for item in arrays)
+
+
+def _columns(rows: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
+    return [list(column) for column in zip(*rows, strict=True)]
