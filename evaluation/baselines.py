@@ -1,0 +1,204 @@
+"""Classic segmentation without training: what a learned method has to beat.
+
+    python evaluation/baselines.py --dataset nuc_sim
+    python evaluation/baselines.py --dataset er --data_list val --methods otsu ridge --foreground bright
+
+Writes the score maps of every method in the layout of ``evaluation/inference.py``, below
+``train_log/<dataset>/baselines/<list>/``, and prints one table scored by the functions that score networks. No method
+sees a label. A score of 0.5 is a method's own threshold; the order of the scores above and below it gives the AUC.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from evaluation.foreground import otsu_mask
+from evaluation.untrained import make_parser, run_methods
+from utils.cli import run_command
+
+BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+
+
+def graded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Score map whose threshold 0.5 is exactly ``mask``, ordered by ``values`` on either side of it.
+
+    Foreground values are spread over [0.5, 1], background values over [0, 0.5).
+
+    Args:
+        values: float (H, W); how sure a pixel is of being foreground, any scale.
+        mask: bool (H, W).
+    Returns: float32 (H, W).
+    """
+    scores = np.zeros(values.shape, np.float32)
+    for part, offset in ((mask, 0.5), (~mask, 0.0)):
+        if part.any():
+            low, high = float(values[part].min()), float(values[part].max())
+            share = (values[part] - low) / (high - low) if high > low else np.float32(offset > 0)
+            scores[part] = offset + 0.5 * share
+    scores[~mask] = np.minimum(scores[~mask], BELOW_HALF)
+    return scores
+
+
+def on_standardized(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Hand ``method`` the image with mean 0 and deviation 1, so that no result depends on offset or scale.
+
+    A constant image has no foreground: its scores are 0 and the method is not asked.
+    """
+
+    @functools.wraps(method)
+    def segment(image: np.ndarray, **parameters: object) -> np.ndarray:
+        values = image.astype(np.float64)
+        deviation = values.std()
+        if values.min() == values.max():
+            return np.zeros(image.shape, np.float32)
+        scores = method(((values - values.mean()) / deviation).astype(np.float32), **parameters)
+        return np.clip(scores, 0, 1).astype(np.float32)
+
+    return segment
+
+
+@on_standardized
+def otsu(image: np.ndarray) -> np.ndarray:
+    """Otsu's threshold, see :func:`otsu_mask`. Assumes two intensities that are the same throughout the image."""
+    return graded(image, otsu_mask(image))
+
+
+@on_standardized
+def local_threshold(image: np.ndarray, sigma: float = 17.0, offset: float = 0.2) -> np.ndarray:
+    """Brighter than the Gaussian mean of its surroundings by more than ``offset`` deviations of the image.
+
+    Assumes structures narrower than about 2 ``sigma`` pixels; stands an uneven background.
+    """
+    import cv2
+
+    excess = image - cv2.GaussianBlur(image, (0, 0), sigma) - offset
+    return graded(excess, excess > 0)
+
+
+@on_standardized
+def kmeans(image: np.ndarray, sigmas: Sequence[float] = (1.0, 2.0)) -> np.ndarray:
+    """Two means of the pixels' intensities, plain and blurred at ``sigmas``; started from Otsu's mask, so no chance.
+
+    The score is the relative distance d_background / (d_background + d_foreground) to the two centers.
+    """
+    import cv2
+
+    features = np.stack([image, *(cv2.GaussianBlur(image, (0, 0), sigma) for sigma in sigmas)], -1)
+    features = features.reshape(image.size, -1)
+    start = otsu_mask(image).reshape(-1, 1).astype(np.int32)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-4)
+    _, _, centers = cv2.kmeans(features, 2, start, stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)
+    centers = centers[np.argsort(centers[:, 0])]  # background first
+    background, foreground = (np.linalg.norm(features - center, axis=1) for center in centers)
+    return (background / np.maximum(background + foreground, 1e-12)).reshape(image.shape)
+
+
+@on_standardized
+def gaussian_mixture(image: np.ndarray, levels: int = 512, iterations: int = 300) -> np.ndarray:
+    r"""Posterior of the brighter of two Gaussians, fitted to the intensity histogram by expectation–maximization.
+
+    .. math:: r_k(v) \propto w_k\,\mathcal N(v; \mu_k, \sigma_k^2)
+
+    Started from Otsu's two classes. With unequal widths the wider Gaussian also claims the other's far tail; there the
+    posterior is held at its value at that other's mean, so that brighter never means less foreground.
+    """
+    counts, edges = np.histogram(image, levels)
+    centers, floor = (edges[:-1] + edges[1:]) / 2, (edges[1] - edges[0]) ** 2
+    otsu_level = image[otsu_mask(image)].min()
+    shares = np.stack([centers < otsu_level, centers >= otsu_level]).astype(np.float64)  # (2, levels)
+    for _ in range(iterations):
+        weights = shares * counts
+        mass = np.maximum(weights.sum(1), 1e-9)
+        means = (weights * centers).sum(1) / mass
+        variances = (weights * (centers - means[:, None]) ** 2).sum(1) / mass + floor
+        logs = np.log(mass / variances**0.5)[:, None] - (centers - means[:, None]) ** 2 / (2 * variances[:, None])
+        before, shares = shares, np.exp(logs - np.logaddexp(*logs))
+        if np.abs(shares - before).max() < 1e-5:
+            break
+    low, high = np.searchsorted(centers, np.sort(means)).clip(0, levels - 1)
+    posterior = shares[means.argmax()]
+    posterior[:low], posterior[high:] = posterior[low], posterior[high]
+    return posterior[np.clip(np.searchsorted(edges, image, "right") - 1, 0, levels - 1)]
+
+
+@on_standardized
+def chan_vese(image: np.ndarray, iterations: int = 60, smoothing: int = 1) -> np.ndarray:
+    """Morphological Chan–Vese: two constant intensities and a smooth contour, started from Otsu's mask.
+
+    Source: Márquez-Neila, Baumela, Alvarez, *A morphological approach to curvature-based evolution*, PAMI 2014.
+    """
+    from skimage.segmentation import morphological_chan_vese
+
+    start = otsu_mask(image)
+    mask = morphological_chan_vese(image, iterations, init_level_set=start, smoothing=smoothing).astype(bool)
+    swapped = mask.any() and not mask.all() and image[mask].mean() < image[~mask].mean()
+    return graded(image, ~mask if swapped else mask)
+
+
+@on_standardized
+def ridge(image: np.ndarray, sigmas: Sequence[float] = (2.0, 3.0), low: float = 0.5) -> np.ndarray:
+    """Sato's tubeness, then hysteresis: pixels above ``low`` · t that touch one above t, Otsu's threshold of it.
+
+    Assumes bright lines of about ``sigmas`` pixels half-width; it hollows out blobs.
+    Source: Sato et al., *Three-dimensional multi-scale line filter*, Medical Image Analysis 1998.
+    """
+    from skimage.filters import apply_hysteresis_threshold, sato, threshold_otsu
+
+    response = sato(image, sigmas=sigmas, black_ridges=False)
+    threshold = threshold_otsu(response)
+    return graded(response, apply_hysteresis_threshold(response, low * threshold, threshold))
+
+
+@on_standardized
+def random_walker(
+    image: np.ndarray, beta: float = 130.0, foreground: float = 0.8, background: float = 0.9
+) -> np.ndarray:
+    """Chance that a random walker, slowed by edges, first meets a foreground seed.
+
+    Seeds are the brighter share ``foreground`` of Otsu's foreground and the darker share ``background`` of the rest;
+    the walk decides the pixels between.
+    Source: Grady, *Random walks for image segmentation*, PAMI 2006.
+    """
+    from skimage.segmentation import random_walker as walk
+
+    mask = otsu_mask(image)
+    seeds = np.zeros(image.shape, np.int32)
+    seeds[mask & (image >= np.quantile(image[mask], 1 - foreground))] = 2
+    seeds[~mask & (image <= np.quantile(image[~mask], background))] = 1
+    if seeds.all():
+        return mask
+    return walk(image, seeds, beta=beta, mode="cg_j", tol=1e-3, return_full_prob=True, prob_tol=1.0)[1]
+
+
+# name → image (H, W) with bright structures, any scale → scores float32 (H, W) in [0, 1].
+BASELINES: dict[str, Callable[..., np.ndarray]] = {
+    "otsu": otsu,
+    "local_threshold": local_threshold,
+    "kmeans": kmeans,
+    "gaussian_mixture": gaussian_mixture,
+    "chan_vese": chan_vese,
+    "ridge": ridge,
+    "random_walker": random_walker,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the methods that the command line names."""
+    parser = make_parser("evaluation/baselines.py", "Classic segmentation without training, scored like networks.")
+    parser.add_argument("--methods", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="METHOD",
+                        help=f"of: {', '.join(BASELINES)} (default: all)")  # fmt: skip
+    options = parser.parse_args(arguments)
+    run_methods(options, {name: functools.partial(map, BASELINES[name]) for name in options.methods})
+
+
+if __name__ == "__main__":
+    run_command(main)
