@@ -1,8 +1,8 @@
 """From an image file's bytes to its pixels, for `datasets.image_io`: one decoder per format, one way to fail.
 
 TIFF goes through tifffile, because OpenCV returns ``None`` for several of its compressions, inverts MinIsWhite
-and drops channels. Everything else goes through Pillow, which keeps palette indices and raises on truncated files;
-OpenCV reads what Pillow cannot hold: 16-bit colour PNG, OpenEXR, Radiance HDR.
+and drops channels. Everything else goes through Pillow, which keeps palette indices and raises on truncated files,
+except for 16-bit colour PNG, which Pillow would cut to 8 bits and OpenCV reads whole.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from utils.run_folder import display_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from tifffile import TiffFile, TiffPageSeries
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+UNSUSPICIOUS_BYTES = 2**28  # a broken header may state a size that would fill the memory
+MAX_COMPRESSION = 5000
 TIFF_ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
 PNG_MAGIC = b"\x89PNG"
 PNG_DEPTH, PNG_COLOR = 24, 25  # byte offsets of bit depth and colour type
 PNG_GREY = 0
+PNG_END = b"IEND\xaeB`\x82"
 PLAIN_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA")  # Pillow modes whose arrays are taken as they are
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
@@ -120,14 +123,37 @@ def _stack_error(path: Path, shape: tuple[int, ...], axes: str) -> UserError:
     )
 
 
+def _is_implausible(stated_bytes: int, file_size: int) -> bool:
+    return stated_bytes > max(UNSUSPICIOUS_BYTES, MAX_COMPRESSION * file_size)
+
+
 # TIFF
+
+
+def decode_planes(path: Path) -> np.ndarray:
+    """Read a TIFF of any number of planes, in native byte order; errors as `decode`."""
+    with naming_broken(path), tifffile_module().TiffFile(path) as tiff:
+        values = _only_series(tiff, path).asarray(maxworkers=1)
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _only_series(tiff: TiffFile, path: Path) -> TiffPageSeries:
     full_size = [series for series in tiff.series if not series.keyframe.is_reduced]
     if len(full_size) > 1:
         raise UserError(f"{display_path(path)} holds {len(full_size)} images of different sizes; one is expected")
+    _check_extent(tiff.series[0].keyframe, tiff.filehandle.size)
     return tiff.series[0]
+
+
+def _check_extent(page: TiffPage, file_size: int) -> None:
+    """Refuse a page whose pixels cannot lie in the file: tifffile fills what is missing with zeros."""
+    end = max((start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+    if end > file_size:
+        raise ValueError(f"the file has {file_size} bytes, its pixels reach to byte {end}")
+    row_bytes = -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
+    needed, stored = row_bytes * page.imagelength * page.imagedepth, sum(page.databytecounts)
+    if needed > stored and (page.compression == 1 or _is_implausible(needed, file_size)):
+        raise ValueError(f"a size of {page.imagelength}×{page.imagewidth} is stated, but only {stored} bytes of pixels")
 
 
 def _plane_axes(series: TiffPageSeries, path: Path, in_channels: int) -> str:
@@ -182,24 +208,34 @@ def pillow_module() -> ModuleType:
     return Image
 
 
-def _refuse_frames(image: Image, path: Path) -> None:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a photograph with its preview
-        raise _stack_error(path, (frames, image.height, image.width), "frames, height, width")
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image]:
+    from PIL import UnidentifiedImageError
+
+    with open(path, "rb") as file:
+        try:
+            image = pillow_module().open(file)
+        except UnidentifiedImageError:
+            raise ValueError("its content is of no image format that is known") from None
+        if _is_implausible(image.width * image.height, path.stat().st_size):
+            raise ValueError(f"a size of {image.height}×{image.width} is stated, more than the file can hold")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # MPO: a photograph with its preview
+            raise _stack_error(path, (frames, image.height, image.width), "frames, height, width")
+        yield image
+
+
+def _picture_header(path: Path) -> Header:
+    with _open_picture(path) as image:
+        is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
+        return Header(image.height, image.width, 1 if is_grey else 3)
 
 
 def _decode_picture(path: Path, start: bytes, palette_colors: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    from PIL import UnidentifiedImageError
-
-    try:
-        image = pillow_module().open(path)
-    except UnidentifiedImageError:
-        return _decode_opencv(path)
-    with image:
-        _refuse_frames(image, path)
+    with _open_picture(path) as image:
         if start[:4] == PNG_MAGIC and start[PNG_DEPTH] == 16 and start[PNG_COLOR] != PNG_GREY:
-            image.verify()  # Pillow would cut these to 8 bits, and OpenCV hides that a file is truncated
-            return _decode_opencv(path)
+            image.verify()  # OpenCV hides that a file is truncated
+            return _decode_deep_color(path)
         if image.mode in ("P", "PA") and palette_colors:
             image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
         elif not image.mode.startswith("I;16") and image.mode not in (*PLAIN_MODES, "P", "PA"):
@@ -210,26 +246,14 @@ def _decode_picture(path: Path, start: bytes, palette_colors: bool) -> tuple[np.
     return (values[..., 0] if values.shape[2] == 2 else values[..., :3]), values[..., -1]
 
 
-def _picture_header(path: Path) -> Header:
-    from PIL import UnidentifiedImageError
-
-    try:
-        with pillow_module().open(path) as image:
-            _refuse_frames(image, path)
-            is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
-            return Header(image.height, image.width, 1 if is_grey else 3)
-    except UnidentifiedImageError:
-        values, _ = _decode_opencv(path)
-        return Header(*values.shape[:2], 1 if values.ndim == 2 else values.shape[2])
-
-
-def _decode_opencv(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode_deep_color(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A 16-bit colour PNG, which Pillow would cut to 8 bits."""
     import cv2
 
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    content = path.read_bytes()
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if PNG_END in content else None
     if values is None:
-        raise ValueError("no image format that is known")
+        raise ValueError("the file is not whole")
     if values.ndim == 2:
         return values, None
-    alpha = values[..., 3] if values.shape[2] == 4 else None
-    return values[..., 2::-1], alpha
+    return values[..., 2::-1], values[..., 3] if values.shape[2] == 4 else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.decoding import Pixels, decode, naming_broken, pillow_module, read_header, tifffile_module
+from datasets.decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
 from utils.cli import UserError
 from utils.run_folder import atomic_write, display_path, read_json
 
@@ -82,8 +82,7 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
 def read_scores(path: Path | str) -> np.ndarray:
     """Read a score map that `write_scores` wrote: float32 (H, W) or (C, H, W); errors as `read_image`."""
     path = Path(path)
-    with naming_broken(path), tifffile_module().TiffFile(path) as tiff:
-        scores = tiff.series[0].asarray(maxworkers=1)
+    scores = decode_planes(path)
     if scores.dtype != np.float32 or scores.ndim not in (2, 3) or scores.size == 0:
         shape = "×".join(map(str, scores.shape))
         raise UserError(
@@ -91,7 +90,7 @@ def read_scores(path: Path | str) -> np.ndarray:
             "a score map float32 of H×W or C×H×W"
         )
     _check_finite(scores, path)
-    return scores.astype(np.float32)  # native byte order
+    return scores
 
 
 def write_label(path: Path | str, label: np.ndarray, num_classes: int = 1) -> None:
