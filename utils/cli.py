@@ -6,6 +6,7 @@ Importing this module costs no third-party import, so ``--help`` stays fast.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -56,6 +57,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(EXIT_DONE)
 
 
