@@ -1,86 +1,116 @@
-"""Which data sets there are: a name means files under ``datasets/<name>`` and lists under ``txt/<name>``."""
+"""Which data sets there are: real ones that the user puts in place, simulated ones that are made on first use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from datasets.lists import list_folder
+from datasets.lists import find_list, list_folder
+from datasets.pairing import label_folders
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, display_path
 
-SIMULATED_NAMES = ("er_sim", "mito_sim", "nuc_sim")
-DOWNLOAD = "IEEE DataPort, 'Fluorescence microscopy images CBMI' (free registration)"
-SOURCES = {"er": DOWNLOAD, "mito": DOWNLOAD, "nuc": "Broad Bioimage Benchmark Collection, BBBC038"}
+SPLITS = ("train", "val", "test")
+
+
+class Download(NamedTuple):
+    """Where the images of a published data set come from, and the simulated set that resembles it."""
+
+    source: str
+    stand_in: str
+
+
+CBMI = 'IEEE DataPort, "Fluorescence microscopy images CBMI" (free, needs an account)'
+DOWNLOADS = {
+    "er": Download(CBMI, "er_sim"),
+    "mito": Download(CBMI, "mito_sim"),
+    "nuc": Download("the Broad Bioimage Benchmark Collection, BBBC038 (Data Science Bowl 2018)", "nuc_sim"),
+}
 
 
 def prepare_dataset(
     name: str,
-    train_list: str | None = None,
+    train_list: str | Path | None = None,
     real_only: bool = False,
     root: Path = REPO_ROOT,
     say: Callable[[str], object] = print,
 ) -> str:
-    """Make sure that a data set can be read, and say under which name.
+    """Settle which data set ``--dataset name`` means, and see to it that it is there.
 
-    Simulated sets are made on first use. Where nothing of ``er`` is in place, ``er_sim`` stands in for it.
+    A simulated set is made on first use. ``er`` without lists, images or training list becomes ``er_sim``, said
+    aloud, since the paper's images are a registered download that a newcomer does not have yet.
 
     Args:
-        train_list: a list that the user named; with one, no lists need to lie under ``txt/<name>``.
-        real_only: raise instead of falling back on simulated images.
+        name: the data set.
+        train_list: the ``--train_list`` given, if any; it must exist, and then the set needs nothing else.
+        real_only: refuse to go on with simulated images in place of real ones.
+        root: the folder that has ``txt`` and ``datasets``.
         say: takes the lines meant for the user.
-    Returns: ``name``, or ``er_sim`` for an absent ``er``.
+    Returns: the name to go on with.
     Raises:
-        UserError: images without lists, a set that is not in place, or an unknown name.
+        UserError: images without lists (with the command that makes them), a set that is unknown or not in place.
     """
-    if name in SIMULATED_NAMES:
-        from datasets.simulate import make_dataset
+    from datasets.simulate import SIMULATED, make_dataset
 
+    check_name(name)
+    if name in SIMULATED:
         make_dataset(name, root=root, say=say)
         return name
-    if train_list is not None or has_lists(name, root):
+    if train_list is not None:
+        find_list(train_list, name, root)
         return name
-    if has_images(name, root):
-        raise UserError(
-            f"{display_path(_images_folder(name, root))} has images, but {display_path(root / 'txt' / name)} has no "
-            f"lists; write them with: python datasets/make_lists.py --dataset {name}"
-        )
+    if has_lists(name, root):
+        return name
+    if (root / "datasets" / name / "train" / "images").is_dir():
+        raise UserError(_lists_missing(name, root))
     if name == "er" and not real_only:
-        say(absence("er", root))
-        say("going on with simulated micrographs instead: er_sim (--real_only makes this an error)")
-        return prepare_dataset("er_sim", root=root, say=say)
-    if name in SOURCES:
-        simulated = "" if real_only else f", or use simulated images: --dataset {name}_sim"
-        raise UserError(absence(name, root) + simulated)
-    raise UserError(f"there is no data set {name!r}; there are: {', '.join(known_datasets(root))}")
-
-
-def absence(name: str, root: Path = REPO_ROOT) -> str:
-    """Where the files of a published set are found and where they belong."""
-    folder = display_path(root / "datasets" / name)
-    return (
-        f"the images of {name!r} are not here. Download: {SOURCES[name]}; put them into "
-        f"{folder}/{{train,val,test}}/{{images,labels}} and run: python datasets/make_lists.py --dataset {name}"
+        say(f"{_images_missing(name, root)}\ngoing on with simulated images, data set {DOWNLOADS[name].stand_in}")
+        return prepare_dataset(DOWNLOADS[name].stand_in, root=root, say=say)
+    if name in DOWNLOADS:
+        instead = f"\nsimulated images instead: --dataset {DOWNLOADS[name].stand_in}"
+        raise UserError(_images_missing(name, root) + instead)
+    if any((root / "datasets" / name / split / "images").is_dir() for split in SPLITS):
+        raise UserError(_lists_missing(name, root))
+    known = ", ".join(sorted({*known_datasets(root), *SIMULATED}))
+    raise UserError(
+        f"data set {name!r} is unknown: there are no lists in {display_path(root / 'txt' / name)} and no images in "
+        f"{display_path(root / 'datasets' / name)}/train/images; data sets that exist: {known} "
+        "(those ending in _sim are simulated on first use)"
     )
 
 
+def check_name(name: str) -> None:
+    """Raise a UserError unless ``name`` can name a data set: a plain folder name."""
+    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise UserError(f"data set {name!r}: a plain name is expected, that of a folder in datasets/ and txt/")
+
+
 def has_lists(name: str, root: Path = REPO_ROOT) -> bool:
-    """Whether any list of the set exists."""
+    """Whether a data set has at least one list."""
     return any(list_folder(name, root).rglob("*.txt"))
 
 
-def has_images(name: str, root: Path = REPO_ROOT) -> bool:
-    """Whether the set's folder of training images exists."""
-    return _images_folder(name, root).is_dir()
-
-
-def _images_folder(name: str, root: Path) -> Path:
-    return root / "datasets" / name / "train" / "images"
-
-
 def known_datasets(root: Path = REPO_ROOT) -> list[str]:
-    """Names of sets with images or lists, and of those that can be simulated."""
-    found = {path.parents[1].name for path in (root / "datasets").glob("*/train/images")}
-    for lists in (root / "txt", root / "datasets" / "txt"):
-        found |= {path.name for path in lists.glob("*") if path.is_dir() and any(path.rglob("*.txt"))}
-    return sorted(found | set(SIMULATED_NAMES))
+    """The data sets that have lists or training images below ``root``, sorted."""
+    list_folders = [*(root / "txt").glob("*"), *(root / "datasets" / "txt").glob("*")]
+    listed = {folder.name for folder in list_folders if any(folder.rglob("*.txt"))}
+    return sorted(listed | {images.parts[-3] for images in (root / "datasets").glob("*/train/images")})
+
+
+def _lists_missing(name: str, root: Path) -> str:
+    found = label_folders(root / "datasets" / name / "train")
+    labels = "" if "labels" in found or not found else f" --labels {found[0]}"
+    return (
+        f"data set {name} has images ({display_path(root / 'datasets' / name)}) but no lists "
+        f"({display_path(root / 'txt' / name)}); make them with:\n"
+        f"  python datasets/make_lists.py --dataset {name}{labels}"
+    )
+
+
+def _images_missing(name: str, root: Path) -> str:
+    folder = display_path(root / "datasets" / name)
+    return (
+        f"data set {name}: the images are not there. Get them from {DOWNLOADS[name].source}, put them into "
+        f"{folder}/{{train,val,test}}/{{images,labels}} and type: python datasets/make_lists.py --dataset {name}"
+    )
