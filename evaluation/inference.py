@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_THRESHOLD = 0.5
+BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
 RESULT_FOLDERS = ("pred", "masks", "scores", "overlays")
 RESULT_FILES = ("predictions.json", "metrics.json", "per_image.csv", "report.html")
 
@@ -61,8 +62,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--pred_invert", default="auto", choices=("auto", "on", "off"),
                      help="invert scores (default: auto, as validation decided)")  # fmt: skip
     how.add_argument("--tta", action="store_true", help="average the scores of the eight flips and rotations")
-    how.add_argument("--batch_size", type=at_least(1), default=16, metavar="N",
-                     help="images of 256x256 at once, others count by their area (default: 16)")  # fmt: skip
+    how.add_argument("--batch_size", type=at_least(1), metavar="N",
+                     help="images of 256x256 at once, others count by their area (default: "
+                     f"{BATCH_SIZE['cpu']} on a CPU, else {BATCH_SIZE['cuda']})")  # fmt: skip
     how.add_argument("--tile", type=at_least(64), default=512, metavar="PIXELS",
                      help="images with a longer side are predicted in tiles of this side (default: 512)")  # fmt: skip
     how.add_argument("--overlap", type=at_least(0), default=64, metavar="PIXELS",
@@ -238,8 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     with Progress(len(pictures), "predicting") as progress:
         predict_pictures(
-            predictor, pictures, settings, folder, batch_size=options.batch_size, window=options.tile,
-            overlap=options.overlap, progress=progress,
+            predictor, pictures, settings, folder, batch_size=options.batch_size or BATCH_SIZE[device.type],
+            window=options.tile, overlap=options.overlap, progress=progress,
         )  # fmt: skip
     seconds = time.monotonic() - started
     record = make_record(

