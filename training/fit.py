@@ -20,10 +20,10 @@ from training.panels import picture_of
 from training.selection import (
     Selection,
     decoding_matrix,
-    implied_threshold,
     is_inverting,
     select_binary,
     select_classes,
+    threshold_by_noise,
     without_validation,
 )
 from training.state import (
@@ -231,9 +231,9 @@ def decide(options: TrainingOptions, data: TrainingData, state: TrainingState) -
     """Validate and settle threshold, direction and the figure of ``best``."""
     clean = data.val_loader is not None and options.val_labels == "clean"
     direction = {"auto": None if clean else is_inverting(state.noise_matrix), "on": True, "off": False}
-    invert, by_noise = direction[options.pred_invert], implied_threshold(state.noise_matrix)
+    invert, implied = direction[options.pred_invert], threshold_by_noise(state.noise_matrix)
     if data.val_loader is None:
-        return without_validation(pred_invert=invert, threshold_by_noise=by_noise)
+        return without_validation(pred_invert=invert, implied=implied)
     transition = decoding_matrix(state.noise_matrix)
     counts = validate(
         state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
@@ -242,7 +242,7 @@ def decide(options: TrainingOptions, data: TrainingData, state: TrainingState) -
     )  # fmt: skip
     if options.num_classes > 1:
         return select_classes(counts, labels_are_clean=clean)
-    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, threshold_by_noise=by_noise)
+    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, implied=implied)
 
 
 def report_epoch(

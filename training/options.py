@@ -33,7 +33,7 @@ PAPER_PRESET = {
     "checkpoint_every": 2, "checkpoint_from": 80,
 }  # fmt: skip
 QUICK_PRESET = {
-    "epochs": 30, "batch_size": 16, "crop": 128, "width": 16, "optimizer": "adamw", "lr": 3e-3,
+    "epochs": 20, "batch_size": 16, "crop": 128, "width": 16, "optimizer": "adamw", "lr": 3e-3,
     "weight_decay": 1e-4, "schedule": "one_cycle", "init": "kaiming", "checkpoint_every": 5,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER_PRESET, "quick": QUICK_PRESET}

@@ -23,6 +23,7 @@ from evaluation.scores import (
     mean_iou,
     youden_threshold,
 )
+from evaluation.transitions import implied_threshold, needs_decoding
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -44,36 +45,20 @@ class Selection:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def implied_threshold(matrix: np.ndarray | None) -> float | None:
-    r"""The score at which truth is even, for a network that learned the noisy posterior.
-
-    .. math:: \tilde p = Q_{01} + (Q_{11} - Q_{01})\,p = \tfrac12 (Q_{01} + Q_{11}) \iff p = \tfrac12
-
-    Args:
-        matrix: 2×2 transition matrix, rows = truth; None where it is not known.
-    Returns: the threshold, to be applied after inversion where the contrast is negative; None without contrast.
-    """
-    if matrix is None or np.shape(matrix) != (2, 2) or math.isclose(matrix[1][1], matrix[0][1]):
-        return None
-    threshold = float(matrix[0][1] + matrix[1][1]) / 2
-    return threshold if matrix[1][1] > matrix[0][1] else 1 - threshold
+def threshold_by_noise(matrix: np.ndarray | None) -> float | None:
+    """The score threshold that known noise implies for binary labels, after inversion; None where there is none."""
+    return None if matrix is None else implied_threshold(matrix)
 
 
 def decoding_matrix(matrix: np.ndarray | None) -> np.ndarray | None:
-    """The matrix by which class scores must be corrected before the argmax; None where the argmax is right as it is.
-
-    A perfect learner predicts Qᵀp. Where each column's diagonal entry is its largest, a pixel that is certainly of
-    class j still scores highest at j; otherwise Q⁻¹ has to undo the noise.
+    """The matrix by which class scores are corrected before the argmax; None where it is not needed or impossible.
 
     Args:
         matrix: transition matrix (K, K), rows = truth, or None if unknown.
     """
-    if matrix is None or len(matrix) < 3:
+    if matrix is None or not needs_decoding(matrix) or np.linalg.matrix_rank(matrix) < len(matrix):
         return None
-    matrix = np.asarray(matrix, np.float64)
-    others = np.where(np.eye(len(matrix), dtype=bool), -np.inf, matrix)
-    dominated = (np.diag(matrix) > others.max(0)).all()
-    return None if dominated or np.linalg.matrix_rank(matrix) < len(matrix) else matrix
+    return matrix
 
 
 def is_inverting(matrix: np.ndarray | None) -> bool | None:
@@ -91,13 +76,13 @@ def select_binary(
     *,
     labels_are_clean: bool,
     pred_invert: bool | None,
-    threshold_by_noise: float | None,
+    implied: float | None,
 ) -> Selection:
     """Decide from the score histogram (2, BINS) of the validation set.
 
     Args:
         pred_invert: a direction that is already decided; None lets clean labels decide.
-        threshold_by_noise: the threshold implied by the label noise, if known.
+        implied: the threshold implied by the label noise, if known.
     """
     invert = pred_invert if pred_invert is not None else labels_are_clean and is_inverted(histogram)
     if invert:
@@ -106,7 +91,7 @@ def select_binary(
     if labels_are_clean:
         threshold, figure = best_threshold(histogram)
     else:
-        threshold = youden_at if threshold_by_noise is None else threshold_by_noise
+        threshold = youden_at if implied is None else implied
         figure = youden
     counts = counts_at(histogram, threshold)
     figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(histogram)), "youden": youden}
@@ -130,7 +115,7 @@ def _mean_youden(confusion: np.ndarray) -> float:
     return float(np.nanmean(youden)) if np.isfinite(youden).any() else math.nan
 
 
-def without_validation(*, pred_invert: bool | None, threshold_by_noise: float | None) -> Selection:
+def without_validation(*, pred_invert: bool | None, implied: float | None) -> Selection:
     """The decision where no validation list exists: the implied threshold, else one half; ``best`` is ``last``."""
-    threshold = DEFAULT_THRESHOLD if threshold_by_noise is None else threshold_by_noise
+    threshold = DEFAULT_THRESHOLD if implied is None else implied
     return Selection(threshold, bool(pred_invert), math.nan)

@@ -10,10 +10,10 @@ import pytest
 from evaluation.scores import BINS
 from training.selection import (
     decoding_matrix,
-    implied_threshold,
     is_inverting,
     select_binary,
     select_classes,
+    threshold_by_noise,
     without_validation,
 )
 
@@ -29,32 +29,32 @@ def histogram(background: dict[float, int], foreground: dict[float, int]) -> np.
 
 def test_clean_labels_choose_threshold_and_figure_by_iou():
     counts = histogram({0.1: 90, 0.4: 10}, {0.3: 2, 0.6: 18})
-    selection = select_binary(counts, labels_are_clean=True, pred_invert=None, threshold_by_noise=0.05)
+    selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=0.05)
     assert 0.4 < selection.threshold <= 0.6 and not selection.invert
     assert selection.figure == pytest.approx(18 / 20) == selection.figures["iou"]
 
 
 def test_clean_labels_find_the_inverse():
     counts = histogram({0.9: 80, 0.7: 5}, {0.2: 20})
-    selection = select_binary(counts, labels_are_clean=True, pred_invert=None, threshold_by_noise=None)
+    selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert selection.invert and selection.figure == 1 and selection.figures["auc"] == 1
     assert 0.3 < selection.threshold <= 0.8
-    forced = select_binary(counts, labels_are_clean=True, pred_invert=False, threshold_by_noise=None)
+    forced = select_binary(counts, labels_are_clean=True, pred_invert=False, implied=None)
     assert not forced.invert and forced.figures["auc"] == 0
 
 
 def test_noisy_labels_choose_by_youden_and_never_by_iou():
     # Labels flipped by 45 %: the best IoU is the all-foreground mask's, Youden's J keeps the true threshold.
     counts = histogram({0.2: 550, 0.8: 45}, {0.2: 450, 0.8: 55})
-    noisy = select_binary(counts, labels_are_clean=False, pred_invert=None, threshold_by_noise=None)
-    clean = select_binary(counts, labels_are_clean=True, pred_invert=None, threshold_by_noise=None)
+    noisy = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=None)
+    clean = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert 0.2 < noisy.threshold <= 0.8 and clean.threshold <= 0.2
     assert noisy.figure == pytest.approx(550 / 595 - 450 / 505)
 
 
 def test_noisy_labels_use_the_threshold_that_the_noise_implies():
     counts = histogram({0.2: 10}, {0.8: 10})
-    selection = select_binary(counts, labels_are_clean=False, pred_invert=None, threshold_by_noise=0.35)
+    selection = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=0.35)
     assert selection.threshold == 0.35 and selection.figure == 1
 
 
@@ -71,7 +71,7 @@ def test_noisy_labels_use_the_threshold_that_the_noise_implies():
     ],
 )
 def test_the_implied_threshold_lies_between_the_two_noisy_posteriors(matrix, threshold):
-    answer = implied_threshold(None if matrix is None else np.array(matrix))
+    answer = threshold_by_noise(None if matrix is None else np.array(matrix))
     assert answer == (None if threshold is None else pytest.approx(threshold))
 
 
@@ -86,7 +86,7 @@ def test_classes_are_chosen_by_mean_iou_or_mean_youden():
 
 @pytest.mark.parametrize(("implied", "threshold"), [(None, 0.5), (0.05, 0.05)])
 def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
-    selection = without_validation(pred_invert=None, threshold_by_noise=implied)
+    selection = without_validation(pred_invert=None, implied=implied)
     assert selection.threshold == threshold and not selection.invert and math.isnan(selection.figure)
 
 
@@ -97,9 +97,9 @@ def uniform_flip(share: float, classes: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("matrix", "needed"),
     [
-        (uniform_flip(0.5, 3), False),
+        (uniform_flip(0.3, 3), False),
+        (np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]]), True),  # sample:0.1: the argmax would be background
         (uniform_flip(0.8, 3), True),  # past (K - 1)/K: the argmax would pick a wrong class
-        (uniform_flip(0.9, 19), False),
         (uniform_flip(2 / 3, 3), False),  # singular: nothing can be undone
         (np.array([[0.2, 0.8], [0.8, 0.2]]), False),  # binary: inversion and threshold do it
         (None, False),
