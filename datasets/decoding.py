@@ -84,22 +84,21 @@ def read_header(path: Path, in_channels: int) -> Header:
 @contextmanager
 def naming_broken(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a missing or broken file into a UserError that names the file."""
-    shown = display_path(path)
     try:
         yield
     except (UserError, ImportError):
         raise
     except FileNotFoundError:
-        raise UserError(f"{shown} does not exist") from None
+        raise UserError(f"{display_path(path)} does not exist") from None
     except IsADirectoryError:
-        raise UserError(f"{shown} is a folder, not a file") from None
+        raise UserError(f"{display_path(path)} is a folder, not a file") from None
     except PermissionError:
-        raise UserError(f"{shown} may not be read: permission denied") from None
+        raise UserError(f"{display_path(path)} may not be read: permission denied") from None
     except Exception as error:  # decoders raise anything at all on broken bytes
         if path.stat().st_size == 0:
-            raise UserError(f"{shown} is empty (0 bytes)") from None
+            raise UserError(f"{display_path(path)} is empty (0 bytes)") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{shown} cannot be read as an image; broken or truncated? ({reason})") from error
+        raise UserError(f"{display_path(path)} cannot be read as an image; broken or truncated? ({reason})") from error
 
 
 @cache
