@@ -12,6 +12,8 @@ network will reach is the matter of ``evaluation.predicted_iou``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from evaluation.transitions import (
     transition_matrix,
 )
 
-DIFFERENT = 3.0  # standard errors by which the label shares of two bins must differ to count as two
+FALSE_ALARMS = 0.005  # chance that any two equal bins of a table count as different
 MIN_PIXELS = 20  # bins with fewer pixels in the fitted half take the share of their class
 
 
@@ -47,49 +49,88 @@ class Ceiling:
     nothing_differs: bool
 
 
-def share_variance(found: np.ndarray, total: np.ndarray) -> tuple[float, float]:
-    """A pooled share and the variance of its estimate, from counts per image (n,).
+class Share(NamedTuple):
+    """A pooled label share, the variance of its estimate and the pixels behind it."""
+
+    value: float
+    variance: float
+    pixels: float
+
+
+def pooled_share(found: np.ndarray, total: np.ndarray) -> Share:
+    """Share and variance from counts per image (n,).
 
     The variance is the larger of that between images (ratio estimator) and that of independent pixels, the latter with
     half a pixel added to either side so that shares of exactly 0 or 1 stay uncertain.
     """
-    pixels, images = total.sum(), np.count_nonzero(total)
-    share = found.sum() / pixels
+    pixels, images = float(total.sum()), np.count_nonzero(total)
+    value = float(found.sum() / pixels)
     smooth = (found.sum() + 0.5) / (pixels + 1)
     variance = smooth * (1 - smooth) / pixels
     if images > 1:
-        spread = ((found - share * total) ** 2).sum() / pixels**2
+        spread = ((found - value * total) ** 2).sum() / pixels**2
         variance = max(variance, spread * images / (images - 1))
-    return float(share), float(variance)
+    return Share(value, float(variance), pixels)
 
 
-def merged_shares(found: np.ndarray, total: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+def difference(first: Share, second: Share) -> float:
+    """By how many standard errors two shares differ.
+
+    The variance is at least that of independent pixels with one common share, which is what would be true if they did
+    not differ: a small bin without a single label is no proof of a share of 0.
+    """
+    common = (first.value * first.pixels + second.value * second.pixels) / (first.pixels + second.pixels)
+    by_chance = common * (1 - common) * (1 / first.pixels + 1 / second.pixels)
+    return abs(first.value - second.value) / np.sqrt(max(first.variance + second.variance, by_chance))
+
+
+def critical_difference(tests: int) -> float:
+    """By how many standard errors two label shares must differ to count as two, when so many pairs are looked at."""
+    from scipy.special import ndtri
+
+    return float(-ndtri(FALSE_ALARMS / (2 * max(tests, 1))))
+
+
+def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Label share of every bin after merging bins that do not differ.
 
-    The two neighbours (in order of their shares) that differ least in standard errors are merged until all differ by
-    DIFFERENT of them.
+    Bins that do not differ from their class as a whole are pooled first, class by class; then the two neighbours, in
+    the order of their shares, that differ least in standard errors, until all differ. Bins with too few pixels take
+    the share of their class.
 
     Args:
         found, total: foreground labels and pixels per image and bin, (n, B).
-        fallback: share for bins with too few pixels, (B,).
+        classes: true class of every bin, (B,).
     Returns: (B,), equal values for merged bins.
     """
-    usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
-    order = usable[np.argsort(found[:, usable].sum(0) / total[:, usable].sum(0), kind="stable")]
-    groups = [np.array([index]) for index in order]
-    figures = [share_variance(found[:, g].sum(1), total[:, g].sum(1)) for g in groups]
+
+    def share_of(members: np.ndarray) -> Share:
+        return pooled_share(found[:, members].sum(1), total[:, members].sum(1))
+
+    result = np.zeros(len(classes))
+    usable = total.sum(0) >= MIN_PIXELS
+    limit, groups = critical_difference(int(usable.sum())), []
+    for true_class in np.unique(classes):
+        members = np.flatnonzero(classes == true_class)
+        if not total[:, members].any():
+            continue
+        whole = share_of(members)
+        result[members] = whole.value
+        members = members[usable[members]]
+        own = np.array([difference(share_of(members[[place]]), whole) >= limit for place in range(len(members))], bool)
+        groups += [np.array([index]) for index in members[own]] + ([members[~own]] if not own.all() else [])
+    shares = [share_of(members) for members in groups]
+    order = sorted(range(len(groups)), key=lambda place: shares[place].value)
+    groups, shares = [groups[place] for place in order], [shares[place] for place in order]
     while len(groups) > 1:
-        shares, variances = np.array(figures).T
-        gaps = np.abs(np.diff(shares)) / np.sqrt(variances[1:] + variances[:-1])
-        place = int(gaps.argmin())
-        if gaps[place] >= DIFFERENT:
+        gaps = [difference(*pair) for pair in pairwise(shares)]
+        place = int(np.argmin(gaps))
+        if gaps[place] >= limit:
             break
         groups[place : place + 2] = [np.concatenate(groups[place : place + 2])]
-        joined = groups[place]
-        figures[place : place + 2] = [share_variance(found[:, joined].sum(1), total[:, joined].sum(1))]
-    result = fallback.astype(float).copy()
-    for members, (share, _) in zip(groups, figures, strict=True):
-        result[members] = share
+        shares[place : place + 2] = [share_of(groups[place])]
+    for members, share in zip(groups, shares, strict=True):
+        result[members] = share.value
     return result
 
 
@@ -131,8 +172,7 @@ def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np
     """
     flat = fitted.reshape(len(fitted), -1, 2)
     is_foreground = np.arange(flat.shape[1]) >= flat.shape[1] // 2
-    rows = np.nan_to_num(transition_matrix(fitted.sum((0, 2, 3))))
-    shares = merged_shares(flat[..., 1], flat.sum(-1), rows[is_foreground.astype(int), 1])
+    shares = merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int))
     pixels = flat.sum((0, 2))
     level = _best_cut(shares, np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0))
     nothing = len(np.unique(shares[pixels > 0])) < 2
@@ -145,9 +185,9 @@ def _class_half(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for K classes: argmax of E[label | bin], and of E[label | class] alone.
 
-    A bin keeps its own label shares where one of them differs from its class's by DIFFERENT standard errors; classes
-    that the labels cannot tell apart share one row of Q. Where Q is ``invertible``, E[label | class] is decoded by it,
-    which gives back every class; E[label | bin] only where training would decode too (`needs_decoding`).
+    A bin keeps its own label shares where one of them differs from its class's beyond chance; classes that the labels
+    cannot tell apart share one row of Q. Where Q is ``invertible``, E[label | class] is decoded by it, which gives back
+    every class; E[label | bin] only where training would decode too (`needs_decoding`).
     """
     classes, counts = fitted.shape[1], fitted.sum((0, 2, 3))
     for group in merged:
@@ -155,10 +195,14 @@ def _class_half(
     flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(transition_matrix(counts))
     truth = np.repeat(np.arange(classes), flat.shape[1] // classes)
     total, shares = flat.sum(-1), rows[truth]
-    for index in np.flatnonzero(total.sum(0) >= MIN_PIXELS):
-        figures = np.array([share_variance(flat[:, index, m], total[:, index]) for m in range(classes)])
-        if (np.abs(figures[:, 0] - rows[truth[index]]) > DIFFERENT * np.sqrt(figures[:, 1])).any():
-            shares[index] = figures[:, 0]
+    usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
+    limit = critical_difference(len(usable) * classes)
+    pixels = counts.sum(-1)
+    for index in usable:
+        own = [pooled_share(flat[:, index, m], total[:, index]) for m in range(classes)]
+        row = truth[index]
+        if any(difference(share, Share(rows[row, m], 0, pixels[row])) >= limit for m, share in enumerate(own)):
+            shares[index] = [share.value for share in own]
     decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
     scores = shares @ decoder if needs_decoding(rows) else shares
     return _confusions(scores.argmax(-1), scored), _confusions((rows @ decoder)[truth].argmax(-1), scored)

@@ -25,6 +25,7 @@ MAX_COMPARED = 3000  # images compared with each other; the comparison grows wit
 INVERTED_BELOW = -0.3  # correlation of an inverted-looking label with what its image predicts
 CLEAR_SIGNAL = 0.3  # median correlation from which on single labels can be called odd
 BETTER_BY = 0.3  # how much better a label must correlate with another image
+CLOSE = 0.6  # the least correlation with that image, relative to the median
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def find_mismatches(maps: np.ndarray, features: np.ndarray) -> tuple[float, list
     inverted = [(int(i), float(own[i])) for i in np.flatnonzero(judged & (own < INVERTED_BELOW))]
     best = table.argmax(1)
     top = table[np.arange(len(table)), best]
-    better = judged & (top > own + BETTER_BY) & (top >= 0.8 * signal)
+    better = judged & (top > own + BETTER_BY) & (top >= CLOSE * signal)
     others = [(int(i), int(best[i]), float(own[i]), float(top[i])) for i in np.flatnonzero(better)]
     return signal, inverted, others
 

@@ -237,7 +237,7 @@ class Transitions:
         contrast, contrast_low, contrast_high: mean diagonal − mean off-diagonal.
         determinant: of the rows and columns of classes that occur.
         singular_values: of the same, descending; singular_low, singular_high: 95 % bounds.
-        rank: number of singular values that stand out of the error.
+        rank: number of singular values that stand out of the error; at most the number of distinct rows.
         merged: groups of classes that the labels cannot tell apart.
     """
 
@@ -296,6 +296,8 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
         bounds["phi"] = association_interval(pooled, resampled, images)
         bounds["contrast"] = tuple(float(bound) for bound in interval(contrast(matrices), images))
         bounds["singular"] = interval(np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False), images)
+    merged = merging_classes(pooled, resampled, images)
+    distinct = len(present) - sum(len(group) - 1 for group in merged)
     return Transitions(
         counts=pooled,
         images=images,
@@ -312,6 +314,6 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
         singular_values=np.linalg.svd(inner, compute_uv=False),
         singular_low=bounds["singular"][0],
         singular_high=bounds["singular"][1],
-        rank=rank_given_error(inner, inner_resampled) if len(present) else 0,
-        merged=merging_classes(pooled, resampled, images),
+        rank=min(rank_given_error(inner, inner_resampled), distinct) if len(present) else 0,
+        merged=merged,
     )
