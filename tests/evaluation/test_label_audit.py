@@ -1,0 +1,307 @@
+"""The audit: verdicts, ceilings, predictions, evidence from images, statistics."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from datasets.label_noise import make_noisy_label
+from evaluation.audit_report import VERDICTS
+from evaluation.label_audit import audit_labels
+from evaluation.label_statistics import label_statistics
+from utils.cli import UserError
+from utils.run_folder import plain
+
+SIZE, IMAGES = 96, 16
+KEYS = {"verdict", "iou_ceiling", "predicted_iou", "phi", "contrast", "Q", "Q_low", "Q_high", "rank", "det", "invert",
+        "threshold", "profile"}  # fmt: skip
+
+
+def draw(rng: np.random.Generator, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy uint16 image of blobs, brighter the higher their class, and its mask."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    for number in range(3 * (classes - 1)):
+        cy, cx, radius = *rng.uniform(10, SIZE - 10, 2), rng.uniform(6, 12)
+        mask[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = number % (classes - 1) + 1
+    image = 1000 + 800.0 * mask + rng.normal(0, 150, mask.shape)
+    return image.astype(np.uint16), mask
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(3)
+    pairs = [draw(rng) for _ in range(IMAGES)]
+    return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+def noisy_labels(masks, spec: str, num_classes: int = 1) -> list[np.ndarray]:
+    return [make_noisy_label(mask, spec, 0, str(i), num_classes) for i, mask in enumerate(masks)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "verdict", "ceiling"),
+    [
+        ("clean", "learnable", 1.0),
+        ("sample:0.1", "learnable", 1.0),
+        ("flip:0.3", "learnable", 1.0),
+        ("missing:0.4", "learnable", 1.0),
+        ("flip:0.9", "inverted", 1.0),
+        ("dilate:5+flip:0.9", "inverted", None),  # inversion comes before the bias at boundaries
+        ("dilate:5", "biased at boundaries", None),
+        ("erode:5", "biased at boundaries", None),
+        ("skeleton", "biased at boundaries", None),
+        ("flip:0.5", "not learnable", "share"),
+        ("dilate:5+flip:0.5", "not learnable", "share"),
+        ("random:0.3", "not learnable", "share"),
+    ],
+)
+def test_verdict_and_ceiling(blobs, spec, verdict, ceiling):
+    _, masks = blobs
+    report = audit_labels(noisy_labels(masks, spec), masks)
+    share = np.mean(masks)
+    assert report.verdict == verdict
+    if ceiling is None:
+        assert report.ceiling.value < report.ceiling.distance_free - 0.03
+        assert report.ceiling.distance_free == pytest.approx(1)
+    else:
+        assert report.ceiling.value == pytest.approx(share if ceiling == "share" else ceiling, abs=0.01)
+    assert report.ceiling.nothing_differs == (verdict == "not learnable")
+    assert report.invert == {"inverted": True, "not learnable": None}.get(verdict, False)
+    assert any("all-foreground" in note for note in report.notes()) == (verdict == "not learnable")
+
+
+def test_ceiling_of_dilated_labels_is_the_overlap_of_dilation_and_truth(blobs):
+    _, masks = blobs
+    noisy = noisy_labels(masks, "dilate:5")
+    overlap = sum(mask.sum() for mask in masks) / sum(label.sum() for label in noisy)
+    assert audit_labels(noisy, masks).ceiling.value == pytest.approx(overlap, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("classes", "spec", "verdict"),
+    [(3, "flip:0.9", "inverted"), (3, "flip:0.3", "learnable"), (3, "random:0.3", "not learnable"),
+     (3, "dilate:5", "biased at boundaries"), (19, "flip:0.9", "learnable"), (5, "flip:0.9", "inverted")],
+)  # fmt: skip
+def test_verdict_of_several_classes(classes, spec, verdict):
+    rng = np.random.default_rng(0)
+    masks = [np.kron(rng.integers(0, classes, (4, 4)), np.ones((16, 16), int)).astype(np.uint8) for _ in range(10)]
+    report = audit_labels(noisy_labels(masks, spec, classes), masks, num_classes=classes)
+    assert report.verdict == verdict
+    assert report.threshold is None
+    if verdict in ("learnable", "inverted"):
+        assert report.ceiling.value == pytest.approx(1, abs=0.02)
+    assert report.transitions.merged == ([list(range(classes))] if verdict == "not learnable" else [])
+
+
+def test_merged_classes_lower_the_ceiling_of_either_reading():
+    masks = [draw(np.random.default_rng(i), classes=3)[1] for i in range(8)]
+    rng = np.random.default_rng(0)
+    noisy = [np.where(mask > 0, rng.integers(1, 3, mask.shape), 0).astype(np.uint8) for mask in masks]
+    report = audit_labels(noisy, masks, num_classes=3)
+    assert report.transitions.merged == [[1, 2]]
+    assert report.transitions.rank == 2
+    assert report.ceiling.distance_free < 0.9
+    assert report.verdict == "learnable"
+
+
+def test_prediction_orders_label_sets_as_theory_does(blobs):
+    images, masks = blobs
+    specs = ("clean", "flip:0.45", "dilate:9", "random:0.3")
+    values = [audit_labels(noisy_labels(masks, spec), masks, images).predicted_iou for spec in specs]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.85
+    assert values[-1] == pytest.approx(np.mean(masks))
+
+
+def test_prediction_follows_inverted_labels(blobs):
+    images, masks = blobs
+    found = [audit_labels(noisy_labels(masks, spec), masks, images).predicted_iou for spec in ("flip:0.1", "flip:0.9")]
+    assert found[0] == pytest.approx(found[1], abs=0.01)
+
+
+def test_prediction_depends_on_how_hard_the_images_are(blobs):
+    images, masks = blobs
+    hard = [(image + np.random.default_rng(i).normal(0, 3000, image.shape)) for i, image in enumerate(images)]
+    assert audit_labels(masks, masks, hard).predicted_iou < audit_labels(masks, masks, images).predicted_iou - 0.1
+
+
+def test_prediction_for_several_classes():
+    rng = np.random.default_rng(1)
+    images, masks = zip(*(draw(rng, classes=3) for _ in range(12)), strict=True)
+    found = {
+        spec: audit_labels(noisy_labels(masks, spec, 3), masks, images, num_classes=3).predicted_iou
+        for spec in ("clean", "flip:0.9", "random:0.3")
+    }
+    assert found["clean"] > 0.8
+    assert found["flip:0.9"] == pytest.approx(found["clean"], abs=0.1)  # decoded by Q⁻¹
+    assert found["random:0.3"] < 0.4
+
+
+def test_threshold_is_the_one_that_noise_implies(blobs):
+    _, masks = blobs
+    assert audit_labels(noisy_labels(masks, "sample:0.2"), masks).threshold == pytest.approx(0.1, abs=0.001)
+    assert audit_labels(noisy_labels(masks, "random:0.2"), masks).threshold is None
+
+
+def test_only_some_images_have_clean_labels(blobs):
+    images, masks = blobs
+    noisy = noisy_labels(masks, "flip:0.3")
+    some = [mask if i % 2 else None for i, mask in enumerate(masks)]
+    report = audit_labels(noisy, some, images)
+    assert (report.compared, report.images, report.verdict) == (IMAGES // 2, IMAGES, "learnable")
+    kept = [i for i in range(IMAGES) if i % 2]
+    alone = audit_labels([noisy[i] for i in kept], [masks[i] for i in kept], [images[i] for i in kept])
+    np.testing.assert_array_equal(report.transitions.matrix, alone.transitions.matrix)
+
+
+def test_few_images_are_audited_without_intervals(blobs):
+    images, masks = blobs
+    for count in (1, 3):
+        report = audit_labels(noisy_labels(masks[:count], "flip:0.2"), masks[:count], images[:count])
+        assert report.verdict == "learnable"
+        assert report.to_json()["Q_low"] is None
+        assert any("Too few" in note for note in report.notes())
+
+
+def test_unknown_where_the_truth_has_one_class(blobs):
+    _, masks = blobs
+    report = audit_labels(noisy_labels(masks, "flip:0.2"), [np.zeros_like(mask) for mask in masks])
+    assert report.verdict == "unknown"
+    assert report.line() == "verdict: unknown (IoU ceiling unknown)"
+
+
+@pytest.mark.parametrize(
+    ("spec", "foreground", "verdict"),
+    [
+        ("clean", None, "unknown"),
+        ("flip:0.3", "bright", "learnable"),
+        ("flip:0.3", "dark", "inverted"),
+        ("flip:0.3", "minority", "learnable"),
+        ("flip:0.9", None, "unknown"),
+        ("flip:0.9", "bright", "inverted"),
+        ("flip:0.9", "minority", "inverted"),
+        ("random:0.3", "bright", "not learnable"),
+        ("random:0.3", None, "not learnable"),
+    ],
+)
+def test_images_alone(blobs, spec, foreground, verdict):
+    images, masks = blobs
+    report = audit_labels(noisy_labels(masks, spec), None, images, foreground=foreground)
+    assert report.verdict == verdict
+    assert report.ceiling is None and report.transitions is None
+    assert report.invert == {"inverted": True, "learnable": False}.get(verdict)
+    assert report.notes() and report.advice()
+
+
+def test_images_alone_bound_phi_from_below(blobs):
+    images, masks = blobs
+    noisy = noisy_labels(masks, "flip:0.3")
+    phi = audit_labels(noisy, masks).transitions.phi
+    bound = audit_labels(noisy, None, images).evidence.correlation
+    assert 0.7 * phi < bound < phi + 0.02
+
+
+def test_structured_labels_of_other_images_are_not_called_unlearnable():
+    """Labels with structure may show in ways that simple features miss, so the audit does not know."""
+    rng = np.random.default_rng(5)
+    images = [rng.normal(0, 1, (SIZE, SIZE)) for _ in range(12)]
+    labels = [draw(rng)[1] for _ in range(12)]
+    assert audit_labels(labels, None, images).verdict == "unknown"
+
+
+def test_too_few_images_alone_say_nothing(blobs):
+    images, masks = blobs
+    assert audit_labels(masks[:3], None, images[:3], foreground="bright").verdict == "unknown"
+
+
+def test_json_has_the_contracts_keys_and_is_strict(blobs):
+    images, masks = blobs
+    for report in (
+        audit_labels(noisy_labels(masks, "flip:0.2"), masks, images),
+        audit_labels(masks, None, images),
+        audit_labels(masks, [np.zeros_like(mask) for mask in masks]),
+    ):
+        assert set(report.to_json()) == KEYS
+        json.dumps(plain(report.to_json()), allow_nan=False)
+        json.dumps(plain(report.details()), allow_nan=False)
+        assert re.fullmatch(rf"verdict: ({'|'.join(VERDICTS)}) \(IoU ceiling (\d\.\d\d|unknown)\)", report.line())
+
+
+def test_the_same_seed_gives_the_same_audit(blobs):
+    images, masks = blobs
+    noisy = noisy_labels(masks, "sample:0.3")
+    first, second = (plain(audit_labels(noisy, masks, images, seed=4, max_images=9).to_json()) for _ in range(2))
+    assert first == second
+    whole = audit_labels(noisy, masks, max_images=IMAGES).transitions
+    np.testing.assert_array_equal(whole.matrix, first["Q"])  # Q counts every image
+
+
+def test_a_second_annotator_is_named(blobs):
+    _, masks = blobs
+    report = audit_labels(noisy_labels(masks, "wobble:1,6"), masks, reference="second annotator")
+    assert report.details()["reference"] == "second annotator"
+    assert any("second annotator" in note for note in report.notes())
+
+
+def test_ignored_pixels_count_nowhere(blobs):
+    _, masks = blobs
+    noisy = noisy_labels(masks, "flip:0.3")
+    hidden = [np.where(np.arange(SIZE)[:, None] < 40, 255, label).astype(np.uint8) for label in noisy]
+    cut, whole = audit_labels(hidden, masks), audit_labels([n[40:] for n in noisy], [m[40:] for m in masks])
+    np.testing.assert_array_equal(cut.transitions.counts, whole.transitions.counts)
+
+
+def test_labels_that_ignore_what_was_not_sampled_have_a_full_ceiling(blobs):
+    images, masks = blobs
+    noisy = [make_noisy_label(mask, "sample:0.05", 0, str(i), unlabelled="ignore") for i, mask in enumerate(masks)]
+    report = audit_labels(noisy, masks, images)
+    assert report.transitions.phi == pytest.approx(1)
+    assert report.ceiling.value == pytest.approx(1, abs=0.01)
+    assert report.predicted_iou > 0.8
+
+
+def test_wrong_use_is_explained(blobs):
+    images, masks = blobs
+    with pytest.raises(UserError, match="neither|there are none"):
+        audit_labels(masks)
+    with pytest.raises(UserError, match="bright, dark, minority"):
+        audit_labels(masks, None, images, foreground="red")
+    with pytest.raises(UserError, match="num_classes is 3"):
+        audit_labels(masks, None, images, num_classes=3, foreground="bright")
+
+
+def test_statistics_find_planted_oddities(blobs):
+    images, masks = blobs
+    labels = noisy_labels(masks, "flip:0.1")
+    labels[1], labels[2] = labels[2], labels[1]
+    labels[4] = (1 - masks[4]).astype(np.uint8)
+    labels[6] = np.zeros_like(masks[6])
+    labels[7] = np.ones_like(masks[7])
+    labels[9] = labels[8].copy()
+    found = label_statistics(labels, images)
+    assert found.images == IMAGES
+    assert (found.empty, found.full, found.duplicates) == ([6], [7], [[8, 9]])
+    assert [i for i, _ in found.inverted_looking] == [4]
+    assert {(i, j) for i, j, *_ in found.fits_another} == {(1, 2), (2, 1), (9, 8)}
+    lines = "\n".join(found.lines([f"image {i}" for i in range(IMAGES)]))
+    assert "1 labels without foreground: image 6" in lines and "image 8, image 9" in lines
+
+
+def test_statistics_of_clean_labels_find_nothing(blobs):
+    images, masks = blobs
+    found = label_statistics(masks, images)
+    assert found.inverted_looking == found.fits_another == found.duplicates == found.empty == []
+    assert found.class_shares[1] == pytest.approx(np.mean(masks))
+    assert found.signal > 0.8
+
+
+def test_statistics_without_images_and_with_ignored_pixels():
+    label = np.array([[0, 1, 255], [2, 2, 255]], np.uint8)
+    found = label_statistics([label, np.full((2, 3), 255, np.uint8)], num_classes=3)
+    np.testing.assert_allclose(found.class_shares, [0.25, 0.25, 0.5])
+    assert found.ignored_share == pytest.approx(8 / 12)
+    assert np.isnan(found.foreground_shares[1]) and found.empty == []
