@@ -1,0 +1,226 @@
+"""Command: audit the labels of a list, before training on them; verdict, figures, advice, a picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from utils.cli import CommandParser, UserError, run_command
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasets.lists import Sample
+    from evaluation.audit_report import AuditReport
+    from evaluation.label_statistics import LabelStatistics
+
+FOREGROUNDS = ("bright", "dark", "minority")
+CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
+SHOWN = 3
+MATRIX_FILE = "transition_matrix.json"
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: 0, 1, 2, …"""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
+    return int(text)
+
+
+def positive_number(text: str) -> int:
+    """An argparse type: 1, 2, 3, …"""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see ``--help``."""
+    parser = CommandParser(
+        prog="evaluation/audit_labels.py", formatter_class=argparse.HelpFormatter,
+        description="Say what labels will teach, before training on them.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--dataset", required=True, metavar="NAME", help="name of the data set: datasets/NAME and txt/NAME")
+    add("--train_list", metavar="LIST", help="labels to audit (default: train_noisyLabel.txt, else train_gt.txt)")
+    truth = parser.add_argument_group("what the labels are held against; nothing: the images alone")
+    reference = truth.add_mutually_exclusive_group()
+    reference.add_argument("--clean_list", metavar="LIST", help="clean labels of some or all of the images")
+    reference.add_argument("--second_annotator", metavar="LIST", help="another person's labels of the images")
+    reference.add_argument("--label_noise", metavar="SPEC",
+                           help="put noise on the list's labels, e.g. flip:0.3, and audit the result")  # fmt: skip
+    truth.add_argument("--foreground", choices=FOREGROUNDS,
+                       help="what the foreground looks like: settles the direction without clean labels")  # fmt: skip
+    add("--num_classes", type=positive_number, default=1, metavar="K", help="1 for binary labels (default)")
+    add("--ignore_index", type=whole_number, metavar="V", help="label value that counts nowhere")
+    add("--in_channels", type=int, choices=(1, 3), default=1, help="1 reads images as grey (default), 3 as RGB")
+    add("--data_root", metavar="DIR", help="folder that relative paths in lists start from (default: $SEG_ROOT)")
+    add("--unlabelled", choices=("background", "ignore"), default="background",
+        help="what sampling in --label_noise drops becomes (default: background)")  # fmt: skip
+    add("--max_images", type=positive_number, default=200, metavar="N",
+        help="images for profile, ceiling and prediction; Q counts all (default: 200)")  # fmt: skip
+    add("--seed", type=whole_number, default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
+    add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/audit_<list>)")
+    return parser.parse_args(arguments)
+
+
+class Loaded:
+    """A sequence whose items are made on demand and kept while memory lasts."""
+
+    def __init__(self, load: Callable[[int], np.ndarray | None], length: int) -> None:
+        self.load, self.length, self.kept, self.room = load, length, {}, CACHE_BYTES
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: int) -> np.ndarray | None:
+        if place in self.kept:
+            return self.kept[place]
+        item = self.load(place)
+        size = 0 if item is None else item.nbytes
+        if size <= self.room:
+            self.room -= size
+            self.kept[place] = item
+        return item
+
+
+def default_list(dataset: str, label_noise: str | None) -> Path:
+    """The list that training would read: the noisy one, or the clean one where that is absent or noise is made."""
+    from datasets.lists import find_list, list_folder
+
+    noisy = list_folder(dataset) / "train" / "train_noisyLabel.txt"
+    return noisy if noisy.is_file() and not label_noise else find_list("train_gt.txt", dataset)
+
+
+def read_samples(name: str | Path, options: argparse.Namespace, dataset: str) -> tuple[Path, list[Sample]]:
+    """Find, read and check a list; every fault of it in one UserError."""
+    from datasets.lists import check_samples, find_list, read_list
+
+    path = find_list(name, dataset)
+    samples = read_list(path, options.data_root)
+    check_samples(samples, path, options.num_classes, options.ignore_index, options.in_channels)
+    return path, samples
+
+
+def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: Path) -> list[Path | None]:
+    """The label in another list for the image of every sample, None where that list has none.
+
+    Raises:
+        UserError: the lists have no image in common.
+    """
+    labels = {sample.image.resolve(): sample.label for sample in others}
+    matched = [labels.get(sample.image.resolve()) for sample in samples]
+    if not any(matched):
+        raise UserError(
+            f"{display_path(path)} has labels for none of the images to audit: it names for example "
+            f"{display_path(others[0].image)}, the audited list {display_path(samples[0].image)}; "
+            "both lists must name the same image files"
+        )
+    return matched
+
+
+def load_sequences(
+    options: argparse.Namespace, samples: Sequence[Sample], dataset: str
+) -> tuple[Loaded, Loaded | None, Loaded, str]:
+    """Labels to audit, reference labels, images, and what the reference is."""
+    from datasets.image_io import read_image, read_label
+    from datasets.label_noise import make_noisy_label, parse_spec
+
+    def label_of(path: Path | None) -> np.ndarray | None:
+        return None if path is None else read_label(path, options.num_classes, options.ignore_index)
+
+    count = len(samples)
+    labels = Loaded(lambda place: label_of(samples[place].label), count)
+    images = Loaded(lambda place: read_image(samples[place].image, options.in_channels), count)
+    if options.label_noise:
+        steps = parse_spec(options.label_noise, options.num_classes)
+
+        def noisy(place: int) -> np.ndarray:
+            return make_noisy_label(labels[place], steps, options.seed, samples[place].image_id, options.num_classes,
+                                    unlabelled=options.unlabelled)  # fmt: skip
+
+        return Loaded(noisy, count), labels, images, "clean labels"
+    name = options.clean_list or options.second_annotator
+    if name is None:
+        return labels, None, images, "images only"
+    path, others = read_samples(name, options, dataset)
+    matched = match_reference(samples, others, path)
+    reference = "clean labels" if options.clean_list else "second annotator"
+    return labels, Loaded(lambda place: label_of(matched[place]), count), images, reference
+
+
+def write_audit(
+    folder: Path,
+    report: AuditReport,
+    statistics: LabelStatistics,
+    names: Sequence[str],
+    sequences: tuple[Loaded, Loaded | None, Loaded],
+) -> None:
+    """Write audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json."""
+    import numpy as np
+
+    from datasets.transition_matrix import write_matrix
+    from evaluation.audit_figure import draw_audit, write_figure
+
+    write_json(folder / "audit.json", report.to_json())
+    details = {**report.details(), "statistics": statistics.to_json(names), "environment": environment_record("cpu")}
+    write_json(folder / "audit_details.json", details)
+    matrix_path = folder / MATRIX_FILE
+    matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
+    if report.transitions is not None and np.isfinite(report.transitions.matrix).all():
+        write_matrix(matrix_path, report.transitions.matrix)
+    shown = report.sampled[:SHOWN]
+    examples = [None if items is None else [items[place] for place in shown] for items in sequences]
+    write_figure(folder / "audit.png", draw_audit(report, *examples))
+
+
+def output_folder(options: argparse.Namespace, dataset: str, list_path: Path) -> Path:
+    """Where the files of this audit go."""
+    from datasets.label_noise import spec_folder_name
+
+    if options.out is not None:
+        return options.out
+    noise = f"_{spec_folder_name(options.label_noise)}" if options.label_noise else ""
+    return LOG_ROOT / dataset / f"audit_{list_path.stem}{noise}"
+
+
+def main() -> None:
+    """Audit, print, save."""
+    options = parse_options()
+    from datasets.catalog import prepare_dataset
+    from evaluation.label_audit import audit_labels
+    from evaluation.label_statistics import label_statistics
+
+    if options.foreground and options.num_classes > 1:
+        raise UserError("--foreground is for binary labels; give --clean_list for several classes")
+    dataset = prepare_dataset(options.dataset, options.train_list, root=REPO_ROOT)
+    audited = options.train_list or default_list(dataset, options.label_noise)
+    list_path, samples = read_samples(audited, options, dataset)
+    labels, truth, images, reference = load_sequences(options, samples, dataset)
+    names = [sample.image_id for sample in samples]
+    print(f"{display_path(list_path)}: {len(samples)} images")
+    statistics = label_statistics(labels, images, options.num_classes)
+    print("\n".join(statistics.lines(names)))
+    report = audit_labels(labels, truth, images, options.num_classes, options.seed, options.foreground,
+                          options.max_images, reference)  # fmt: skip
+    print("\n".join(report.notes()))
+    if report.predicted_iou is not None:
+        print(f"predicted IoU of a trained network: {report.predicted_iou:.2f}")
+    print(report.line())
+    print("\n".join(report.advice()))
+    folder = output_folder(options, dataset, list_path)
+    write_audit(folder, report, statistics, names, (labels, truth, images))
+    print(f"written to {display_path(folder)}: audit.json, audit_details.json, audit.png"
+          + (f", {MATRIX_FILE}" if (folder / MATRIX_FILE).exists() else ""))  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(main)
