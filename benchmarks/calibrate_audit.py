@@ -1,0 +1,185 @@
+"""Calibrate the constants of predicted IoU on simulated sets: which bandwidth, blur and number of pixels to trust.
+
+The constants of ``evaluation/predicted_iou.py`` are chosen here and then fixed in its code; real images have no part in
+it. Predictions of every combination are held against one of two references over a grid of label noise:
+
+- measured (``--measured cells.json``): test IoU of networks trained on the same cells, a list of
+  ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81, "images": 120}``; ``images`` (the first so many of the
+  training list) may be left out. Cells of other than simulated sets are left out and counted.
+- without it: the same stand-in fitted to very many single pixels without averaging, which is what averaging over the
+  window of bandwidth h is to replace.
+
+Printed and written: Kendall's τ-b and the root mean square difference, per set and over all, for each combination.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
+
+import argparse
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.cli import CommandParser, Progress, UserError, run_command
+from utils.run_folder import environment_record, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evaluation.predicted_iou import Outlook
+
+SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
+SPECS = (
+    "clean", "sample:0.5", "sample:0.1", "sample:0.02", "flip:0.2", "flip:0.45", "flip:0.5", "flip:0.55", "flip:0.9",
+    "random:0.1", "random:0.3", "random:0.5", "dilate:3", "dilate:7", "erode:3", "erode:5", "skeleton", "wobble:2,8",
+    "wobble:4,8", "missing:0.3", "merge:6", "skeleton+shift:1+sample:0.1",
+)  # fmt: skip
+BANDWIDTHS, BLURS, PIXELS = (0, 1, 2, 3, 4), (0, 1), (750, 1500, 3000)
+MANY_PIXELS, IMAGES, SEED = 12000, 40, 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A label set of a simulated data set and the IoU that it leads to, None where it is still to be found."""
+
+    dataset: str
+    spec: str
+    images: int
+    iou: float | None = None
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see ``--help``."""
+    parser = CommandParser(
+        prog="benchmarks/calibrate_audit.py", formatter_class=argparse.HelpFormatter,
+        description="Calibrate the predicted IoU of the label audit on simulated sets.",
+    )  # fmt: skip
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="JSON list of trained cells (default: stand-in)")
+    parser.add_argument("--datasets", nargs="+", choices=SIMULATED, default=SIMULATED, help="simulated sets to use")
+    parser.add_argument("--out", type=Path, default=Path("calibration.json"), metavar="FILE",
+                        help="where the table goes (calibration.json)")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def read_cells(path: Path, datasets: Iterable[str]) -> tuple[list[Cell], int]:
+    """The measured cells of the chosen simulated sets, and how many others the file holds."""
+    content = read_json(path)
+    if not isinstance(content, list) or not all({"dataset", "spec", "iou"} <= set(entry) for entry in content):
+        raise UserError(f"{path} must be a list of cells with dataset, spec and iou")
+    finished = [entry for entry in content if entry["iou"] is not None and entry["dataset"] in set(datasets)]
+    if not finished:
+        raise UserError(f"{path} has no finished cell of {', '.join(datasets)}")
+    cells = [Cell(e["dataset"], e["spec"], int(e.get("images", IMAGES)), float(e["iou"])) for e in finished]
+    return cells, len(content) - len(cells)
+
+
+def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """The first training images of a simulated set, their masks and image ids, as on disk."""
+    from datasets.simulate import SIMULATED as RECIPES
+    from datasets.simulate import image_rng, simulate_image
+
+    images = min(images, RECIPES[dataset].counts[0])
+    pairs = [simulate_image(dataset, image_rng(dataset, "train", index)) for index in range(images)]
+    ids = [f"datasets/{dataset}/train/images/{index:03d}.tif" for index in range(images)]
+    return [image for image, _ in pairs], [mask for _, mask in pairs], ids
+
+
+def predict(outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str,
+            settings: Iterable[tuple[int, int]]) -> list[float]:  # fmt: skip
+    """Predicted IoU of one label set for every (bandwidth, blur)."""
+    import numpy as np
+
+    from datasets.label_noise import make_noisy_label
+    from datasets.transition_matrix import count_transitions
+    from evaluation.iou_ceiling import iou_ceiling
+    from evaluation.label_density import location_counts
+    from evaluation.transitions import estimate_transitions
+
+    noisy = [make_noisy_label(mask, spec, SEED, name) for mask, name in zip(masks, ids, strict=True)]
+    table = np.stack([location_counts(bins, label) for bins, label in zip(outlook.bins, noisy, strict=True)])
+    counts = [count_transitions(mask, label) for mask, label in zip(masks, noisy, strict=True)]
+    transitions = estimate_transitions(counts, SEED)
+    if transitions.no_association:
+        return [iou_ceiling(table, transitions).value for _ in settings]
+    inverted = transitions.phi < 0
+    return [outlook.iou(outlook.scores(noisy, table, *setting), transitions, inverted) for setting in settings]
+
+
+def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
+    """Predictions of the cells of one data set for every combination, and the reference IoU of each cell."""
+    from evaluation.label_density import location_bins
+    from evaluation.predicted_iou import Outlook
+
+    images, masks, ids = simulate(cells[0].dataset, max(cell.images for cell in cells))
+    bins = [location_bins(mask) for mask in masks]
+    settings = list(itertools.product(BANDWIDTHS, BLURS))
+    rows = []
+    with Progress(len(cells) * len(PIXELS), cells[0].dataset, "prediction") as progress:
+        for pixels in PIXELS:
+            outlook = Outlook(images, masks, bins, seed=SEED, pixels=pixels)
+            found = []
+            for cell in cells:
+                found.append(predict(outlook, masks, ids, cell.spec, settings))
+                progress.update()
+            for place, (bandwidth, blur) in enumerate(settings):
+                rows.append({"bandwidth": bandwidth, "blur": blur, "pixels": pixels,
+                             "predicted": [values[place] for values in found]})  # fmt: skip
+    if cells[0].iou is not None:
+        return rows, [cell.iou for cell in cells]
+    dense = Outlook(images, masks, bins, seed=SEED, pixels=MANY_PIXELS)
+    return rows, [predict(dense, masks, ids, cell.spec, [(0, 0)])[0] for cell in cells]
+
+
+def compare(predicted: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Kendall's τ-b and the root mean square difference; figures closer than a thousandth are ties."""
+    import numpy as np
+    from scipy.stats import kendalltau
+
+    first, second = np.round(predicted, 3), np.round(reference, 3)
+    return {"tau": float(kendalltau(first, second).statistic), "rms": float(np.sqrt(np.mean((first - second) ** 2)))}
+
+
+def calibrate(cells: list[Cell]) -> dict[str, Any]:
+    """Every combination held against the reference, best first (by mean τ-b less the mean rms difference)."""
+    import numpy as np
+
+    sets = {name: [cell for cell in cells if cell.dataset == name] for name in dict.fromkeys(c.dataset for c in cells)}
+    results = {name: predict_set(members) for name, members in sets.items()}
+    table = []
+    for combination in zip(*(rows for rows, _ in results.values()), strict=True):
+        figures = {name: compare(row["predicted"], results[name][1])
+                   for name, row in zip(results, combination, strict=True)}  # fmt: skip
+        mean = {key: float(np.mean([figure[key] for figure in figures.values()])) for key in ("tau", "rms")}
+        constants = {key: combination[0][key] for key in ("bandwidth", "blur", "pixels")}
+        predicted = {name: row["predicted"] for name, row in zip(results, combination, strict=True)}
+        table.append({**constants, **mean, "sets": figures, "predicted": predicted})
+    table.sort(key=lambda row: row["rms"] - row["tau"])
+    return {"specs": {name: [cell.spec for cell in members] for name, members in sets.items()},
+            "reference": {name: values for name, (_, values) in results.items()}, "table": table}  # fmt: skip
+
+
+def main() -> None:
+    """Read or make the reference, try every combination, print and write the table."""
+    options = parse_options()
+    if options.measured is None:
+        cells = [Cell(name, spec, IMAGES) for name in options.datasets for spec in SPECS]
+        print(f"reference: the stand-in on {MANY_PIXELS} single pixels of {IMAGES} images")
+    else:
+        cells, others = read_cells(options.measured, options.datasets)
+        print(f"reference: {len(cells)} trained cells; {others} unfinished or not simulated are left out")
+    result = calibrate(cells)
+    print("bandwidth  blur  pixels  τ-b    rms")
+    for row in result["table"]:
+        print(f"{row['bandwidth']:9d} {row['blur']:5d} {row['pixels']:7d}  {row['tau']:.3f}  {row['rms']:.4f}")
+    write_json(options.out, {**result, "environment": environment_record("cpu")})
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)
