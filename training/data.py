@@ -11,15 +11,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datasets.image_io import IGNORE
-from datasets.label_noise import parse_spec, spec_transition_matrix
+from datasets.label_noise import parse_spec
 from datasets.lists import Sample, check_samples, find_list, list_folder, read_list
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform, strong_augmentation
-from datasets.transition_matrix import read_matrix
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import rank, world_size
-from utils.run_folder import read_json
 
 SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
 BYTES_PER_PIXEL = 3  # 16 bits of image and 8 of label
@@ -175,21 +173,3 @@ def class_counts(dataset: SegmentationDataset) -> np.ndarray:
         label = dataset.label(index)
         counts += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
     return counts
-
-
-def known_transition_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
-    """What is known of the labels' noise without looking at them: Q (K, K), rows = truth, or None.
-
-    From ``--transition_matrix``, else from ``--label_noise``, else from the manifest that
-    ``make_noisy_labels.py`` left beside the labels. Noise that depends on space has no such matrix.
-    """
-    if options.transition_matrix is not None:
-        return read_matrix(options.transition_matrix, options.num_classes)
-    if options.label_noise is not None:
-        return spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
-    folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
-    manifests = [folder / "manifest.json" for folder in folders]
-    if len(manifests) != 1 or not manifests[0].exists():
-        return None
-    theory = read_json(manifests[0]).get("transition_matrix", {}).get("theory")
-    return None if theory is None else np.asarray(theory, np.float64)

@@ -50,7 +50,7 @@ class DfcSettings:
     """How a feature-clustering network is built and trained; see the fields' help."""
 
     channels: int = setting(16, "width of the hidden layers, and clusters to begin with")
-    layers: int = setting(3, "3x3 convolutions")
+    layers: int = setting(2, "3x3 convolutions")
     iterations: int = setting(100, "steps at most, for each network")
     continuity: float = setting(1.0, "weight of the likeness of neighbors")
     crop: int = setting(128, "side of the random window that a step sees, in pixels")

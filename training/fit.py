@@ -12,15 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
-from training.data import TrainingData, class_counts, known_transition_matrix, load_data
+from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
+from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.options import TrainingOptions, resolve_options, resume_options
 from training.panels import picture_of
 from training.selection import (
     Selection,
     decoding_matrix,
-    is_inverting,
     select_binary,
     select_classes,
     threshold_by_noise,
@@ -77,12 +77,16 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         options = name_dataset(options, root)
         device = local_device(device_type)
         data = load_data(options, root, device.type, _say)
-        matrix = known_transition_matrix(options, data.train)
-        state = make_state(options, data, device, matrix)
+        labels = broadcast_object(examine_labels(options, data.train, root) if is_main() else None)
+        state = make_state(options, data, device, labels)
         run = open_run(options, data, state, root)
+        if is_main():
+            write_audit(labels.audit, run)
         journal = Journal(run, options.tensorboard, state.epoch)
         try:
             describe(journal, options, data, state, run)
+            for line in labels.lines:
+                journal.say(line)
             train(options, data, state, run, journal)
         except KeyboardInterrupt:
             journal.say(f"interrupted in epoch {state.epoch + 1}; finished epochs are kept: {resume_command(run)}")
@@ -118,11 +122,11 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 
 
 def make_state(
-    options: TrainingOptions, data: TrainingData, device: torch.device, matrix: np.ndarray | None
+    options: TrainingOptions, data: TrainingData, device: torch.device, labels: LabelKnowledge
 ) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
     counts = class_counts(data.train) if options.class_weights else np.zeros(0)
-    state = build_state(options, device, counts, matrix)
+    state = build_state(options, device, counts, labels.matrix, labels.invert)
     if options.resume:
         restore(options, state, load_last(Path(options.resume)), len(data.train_batches))
     else:
@@ -230,7 +234,7 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
 def decide(options: TrainingOptions, data: TrainingData, state: TrainingState) -> Selection:
     """Validate and settle threshold, direction and the figure of ``best``."""
     clean = data.val_loader is not None and options.val_labels == "clean"
-    direction = {"auto": None if clean else is_inverting(state.noise_matrix), "on": True, "off": False}
+    direction = {"auto": None if clean else state.labels_invert, "on": True, "off": False}
     invert, implied = direction[options.pred_invert], threshold_by_noise(state.noise_matrix)
     if data.val_loader is None:
         return without_validation(pred_invert=invert, implied=implied)

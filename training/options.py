@@ -81,6 +81,7 @@ class TrainingOptions:
     loss: str | None = None
     class_weights: tuple[str, ...] = ()
     transition_matrix: str | None = None
+    audit: bool = True
     pred_invert: str = "auto"
 
     epochs: int = 100
@@ -225,6 +226,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--class_weights", "a weight per class, or 'frequency'", nargs="+", metavar="W")
     network.add("--transition_matrix", "JSON file with the noise of the labels, as audit_labels.py writes it",
                 metavar="FILE")  # fmt: skip
+    network.add("--no_audit", "train without auditing the labels first", action="store_false", dest="audit")
     network.add("--pred_invert", "whether scores are inverted, for labels flipped by more than half",
                 choices=("auto", "on", "off"))  # fmt: skip
 

@@ -61,11 +61,6 @@ def decoding_matrix(matrix: np.ndarray | None) -> np.ndarray | None:
     return matrix
 
 
-def is_inverting(matrix: np.ndarray | None) -> bool | None:
-    """Whether noise turns binary labels around (negative contrast); None where it is not known."""
-    return None if matrix is None or len(matrix) != 2 else bool(matrix[1][1] < matrix[0][1])
-
-
 def is_inverted(histogram: np.ndarray) -> bool:
     """Whether foreground tends to score lower than background (AUC below one half)."""
     return auc(histogram) < 0.5

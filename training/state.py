@@ -31,6 +31,7 @@ class TrainingState:
     Args:
         schedule: None until the number of steps is known.
         noise_matrix: transition matrix from truth to what the scores are about; None where it is not known.
+        labels_invert: whether the scores are about the inverse of the truth; None where it is not known.
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
         annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
@@ -43,7 +44,8 @@ class TrainingState:
     schedule: LearningRateSchedule | None
     precision: str
     device: torch.device
-    noise_matrix: np.ndarray | None = None
+    noise_matrix: np.ndarray | None
+    labels_invert: bool | None
     epoch: int = 0
     best: dict[str, Any] | None = None
     annealing: dict[str, float] | None = None
@@ -93,13 +95,18 @@ def network_options(options: TrainingOptions) -> dict[str, Any]:
 
 
 def build_state(
-    options: TrainingOptions, device: torch.device, class_counts: np.ndarray, matrix: np.ndarray | None
+    options: TrainingOptions,
+    device: torch.device,
+    class_counts: np.ndarray,
+    matrix: np.ndarray | None,
+    invert: bool | None,
 ) -> TrainingState:
     """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
 
     Args:
         class_counts: pixels of each class, for ``--class_weights frequency``.
         matrix: the labels' noise transition matrix where it is known.
+        invert: whether the labels teach the inverse, where that is known.
     """
     seed_everything(options.seed, 0)
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
@@ -114,8 +121,8 @@ def build_state(
     precision = choose_precision(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
-        matrix = np.eye(len(matrix))
-    return TrainingState(network, loss, optimizer, scaler, None, precision, device, noise_matrix=matrix)
+        matrix, invert = np.eye(len(matrix)), False
+    return TrainingState(network, loss, optimizer, scaler, None, precision, device, matrix, invert)
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:

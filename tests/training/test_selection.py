@@ -10,7 +10,6 @@ import pytest
 from evaluation.scores import BINS
 from training.selection import (
     decoding_matrix,
-    is_inverting,
     select_binary,
     select_classes,
     threshold_by_noise,
@@ -107,10 +106,3 @@ def uniform_flip(share: float, classes: int) -> np.ndarray:
 )
 def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, needed):
     assert (decoding_matrix(matrix) is not None) is needed
-
-
-@pytest.mark.parametrize(
-    ("matrix", "answer"), [(uniform_flip(0.9, 2), True), (uniform_flip(0.3, 2), False), (np.eye(3), None), (None, None)]
-)
-def test_the_noise_tells_the_direction(matrix, answer):
-    assert is_inverting(matrix) is answer
