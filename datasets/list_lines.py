@@ -1,0 +1,160 @@
+"""The grammar of the txt lists: from a file's text to samples and faults, for `datasets.lists`."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.cli import UserError
+from utils.run_folder import display_path
+
+DATA_ROOT_VARIABLE = "SEG_ROOT"
+TAB_REMEDY = "where a path has spaces, put a tab between image and label"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of a list.
+
+    ``image_id`` names the image in random streams and records: its POSIX path relative to the data root if it lies
+    below it, else to the repository, else to the list's folder, else the absolute path.
+    """
+
+    image: Path
+    label: Path | None
+    image_id: str
+    line: int
+
+
+class ParsedList(NamedTuple):
+    """The samples of the lines that are whole, ``(line, message)`` for the others, and what to say below them."""
+
+    samples: list[Sample]
+    faults: list[tuple[int, str]]
+    note: str
+
+
+def parse_list(path: Path, data_root: Path | str | None, root: Path, label_required: bool) -> ParsedList:
+    """Parse a list and find the files it names.
+
+    Raises:
+        UserError: the list is missing or no UTF-8 text, or names nothing.
+    """
+    text = _read_text(path)
+    places = _search_places(path, data_root, root)
+    samples, faults = [], []
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        line = line.strip(" \t")
+        if not line or line.startswith("#"):
+            continue
+        try:
+            image, label = _parse_line(line, places, label_required)
+            samples.append(Sample(image, label, _image_id(image, places), number))
+        except UserError as fault:
+            faults.append((number, str(fault)))
+    if not samples and not faults:
+        raise UserError(f"the list {display_path(path)} is empty: it names no images, one a line as image<TAB>label")
+    return ParsedList(samples, faults, _tried_note(faults, places))
+
+
+class _Places(NamedTuple):
+    """The folders that relative paths are tried from."""
+
+    data_root: Path | None
+    list_folder: Path
+    root: Path
+
+    @property
+    def in_order(self) -> list[Path]:
+        return [place for place in self if place is not None]
+
+
+def _search_places(path: Path, data_root: Path | str | None, root: Path) -> _Places:
+    if data_root is not None and not Path(data_root).is_dir():
+        raise UserError(f"--data_root {data_root} is no folder")
+    data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE) or None
+    absolute = None if data_root is None else Path(os.path.abspath(data_root))
+    return _Places(absolute, Path(os.path.abspath(path)).parent, Path(os.path.abspath(root)))
+
+
+def _read_text(path: Path) -> str:
+    shown = display_path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        folder = path.parent
+        known = sorted(file.name for file in folder.glob("*.txt")) if folder.is_dir() else []
+        there = f"{display_path(folder)} has: {', '.join(known)}" if known else "there are no lists in that folder"
+        raise UserError(f"the list {shown} does not exist; {there}") from None
+    except OSError as error:
+        raise UserError(f"the list {shown} cannot be read: {error.strerror}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"the list {shown} is UTF-16 text (PowerShell's '>' writes it): save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{shown}:{line}: not UTF-8 text (byte 0x{content[error.start]:02x}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise UserError(f"the list {shown} is no text file: it has null bytes")
+    return text
+
+
+def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path, Path | None]:
+    """Image and label of a line; every fault of the line in one UserError."""
+    image = _find(line, places)
+    if image is not None:
+        parts = [line]
+    elif "\t" in line:
+        parts = [part.strip(" ") for part in line.split("\t") if part.strip(" ")]
+        if len(parts) > 2:
+            raise UserError(f"{len(parts)} columns between tabs; expected image<TAB>label")
+    else:
+        parts = [part for part in line.split(" ") if part]
+        if len(parts) > 2:
+            raise UserError(f"'{line}' names no file and has {len(parts)} parts between spaces; {TAB_REMEDY}")
+    found = [_find(part, places) for part in parts]
+    faults = [
+        f"{kind} {part} {'is a folder' if _is_folder(part, places) else 'does not exist'}"
+        for kind, part, file in zip(("image", "label"), parts, found, strict=False)
+        if file is None
+    ]
+    if faults and len(parts) == 2 and "\t" not in line:
+        faults.append(f"separated at the space; {TAB_REMEDY}")
+    if label_required and len(parts) == 1:
+        faults.append("no label stands beside the image; expected image<TAB>label")
+    if faults:
+        raise UserError("; ".join(faults))
+    return found[0], found[1] if len(found) == 2 else None
+
+
+def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:
+    if not any("does not exist" in message or "names no file" in message for _, message in faults):
+        return ""
+    tried = ", ".join(dict.fromkeys(display_path(place) for place in places.in_order))
+    return f"\nRelative paths were tried from: {tried} (--data_root names one to try first)"
+
+
+def _find(text: str, places: _Places) -> Path | None:
+    for place in places.in_order:
+        candidate = os.path.join(place, text)  # an absolute ``text`` replaces the place
+        if os.path.isfile(candidate):  # unlike Path.is_file, also False for names that no file can have
+            return Path(os.path.abspath(candidate))
+    return None
+
+
+def _is_folder(text: str, places: _Places) -> bool:
+    return any(os.path.isdir(os.path.join(place, text)) for place in places.in_order)
+
+
+def _image_id(image: Path, places: _Places) -> str:
+    for place in (places.data_root, places.root, places.list_folder):
+        if place is not None and image.is_relative_to(place):
+            return image.relative_to(place).as_posix()
+    return image.as_posix()
