@@ -68,7 +68,8 @@ def choose_images(options: argparse.Namespace) -> ListOfImages:
     """Read the list that the options name."""
     from datasets.catalog import prepare_dataset
 
-    dataset = prepare_dataset(options.dataset)
+    given = options.data_list if Path(options.data_list).is_file() else None  # then the set needs no lists of its own
+    dataset = prepare_dataset(options.dataset, train_list=given)
     path = find_list(options.data_list, dataset)
     samples = read_list(path, options.data_root, labels="optional")
     return ListOfImages(dataset, path, samples, options.data_root, options.ignore_index)
