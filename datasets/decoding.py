@@ -8,6 +8,7 @@ except for 16-bit colour PNG, which Pillow would cut to 8 bits and OpenCV reads 
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -141,6 +142,7 @@ def _only_series(tiff: TiffFile, path: Path) -> TiffPageSeries:
     if len(full_size) > 1:
         raise UserError(f"{display_path(path)} holds {len(full_size)} images of different sizes; one is expected")
     _check_extent(tiff.series[0].keyframe, tiff.filehandle.size)
+    _check_page_chain(tiff)
     return tiff.series[0]
 
 
@@ -153,6 +155,17 @@ def _check_extent(page: TiffPage, file_size: int) -> None:
     needed, stored = row_bytes * page.imagelength * page.imagedepth, sum(page.databytecounts)
     if needed > stored and (page.compression == 1 or _is_implausible(needed, file_size)):
         raise ValueError(f"a size of {page.imagelength}×{page.imagewidth} is stated, but only {stored} bytes of pixels")
+
+
+def _check_page_chain(tiff: TiffFile) -> None:
+    """Refuse a stack that was cut within: tifffile returns the pages that are left."""
+    file, layout = tiff.filehandle, tiff.tiff
+    file.seek(tiff.pages[-1].offset)
+    (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+    file.seek(tags * layout.tagsize, 1)
+    (next_page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+    if next_page != 0:
+        raise ValueError(f"page {len(tiff.pages) + 1}, at byte {next_page} of {file.size}, is missing or broken")
 
 
 def _plane_axes(series: TiffPageSeries, path: Path, in_channels: int) -> str:
