@@ -27,7 +27,8 @@ from evaluation.transitions import (
     transition_matrix,
 )
 
-FALSE_ALARMS = 0.005  # chance that any two equal bins of a table count as different
+DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
+FALSE_ALARMS = 0.005  # chance that any of many looks at K classes finds equal shares different
 MIN_PIXELS = 20  # bins with fewer pixels in the fitted half take the share of their class
 
 
@@ -37,7 +38,7 @@ class Ceiling:
 
     Args:
         value: pooled IoU (K classes: mean IoU) on the halves that were not fitted; low, high: its 95 % interval from
-            resampling images, None with too few.
+            resampling images, reaching up to the value without merging bins; None with too few images.
         distance_free: the same for a learner that is told the class alone; 1 wherever the classes differ.
         nothing_differs: whether no bin differs from another: both values are then those of a constant mask.
     """
@@ -50,38 +51,45 @@ class Ceiling:
 
 
 class Share(NamedTuple):
-    """A pooled label share, the variance of its estimate and the pixels behind it."""
+    """A pooled label share and the counts per image behind it: labels found and pixels, (n,) each."""
 
-    value: float
-    variance: float
-    pixels: float
+    found: np.ndarray
+    total: np.ndarray
 
+    @property
+    def pixels(self) -> float:
+        """All pixels behind the share."""
+        return float(self.total.sum())
 
-def pooled_share(found: np.ndarray, total: np.ndarray) -> Share:
-    """Share and variance from counts per image (n,).
+    @property
+    def value(self) -> float:
+        """The share itself."""
+        return float(self.found.sum() / self.total.sum())
 
-    The variance is the larger of that between images (ratio estimator) and that of independent pixels, the latter with
-    half a pixel added to either side so that shares of exactly 0 or 1 stay uncertain.
-    """
-    pixels, images = float(total.sum()), np.count_nonzero(total)
-    value = float(found.sum() / pixels)
-    smooth = (found.sum() + 0.5) / (pixels + 1)
-    variance = smooth * (1 - smooth) / pixels
-    if images > 1:
-        spread = ((found - value * total) ** 2).sum() / pixels**2
-        variance = max(variance, spread * images / (images - 1))
-    return Share(value, float(variance), pixels)
+    @property
+    def influence(self) -> np.ndarray:
+        """What each image adds to the error of the share (ratio estimator), (n,)."""
+        return (self.found - self.value * self.total) / self.pixels
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.found + other.found, self.total + other.total)
 
 
 def difference(first: Share, second: Share) -> float:
-    """By how many standard errors two shares differ.
+    """By how many standard errors two shares of the same images differ.
 
-    The variance is at least that of independent pixels with one common share, which is what would be true if they did
-    not differ: a small bin without a single label is no proof of a share of 0.
+    The variance is the larger of that between images, where what an image does to both shares cancels, and that of
+    independent pixels with one common share, which is what would be true if they did not differ: a small bin without
+    a single label is no proof of a share of 0.
     """
-    common = (first.value * first.pixels + second.value * second.pixels) / (first.pixels + second.pixels)
-    by_chance = common * (1 - common) * (1 / first.pixels + 1 / second.pixels)
-    return abs(first.value - second.value) / np.sqrt(max(first.variance + second.variance, by_chance))
+    common = (first + second).value
+    variance = common * (1 - common) * (1 / first.pixels + 1 / second.pixels)
+    images = np.count_nonzero(first.total + second.total)
+    if images > 1:
+        between = ((first.influence - second.influence) ** 2).sum() * images / (images - 1)
+        variance = max(variance, float(between))
+    gap = abs(first.value - second.value)
+    return gap / np.sqrt(variance) if variance > 0 else (np.inf if gap > 0 else 0.0)
 
 
 def critical_difference(tests: int) -> float:
@@ -91,7 +99,7 @@ def critical_difference(tests: int) -> float:
     return float(-ndtri(FALSE_ALARMS / (2 * max(tests, 1))))
 
 
-def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray, limit: float = DIFFERENT) -> np.ndarray:
     """Label share of every bin after merging bins that do not differ.
 
     Bins that do not differ from their class as a whole are pooled first, class by class; then the two neighbours, in
@@ -101,15 +109,16 @@ def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray) -> 
     Args:
         found, total: foreground labels and pixels per image and bin, (n, B).
         classes: true class of every bin, (B,).
+        limit: standard errors by which bins must differ; 0 merges none.
     Returns: (B,), equal values for merged bins.
     """
 
     def share_of(members: np.ndarray) -> Share:
-        return pooled_share(found[:, members].sum(1), total[:, members].sum(1))
+        return Share(found[:, members].sum(1), total[:, members].sum(1))
 
     result = np.zeros(len(classes))
     usable = total.sum(0) >= MIN_PIXELS
-    limit, groups = critical_difference(int(usable.sum())), []
+    groups = []
     for true_class in np.unique(classes):
         members = np.flatnonzero(classes == true_class)
         if not total[:, members].any():
@@ -128,7 +137,7 @@ def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray) -> 
         if gaps[place] >= limit:
             break
         groups[place : place + 2] = [np.concatenate(groups[place : place + 2])]
-        shares[place : place + 2] = [share_of(groups[place])]
+        shares[place : place + 2] = [shares[place] + shares[place + 1]]
     for members, share in zip(groups, shares, strict=True):
         result[members] = share.value
     return result
@@ -164,26 +173,28 @@ def pooled_iou(matrices: np.ndarray) -> np.ndarray:
     return per_class[..., 1] if matrices.shape[-1] == 2 else np.nanmean(per_class, -1)
 
 
-def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Confusions per image of ``scored`` of a perfect learner of ``fitted``, and of one told the class alone.
+def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confusions per image of ``scored`` of three perfect learners of ``fitted``.
 
     Args:
         fitted, scored: tables (n, 2, D, R, 2), labels already turned so that foreground scores higher.
+    Returns: of the learner with merged bins, of one told the class alone, of one that takes every bin at its word.
     """
     flat = fitted.reshape(len(fitted), -1, 2)
     is_foreground = np.arange(flat.shape[1]) >= flat.shape[1] // 2
-    shares = merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int))
     pixels = flat.sum((0, 2))
-    level = _best_cut(shares, np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0))
-    nothing = len(np.unique(shares[pixels > 0])) < 2
-    alone = np.ones_like(is_foreground) if nothing else is_foreground
-    return _confusions((shares >= level).astype(int), scored), _confusions(alone.astype(int), scored)
+    counts = np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0)
+    merged, single = (merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int), limit)
+                      for limit in (DIFFERENT, 0.0))  # fmt: skip
+    alone = is_foreground if len(np.unique(merged[pixels > 0])) > 1 else np.ones_like(is_foreground)
+    masks = [merged >= _best_cut(merged, *counts), alone, single >= _best_cut(single, *counts)]
+    return tuple(_confusions(mask.astype(int), scored) for mask in masks)
 
 
 def _class_half(
     fitted: np.ndarray, scored: np.ndarray, merged: list[list[int]], invertible: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same for K classes: argmax of E[label | bin], and of E[label | class] alone.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for K classes: argmax of E[label | bin], of E[label | class] alone, and the first again.
 
     A bin keeps its own label shares where one of them differs from its class's beyond chance; classes that the labels
     cannot tell apart share one row of Q. Where Q is ``invertible``, E[label | class] is decoded by it, which gives back
@@ -197,15 +208,18 @@ def _class_half(
     total, shares = flat.sum(-1), rows[truth]
     usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
     limit = critical_difference(len(usable) * classes)
-    pixels = counts.sum(-1)
+    whole = np.stack([flat[:, truth == row].sum(1) for row in range(classes)], 1)  # (n, K, K)
     for index in usable:
-        own = [pooled_share(flat[:, index, m], total[:, index]) for m in range(classes)]
-        row = truth[index]
-        if any(difference(share, Share(rows[row, m], 0, pixels[row])) >= limit for m, share in enumerate(own)):
-            shares[index] = [share.value for share in own]
+        row, own = truth[index], flat[:, index]
+        pairs = [
+            (Share(own[:, m], total[:, index]), Share(whole[:, row, m], whole[:, row].sum(-1))) for m in range(classes)
+        ]
+        if any(difference(*pair) >= limit for pair in pairs):
+            shares[index] = [share.value for share, _ in pairs]
     decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
     scores = shares @ decoder if needs_decoding(rows) else shares
-    return _confusions(scores.argmax(-1), scored), _confusions((rows @ decoder)[truth].argmax(-1), scored)
+    by_bin, by_class = scores.argmax(-1), (rows @ decoder)[truth].argmax(-1)
+    return tuple(_confusions(prediction, scored) for prediction in (by_bin, by_class, by_bin))
 
 
 def _halves(images: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -226,7 +240,7 @@ def iou_ceiling(table: np.ndarray, transitions: Transitions, invert: bool = Fals
     binary = len(truth) == 2
     if transitions.no_association:
         constant = np.full(table[0, ..., 0].size, 1 if binary else truth.argmax())
-        results = [(_confusions(constant, table),) * 2]
+        results = [(_confusions(constant, table),) * 3]
     else:
         halves = [(table[fitted], table[scored]) for fitted, scored in _halves(len(table), seed)]
         if binary:
@@ -234,11 +248,11 @@ def iou_ceiling(table: np.ndarray, transitions: Transitions, invert: bool = Fals
         else:
             invertible = transitions.rank == np.count_nonzero(truth)
             results = [_class_half(*half, transitions.merged, invertible) for half in halves]
-    matrices, alone = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
     low = high = None
     if len(matrices) >= MIN_IMAGES:
         bounds = interval(pooled_iou(bootstrap_counts(matrices, seed, 400)), len(matrices))
-        low, high = (float(bound) for bound in bounds)
+        low, high = float(bounds[0]), float(max(bounds[1], pooled_iou(unmerged.sum(0))))
     value, distance_free = float(pooled_iou(matrices.sum(0))), float(pooled_iou(alone.sum(0)))
     # A constant mask for the best-informed learner and for the class-only one: there is nothing to be learned.
     nothing = bool((matrices.sum((0, 1)) > 0).sum() == 1 and (alone.sum((0, 1)) > 0).sum() == 1)

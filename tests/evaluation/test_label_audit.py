@@ -81,6 +81,15 @@ def test_ceiling_of_dilated_labels_is_the_overlap_of_dilation_and_truth(blobs):
     assert audit_labels(noisy, masks).ceiling.value == pytest.approx(overlap, abs=0.04)
 
 
+def test_a_bias_so_strong_that_all_foreground_is_best_is_still_a_bias():
+    y, x = np.mgrid[:SIZE, :SIZE]
+    masks = [((y + shift) % 12 < 6).astype(np.uint8) for shift in range(8)]
+    report = audit_labels(noisy_labels(masks, "skeleton"), masks)
+    assert report.verdict == "biased at boundaries"
+    assert report.ceiling.value == pytest.approx(0.5, abs=0.02)
+    assert not report.ceiling.nothing_differs
+
+
 @pytest.mark.parametrize(
     ("classes", "spec", "verdict"),
     [(3, "flip:0.9", "inverted"), (3, "flip:0.3", "learnable"), (3, "random:0.3", "not learnable"),

@@ -1,0 +1,151 @@
+"""The audit command: what it prints and writes, its three kinds of evidence, its errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from datasets.label_noise import make_noisy_label
+from datasets.transition_matrix import read_matrix
+from evaluation.audit_figure import draw_audit
+from evaluation.audit_labels import FOREGROUNDS, parse_options
+from evaluation.image_evidence import FOREGROUNDS as KNOWN_FOREGROUNDS
+from evaluation.label_audit import audit_labels
+
+LINE = re.compile(r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
+                  r"\(IoU ceiling (\d\.\d\d|unknown)\)$", re.MULTILINE)  # fmt: skip
+TOOL = "evaluation/audit_labels.py"
+
+
+@pytest.fixture
+def audit(run_tool, tmp_path):
+    """Run the command on ``disks``; (output, folder of its files)."""
+
+    def run(*arguments: object):
+        done = run_tool(TOOL, "--dataset", "disks", "--out", tmp_path / "audit", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, tmp_path / "audit"
+
+    return run
+
+
+def read(folder: Path, name: str = "audit.json") -> dict:
+    return json.loads((folder / name).read_text())
+
+
+def test_noise_on_the_fly_is_held_against_the_list(audit):
+    output, folder = audit("--label_noise", "flip:0.2", "--train_list", "train_gt")
+    assert LINE.findall(output) == [("learnable", "1.00")]
+    report = read(folder)
+    assert report["verdict"] == "learnable"
+    assert report["contrast"] == pytest.approx(0.6, abs=0.001)
+    assert 0.5 < report["predicted_iou"] <= 1
+    assert read_matrix(folder / "transition_matrix.json", 1).tolist() == report["Q"]
+    assert (folder / "audit.png").read_bytes().startswith(b"\x89PNG")
+    details = read(folder, "audit_details.json")
+    assert details["statistics"]["images"] == details["compared"] == 8
+    assert details["reference"] == "clean labels"
+
+
+def test_clean_labels_of_some_images(audit, workspace):
+    lines = (workspace / "txt/disks/train/train_gt.txt").read_text().splitlines()
+    some = workspace / "txt/disks/train/some.txt"
+    some.write_text("\n".join(lines[:5]) + "\n")
+    output, folder = audit("--train_list", "train_noisyLabel", "--clean_list", "some")
+    assert "5 of 8 labels were compared with clean labels" in output
+    assert read(folder)["phi"] == pytest.approx(1)
+
+
+def test_images_alone_are_unknown_until_told_the_foreground(audit):
+    output, folder = audit("--train_list", "train_gt")
+    assert LINE.findall(output) == [("unknown", "unknown")]
+    assert read(folder)["iou_ceiling"] is None
+    assert not (folder / "transition_matrix.json").exists()
+    output, folder = audit("--train_list", "train_gt", "--foreground", "dark")
+    assert LINE.findall(output) == [("inverted", "unknown")]
+    assert read(folder)["invert"] is True
+
+
+def test_a_second_annotator(audit):
+    output, folder = audit("--train_list", "train_noisyLabel", "--second_annotator", "train_gt")
+    assert "second annotator" in output
+    assert read(folder, "audit_details.json")["reference"] == "second annotator"
+
+
+def test_an_earlier_matrix_does_not_outlive_its_audit(audit, tmp_path):
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit/transition_matrix.json").write_text("{}")
+    _, folder = audit("--train_list", "train_gt")
+    assert not (folder / "transition_matrix.json").exists()
+
+
+def test_default_place_of_the_files(run_tool, workspace):
+    done = run_tool(TOOL, "--dataset", "disks", "--label_noise", "sample:0.5")
+    assert done.returncode == 0, done.stderr
+    assert (workspace / "train_log/disks/audit_train_gt_sample-0.5/audit.json").exists()
+    assert "train_log/disks/audit_train_gt_sample-0.5" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clean_list", "val"], "labels for none of the images to audit"),
+        (["--label_noise", "flop:0.2"], "flop"),
+        (["--num_classes", "3", "--foreground", "bright"], "--foreground is for binary labels"),
+    ],
+)
+def test_wrong_use_is_one_message(run_tool, tmp_path, arguments, message):
+    done = run_tool(TOOL, "--dataset", "disks", "--train_list", "train_gt", "--out", tmp_path / "none", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--foreground", "red"], "invalid choice"),
+        (["--clean_list", "train_gt", "--label_noise", "flip:0.2"], "not allowed with"),
+        (["--num_classes", "0"], "must be a whole number of at least 1"),
+    ],
+)
+def test_wrong_options_are_named(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        parse_options(["--dataset", "disks", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_foregrounds_of_the_help_are_those_of_the_audit():
+    assert FOREGROUNDS == KNOWN_FOREGROUNDS
+
+
+def test_the_vessel_annotators_agree_within_reason(shared_data):
+    """Two people's labels of the same vessels: learnable, right way up, and far from equal."""
+    import cv2
+
+    folder = shared_data / "vessel" / "train"
+    names = sorted(path.name for path in (folder / "images").iterdir())[:40:2]
+    first, second = ([(cv2.imread(str(folder / kind / name), 0) > 0).astype("uint8") for name in names]
+                     for kind in ("labels", "labels_2nd_observer"))  # fmt: skip
+    report = audit_labels(second, first, reference="second annotator")
+    assert report.verdict == "learnable"
+    assert 0.6 < report.transitions.phi < 0.9
+
+
+def test_picture_of_every_kind_of_report():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    masks = [(rng.random((6, 6)) < 0.4).repeat(8, 0).repeat(8, 1).astype(np.uint8) for _ in range(6)]
+    images = [mask * 50 + rng.normal(0, 5, mask.shape) for mask in masks]
+    noisy = [make_noisy_label(mask, "flip:0.2", 0, str(i)) for i, mask in enumerate(masks)]
+    panels = {
+        draw_audit(audit_labels(noisy, masks, images), noisy, masks, images): 2 + 3 * 5,
+        draw_audit(audit_labels(noisy, masks), noisy, masks, None): 2 + 3 * 4,
+        draw_audit(audit_labels(noisy, None, images), noisy, None, images): 3 * 3,
+    }
+    assert [len(figure.axes) for figure in panels] == list(panels.values())
