@@ -196,7 +196,7 @@ def _refuse_masks_as_classes(tallies: Sequence[Tally], num_classes: int, source:
     clean = sum(tally.reached[0] for tally in tallies)
     if num_classes > 1 and not clean[1:].any() and clean.sum() < sum(tally.pixels for tally in tallies):
         raise UserError(
-            f"{display_path(source)}: no label has any class but 0, and the other pixels are ignored. If these are masks "
+            f"{display_path(source)}: no label has any class but 0; the other pixels are ignored. If these are masks "
             "of 0 and 255, use --num_classes 1"
         )
 
