@@ -6,6 +6,7 @@ python datasets/make_noisy_labels.py --dataset er --label_noise flip:0.45,0.2
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, whose names shadow
 
-from datasets.label_noise import STEPS, UNLABELLED
+from datasets.catalog import prepare_dataset
+from datasets.label_noise import STEPS, UNLABELLED, parse_spec
 from datasets.noisy_labels import NOISY_LIST, write_noisy_labels
 from utils.cli import CommandParser, run_command
 from utils.run_folder import display_path
+
+SOURCE_LIST = "train_gt"
 
 __all__ = ["main", "write_noisy_labels"]
 
@@ -24,19 +28,22 @@ __all__ = ["main", "write_noisy_labels"]
 def main() -> None:
     """Make the noisy labels that the command line asks for, and say how to train on them."""
     options = _parser().parse_args()
+    parse_spec(options.label_noise, options.num_classes)  # a slip is told before a data set is simulated
+    dataset = prepare_dataset(options.dataset, options.source_list)
     new_list = write_noisy_labels(
-        options.dataset,
+        dataset,
         options.label_noise,
         options.seed,
         options.num_classes,
         options.unlabelled,
-        options.source_list,
+        options.source_list or SOURCE_LIST,
         ignore_index=options.ignore_index,
         data_root=options.data_root,
     )
     print(f"wrote {display_path(new_list)}; {NOISY_LIST} beside it is now equal to it")
     classes = "" if options.num_classes == 1 else f" --num_classes {options.num_classes}"
-    print(f"train on it with: python main.py --dataset {options.dataset}{classes} --train_list {new_list.stem}")
+    command = f"python main.py --dataset {dataset}{classes} --train_list {shlex.quote(new_list.stem)}"
+    print(f"train on it with: {command}")
 
 
 def _parser() -> CommandParser:
@@ -68,9 +75,7 @@ def _parser() -> CommandParser:
         default="background",
         help="what sampling drops becomes (default: background)",
     )
-    parser.add_argument(
-        "--source_list", default="train_gt", metavar="LIST", help="clean labels, name or path (default: train_gt)"
-    )
+    parser.add_argument("--source_list", metavar="LIST", help=f"clean labels, name or path (default: {SOURCE_LIST})")
     parser.add_argument(
         "--data_root", metavar="DIR", help="tried first for the list's relative paths (default: $SEG_ROOT)"
     )

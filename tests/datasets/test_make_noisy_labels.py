@@ -239,9 +239,10 @@ def test_the_command_makes_labels_and_says_how_to_go_on(run_tool, workspace):
         (["--label_noise", "clean", "--num_classes", "0"], "no whole number from 1"),
         (["--label_noise", "clean", "--num_classes", "3"], "use --num_classes 1"),
         (["--label_noise", "clean", "--unlabelled", "both"], "'background', 'ignore'"),
+        (["--label_noise", "clean", "--dataset", "dots"], "data set 'dots' is unknown"),
         ([], "--label_noise"),
     ],
 )
 def test_wrong_use_is_one_message_and_status_two(run_tool, arguments, said):
-    answer = run_tool(TOOL, "--dataset", "disks", *arguments)
+    answer = run_tool(TOOL, *([] if "--dataset" in arguments else ["--dataset", "disks"]), *arguments)
     assert answer.returncode == 2 and said in answer.stderr and "Traceback" not in answer.stderr
