@@ -15,7 +15,7 @@ shrink by 2h + 1, errors that hang together (missing objects, closed gaps, wobbl
 stay where the labels put them. A further blur of E by the (2b+1)² window stands for the network's blur at boundaries.
 
 ``BANDWIDTH``, ``BLUR`` and ``PIXELS`` are the only constants of the prediction, fixed here and never fitted to real
-images. ``benchmarks/calibrate_audit.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels an image do
+images. ``benchmarks/calibrate_audit.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels each do
 what 12,000 single pixels do (22 specs on each set: Kendall's τ-b 0.97, rms difference 0.009), any blur takes the
 prediction further away, and without windows flips and erasures look far too harmful (τ-b 0.79). h = 2 makes 37,500
 labels an image count, about half of the 65,536 of a 256² image that a network sees in every epoch.
