@@ -3,9 +3,9 @@
 The constants of ``evaluation/predicted_iou.py`` are chosen here and then fixed in its code; real images have no part in
 it. Predictions of every combination are held against one of two references over a grid of label noise:
 
-- measured (``--measured cells.json``): test IoU of networks trained on the same cells, a list of
-  ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81, "images": 120}``; ``images`` (the first so many of the
-  training list) may be left out. Cells of other than simulated sets are left out and counted.
+- measured (``--measured benchmarks/results/noise_grid``, or a JSON list): test IoU of networks trained on the same
+  cells, each ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81}`` or, as ``benchmarks/noise_grid.py`` writes
+  them, with ``{"measured": {"iou": 0.81}}``. Cells of other than simulated sets are left out and counted.
 - without it: the same stand-in fitted to very many single pixels without averaging, which is what averaging over the
   window of bandwidth h is to replace.
 
@@ -42,6 +42,7 @@ SPECS = (
 )  # fmt: skip
 BANDWIDTHS, BLURS, PIXELS = (0, 1, 2, 3, 4), (0, 1), (750, 1500, 3000)
 MANY_PIXELS, IMAGES, SEED = 12000, 40, 0
+MEASURED_IMAGES = 60  # as many as the audit looks at; the networks saw more
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="benchmarks/calibrate_audit.py", formatter_class=argparse.HelpFormatter,
         description="Calibrate the predicted IoU of the label audit on simulated sets.",
     )  # fmt: skip
-    parser.add_argument("--measured", type=Path, metavar="FILE", help="JSON list of trained cells (default: stand-in)")
+    parser.add_argument("--measured", type=Path, metavar="PATH",
+                        help="trained cells: a JSON list, or the noise grid's folder")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", choices=SIMULATED, default=SIMULATED, help="simulated sets to use")
     parser.add_argument("--out", type=Path, default=Path("calibration.json"), metavar="FILE",
                         help="where the table goes (calibration.json)")  # fmt: skip
@@ -68,15 +70,17 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def read_cells(path: Path, datasets: Iterable[str]) -> tuple[list[Cell], int]:
-    """The measured cells of the chosen simulated sets, and how many others the file holds."""
-    content = read_json(path)
-    if not isinstance(content, list) or not all({"dataset", "spec", "iou"} <= set(entry) for entry in content):
-        raise UserError(f"{path} must be a list of cells with dataset, spec and iou")
-    finished = [entry for entry in content if entry["iou"] is not None and entry["dataset"] in set(datasets)]
-    if not finished:
-        raise UserError(f"{path} has no finished cell of {', '.join(datasets)}")
-    cells = [Cell(e["dataset"], e["spec"], int(e.get("images", IMAGES)), float(e["iou"])) for e in finished]
-    return cells, len(content) - len(cells)
+    """The measured cells of the chosen simulated sets, and how many others the file or folder holds."""
+    content = [read_json(file) for file in sorted(path.rglob("*.json"))] if path.is_dir() else read_json(path)
+    entries = [entry for entry in content if isinstance(entry, dict) and {"dataset", "spec"} <= set(entry)]
+    cells = []
+    for entry in entries:
+        iou = entry.get("measured", entry).get("iou")
+        if iou is not None and entry["dataset"] in set(datasets):
+            cells.append(Cell(entry["dataset"], entry["spec"], MEASURED_IMAGES, float(iou)))
+    if not cells:
+        raise UserError(f"{path} has no finished cell of {', '.join(datasets)}; run benchmarks/noise_grid.py first")
+    return cells, len(entries) - len(cells)
 
 
 def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
