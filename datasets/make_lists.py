@@ -1,6 +1,7 @@
 """Command-line tool: write the lists of a data set from its folders of images and labels.
 
 python datasets/make_lists.py --dataset er [--source DIR] [--labels labels] [--noisy_labels labels_x]
+python datasets/make_lists.py --dataset cityscapes --layout cityscapes --source DIR
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from datasets.catalog import SPLITS, check_name
+from datasets.cityscapes import CLASSES, cityscapes_pairs
 from datasets.image_io import IGNORE, read_label
 from datasets.lists import write_list
 from datasets.pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
@@ -24,6 +26,7 @@ from utils.run_folder import REPO_ROOT, display_path
 
 LISTS = {"train": "train/train_gt.txt", "val": "val.txt", "test": "test.txt"}
 NOISY_LIST = "train/train_noisyLabel.txt"
+LAYOUTS = ("folders", "cityscapes")
 LABELS_LOOKED_AT = 100
 MOST_CLASSES = 32
 
@@ -34,48 +37,66 @@ Pairs = list[tuple[Path, Path | None]]
 def main() -> None:
     """Write the lists that the command line asks for, and say what to type next."""
     options = _parser().parse_args()
-    written = make_lists(options.dataset, options.source, options.labels, options.noisy_labels)
-    print(next_step(options.dataset, written))
+    given = (options.dataset, options.source, options.labels, options.noisy_labels)
+    written = make_lists(*given, layout=options.layout)
+    print(next_step(options.dataset, written, options.layout))
 
 
 def make_lists(
     dataset: str,
     source: Path | None = None,
-    labels: str = "labels",
+    labels: str | None = None,
     noisy_labels: str | None = None,
     root: Path = REPO_ROOT,
     say: Say = print,
+    layout: str = "folders",
 ) -> dict[str, Pairs]:
     """Pair images with labels by stem and write the lists below ``txt/<dataset>``.
 
     Args:
         dataset: the name that the lists get.
         source: the folder with ``{train,val,test}/{images,labels}`` (default: ``datasets/<dataset>``).
-        labels: the folder of the labels beside ``images``. A split without any folder of labels is listed by its
-            images alone.
+        labels: the folder of the labels beside ``images`` (default: ``labels``). A split without any folder of labels
+            is listed by its images alone.
         noisy_labels: the folder of a second, noisy set of training labels, for ``train_noisyLabel.txt``.
         root: the folder that has ``txt`` and ``datasets``.
         say: takes the lines meant for the user: files without partner, missing splits, what was written.
+        layout: how images and labels lie below ``source``: ``folders`` as above, or ``cityscapes``, whose labels are
+            written anew below ``datasets/<dataset>``, see `datasets.cityscapes`.
     Returns: what each list holds, by its path below ``txt/<dataset>``.
     Raises:
         UserError: no images at all; no such folder of labels; equal stems; images and labels of which no two agree.
     """
     check_name(dataset)
     source = source or root / "datasets" / dataset
-    found = [split for split in SPLITS if list_images(source / split / "images")]
-    if not found:
-        raise UserError(_no_images(source))
-    contents = {LISTS[split]: pair_split(source / split, labels, say) for split in found}
-    if noisy_labels is not None:
-        if "train" not in found:
-            raise UserError(f"--noisy_labels {noisy_labels}: no images in {display_path(source / 'train/images')}")
-        contents[NOISY_LIST] = _labelled_pairs(source / "train", noisy_labels, say)
+    if layout == "cityscapes":
+        splits, noisy = cityscapes_pairs(source, root / "datasets" / dataset, labels, noisy_labels, say)
+    else:
+        splits, noisy = folder_pairs(source, labels or "labels", noisy_labels, say)
+    contents = {LISTS[split]: pairs for split, pairs in splits.items()}
+    if noisy is not None:
+        contents[NOISY_LIST] = noisy
     for name, pairs in contents.items():
         _write(root / "txt" / dataset / name, pairs, root, say)
     for split in SPLITS:
-        if split not in found:
-            say(f"no {LISTS[split]}: there are no images in {display_path(source / split / 'images')}")
+        if split not in splits:
+            say(f"no {LISTS[split]}: there are no images in {display_path(source)} for it")
     return contents
+
+
+def folder_pairs(
+    source: Path, labels: str, noisy_labels: str | None, say: Say
+) -> tuple[dict[str, Pairs], Pairs | None]:
+    """The samples of every split in ``{train,val,test}/{images,labels}``, and those with noisy training labels."""
+    found = [split for split in SPLITS if list_images(source / split / "images")]
+    if not found:
+        raise UserError(_no_images(source))
+    splits = {split: pair_split(source / split, labels, say) for split in found}
+    if noisy_labels is None:
+        return splits, None
+    if "train" not in found:
+        raise UserError(f"--noisy_labels {noisy_labels}: no images in {display_path(source / 'train/images')}")
+    return splits, _labelled_pairs(source / "train", noisy_labels, say)
 
 
 def pair_split(folder: Path, labels: str, say: Say) -> Pairs:
@@ -87,7 +108,7 @@ def pair_split(folder: Path, labels: str, say: Say) -> Pairs:
     return [(image, None) for image in list_images(folder / "images")]
 
 
-def next_step(dataset: str, written: dict[str, Pairs]) -> str:
+def next_step(dataset: str, written: dict[str, Pairs], layout: str = "folders") -> str:
     """The command to type after the lists are written."""
     if LISTS["train"] not in written:
         return "next, predict with a trained network: python evaluation/inference.py --help"
@@ -95,6 +116,8 @@ def next_step(dataset: str, written: dict[str, Pairs]) -> str:
     labels = [label for _, label in written[LISTS["train"]] if label is not None]
     if not labels:
         return f"next: {command} --igtt"
+    if layout == "cityscapes":
+        return f"next: {command} --num_classes {len(CLASSES)} --in_channels 3"
     values = class_values(labels)
     if len(values) > 2 and values[-1] < MOST_CLASSES:
         return (
@@ -168,7 +191,14 @@ def _parser() -> CommandParser:
         "--source", type=Path, metavar="DIR", help="folder that has train, val and test (default: datasets/X)"
     )
     parser.add_argument(
-        "--labels", default="labels", metavar="NAME", help="folder of the labels beside images (default: labels)"
+        "--layout",
+        choices=LAYOUTS,
+        default="folders",
+        help="how the folders lie: {train,val,test}/{images,labels}, or those of Cityscapes, leftImg8bit and gtFine, "
+        "whose label ids become 19 classes (default: folders)",
+    )
+    parser.add_argument(
+        "--labels", metavar="NAME", help="folder of the labels beside images (default: labels; cityscapes: gtFine)"
     )
     parser.add_argument(
         "--noisy_labels",

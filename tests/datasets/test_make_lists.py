@@ -226,7 +226,7 @@ def test_the_command_writes_lists_and_says_what_is_next(run_tool, workspace: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--dataset", "nowhere"], "error: no images found (datasets/nowhere does not exist)"), ([], "--dataset"),
-     (["--dataset", "disks", "--layout", "x"], "unrecognized arguments: --layout x")],
+     (["--dataset", "disks", "--form", "x"], "unrecognized arguments: --form x")],
 )  # fmt: skip
 def test_the_command_ends_with_status_2_and_one_message(arguments: list[str], message: str, run_tool):
     done = run_tool("datasets/make_lists.py", *arguments)
