@@ -232,6 +232,7 @@ def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tall
         "unlabelled": settings.unlabelled,
         "ignore_value": ignore_value if ignored else None,
         "source_list": source,
+        "numpy": np.__version__,  # other versions may draw other pixels
         "images": len(tallies),
         "pixels": sum(tally.pixels for tally in tallies),
         "ignored_pixels": ignored,
