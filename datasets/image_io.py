@@ -73,10 +73,13 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
         ignore_index = _stated_ignore_value(path.parent / "manifest.json")
     ignored = np.zeros(values.shape, bool) if ignore_index is None else values == ignore_index
     if num_classes == 1:
-        return np.where(ignored, IGNORE, values != 0).astype(np.uint8)
-    ignored |= values == IGNORE
-    _check_classes(values, ignored, num_classes, path)
-    return np.where(ignored, IGNORE, values).astype(np.uint8)
+        label = (values != 0).astype(np.uint8)
+    else:
+        ignored |= values == IGNORE
+        _check_classes(values, ignored, num_classes, path)
+        label = np.where(ignored, 0, values).astype(np.uint8)
+    label[ignored] = IGNORE
+    return label
 
 
 def read_scores(path: Path | str) -> np.ndarray:
