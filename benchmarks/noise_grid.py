@@ -83,19 +83,26 @@ def audit_cell(dataset: str, spec: str, train_list: Path) -> dict[str, Any]:
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
 
 
-def train_cell(dataset: str, spec: str, train_list: Path, val_list: Path, width: int, steps: int) -> Path:
-    """Train on the noisy labels and return the run folder."""
+def train_cell(
+    dataset: str, name: str, spec: str, lists: tuple[Path, Path], width: int, steps: int, **options: Any
+) -> Path:
+    """Train on noisy labels for about ``steps`` steps and return the run folder.
+
+    Args:
+        name: of the run; what an interrupted cell left under it is removed.
+        lists: of training (clean labels) and validation.
+        options: further training options.
+    """
     from datasets.lists import read_list
     from training.fit import configure, fit
 
-    count = len(read_list(train_list))
-    repeat = max(1, round(steps * BATCH / EPOCHS / count))
-    name = f"grid_{spec.replace(':', '-')}"
-    shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)  # what an interrupted cell left
+    train_list, val_list = lists
+    repeat = max(1, round(steps * BATCH / EPOCHS / len(read_list(train_list))))
+    shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
     given = {
         "dataset": dataset, "train_list": str(train_list), "val_list": str(val_list), "label_noise": spec,
         "preset": "quick", "width": width, "batch_size": BATCH, "epochs": EPOCHS, "repeat": repeat, "audit": False,
-        "tensorboard": False, "checkpoint_every": EPOCHS, "run_name": name,
+        "tensorboard": False, "checkpoint_every": EPOCHS, "run_name": name, **options,
     }  # fmt: skip
     return fit(configure(given))
 
@@ -141,7 +148,8 @@ def run_cell(dataset: str, spec: str, width: int, steps: int, out: Path) -> None
     val_list = shortened_list(dataset, "val", VAL_IMAGES)
     audit = audit_cell(dataset, spec, train_list)  # before the first step
     started = time.monotonic()
-    run = train_cell(dataset, spec, train_list, val_list, width, steps)
+    name = f"grid_{spec.replace(':', '-')}"
+    run = train_cell(dataset, name, spec, (train_list, val_list), width, steps)
     seconds = time.monotonic() - started
     measured = test_cell(run, dataset)
     write_json(cell_path(out, dataset, spec), {
