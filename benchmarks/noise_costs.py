@@ -80,7 +80,7 @@ def gap_closed(value: float, plain: float, clean: float) -> str:
 
 def summarize(datasets: list[str], out: Path) -> None:
     """Print and write the table of finished cells."""
-    lines = ["| set | labels | recipe | IoU at 0.5 | IoU at implied | IoU at validation's | best IoU | AUC | gap closed |",
+    lines = ["| set | labels | recipe | IoU at 0.5 | IoU at implied | at validation's | best IoU | AUC | gap closed |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     missing = []
