@@ -38,8 +38,8 @@ from training.state import (
     seed_everything,
 )
 from utils.checkpoint import save_checkpoint
-from utils.cli import Progress, UserError
-from utils.distributed import barrier, broadcast_object, is_main, local_device, process_group
+from utils.cli import Progress
+from utils.distributed import barrier, from_main, is_main, local_device, process_group
 from utils.run_folder import (
     REPO_ROOT,
     create_run_folder,
@@ -77,7 +77,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         options = name_dataset(options, root)
         device = local_device(device_type)
         data = load_data(options, root, device.type, _say)
-        labels = broadcast_object(examine_labels(options, data.train, root) if is_main() else None)
+        labels = from_main(lambda: examine_labels(options, data.train, root))
         state = make_state(options, data, device, labels)
         run = open_run(options, data, state, root)
         if is_main():
@@ -109,16 +109,8 @@ def resume_command(run: Path) -> str:
 
 def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
     """Settle which data set is meant (``er`` may become ``er_sim``); the main process makes what is missing."""
-    answer: Any = None
-    if is_main():
-        try:
-            answer = prepare_dataset(options.dataset, options.train_list, options.real_only, root)
-        except UserError as error:
-            answer = error
-    answer = broadcast_object(answer)
-    if isinstance(answer, UserError):
-        raise answer
-    return replace(options, dataset=answer)
+    name = from_main(lambda: prepare_dataset(options.dataset, options.train_list, options.real_only, root))
+    return replace(options, dataset=name)
 
 
 def make_state(
@@ -140,15 +132,17 @@ def make_state(
 
 def open_run(options: TrainingOptions, data: TrainingData, state: TrainingState, root: Path) -> Path:
     """Make the run folder, or find the one that is resumed, and write config.json."""
-    run: Any = None
-    if is_main():
+
+    def make() -> Path:
         run = Path(options.resume) if options.resume else create_run_folder(
             options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
         )  # fmt: skip
         write_json(run / "config.json", make_config(options, data, state))
         if data.held_out:
             write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in data.held_out], root)
-    return broadcast_object(run)
+        return run
+
+    return from_main(make)
 
 
 def make_config(options: TrainingOptions, data: TrainingData, state: TrainingState) -> dict[str, Any]:
@@ -196,6 +190,9 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, ru
         figures = run_epoch(options, data, state, epoch)
         selection = decide(options, data, state)
         state.epoch = epoch
+        # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
+        if state.best is None or not selection.figure <= state.best["figure"]:
+            state.best = {"epoch": epoch, "figure": selection.figure}
         report_epoch(journal, options, epoch, figures, selection)
         if is_main():
             due = is_numbered(options, epoch) or epoch == last
@@ -289,9 +286,6 @@ def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, se
 
 def save_epoch(state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, numbered: bool) -> None:
     """Write the checkpoints that are due: numbered, ``best`` and, last of all, ``last``."""
-    # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
-    if state.best is None or not selection.figure <= state.best["figure"]:
-        state.best = {"epoch": state.epoch, "figure": selection.figure}
     content = checkpoint_content(state, config, selection.threshold, selection.invert)
     folder = run / "checkpoints"
     if numbered:

@@ -47,7 +47,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
     except ImportError as error:
         if error.name != "cv2" and "libGL" not in str(error) and "libgthread" not in str(error):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from utils.cli import UserError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -55,12 +59,19 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def broadcast_object(value: Any) -> Any:
-    """The main process's ``value``, on every process."""
+def from_main(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in the main process, on every process; a UserError there is raised on all."""
     if not dist.is_initialized():
-        return value
-    box = [value]
+        return compute()
+    box: list[Any] = [None]
+    if is_main():
+        try:
+            box = [compute()]
+        except UserError as error:
+            box = [error]
     dist.broadcast_object_list(box, src=0)
+    if isinstance(box[0], UserError):
+        raise box[0]
     return box[0]
 
 
