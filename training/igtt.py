@@ -2,7 +2,7 @@ r"""Building blocks of label-free training (iGTT): masks from predictions, struc
 
 One refresh of the pseudo-labels is, image by image and without any label,
 
-    scores → ``select_masks`` → ``orient_masks`` → (stored) → ``extract_structures`` → labels of the next epoch
+    scores → ``select_masks`` → ``orient_masks`` → (stored) → ``extract_structure`` → labels of the next epoch
 
 Notation: :math:`p \in [0,1]^N` the scores of an image, :math:`s \in \{0,1\}^N` a mask. Everything here is a function
 of its arguments; what is random derives from (seed, epoch, image id).

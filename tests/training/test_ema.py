@@ -1,13 +1,11 @@
-"""A teacher is the average of its student; averaged predictions turn with the image."""
+"""A teacher is the moving average of its student, weights and statistics alike."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from models import build_network, to_scores
-from training.averaging import FLIPS, EmaTeacher, flip_averaged_scores
+from training.ema import EmaTeacher
 
 
 def small_network() -> nn.Module:
@@ -63,18 +61,3 @@ def test_a_restored_teacher_goes_on_exactly():
         each.update(network)
     for ours, theirs in zip(teacher.network.state_dict().values(), restored.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("dims", FLIPS)
-@pytest.mark.parametrize("size", [(16, 16), (20, 27)])
-def test_averaged_scores_turn_with_the_image(dims, size, rng):
-    network = build_network("unet", width=2).eval()
-    images = torch.from_numpy(rng.normal(size=(2, 1, *size))).float()
-    scores = flip_averaged_scores(network, images)
-    assert scores.shape == (2, 1, *size)
-    assert torch.allclose(flip_averaged_scores(network, images.flip(dims)), scores.flip(dims), atol=1e-5)
-
-
-def test_a_network_that_is_blind_to_flips_gives_its_own_scores(rng):
-    images = torch.from_numpy(rng.normal(size=(2, 3, 16, 18))).float()
-    assert torch.allclose(flip_averaged_scores(nn.Identity(), images), to_scores(images), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Predictions steadier than one network's: averaged over training steps (EMA teacher) and over flips of the image."""
+"""A network steadier than the one that is trained: the average of its weights over the latest steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from models import to_scores
-
-FLIPS = ((), (-1,), (-2,), (-2, -1))  # dimensions turned round
+from torch import nn
 
 
 class EmaTeacher:
@@ -51,15 +47,3 @@ class EmaTeacher:
         """Go on exactly where ``state_dict`` was taken."""
         self.network.load_state_dict(state["network"])
         self.updates = state["updates"]
-
-
-@torch.inference_mode()
-def flip_averaged_scores(network: nn.Module, images: Tensor) -> Tensor:
-    """Scores (B, C, H, W), the mean over the image, its two mirror images and its half turn, turned back.
-
-    Works at any H and W; four times the cost of one prediction. The network must be in evaluation mode.
-    """
-    total = torch.zeros((), device=images.device)
-    for dims in FLIPS:
-        total = total + to_scores(network(images.flip(dims))).flip(dims)
-    return total / len(FLIPS)
