@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet_resnet34": UNetResNet34,
     "unet_resnet50": UNetResNet50,
 }
+
+
+LEAST_SHARE = 1e-4  # of a class in the labels, for the head's bias
 
 
 def network_options(name: str) -> dict[str, Any]:
@@ -66,3 +71,23 @@ def to_scores(logits: Tensor) -> Tensor:
     """
     logits = logits.float()
     return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)
+
+
+def start_from_shares(network: nn.Module, shares: Sequence[float]) -> None:
+    r"""Set the head's bias so that a fresh network's scores are near the classes' shares.
+
+    .. math:: b = \log\frac{s_1}{s_0} \quad\text{(binary)}, \qquad b_k = \log s_k
+
+    Cross entropy on rare foreground, as sampled labels have it, otherwise spends its first epochs on learning that
+    almost everything is background.
+
+    Args:
+        network: one of ``NETWORKS``; its head is a convolution named ``head``.
+        shares: share of the pixels of each class, background first, (max(C, 2),); values below 1e-4 count as that.
+
+    Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, section 4.1.
+    """
+    logs = torch.as_tensor(np.asarray(shares, np.float64)).clamp_min(LEAST_SHARE).log()
+    bias = logs[1:] - logs[:1] if network.head.out_channels == 1 else logs
+    with torch.no_grad():
+        network.head.bias.copy_(bias)

@@ -165,11 +165,15 @@ def _read(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample
     return samples, sizes
 
 
-def class_counts(dataset: SegmentationDataset) -> np.ndarray:
-    """Pixels of every class in the labels that training sees, int64 (max(num_classes, 2),)."""
+def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:
+    """Pixels of every class in the labels that training sees, int64 (max(num_classes, 2),).
+
+    Args:
+        most: labels to count; of a longer list, as many spread evenly over it.
+    """
     classes = max(dataset.num_classes, 2)
     counts = np.zeros(classes, np.int64)
-    for index in range(len(dataset)):
-        label = dataset.label(index)
+    for index in np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int)):
+        label = dataset.label(int(index))
         counts += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
     return counts

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,6 +50,7 @@ from utils.run_folder import (
     write_json,
 )
 
+COUNTED_LABELS = 500  # from which class shares are estimated
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
 
 
@@ -117,7 +117,7 @@ def make_state(
     options: TrainingOptions, data: TrainingData, device: torch.device, labels: LabelKnowledge
 ) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
-    counts = class_counts(data.train) if options.class_weights else np.zeros(0)
+    counts = class_counts(data.train, COUNTED_LABELS)
     state = build_state(options, device, counts, labels.matrix, labels.invert)
     if options.resume:
         restore(options, state, load_last(Path(options.resume)), len(data.train_batches))

@@ -30,7 +30,7 @@ PRESET_NAMES = ("auto", "paper", "quick")
 PAPER_PRESET = {
     "epochs": 100, "batch_size": 32, "crop": 256, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9,
     "weight_decay": 1e-3, "schedule": "step", "step_epochs": 20, "step_gamma": 0.1, "init": "normal",
-    "checkpoint_every": 2, "checkpoint_from": 80,
+    "head_bias": "zero", "checkpoint_every": 2, "checkpoint_from": 80,
 }  # fmt: skip
 QUICK_PRESET = {
     "epochs": 20, "batch_size": 16, "crop": 128, "width": 16, "optimizer": "adamw", "lr": 3e-3,
@@ -72,6 +72,7 @@ class TrainingOptions:
     width: int | None = None
     norm: str | None = None
     init: str | None = None
+    head_bias: str = "shares"
     backbone: str | None = None
     output_stride: int | None = None
     stem_stride: int | None = None
@@ -216,6 +217,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--width", "channels of the first level", type=positive_int, metavar="CHANNELS")
     network.add("--norm", "normalization layers", choices=("batch", "group"))
     network.add("--init", "initialization of the weights", choices=("normal", "kaiming", "xavier"))
+    network.add("--head_bias", "start scores at the classes' shares in the labels, or at one half",
+                choices=("shares", "zero"))  # fmt: skip
     network.add("--backbone", "encoder of deeplabv3plus", choices=BACKBONE_NAMES)
     network.add("--output_stride", "resolution of deeplabv3plus's encoder", type=int, choices=(8, 16))
     network.add("--stem_stride", "how much smaller than the image hrnet computes", type=int, choices=(1, 2, 4))

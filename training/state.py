@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import build_network
+from models import build_network, start_from_shares
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
 from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule
 from training.options import TrainingOptions
@@ -104,13 +104,15 @@ def build_state(
     """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
 
     Args:
-        class_counts: pixels of each class, for ``--class_weights frequency``.
+        class_counts: pixels of each class in the training labels.
         matrix: the labels' noise transition matrix where it is known.
         invert: whether the labels teach the inverse, where that is known.
     """
     seed_everything(options.seed, 0)
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+    if options.head_bias == "shares" and class_counts.sum():
+        start_from_shares(network, true_shares(options, class_counts, matrix))
     network = network.to(device, memory_format=memory_format)
     weights = class_weights(options, class_counts)
     loss = SegmentationLoss(options.loss, options.num_classes, weights, matrix).to(device)
@@ -123,6 +125,15 @@ def build_state(
     if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
         matrix, invert = np.eye(len(matrix)), False
     return TrainingState(network, loss, optimizer, scaler, None, precision, device, matrix, invert)
+
+
+def true_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
+    shares = class_counts / class_counts.sum()
+    if not needs_transition_matrix(options.loss):
+        return shares
+    corrected = np.linalg.lstsq(np.asarray(matrix).T, shares, rcond=None)[0].clip(0)  # label shares = Qᵀ · true shares
+    return corrected / corrected.sum()
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:

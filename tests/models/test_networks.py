@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import NETWORKS, build_network, network_options, to_scores
+from models import NETWORKS, build_network, network_options, start_from_shares, to_scores
 from models.blocks import initialize, split_padding
 from utils.cli import UserError
 
@@ -304,3 +304,20 @@ def test_scores_are_float32_shares(channels: int, dtype: torch.dtype) -> None:
     assert scores.min() >= 0 and scores.max() <= 1
     if channels > 1:
         torch.testing.assert_close(scores.sum(dim=1), torch.ones(2, 8, 8))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fresh_scores_start_at_the_given_shares(name, classes):
+    network = small(name, num_classes=classes).eval()
+    shares = [0.9, 0.1] if classes == 1 else [0.7, 0.2, 0.1]
+    start_from_shares(network, shares)
+    nn.init.zeros_(network.head.weight)
+    scores = to_scores(network(torch.randn(1, 1, 64, 64))).mean((0, 2, 3))
+    assert torch.allclose(scores, torch.tensor(shares[1:] if classes == 1 else shares), atol=1e-5)
+
+
+def test_a_class_that_no_label_shows_keeps_a_finite_bias():
+    network = small("unet", num_classes=3)
+    start_from_shares(network, [0.5, 0.5, 0.0])
+    assert torch.isfinite(network.head.bias).all()
