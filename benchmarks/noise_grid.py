@@ -33,6 +33,8 @@ SPECS = (
 TRAIN_IMAGES, VAL_IMAGES = 120, 20
 BATCH, STEPS, EPOCHS = 8, 160, 4
 MIN_PHI = 0.02  # of what the scores imply, as of the audit's φ
+COLUMNS = ("labels", "φ", "verdict", "ceiling", "predicted IoU", "measured", "φ of scores", "IoU", "oracle IoU", "AUC",
+           "inverted")  # fmt: skip
 BIAS = 0.05  # IoU below that of the clean labels from which a measured result counts as biased
 
 
@@ -170,8 +172,8 @@ def run_cell(dataset: str, spec: str, width: int, steps: int, out: Path) -> None
 def measured_verdict(measured: dict[str, Any], clean: dict[str, Any]) -> str:
     """What training showed, by rules that know nothing of the audit.
 
-    *not learnable*: the scores imply |φ| < MIN_PHI; *inverted*: the foreground scores lower; *biased at boundaries*: the best threshold's IoU lies more than BIAS below the clean
-    labels'; else *learnable*.
+    *not learnable*: the scores imply |φ| < MIN_PHI; *inverted*: the foreground scores lower; *biased at boundaries*:
+    the best threshold's IoU lies more than BIAS below that of clean labels; else *learnable*.
     """
     if abs(measured["phi"]) < MIN_PHI:
         return "not learnable"
@@ -217,8 +219,7 @@ def markdown(cells: list[dict[str, Any]], tau: dict[str, float], missing: list[s
     lines = []
     for dataset, value in tau.items():
         lines += [f"### {dataset} (Kendall's τ-b of predicted and measured IoU: {value:.2f})", ""]
-        lines += ["| labels | φ | verdict | ceiling | predicted IoU | measured | φ of scores | IoU | oracle IoU | AUC | inverted |",
-                  "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         for cell in (cell for cell in cells if cell["dataset"] == dataset):
             audit, found = cell["audit"], cell["measured"]
             agrees = "" if audit["verdict"] == cell["measured_verdict"] else " ≠"
