@@ -1,0 +1,209 @@
+"""The annotation budget: its ladder, its curve against known ones, and a whole small study that is gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from training.annotation_budget import main, parse_options, run_cells, show_time
+from training.budget_cells import Book, finish_cell, open_study, train_cell
+from training.budget_curve import Scores, cell_means, cheapest_sentence, fit_curve, outlook_sentences, resample
+from training.budget_plan import (
+    Cell,
+    cell_length,
+    choose_images,
+    default_counts,
+    epoch_steps,
+    full_length,
+    information_order,
+    make_ladder,
+)
+from utils.cli import UserError
+
+TINY = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 2, "device": "cpu"}
+TINY_ARGUMENTS = [item for name, value in TINY.items() for item in (f"--{name}", str(value))]
+LADDER = ["--steps", "12", "--pixel_shares", "1", "20%", "--image_counts", "8", "3"]
+
+
+# The ladder
+
+
+@pytest.mark.parametrize("available", [8, 60, 157, 161, 595, 1000])
+def test_all_cells_take_the_same_number_of_steps(available):
+    full = full_length(available, 16, 20, 100, 300)
+    assert full.steps == full.epochs * epoch_steps(available, full.repeat, 16) and 90 <= full.steps <= 350
+    for images in default_counts(available):
+        length = cell_length(images, 16, full)
+        assert length.steps == length.epochs * epoch_steps(images, length.repeat, 16)
+        assert abs(length.steps - full.steps) <= 0.01 * full.steps
+        assert full.epochs // 2 <= length.epochs <= 2 * full.epochs
+
+
+def test_smaller_image_sets_lie_within_larger_ones_of_the_same_repeat():
+    large, small, other = (choose_images(30, count, repeat, 0) for count, repeat in ((20, 1), (6, 1), (6, 2)))
+    assert set(small) < set(large) and len(set(large)) == 20 and set(other) != set(small)
+    assert choose_images(30, 30, 3, 0) == list(range(30))
+
+
+def test_full_labels_come_first_and_second_repeats_before_the_inside_of_the_ladder():
+    order = make_ladder((1, 0.1, 0.01), (90, 30, 10), repeats=3, available=90)
+    assert len(order) == len(set(order)) == 27
+    assert order[0] == Cell(1, 90, 1)
+    edge = [cell for cell in order if cell.share == 1 or cell.images == 90]
+    inside = [cell for cell in order if cell not in edge]
+    assert order[:10] == [cell for cell in edge if cell.repeat < 3]
+    assert order[10:18] == [cell for cell in inside if cell.repeat < 3]
+    assert information_order(order[::-1]) == order
+
+
+def test_more_images_than_the_list_has_are_refused():
+    with pytest.raises(UserError, match="only 8 images"):
+        make_ladder((1.0,), (8, 9), 1, available=8)
+
+
+# The curve
+
+
+def scores_of(plateau, drop, power, worth, spread=0.0, seed=0) -> Scores:
+    shares, images, repeats = (
+        grid.reshape(-1) for grid in np.meshgrid([1, 0.25, 0.05, 0.01], [120, 40, 13, 4], [1, 2, 3], indexing="ij")
+    )
+    exact = plateau - drop * (120 / (images * shares**worth)) ** power
+    return Scores(shares, images, exact + np.random.default_rng(seed).normal(0, spread, exact.shape), repeats)
+
+
+@pytest.mark.parametrize("known", [(0.9, 0.02, 0.5, 0.3), (0.95, 0.1, 0.3, 0.0), (0.8, 0.01, 0.6, 0.8)])
+def test_the_fit_recovers_a_known_curve(known):
+    data = scores_of(*known)
+    curve = fit_curve(data)
+    assert np.abs(curve.predict(data.shares, data.images)[0] - data.scores).max() < 0.005
+    found = (curve.plateau[0], curve.drop[0], curve.power[0], curve.worth[0])
+    np.testing.assert_allclose(found, known, atol=0.05)
+
+
+def test_intervals_hold_the_truth_under_noise():
+    known = {"plateau": 0.9, "drop": 0.03, "power": 0.5, "pixel_worth": 0.3}
+    data = scores_of(*known.values(), spread=0.01)
+    for name, figure in fit_curve(data, resample(data)).parameters().items():
+        assert figure["low"] - 0.03 <= known[name] <= figure["high"] + 0.03
+        assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+@pytest.mark.parametrize("scores", [[0.8, 0.7, 0.9], [0.5, 0.5, 0.5], [1.0, 1.0, 0.2]])
+def test_few_points_give_a_curve_that_stays_in_range(scores):
+    data = Scores(np.array([1, 1, 0.1]), np.array([20.0, 5, 20]), np.array(scores), np.ones(3))
+    curve = fit_curve(data)
+    predicted = curve.predict(np.array([1, 0.5, 0.001]), np.array([1000, 3, 1]))[0]
+    assert ((predicted >= 0) & (predicted <= 1)).all() and curve.drop[0] >= 0 and curve.plateau[0] <= 1
+    assert fit_curve(Scores(*(values[:2] for values in (data.shares, data.images, data.scores, data.repeats)))) is None
+
+
+def test_an_effect_of_the_repeat_on_all_cells_leaves_their_ratio_alone():
+    shares, images = np.tile([1, 1, 0.1, 0.1], 3), np.tile([20.0, 5, 20, 5], 3)
+    repeats = np.repeat([1, 2, 3], 4)
+    effect = np.array([-0.1, 0, 0.1])[repeats - 1]
+    data = Scores(shares, images, 0.7 + 0.1 * (shares == 1) + effect, repeats)
+    rows = cell_means(data, resample(data))
+    full, small = rows[0], rows[-1]
+    assert full["mean"] == pytest.approx(0.8) and full["high"] - full["low"] > 0.1
+    assert full["of_full_low"] == full["of_full_high"] == 1
+    assert small["of_full_high"] - small["of_full_low"] < 0.1
+
+
+# In words
+
+
+def test_the_sentence_names_the_least_annotation_that_is_enough():
+    shares, images = np.array([1, 1, 0.05, 0.05, 0.01]), np.array([120.0, 40, 120, 40, 120])
+    data = Scores(shares, images, np.array([0.90, 0.89, 0.88, 0.873, 0.6]), np.ones(5))
+    rows = cell_means(data, resample(data))
+    assert cheapest_sentence(rows, 0.95, "F1", is_full=True) == (
+        "5 % of the foreground pixels on 40 images reaches 97 % of the full-label F1 (0.87 of 0.90)."
+    )
+    assert "5 % of the foreground pixels on 120 images reaches 98 %" in cheapest_sentence(rows, 0.975, "F1", True)
+    assert cheapest_sentence(rows, 0.99, "F1", is_full=False) == (
+        "No smaller amount of annotation tried reaches 99 % of the F1 of the most annotation tried, "
+        "0.90 with 120 images."
+    )
+
+
+def test_the_outlook_speaks_of_what_varied_alone():
+    data = scores_of(0.9, 0.03, 0.5, 0.3)
+    images, pixels = outlook_sentences(fit_curve(data), data, "F1")
+    assert "twice as many images would add about 0.01 F1" in images
+    assert "a tenth of the pixels is worth labelling 50 % of the images in full" in pixels
+    one_share = Scores(*(values[data.shares == 1] for values in (data.shares, data.images, data.scores, data.repeats)))
+    assert len(outlook_sentences(fit_curve(one_share), one_share, "F1")) == 1
+
+
+# The command
+
+
+def test_a_study_is_gone_on_with_and_repeats_nothing(disks, capsys):
+    arguments = [*TINY_ARGUMENTS, *LADDER, "--repeats", "1"]
+    main(arguments, disks)
+    folder = disks / "train_log" / "disks" / "annotation_budget"
+    first, cells = json.loads((folder / "curve.json").read_text()), json.loads((folder / "cells.json").read_text())
+    assert set(cells["cells"]) == {"p1_n8_r1", "p1_n3_r1", "p0.2_n8_r1", "p0.2_n3_r1"}
+    assert {record["steps"] for record in cells["cells"].values()} == {12}
+    assert first["left_out"] == [] and len(first["sentences"]) == 3
+    assert (folder / "curve.png").stat().st_size > 10_000 and len((folder / "table.csv").read_text().split()) == 5
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(cells["cells"])
+    assert not list((disks / "train_log").rglob("*.pth")) and len(list(folder.parent.iterdir())) == 1
+    output = capsys.readouterr().out
+    assert output.splitlines()[-3:] == first["sentences"] and "100 % of the pixels, 3 images, repeat 1: F1" in output
+
+    main(arguments, disks)
+    assert "4 trainings are finished" in capsys.readouterr().out
+    assert json.loads((folder / "cells.json").read_text()) == cells
+    with pytest.raises(UserError, match="other settings .*seed 0 → 1"):
+        main([*arguments, "--seed", "1"], disks)
+
+
+def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(disks):
+    whole, cut = (open_study(TINY, 12, None, disks / name, disks) for name in ("whole", "cut"))
+    cell = Cell(0.2, 3, 1)
+    expected = finish_cell(whole, cell)
+    run = train_cell(cut, cell, stop_after=1)
+    assert train_cell(cut, cell, stop_after=2) == run
+    record = finish_cell(cut, cell)
+    assert {**record, "seconds": 0} == {**expected, "seconds": 0} and 0 <= record["score"] <= 1
+
+
+def test_what_the_time_does_not_hold_is_left_out_and_named(disks, capsys):
+    study = open_study(TINY, 12, "test", None, disks)
+    ladder = make_ladder((1, 0.2), (8, 3), 1, 8)
+    hours = iter(range(0, 100_000, 3600))
+    left_out = run_cells(study, Book.open(study), ladder, ends=1.5 * 3600, clock=lambda: next(hours))
+    assert left_out == ladder[1:]
+    assert set(Book.open(study).cells) == {"p1_n8_r1"}
+
+    show_time(ladder, seconds=60, left=150)
+    assert "left out, as what tells least: 20 % of the pixels, 8 images, repeat 1; 20 %" in capsys.readouterr().out
+    with pytest.raises(UserError, match="about 10.0 min, more than the 5.0 min left of --time_budget"):
+        show_time(ladder, seconds=600, left=300)
+
+
+def test_scores_are_those_of_a_clean_list_and_never_of_the_test_list_unasked(disks):
+    study = open_study(TINY, 12, None, None, disks)
+    assert study.scored_on.name == "val.txt"
+    on_test = open_study(TINY, 12, "test", None, disks)
+    assert on_test.scored_on.name == "test.txt" and on_test.settings() != study.settings()
+    with pytest.raises(UserError, match="--data_list"):
+        open_study({**TINY, "val_labels": "noisy"}, 12, None, None, disks)
+    (disks / "txt" / "disks" / "val.txt").unlink()
+    with pytest.raises(UserError, match=r"val\.txt is absent.*--data_list"):
+        open_study(TINY, 12, None, None, disks)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (["--pixel_shares", "0"], "above 0 and up to 1"), (["--pixel_shares", "5"], "0.05 or 5%"),
+    (["--epochs", "3"], "use --steps"), (["--label_noise", "flip:0.3"], "use --pixel_shares"),
+    (["--network", "vnet"], "unet"), (["--nonsense"], "--nonsense"),
+])  # fmt: skip
+def test_wrong_options_are_named(wrong, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(["--dataset", "disks", *wrong])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
