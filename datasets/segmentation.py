@@ -96,6 +96,14 @@ class SegmentationDataset(Dataset):
             label = self._add_noise(label, index, epoch)
         return label
 
+    def stored_label(self, index: int) -> np.ndarray:
+        """The label of sample ``index`` as read or set, without the noise that every epoch draws anew."""
+        fresh, self.noise = self.noise, None
+        try:
+            return self.label(index)
+        finally:
+            self.noise = fresh
+
     def set_label(self, index: int, label: np.ndarray) -> None:
         """Replace the label of sample ``index`` from now on, as label-free training does with its pseudo-labels."""
         self._labels[index] = label

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,9 @@ def choose_lists(
     else:
         noisy, clean = folder / "train" / "train_noisyLabel.txt", folder / "train" / "train_gt.txt"
         train = clean if options.label_noise or not noisy.exists() else noisy
-        if train == clean and not options.label_noise:
+        if options.igtt and clean.exists():
+            train = clean  # for its images
+        elif train == clean and not options.label_noise:
             say(f"{noisy.name} is absent: training on {clean.name}")
         find_list(str(train), options.dataset, root)
     if options.val_list is not None:
@@ -76,6 +78,7 @@ def _make_dataset(
     options: TrainingOptions, samples: list[Sample], sizes: list[tuple[int, int]], **training: object
 ) -> SegmentationDataset:
     cache = options.cache == "ram" or (options.cache == "auto" and fits_in_memory(sizes, options.in_channels))
+    cache = cache or options.igtt  # pseudo-labels are kept in memory
     return SegmentationDataset(
         samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed, cache=cache,
         ignore_index=options.ignore_index, normalization=options.normalization, **training,
@@ -90,7 +93,7 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     """
     noise, transform = training_noise(options), training_transform(options)
     train_list, val_list, test_list = choose_lists(options, root, say)
-    train_samples, train_sizes = _read(train_list, options, root)
+    train_samples, train_sizes = _read(train_list, options, root, keep_labels=not options.igtt)
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(
         options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
@@ -128,7 +131,10 @@ def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:
 
 
 def training_noise(options: TrainingOptions) -> LabelNoise | None:
-    """The label noise of a run, its spec checked."""
+    """The label noise of a run, its spec checked; without labels, what turns masks into the labels of an epoch."""
+    if options.igtt:
+        parse_spec(options.igtt_ems)
+        return LabelNoise(options.igtt_ems, options.seed, refresh="epoch")
     if options.label_noise is None:
         return None
     parse_spec(options.label_noise, options.num_classes)
@@ -150,14 +156,20 @@ def validation_batch_size(options: TrainingOptions) -> int:
 
 
 def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
+    if options.igtt:
+        return 0  # the labels change while the run goes on, which workers would not see
     if options.workers is not None:
         return options.workers
     return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
-def _read(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+def _read(
+    path: Path, options: TrainingOptions, root: Path, keep_labels: bool = True
+) -> tuple[list[Sample], list[tuple[int, int]]]:
     data_root = Path(options.data_root) if options.data_root else None
-    samples = read_list(path, data_root=data_root, root=root)
+    samples = read_list(path, data_root=data_root, root=root, labels="optional" if options.igtt else "required")
+    if not keep_labels:
+        samples = [replace(sample, label=None) for sample in samples]
     sizes = check_samples(
         samples, path, num_classes=options.num_classes, ignore_index=options.ignore_index,
         in_channels=options.in_channels,

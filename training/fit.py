@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +16,7 @@ from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
+from training.label_free import PseudoLabels
 from training.options import TrainingOptions, resolve_options, resume_options
 from training.panels import picture_of
 from training.selection import (
@@ -23,6 +25,7 @@ from training.selection import (
     select_binary,
     select_classes,
     threshold_by_noise,
+    with_logged_figures,
     without_validation,
 )
 from training.state import (
@@ -167,6 +170,7 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
     journal.say(f"run {display_path(run)} on {state.device} ({state.precision})")
     journal.say(f"preset {options.preset} (for the other: --preset {other})")
     noise = f" with label noise {options.label_noise}" if options.label_noise else ""
+    noise = f", no labels are read (initial labels: {options.igtt_init})" if options.igtt else noise
     journal.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
         journal.say("no validation list: the threshold is the implied one, else 0.5, and best is last")
@@ -184,12 +188,17 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, ru
     """Train, validate, record and save, epoch by epoch."""
     last = options.stop_after or options.epochs
     config = make_config(options, data, state)
+    pseudo_labels = PseudoLabels(options, data.train, run) if options.igtt else None
+    if pseudo_labels is not None:
+        pseudo_labels.begin(state)
     while state.epoch < last:
         epoch = state.epoch + 1
         seed_everything(options.seed, epoch)
         figures = run_epoch(options, data, state, epoch)
-        selection = decide(options, data, state)
         state.epoch = epoch
+        if pseudo_labels is not None:
+            pseudo_labels.refresh(state)
+        selection = decide(options, data, state, pseudo_labels)
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
         if state.best is None or not selection.figure <= state.best["figure"]:
             state.best = {"epoch": epoch, "figure": selection.figure}
@@ -199,6 +208,8 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, ru
             save_epoch(state, run, config, selection, numbered=due)
             if due:
                 show_pictures(journal, data, state, selection)
+            if pseudo_labels is not None:
+                pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
     if last < options.epochs:
         journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
     journal.say(next_commands(run, state.best["epoch"], data))
@@ -228,22 +239,31 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
         )  # fmt: skip
 
 
-def decide(options: TrainingOptions, data: TrainingData, state: TrainingState) -> Selection:
+def decide(
+    options: TrainingOptions, data: TrainingData, state: TrainingState, pseudo_labels: PseudoLabels | None
+) -> Selection:
     """Validate and settle threshold, direction and the figure of ``best``."""
-    clean = data.val_loader is not None and options.val_labels == "clean"
+    counts = None if data.val_loader is None else count_validation(options, data, state)
+    if pseudo_labels is not None:
+        return with_logged_figures(pseudo_labels.decide(), counts)
+    clean = counts is not None and options.val_labels == "clean"
     direction = {"auto": None if clean else state.labels_invert, "on": True, "off": False}
     invert, implied = direction[options.pred_invert], threshold_by_noise(state.noise_matrix)
-    if data.val_loader is None:
+    if counts is None:
         return without_validation(pred_invert=invert, implied=implied)
+    if options.num_classes > 1:
+        return select_classes(counts, labels_are_clean=clean)
+    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, implied=implied)
+
+
+def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
+    """The score histogram or confusion matrix of the validation set."""
     transition = decoding_matrix(state.noise_matrix)
-    counts = validate(
+    return validate(
         state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
         precision=state.precision, channels_last=options.channels_last,
         transition=None if transition is None else torch.from_numpy(transition),
     )  # fmt: skip
-    if options.num_classes > 1:
-        return select_classes(counts, labels_are_clean=clean)
-    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, implied=implied)
 
 
 def report_epoch(
@@ -282,6 +302,11 @@ def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, se
         if dataset is not None:
             picture = picture_of(state.bare_network, dataset, selection, state.device, state.precision)
             journal.picture(name, picture, state.epoch)
+
+
+def checkpointed_epochs(run: Path) -> list[int]:
+    """The epochs that have a numbered checkpoint."""
+    return [int(path.stem.removeprefix("epoch_")) for path in (run / "checkpoints").glob("epoch_*.pth")]
 
 
 def save_epoch(state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, numbered: bool) -> None:

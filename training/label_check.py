@@ -98,6 +98,8 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     Raises:
         UserError: the loss needs a transition matrix and none is known.
     """
+    if options.igtt:
+        return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
     report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.audit else None
     found = None if report is None else report.transitions

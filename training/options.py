@@ -26,6 +26,12 @@ SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
 NORMALIZATION_NAMES = ("zscore", "unit")
 AUGMENTATION_NAMES = ("rotate", "scale", "elastic", "brightness", "contrast", "blur", "noise")
 PRESET_NAMES = ("auto", "paper", "quick")
+INITIAL_LABEL_NAMES = (
+    "black", "random", "otsu", "local_threshold", "kmeans", "gaussian_mixture", "chan_vese", "ridge", "random_walker",
+)  # fmt: skip
+CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
+FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
+EMS = "skeleton+shift:1+sample:0.1"  # extraction of the meta-structure, tested equal to label_noise.EMS_SPEC
 
 PAPER_PRESET = {
     "epochs": 100, "batch_size": 32, "crop": 256, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9,
@@ -62,6 +68,13 @@ class TrainingOptions:
     label_noise_refresh: str = "fixed"
     noise_seed: int | None = None
     unlabelled: str = "background"
+
+    igtt: bool = False
+    igtt_init: str = "black"
+    igtt_warmup: int = 0
+    igtt_ems: str = EMS
+    igtt_criterion: str = "dmi"
+    foreground: str = "minority"
 
     crop: int = 256
     flips: bool = True
@@ -202,6 +215,16 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
 
 
+def _add_label_free_options(parser: argparse.ArgumentParser) -> None:
+    free = _Group(parser, "training without labels")
+    free.add("--igtt", "train from images alone, by iterative ground-truth training", action="store_true")
+    free.add("--igtt_init", "first labels; black: those of the random network", choices=INITIAL_LABEL_NAMES)
+    free.add("--igtt_warmup", "epoch after which labels are first refreshed", type=non_negative_int, metavar="E")
+    free.add("--igtt_ems", "noise spec that turns masks into labels; clean: the masks themselves", metavar="SPEC")
+    free.add("--igtt_criterion", "which mask of a score map becomes the label", choices=CRITERION_NAMES)
+    free.add("--foreground", "what tells structure from background", choices=FOREGROUND_NAMES)
+
+
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     augmentation = _Group(parser, "augmentation")
     augmentation.add("--crop", "side of the training window in pixels", type=positive_int, metavar="PIXELS")
@@ -277,7 +300,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train a segmentation network on noisy, sparse or clean labels.",
     )  # fmt: skip
     for add_group in (
-        _add_data_options, _add_noise_options, _add_augmentation_options, _add_network_options,
+        _add_data_options, _add_noise_options, _add_label_free_options, _add_augmentation_options, _add_network_options,
         _add_optimization_options, _add_run_options,
     ):  # fmt: skip
         add_group(parser)
@@ -307,7 +330,7 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
         values["width"] = None  # pretrained weights have the width they were trained with
     options = TrainingOptions(**values)
     if options.loss is None:
-        options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
+        options = replace(options, loss="dmi+iou" if options.igtt else "bce" if options.num_classes == 1 else "ce")
     if options.noise_seed is None:
         options = replace(options, noise_seed=options.seed)
     _check(options)
@@ -319,6 +342,9 @@ def _check(options: TrainingOptions) -> None:
         raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
     if options.num_classes > 1 and options.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
+    if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
+        raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
+                        "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip
     if options.crop < 16:
         raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
     if options.accumulate > options.batch_size:

@@ -8,7 +8,7 @@ independent of the image leaves where it is. Without validation labels only the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -114,3 +114,13 @@ def without_validation(*, pred_invert: bool | None, implied: float | None) -> Se
     """The decision where no validation list exists: the implied threshold, else one half; ``best`` is ``last``."""
     threshold = DEFAULT_THRESHOLD if implied is None else implied
     return Selection(threshold, bool(pred_invert), math.nan)
+
+
+def with_logged_figures(selection: Selection, histogram: np.ndarray | None) -> Selection:
+    """A decision that validation has no part in, with the figures that it reaches there, for the record."""
+    if histogram is None or not histogram.sum(1).all():
+        return selection
+    logged = select_binary(
+        histogram, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold
+    )  # fmt: skip
+    return replace(selection, figures={**logged.figures, **selection.figures})
