@@ -298,9 +298,10 @@ def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, se
     """Put rows image | label | score | error of training and validation images into TensorBoard."""
     if journal.writer is None:
         return
+    transition = decoding_matrix(state.noise_matrix)
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:
-            picture = picture_of(state.bare_network, dataset, selection, state.device, state.precision)
+            picture = picture_of(state.bare_network, dataset, selection, transition, state.device, state.precision)
             journal.picture(name, picture, state.epoch)
 
 

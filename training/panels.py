@@ -9,6 +9,7 @@ from torch import nn
 from datasets.segmentation import SegmentationDataset
 from datasets.transforms import normalize
 from evaluation.overlays import beside, panels
+from evaluation.scores import decode_scores
 from models import to_scores
 from training.engine import autocast
 from training.selection import Selection
@@ -19,11 +20,19 @@ MAX_SIDE = 256
 
 @torch.inference_mode()
 def picture_of(
-    network: nn.Module, dataset: SegmentationDataset, selection: Selection, device: torch.device, precision: str
+    network: nn.Module,
+    dataset: SegmentationDataset,
+    selection: Selection,
+    transition: np.ndarray | None,
+    device: torch.device,
+    precision: str,
 ) -> np.ndarray:
     """Rows image | label | score | error of images spread over a data set, uint8 (h, w, 3).
 
     The labels are those that the data set gives, so a training set shows its noise.
+
+    Args:
+        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
     """
     network.eval()
     rows = []
@@ -35,7 +44,8 @@ def picture_of(
         if dataset.num_classes == 1:
             shown = 1 - scores[0] if selection.invert else scores[0]
         else:
-            shown = scores.argmax(0).astype(np.uint8)
+            decoded = scores if transition is None else decode_scores(scores, transition)
+            shown = decoded.argmax(0).astype(np.uint8)
         threshold = 0.5 if selection.threshold is None else selection.threshold
         rows.append(panels(
             image, dataset.label(int(index)), shown, threshold, dataset.num_classes, MAX_SIDE
