@@ -173,7 +173,8 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
     noise = f", no labels are read (initial labels: {options.igtt_init})" if options.igtt else noise
     journal.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
-        journal.say("no validation list: the threshold is the implied one, else 0.5, and best is last")
+        threshold = "" if options.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
+        journal.say(f"no validation list: {threshold}best is last")
     else:
         journal.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.val_labels} labels)")
     journal.say(f"{options.network}: {parameters:.2f} M parameters, loss {options.loss}, {options.optimizer}")
@@ -250,7 +251,7 @@ def decide(
     direction = {"auto": None if clean else state.labels_invert, "on": True, "off": False}
     invert, implied = direction[options.pred_invert], threshold_by_noise(state.noise_matrix)
     if counts is None:
-        return without_validation(pred_invert=invert, implied=implied)
+        return without_validation(pred_invert=invert, implied=implied, num_classes=options.num_classes)
     if options.num_classes > 1:
         return select_classes(counts, labels_are_clean=clean)
     return select_binary(counts, labels_are_clean=clean, pred_invert=invert, implied=implied)

@@ -110,8 +110,13 @@ def _mean_youden(confusion: np.ndarray) -> float:
     return float(np.nanmean(youden)) if np.isfinite(youden).any() else math.nan
 
 
-def without_validation(*, pred_invert: bool | None, implied: float | None) -> Selection:
-    """The decision where no validation list exists: the implied threshold, else one half; ``best`` is ``last``."""
+def without_validation(*, pred_invert: bool | None, implied: float | None, num_classes: int = 1) -> Selection:
+    """The decision where no validation list exists: the implied threshold, else one half; ``best`` is ``last``.
+
+    Several classes have no threshold.
+    """
+    if num_classes > 1:
+        return Selection(None, False, math.nan)
     threshold = DEFAULT_THRESHOLD if implied is None else implied
     return Selection(threshold, bool(pred_invert), math.nan)
 

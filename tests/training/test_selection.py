@@ -89,6 +89,11 @@ def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
     assert selection.threshold == threshold and not selection.invert and math.isnan(selection.figure)
 
 
+def test_several_classes_have_no_threshold_without_validation_either():
+    selection = without_validation(pred_invert=None, implied=None, num_classes=3)
+    assert selection.threshold is None and not selection.invert and math.isnan(selection.figure)
+
+
 def uniform_flip(share: float, classes: int) -> np.ndarray:
     return np.where(np.eye(classes, dtype=bool), 1 - share, share / (classes - 1))
 
