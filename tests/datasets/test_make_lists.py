@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.image_io import write_image, write_label
@@ -55,6 +55,7 @@ def test_natural_order_counts():
     assert [path.name for path in sorted(map(Path, names), key=natural_key)] == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab01٣²_", max_size=6), max_size=6))
 def test_any_names_can_be_sorted(names: list[str]):
     assert len(sorted(map(Path, names), key=natural_key)) == len(names)
@@ -67,6 +68,7 @@ def test_pairs_are_made_by_stem_and_the_rest_is_left_alone():
     assert (pairing.images_alone, pairing.labels_alone) == ([Path("x.tif")], [Path("y.png")])
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 99)), st.sets(st.integers(0, 99)))
 def test_every_file_is_paired_or_alone(images: set[int], labels: set[int]):
     pairing = pair_files([Path(f"{n}.tif") for n in sorted(images)], [Path(f"{n}.png") for n in sorted(labels)])
