@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
-from datasets.lists import Sample, check_samples, find_list, list_folder, read_list
+from datasets.lists import Sample, check_samples, find_list, list_folder, read_checked_list, read_list
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform, strong_augmentation
 from training.options import TrainingOptions
@@ -93,7 +93,7 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     """
     noise, transform = training_noise(options), training_transform(options)
     train_list, val_list, test_list = choose_lists(options, root, say)
-    train_samples, train_sizes = _read(train_list, options, root, keep_labels=not options.igtt)
+    train_samples, train_sizes = (_read_images if options.igtt else _read)(train_list, options, root)
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(
         options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
@@ -163,18 +163,18 @@ def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
     return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
-def _read(
-    path: Path, options: TrainingOptions, root: Path, keep_labels: bool = True
-) -> tuple[list[Sample], list[tuple[int, int]]]:
-    data_root = Path(options.data_root) if options.data_root else None
-    samples = read_list(path, data_root=data_root, root=root, labels="optional" if options.igtt else "required")
-    if not keep_labels:
-        samples = [replace(sample, label=None) for sample in samples]
-    sizes = check_samples(
-        samples, path, num_classes=options.num_classes, ignore_index=options.ignore_index,
-        in_channels=options.in_channels,
+def _read(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+    """Samples with labels and the sizes of their images; every fault of the list and of its files at once."""
+    return read_checked_list(
+        path, options.data_root, root, labels="optional" if options.igtt else "required",
+        num_classes=options.num_classes, ignore_index=options.ignore_index, in_channels=options.in_channels,
     )  # fmt: skip
-    return samples, sizes
+
+
+def _read_images(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+    """Samples whose labels, if the list names any, are not even looked at."""
+    samples = [replace(sample, label=None) for sample in read_list(path, options.data_root, root, labels="optional")]
+    return samples, check_samples(samples, path, in_channels=options.in_channels)
 
 
 def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:
