@@ -158,7 +158,7 @@ def make_config(options: TrainingOptions, data: TrainingData, state: TrainingSta
         "network_options": network_options(options),
         "precision": state.precision,
         "annealing": state.annealing,
-        "decode_matrix": plain(decoding_matrix(state.noise_matrix)),
+        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes)),
         "environment": environment_record(str(state.device)),
     }
 
@@ -259,7 +259,7 @@ def decide(
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
-    transition = decoding_matrix(state.noise_matrix)
+    transition = decoding_matrix(state.noise_matrix, options.num_classes)
     return validate(
         state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
         precision=state.precision, channels_last=options.channels_last,
@@ -299,7 +299,7 @@ def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, se
     """Put rows image | label | score | error of training and validation images into TensorBoard."""
     if journal.writer is None:
         return
-    transition = decoding_matrix(state.noise_matrix)
+    transition = decoding_matrix(state.noise_matrix, data.train.num_classes)
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:
             picture = picture_of(state.bare_network, dataset, selection, transition, state.device, state.precision)

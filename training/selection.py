@@ -50,15 +50,19 @@ def threshold_by_noise(matrix: np.ndarray | None) -> float | None:
     return None if matrix is None else implied_threshold(matrix)
 
 
-def decoding_matrix(matrix: np.ndarray | None) -> np.ndarray | None:
+def decoding_matrix(matrix: np.ndarray | None, num_classes: int) -> np.ndarray | None:
     """The matrix by which class scores are corrected before the argmax; None where it is not needed or impossible.
 
     Args:
         matrix: transition matrix (K, K), rows = truth, or None if unknown.
+        num_classes: 1 for binary labels, whose scores have a threshold and a direction instead; else K.
     """
-    if matrix is None or not needs_decoding(matrix) or np.linalg.matrix_rank(matrix) < len(matrix):
+    if matrix is None or num_classes == 1 or np.linalg.matrix_rank(matrix) < len(matrix):
         return None
-    return matrix
+    if num_classes == 2:
+        argmax_is_right = matrix[1][1] > matrix[0][1] and math.isclose(implied_threshold(matrix), 0.5)
+        return None if argmax_is_right else matrix
+    return matrix if needs_decoding(matrix) else None
 
 
 def is_inverted(histogram: np.ndarray) -> bool:

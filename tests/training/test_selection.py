@@ -99,15 +99,19 @@ def uniform_flip(share: float, classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("matrix", "needed"),
+    ("matrix", "num_classes", "needed"),
     [
-        (uniform_flip(0.3, 3), False),
-        (np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]]), True),  # sample:0.1: the argmax would be background
-        (uniform_flip(0.8, 3), True),  # past (K - 1)/K: the argmax would pick a wrong class
-        (uniform_flip(2 / 3, 3), False),  # singular: nothing can be undone
-        (np.array([[0.2, 0.8], [0.8, 0.2]]), False),  # binary: inversion and threshold do it
-        (None, False),
+        (uniform_flip(0.3, 3), 3, False),
+        (np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]]), 3, True),  # sample:0.1: the argmax would be background
+        (uniform_flip(0.8, 3), 3, True),  # past (K - 1)/K: the argmax would pick a wrong class
+        (uniform_flip(2 / 3, 3), 3, False),  # singular: nothing can be undone
+        (uniform_flip(0.8, 2), 1, False),  # binary: inversion and threshold do it
+        (uniform_flip(0.8, 2), 2, True),  # two classes are decided by argmax, as more are
+        (np.array([[1, 0], [0.9, 0.1]]), 2, True),
+        (uniform_flip(0.3, 2), 2, False),
+        (np.array([[0.7, 0.3], [0.7, 0.3]]), 2, False),
+        (None, 3, False),
     ],
 )
-def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, needed):
-    assert (decoding_matrix(matrix) is not None) is needed
+def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, num_classes, needed):
+    assert (decoding_matrix(matrix, num_classes) is not None) is needed
