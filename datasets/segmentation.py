@@ -11,13 +11,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.image_io import IGNORE, read_image, read_label
-from datasets.label_noise import make_noisy_label
+from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample
 from datasets.transforms import TrainingTransform, normalize, sample_generator
+from utils.cli import UserError
 
 # (epoch, draw): draw d of an epoch is image d mod n; a negative draw fills up a batch share and counts nowhere.
 Key = tuple[int, int]
 FILLER = -1
+USUAL_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class SegmentationDataset(Dataset):
         self.samples, self.transform = list(samples), transform
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
         self.normalization, self.noise, self.seed, self.cache = normalization, noise, seed, cache
+        self._steps = None if noise is None else parse_spec(noise.spec, num_classes)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
 
@@ -116,7 +119,7 @@ class SegmentationDataset(Dataset):
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(
-            label, self.noise.spec, self.noise.seed, self.samples[index].image_id,
+            label, self._steps, self.noise.seed, self.samples[index].image_id,
             num_classes=self.num_classes, epoch=epoch, unlabelled=self.noise.unlabelled,
         )  # fmt: skip
 
@@ -171,18 +174,17 @@ class OrderedBatches(Sampler[list[int]]):
 
     Args:
         sizes: (H, W) of every image.
-        batch_size: images in a batch of one process.
+        batch_size: images of 256×256 in a batch of one process; of larger ones fewer.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, size in enumerate(sizes):
             by_size.setdefault(size, []).append(index)
-        batches = [
-            indices[start : start + batch_size]
-            for indices in by_size.values()
-            for start in range(0, len(indices), batch_size)
-        ]
+        batches = []
+        for (height, width), indices in by_size.items():
+            count = max(1, min(batch_size, batch_size * USUAL_PIXELS // (height * width)))
+            batches += [indices[start : start + count] for start in range(0, len(indices), count)]
         self.batches = batches[rank::world]
 
     def __len__(self) -> int:
@@ -192,6 +194,16 @@ class OrderedBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
+class SegmentationLoader(DataLoader):
+    """A loader whose workers' errors reach the user as the one message they are, without the workers' traceback."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+
+
 def make_loader(
     dataset: SegmentationDataset,
     batches: Sampler[list],
@@ -199,7 +211,7 @@ def make_loader(
     pin_memory: bool = False,
 ) -> DataLoader:
     """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
-    return DataLoader(
+    return SegmentationLoader(
         dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
         persistent_workers=workers > 0, generator=torch.Generator().manual_seed(dataset.seed),
     )  # fmt: skip

@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures = make_pictures(source, settings.in_channels, options.overlays)
     precision = options.precision
     if precision == "auto":
-        precision = config.get("precision", "fp32") if device.type == "cuda" else "fp32"
+        precision = config.get("used_precision", "fp32") if device.type == "cuda" else "fp32"
     predictor = Predictor(network, device, precision, options.tta)
 
     folder = run / "results" / f"epoch_{epoch}{source.ending}"

@@ -20,7 +20,7 @@ from utils.cli import UserError
 from utils.distributed import rank, world_size
 
 SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
-BYTES_PER_PIXEL = 3  # 16 bits of image and 8 of label
+BYTES_PER_PIXEL = 5  # up to 32 bits of image and 8 of label
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,30 @@ def choose_lists(
         find_list(str(train), options.dataset, root)
     if options.val_list is not None:
         val = find_list(options.val_list, options.dataset, root)
+    elif options.resume:
+        val = None  # the run had none, whatever has come since
     else:
         val = folder / "val.txt" if (folder / "val.txt").exists() else None
     test = folder / "test.txt"
     return train, val, test if test.exists() else None
 
 
-def fits_in_memory(sizes: list[tuple[int, int]], in_channels: int) -> bool:
+def fits_in_memory(sizes: list[tuple[int, int]], in_channels: int, workers: int) -> bool:
     """Whether the decoded set fills at most half of the free memory (4 GiB are assumed where it is not known)."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         free = 4 << 30
     need = sum(height * width for height, width in sizes) * BYTES_PER_PIXEL * in_channels
-    return need <= SHARE_OF_MEMORY * free
+    return need * max(1, workers) <= SHARE_OF_MEMORY * free  # every worker keeps a copy
 
 
 def _make_dataset(
     options: TrainingOptions, samples: list[Sample], sizes: list[tuple[int, int]], **training: object
 ) -> SegmentationDataset:
-    cache = options.cache == "ram" or (options.cache == "auto" and fits_in_memory(sizes, options.in_channels))
+    cache = options.cache == "ram" or (
+        options.cache == "auto" and fits_in_memory(sizes, options.in_channels, options.workers or 0)
+    )
     cache = cache or options.igtt  # pseudo-labels are kept in memory
     return SegmentationDataset(
         samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed, cache=cache,
@@ -93,7 +97,7 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     """
     noise, transform = training_noise(options), training_transform(options)
     train_list, val_list, test_list = choose_lists(options, root, say)
-    train_samples, train_sizes = (_read_images if options.igtt else _read)(train_list, options, root)
+    train_samples, train_sizes = (_read_images if options.igtt else _read)(train_list, options, root, say)
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(
         options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
@@ -105,7 +109,7 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     train_loader = make_loader(train, batches, _workers(options, train), pinned)
     val = val_loader = None
     if val_list is not None:
-        val_samples, val_sizes = _read(val_list, options, root)
+        val_samples, val_sizes = _read(val_list, options, root, say)
         val = _make_dataset(options, val_samples, val_sizes)
         val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
         val_loader = make_loader(val, val_batches, _workers(options, val), pinned)
@@ -163,17 +167,21 @@ def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
     return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
-def _read(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+def _read(
+    path: Path, options: TrainingOptions, root: Path, say: Callable[[str], None]
+) -> tuple[list[Sample], list[tuple[int, int]]]:
     """Samples with labels and the sizes of their images; every fault of the list and of its files at once."""
     return read_checked_list(
         path, options.data_root, root, labels="optional" if options.igtt else "required",
-        num_classes=options.num_classes, ignore_index=options.ignore_index, in_channels=options.in_channels,
+        num_classes=options.num_classes, ignore_index=options.ignore_index, in_channels=options.in_channels, say=say,
     )  # fmt: skip
 
 
-def _read_images(path: Path, options: TrainingOptions, root: Path) -> tuple[list[Sample], list[tuple[int, int]]]:
+def _read_images(
+    path: Path, options: TrainingOptions, root: Path, say: Callable[[str], None]
+) -> tuple[list[Sample], list[tuple[int, int]]]:
     """Samples whose labels, if the list names any, are not even looked at."""
-    samples = [replace(sample, label=None) for sample in read_list(path, options.data_root, root, labels="optional")]
+    samples = [replace(sample, label=None) for sample in read_list(path, options.data_root, root, "optional", say)]
     return samples, check_samples(samples, path, in_channels=options.in_channels)
 
 

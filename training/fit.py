@@ -17,8 +17,10 @@ from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
-from training.options import TrainingOptions, resolve_options, resume_options
+from training.options import TrainingOptions
 from training.panels import picture_of
+from training.run_config import configure as configure
+from training.run_config import label_facts, make_config, write_config
 from training.selection import (
     Selection,
     decoding_matrix,
@@ -29,40 +31,28 @@ from training.selection import (
     without_validation,
 )
 from training.state import (
+    LabelNoiseFacts,
     TrainingState,
     add_schedule,
     build_state,
     checkpoint_content,
     choose_device,
     load_last,
-    network_options,
     restore,
     seed_everything,
 )
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress
-from utils.distributed import barrier, from_main, is_main, local_device, process_group
+from utils.distributed import barrier, copy_buffers_from_main, from_main, is_main, local_device, process_group
 from utils.run_folder import (
     REPO_ROOT,
     create_run_folder,
     display_path,
-    environment_record,
-    find_run,
-    plain,
-    read_json,
-    write_json,
+    quoted,
 )
 
 COUNTED_LABELS = 500  # from which class shares are estimated
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
-
-
-def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
-    """Resolve given options on this machine; with ``resume``, against the config of that run."""
-    if "resume" in given:
-        run = find_run(given["resume"], root / "train_log")
-        return resume_options({**given, "resume": str(run)}, read_json(run / "config.json"))
-    return resolve_options(given, has_accelerator=choose_device(given.get("device", "auto")) != "cpu")
 
 
 def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
@@ -75,24 +65,23 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         UserError: bad input, found before the first step.
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
-    device_type = choose_device(options.device)
-    with process_group(device_type):
-        options = name_dataset(options, root)
-        device = local_device(device_type)
+    device = local_device(choose_device(options.device))
+    with process_group(device.type):
+        asked, options = options, name_dataset(options, root)
         data = load_data(options, root, device.type, _say)
         labels = from_main(lambda: examine_labels(options, data.train, root))
-        state = make_state(options, data, device, labels)
-        run = open_run(options, data, state, root)
-        if is_main():
-            write_audit(labels.audit, run)
+        state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
+        config = make_config(options, asked, data, state)
+        run = from_main(lambda: open_run(options, data, config, labels, root))
         journal = Journal(run, options.tensorboard, state.epoch)
         try:
             describe(journal, options, data, state, run)
             for line in labels.lines:
                 journal.say(line)
-            train(options, data, state, run, journal)
+            train(options, data, state, run, journal, config)
         except KeyboardInterrupt:
-            journal.say(f"interrupted in epoch {state.epoch + 1}; finished epochs are kept: {resume_command(run)}")
+            kept = (run / "checkpoints" / "last.pth").exists()
+            journal.say(f"interrupted; finished epochs are kept: {resume_command(run)}" if kept else "interrupted")
             raise
         finally:
             journal.close()
@@ -107,7 +96,7 @@ def _say(line: str) -> None:
 
 def resume_command(run: Path) -> str:
     """What to type to go on with a run."""
-    return f"python main.py --resume {display_path(run)}"
+    return f"python main.py --resume {quoted(display_path(run))}"
 
 
 def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
@@ -117,11 +106,11 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 
 
 def make_state(
-    options: TrainingOptions, data: TrainingData, device: torch.device, labels: LabelKnowledge
+    options: TrainingOptions, data: TrainingData, device: torch.device, labels: LabelNoiseFacts
 ) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
     counts = class_counts(data.train, COUNTED_LABELS)
-    state = build_state(options, device, counts, labels.matrix, labels.invert)
+    state = build_state(options, device, counts, labels)
     if options.resume:
         restore(options, state, load_last(Path(options.resume)), len(data.train_batches))
     else:
@@ -133,42 +122,28 @@ def make_state(
     return state
 
 
-def open_run(options: TrainingOptions, data: TrainingData, state: TrainingState, root: Path) -> Path:
-    """Make the run folder, or find the one that is resumed, and write config.json."""
-
-    def make() -> Path:
-        run = Path(options.resume) if options.resume else create_run_folder(
-            options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
-        )  # fmt: skip
-        write_json(run / "config.json", make_config(options, data, state))
-        if data.held_out:
-            write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in data.held_out], root)
-        return run
-
-    return from_main(make)
-
-
-def make_config(options: TrainingOptions, data: TrainingData, state: TrainingState) -> dict[str, Any]:
-    """Every resolved option, what inference needs to rebuild the network, and where the run happened."""
-    return {
-        **options.to_dict(),
-        "train_list": display_path(data.train_list),
-        "val_list": None if data.val_list is None else display_path(data.val_list),
-        "test_list": None if data.test_list is None else display_path(data.test_list),
-        "network_options": network_options(options),
-        "precision": state.precision,
-        "annealing": state.annealing,
-        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes)),
-        "environment": environment_record(str(state.device)),
-    }
+def open_run(
+    options: TrainingOptions, data: TrainingData, config: dict[str, Any], labels: LabelKnowledge, root: Path
+) -> Path:
+    """Make the run folder, or find the one that is resumed, and write what the run begins with."""
+    run = Path(options.resume) if options.resume else create_run_folder(
+        options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
+    )  # fmt: skip
+    write_config(run, config)
+    write_audit(labels.audit, run)
+    if data.held_out:
+        write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in data.held_out], root)
+    return run
 
 
 def describe(journal: Journal, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path) -> None:
     """Say what is about to be trained on what."""
+    again = f"python main.py --dataset {quoted(options.dataset)}"
     other = {"quick": "paper", "paper": "quick"}[options.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     journal.say(f"run {display_path(run)} on {state.device} ({state.precision})")
-    journal.say(f"preset {options.preset} (for the other: --preset {other})")
+    if not options.resume:
+        journal.say(f"preset {options.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.label_noise}" if options.label_noise else ""
     noise = f", no labels are read (initial labels: {options.igtt_init})" if options.igtt else noise
     journal.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
@@ -185,10 +160,16 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
         )
 
 
-def train(options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path, journal: Journal) -> None:
+def train(
+    options: TrainingOptions,
+    data: TrainingData,
+    state: TrainingState,
+    run: Path,
+    journal: Journal,
+    config: dict[str, Any],
+) -> None:
     """Train, validate, record and save, epoch by epoch."""
     last = options.stop_after or options.epochs
-    config = make_config(options, data, state)
     pseudo_labels = PseudoLabels(options, data.train, run) if options.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
@@ -220,11 +201,11 @@ def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
     """The commands that predict and score with a run's best checkpoint, ready to paste."""
     images, suffix = ("", "") if data.test_list else (" --input FOLDER_OR_FILES", "_FOLDER")
     if data.held_out:
-        images, suffix = f" --data_list {display_path(run / HELD_OUT)}", f"_{Path(HELD_OUT).stem}"
+        images, suffix = f" --data_list {quoted(display_path(run / HELD_OUT))}", f"_{Path(HELD_OUT).stem}"
     results = f"epoch_{best_epoch}{suffix}"
     return (
-        f"python evaluation/inference.py --train_dir {display_path(run)} --test_ckpt_epoch best{images}\n"
-        f"python evaluation/metrics.py --prd_dir {display_path(run / 'results' / results / 'pred')}"
+        f"python evaluation/inference.py --train_dir {quoted(display_path(run))} --test_ckpt_epoch best{images}\n"
+        f"python evaluation/metrics.py --prd_dir {quoted(display_path(run / 'results' / results / 'pred'))}"
     )
 
 
@@ -235,7 +216,7 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
     with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
         return train_one_epoch(
             state.network, data.train_loader, state.loss, state.optimizer, state.schedule, state.scaler,
-            device=state.device, precision=state.precision, channels_last=options.channels_last,
+            device=state.device, precision=state.precision, channels_last=state.channels_last,
             accumulate=options.accumulate, clip_grad=options.clip_grad, progress=progress if is_main() else None,
         )  # fmt: skip
 
@@ -248,21 +229,26 @@ def decide(
     if pseudo_labels is not None:
         return with_logged_figures(pseudo_labels.decide(), counts)
     clean = counts is not None and options.val_labels == "clean"
-    direction = {"auto": None if clean else state.labels_invert, "on": True, "off": False}
-    invert, implied = direction[options.pred_invert], threshold_by_noise(state.noise_matrix)
+    direction = {"auto": None if clean else state.scores_invert, "on": True, "off": False}
+    invert = direction[options.pred_invert]
+    implied = threshold_by_noise(state.noise_matrix, state.loss.class_weights) if state.loss.is_proper else None
     if counts is None:
         return without_validation(pred_invert=invert, implied=implied, num_classes=options.num_classes)
     if options.num_classes > 1:
-        return select_classes(counts, labels_are_clean=clean)
-    return select_binary(counts, labels_are_clean=clean, pred_invert=invert, implied=implied)
+        return select_classes(counts, labels_are_clean=clean, label_matrix=state.labels.matrix)
+    return select_binary(
+        counts, labels_are_clean=clean, pred_invert=invert, implied=implied,
+        labels_inverted=bool(state.labels.invert),
+    )  # fmt: skip
 
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
     transition = decoding_matrix(state.noise_matrix, options.num_classes)
+    copy_buffers_from_main(state.bare_network)
     return validate(
-        state.network, data.val_loader, num_classes=options.num_classes, device=state.device,
-        precision=state.precision, channels_last=options.channels_last,
+        state.bare_network, data.val_loader, num_classes=options.num_classes, device=state.device,
+        precision=state.precision, channels_last=state.channels_last,
         transition=None if transition is None else torch.from_numpy(transition),
     )  # fmt: skip
 

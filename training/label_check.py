@@ -12,9 +12,10 @@ from datasets.image_io import read_label
 from datasets.label_noise import spec_transition_matrix
 from datasets.lists import list_folder, read_list
 from datasets.segmentation import SegmentationDataset
-from datasets.transition_matrix import read_matrix
+from datasets.transition_matrix import label_classes, read_matrix
 from evaluation.audit_report import AuditReport
 from evaluation.label_audit import audit_labels
+from training.data import class_counts
 from training.loss_optimum import degenerate_optimum
 from training.losses import needs_transition_matrix
 from training.options import TrainingOptions
@@ -70,14 +71,19 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.
     manifests = [folder / "manifest.json" for folder in folders]
     if len(manifests) != 1 or not manifests[0].exists():
         return None
-    theory = read_json(manifests[0]).get("transition_matrix", {}).get("theory")
-    return None if theory is None else np.asarray(theory, np.float64)
+    manifest = read_json(manifests[0])
+    if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != "train_gt.txt":
+        return None  # not of labels made from clean ones
+    theory = manifest.get("transition_matrix", {}).get("theory")
+    matrix = None if theory is None else np.asarray(theory, np.float64)
+    return matrix if np.shape(matrix) == (label_classes(options.num_classes),) * 2 else None
 
 
 def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> dict[int, Path]:
     """The clean label of every training image that has one, by index.
 
-    With ``--label_noise`` the list itself is the clean one; else images are looked up in ``train_gt.txt``.
+    With ``--label_noise`` the list itself is the clean one; else images are looked up in ``train_gt.txt``. A label is
+    never compared with itself.
     """
     if options.label_noise is not None:
         return {index: sample.label for index, sample in enumerate(dataset.samples)}
@@ -85,11 +91,12 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
     if not path.exists():
         return {}
     try:
-        clean = {sample.image_id: sample.label for sample in read_list(path, options.data_root, root)}
+        listed = read_list(path, options.data_root, root, say=lambda line: None)
     except UserError:  # a list that this run does not read may be out of date
         return {}
-    pairs = ((index, clean.get(sample.image_id)) for index, sample in enumerate(dataset.samples))
-    return {index: label for index, label in pairs if label is not None}
+    clean = {sample.image_id: sample.label for sample in listed}
+    pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
+    return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
 
 
 def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> LabelKnowledge:
@@ -114,11 +121,13 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     lines = []
     if report is not None:
         lines.append(_audit_line(report))
-        shares = found.counts.sum(1) / found.counts.sum() if found is not None and found.counts.sum() else None
-        warning = None if matrix is None or shares is None else degenerate_optimum(options.loss, matrix, shares)
+    noise = matrix if matrix is not None or found is None else found.matrix
+    if noise is not None and np.isfinite(noise).all():
+        shares = _true_shares(dataset, noise)
+        warning = degenerate_optimum(options.loss, noise, shares, binary=options.num_classes == 1)
         lines += [f"warning: {warning}"] if warning else []
     invert = None if report is None else report.invert
-    if len(matrix if matrix is not None else ()) == 2:
+    if matrix is not None and options.num_classes == 1:
         invert = bool(matrix[1][1] < matrix[0][1])
     return LabelKnowledge(matrix, invert, tuple(lines), report)
 
@@ -130,11 +139,27 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
     indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
     truth = None
     if clean:
-        truth = _Lazy(lambda i: read_label(clean[i], dataset.num_classes, dataset.ignore_index), indices)
+        truth = _Lazy(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]), indices)
     return audit_labels(
         _Lazy(dataset.label, indices), truth, _Lazy(dataset.image, indices), options.num_classes,
         seed=options.seed, max_images=IMAGES_LOOKED_INTO,
     )  # fmt: skip
+
+
+def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]) -> np.ndarray | None:
+    """A clean label, or None where it is broken: this run is not trained on it."""
+    try:
+        label = read_label(path, dataset.num_classes, dataset.ignore_index)
+    except UserError:
+        return None
+    return label if label.shape == shape else None
+
+
+def _true_shares(dataset: SegmentationDataset, matrix: np.ndarray) -> np.ndarray:
+    """The class shares of the truth, from those of the labels: label shares = Qᵀ · true shares."""
+    counts = class_counts(dataset, AUDITED_IMAGES)
+    shares = np.linalg.lstsq(matrix.T, counts / max(counts.sum(), 1), rcond=None)[0].clip(1e-6)
+    return shares / shares.sum()
 
 
 def _audit_line(report: AuditReport) -> str:

@@ -21,6 +21,9 @@ TERM = re.compile(
 )
 
 
+PROPER = ("bce", "ce", "forward", "backward")  # strictly proper scoring rules
+
+
 @dataclass(frozen=True)
 class LossTerm:
     """A loss that specs can name.
@@ -196,6 +199,7 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.summands = spec, parse_loss(spec)
+        self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         if num_classes is not None:
             self._check_classes(num_classes)
         table = None if class_weights is None else self._weight_table(class_weights, num_classes)
@@ -248,6 +252,11 @@ class SegmentationLoss(nn.Module):
         images = valid.any(2).any(1).to(pixels.dtype)
         by_weighting = {"pixels": pixels, "images": images}
         return torch.stack([by_weighting[summand.term.weighting] for summand in self.summands])
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the scores that minimise the loss are probabilities, or odds weighted by the class weights."""
+        return all(summand.name in PROPER for summand in self.summands)
 
     def weights(self, labels: Tensor) -> Tensor:
         """The denominators of these labels (B, H, W): for each term the images' total weight, (T,)."""

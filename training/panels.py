@@ -16,6 +16,14 @@ from training.selection import Selection
 
 IMAGES_SHOWN = 4
 MAX_SIDE = 256
+WINDOW = 512  # pixels of an image that are predicted
+
+
+def _middle(array: np.ndarray) -> np.ndarray:
+    """The middle window of an image or label that is larger than WINDOW."""
+    height, width = array.shape[:2]
+    top, left = max(height - WINDOW, 0) // 2, max(width - WINDOW, 0) // 2
+    return array[top : top + WINDOW, left : left + WINDOW]
 
 
 @torch.inference_mode()
@@ -37,7 +45,7 @@ def picture_of(
     network.eval()
     rows = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, IMAGES_SHOWN).round().astype(int)):
-        image = dataset.image(int(index))
+        image, label = (_middle(array) for array in (dataset.image(int(index)), dataset.label(int(index))))
         with autocast(device, precision):
             logits = network(torch.from_numpy(normalize(image, dataset.normalization))[None].to(device))
         scores = to_scores(logits)[0].cpu().numpy()  # (C, H, W)
@@ -48,6 +56,6 @@ def picture_of(
             shown = decoded.argmax(0).astype(np.uint8)
         threshold = 0.5 if selection.threshold is None else selection.threshold
         rows.append(panels(
-            image, dataset.label(int(index)), shown, threshold, dataset.num_classes, MAX_SIDE
+            image, label, shown, threshold, dataset.num_classes, MAX_SIDE
         ))  # fmt: skip
     return beside(rows, axis=0)

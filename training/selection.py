@@ -8,6 +8,7 @@ independent of the image leaves where it is. Without validation labels only the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from evaluation.scores import (
 from evaluation.transitions import implied_threshold, needs_decoding
 
 DEFAULT_THRESHOLD = 0.5
+WORST_CONDITION = 100.0  # of a transition matrix that is inverted: beyond, noise of the scores outweighs them
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,24 @@ class Selection:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def threshold_by_noise(matrix: np.ndarray | None) -> float | None:
-    """The score threshold that known noise implies for binary labels, after inversion; None where there is none."""
-    return None if matrix is None else implied_threshold(matrix)
+def can_be_inverted(matrix: np.ndarray | None) -> bool:
+    """Whether a transition matrix is known and well enough conditioned to undo the noise."""
+    return matrix is not None and bool(np.isfinite(matrix).all()) and np.linalg.cond(matrix) < WORST_CONDITION
+
+
+def threshold_by_noise(matrix: np.ndarray | None, class_weights: Sequence[float] | None = None) -> float | None:
+    r"""The score threshold that known noise implies for binary labels, after inversion; None where there is none.
+
+    Weighted cross entropy learns :math:`w_1 p / (w_1 p + w_0 (1 - p))` in place of p, which moves the threshold.
+
+    Args:
+        matrix: transition matrix (2, 2), rows = truth.
+        class_weights: weights of background and foreground in the loss.
+    """
+    if matrix is None or (threshold := implied_threshold(matrix)) is None or class_weights is None:
+        return None if matrix is None else implied_threshold(matrix)
+    background, foreground = class_weights if matrix[1][1] > matrix[0][1] else reversed(class_weights)
+    return foreground * threshold / (foreground * threshold + background * (1 - threshold))
 
 
 def decoding_matrix(matrix: np.ndarray | None, num_classes: int) -> np.ndarray | None:
@@ -57,7 +74,7 @@ def decoding_matrix(matrix: np.ndarray | None, num_classes: int) -> np.ndarray |
         matrix: transition matrix (K, K), rows = truth, or None if unknown.
         num_classes: 1 for binary labels, whose scores have a threshold and a direction instead; else K.
     """
-    if matrix is None or num_classes == 1 or np.linalg.matrix_rank(matrix) < len(matrix):
+    if num_classes == 1 or not can_be_inverted(matrix):
         return None
     if num_classes == 2:
         argmax_is_right = matrix[1][1] > matrix[0][1] and math.isclose(implied_threshold(matrix), 0.5)
@@ -76,13 +93,17 @@ def select_binary(
     labels_are_clean: bool,
     pred_invert: bool | None,
     implied: float | None,
+    labels_inverted: bool = False,
 ) -> Selection:
     """Decide from the score histogram (2, BINS) of the validation set.
 
     Args:
         pred_invert: a direction that is already decided; None lets clean labels decide.
         implied: the threshold implied by the label noise, if known.
+        labels_inverted: whether noisy validation labels show the inverse; they are then judged turned around.
     """
+    if labels_inverted and not labels_are_clean:
+        histogram = histogram[::-1]
     invert = pred_invert if pred_invert is not None else labels_are_clean and is_inverted(histogram)
     if invert:
         histogram = invert_histogram(histogram)
@@ -97,8 +118,16 @@ def select_binary(
     return Selection(float(threshold), bool(invert), float(figure), figures)
 
 
-def select_classes(confusion: np.ndarray, *, labels_are_clean: bool) -> Selection:
-    """Decide from the confusion matrix (K, K): mean IoU, or mean J over the classes on noisy labels."""
+def select_classes(
+    confusion: np.ndarray, *, labels_are_clean: bool, label_matrix: np.ndarray | None = None
+) -> Selection:
+    """Decide from the confusion matrix (K, K): mean IoU, or mean J over the classes on noisy labels.
+
+    Args:
+        label_matrix: transition matrix of noisy validation labels, whose confusion Qᵀ·C is turned back into C.
+    """
+    if not labels_are_clean and can_be_inverted(label_matrix):
+        confusion = np.linalg.solve(label_matrix.T, confusion).clip(0)
     per_class = class_iou(confusion)
     figures = {"miou": float(mean_iou(confusion))}
     figures.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})

@@ -24,6 +24,14 @@ NETWORK_OPTION_NAMES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class LabelNoiseFacts:
+    """What is known of the labels' noise: Q (K, K) and whether they show the inverse; None where it is not known."""
+
+    matrix: np.ndarray | None = None
+    invert: bool | None = None
+
+
 @dataclass
 class TrainingState:
     """Everything that changes while a run goes on.
@@ -31,7 +39,9 @@ class TrainingState:
     Args:
         schedule: None until the number of steps is known.
         noise_matrix: transition matrix from truth to what the scores are about; None where it is not known.
-        labels_invert: whether the scores are about the inverse of the truth; None where it is not known.
+        scores_invert: whether the scores are about the inverse of the truth; None where it is not known.
+        labels: the same of the labels, which differs where the loss undoes the noise.
+        channels_last: whether activations are stored with channels last.
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
         annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
@@ -45,7 +55,9 @@ class TrainingState:
     precision: str
     device: torch.device
     noise_matrix: np.ndarray | None
-    labels_invert: bool | None
+    scores_invert: bool | None
+    labels: LabelNoiseFacts
+    channels_last: bool
     epoch: int = 0
     best: dict[str, Any] | None = None
     annealing: dict[str, float] | None = None
@@ -95,36 +107,34 @@ def network_options(options: TrainingOptions) -> dict[str, Any]:
 
 
 def build_state(
-    options: TrainingOptions,
-    device: torch.device,
-    class_counts: np.ndarray,
-    matrix: np.ndarray | None,
-    invert: bool | None,
+    options: TrainingOptions, device: torch.device, class_counts: np.ndarray, labels: LabelNoiseFacts
 ) -> TrainingState:
     """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
 
     Args:
         class_counts: pixels of each class in the training labels.
-        matrix: the labels' noise transition matrix where it is known.
-        invert: whether the labels teach the inverse, where that is known.
+        labels: what is known of their noise.
     """
     seed_everything(options.seed, 0)
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
-    memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     if options.head_bias == "shares" and class_counts.sum():
-        start_from_shares(network, true_shares(options, class_counts, matrix))
-    network = network.to(device, memory_format=memory_format)
+        start_from_shares(network, true_shares(options, class_counts, labels.matrix))
+    channels_last = options.channels_last and device.type != "mps"  # slower there, and not in every operator
+    network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     weights = class_weights(options, class_counts)
-    loss = SegmentationLoss(options.loss, options.num_classes, weights, matrix).to(device)
+    loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
         options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
         weight_decay=options.weight_decay, momentum=options.momentum,
     )  # fmt: skip
     precision = choose_precision(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    matrix, invert = labels.matrix, labels.invert
     if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
         matrix, invert = np.eye(len(matrix)), False
-    return TrainingState(network, loss, optimizer, scaler, None, precision, device, matrix, invert)
+    return TrainingState(
+        network, loss, optimizer, scaler, None, precision, device, matrix, invert, labels, channels_last
+    )  # fmt: skip
 
 
 def true_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
@@ -203,6 +213,10 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
         UserError: the run has already completed ``--epochs``.
     """
     old = checkpoint["config"]
+    if options.stop_after is not None and options.stop_after <= checkpoint["epoch"]:
+        raise UserError(
+            f"--stop_after {options.stop_after}: the run has completed {checkpoint['epoch']} epochs already"
+        )
     if checkpoint["epoch"] >= options.epochs:
         raise UserError(
             f"the run has completed {checkpoint['epoch']} epochs; to extend it give --epochs above that"

@@ -21,12 +21,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` through a temporary file in the same folder, flushed and renamed.
 
     Args:
-        state: exactly the keys of ``CHECKPOINT_KEYS``; values are tensors, numbers, text and containers of them.
+        state: the keys of ``CHECKPOINT_KEYS``, and ``loss`` where a loss has learned parameters; tensors, numbers,
+            text and containers of them.
     Raises:
         ValueError: a key is missing or unknown.
     """
-    if set(state) != set(CHECKPOINT_KEYS):
-        raise ValueError(f"checkpoint keys differ from the contract: {sorted(set(state) ^ set(CHECKPOINT_KEYS))}")
+    if set(state) - {"loss"} != set(CHECKPOINT_KEYS):
+        raise ValueError(f"checkpoint keys differ: {sorted(set(state) ^ set(CHECKPOINT_KEYS))}")
     with atomic_write(Path(path)) as file:
         torch.save(state, file)
 

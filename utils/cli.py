@@ -22,7 +22,12 @@ OPENCV_REMEDY = (
 
 
 class UserError(Exception):
-    """Wrong use or bad input: the message names the file, the value found and the remedy; exit status 2."""
+    """Wrong use or bad input: the message names the file, the value found and the remedy; exit status 2.
+
+    Of several processes that fail for one reason, one says so; the others carry ``said_elsewhere``.
+    """
+
+    said_elsewhere = False
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -44,10 +49,13 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     """
     # A stop signal ends a command as Ctrl-C does: cleanup runs, nothing finished is lost.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows may not know every character
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        if not error.said_elsewhere:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
     except ImportError as error:
@@ -60,6 +68,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
     sys.exit(EXIT_DONE)
 
 

@@ -71,8 +71,16 @@ def from_main(compute: Callable[[], T]) -> T:
             box = [error]
     dist.broadcast_object_list(box, src=0)
     if isinstance(box[0], UserError):
+        box[0].said_elsewhere = not is_main()
         raise box[0]
     return box[0]
+
+
+def copy_buffers_from_main(network: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as running statistics, which drift apart while training."""
+    if dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def barrier() -> None:

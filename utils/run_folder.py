@@ -141,6 +141,11 @@ def display_path(path: Path) -> str:
     return path.relative_to(REPO_ROOT).as_posix() if path.is_relative_to(REPO_ROOT) else path.as_posix()
 
 
+def quoted(text: str | Path) -> str:
+    """A path or name as an argument of a command to paste, in any shell."""
+    return f'"{text}"' if " " in str(text) else str(text)
+
+
 def _git_commit() -> str | None:
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPO_ROOT, capture_output=True, text=True

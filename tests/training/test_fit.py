@@ -49,6 +49,7 @@ TRAINED = ("model", "optimizer", "scheduler", "scaler", "epoch", "best", "thresh
         {},
         {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "augment": ("noise",)},
         {"label_noise": "flip:0.3", "label_noise_refresh": "epoch", "accumulate": 2, "clip_grad": 1.0},
+        {"loss": "tloss", "class_weights": ("1", "2")},
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(disks, extra):
@@ -147,3 +148,53 @@ def test_class_weights_reach_the_loss(disks, weights):
 def test_wrong_class_weights_are_named(disks, weights):
     with pytest.raises(UserError, match="--class_weights"):
         run(disks, epochs=1, class_weights=weights)
+
+
+def test_a_run_without_validation_stays_so_when_it_is_resumed(disks):
+    val = disks / "txt" / "disks" / "val.txt"
+    kept = val.read_text()
+    val.unlink()
+    folder = run(disks, epochs=3, stop_after=1, run_name="blind")
+    val.write_text(kept)
+    fit(configure({"resume": str(folder)}, disks), disks)
+    assert "val/iou" not in read_jsonl(folder / "metrics.jsonl")[-1]
+
+
+def test_the_words_of_the_first_command_are_accepted_on_resume(disks):
+    given = {"train_list": "train_gt", "precision": "auto", "lr": 0.01}
+    folder = run(disks, epochs=2, stop_after=1, run_name="same", **given)
+    fit(configure({"resume": str(folder), "dataset": "disks", **given}, disks), disks)
+    config = json.loads((folder / "config.json").read_text())
+    assert len(config["resumed"]) == 1 and config["precision"] == "auto" and config["used_precision"] == "fp32"
+    with pytest.raises(UserError, match="--stop_after 1"):
+        fit(configure({"resume": str(folder), "stop_after": 1, "epochs": 4}, disks), disks)
+
+
+def test_labels_are_compared_with_clean_ones_and_never_with_themselves(disks, capsys):
+    run(disks, epochs=1, label_noise="flip:0.3")
+    assert "against clean labels: verdict: learnable (IoU ceiling 1.00)" in capsys.readouterr().out
+    run(disks, epochs=1)  # the noisy list names the labels of train_gt.txt
+    assert "against images only: verdict: " in capsys.readouterr().out
+
+
+def test_ninety_percent_flipped_labels_train_the_right_way_up(disks):
+    options = {"label_noise": "flip:0.9", "epochs": 6, "repeat": 8, "width": 8}
+    clean_validation = run(disks, **options)
+    noisy_validation = run(disks, val_labels="noisy", **options)
+    for folder in (clean_validation, noisy_validation):
+        assert load_checkpoint(folder / "checkpoints" / "best.pth")["pred_invert"] is True
+    assert max(record["val/iou"] for record in read_jsonl(clean_validation / "metrics.jsonl")) > 0.6
+
+
+def test_a_broken_image_met_by_a_worker_is_one_message(disks):
+    image = disks / "datasets" / "disks" / "train" / "images" / "3.png"
+    image.write_bytes(image.read_bytes()[:-200])
+    with pytest.raises(UserError) as fault:
+        run(disks, epochs=1, cache="none", workers=1, audit=False, head_bias="zero")
+    assert "3.png" in str(fault.value) and "Traceback" not in str(fault.value)
+
+
+@pytest.mark.parametrize("given", [{"momentum": 1.0}, {"warmup_epochs": 3.0, "epochs": 2}])
+def test_options_that_cannot_work_are_refused(disks, given):
+    with pytest.raises(UserError, match="--"):
+        run(disks, **{"epochs": 1, **given})

@@ -115,3 +115,22 @@ def uniform_flip(share: float, classes: int) -> np.ndarray:
 )
 def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, num_classes, needed):
     assert (decoding_matrix(matrix, num_classes) is not None) is needed
+
+
+def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learned_more():
+    # Labels flipped by 90 %: scores of a good network are low in the true foreground, which as background in the labels.
+    good = histogram({0.1: 900, 0.9: 100}, {0.1: 100, 0.9: 900})
+    blank = histogram({0.5: 1000}, {0.5: 1000})
+    arguments = {"labels_are_clean": False, "pred_invert": True, "implied": None, "labels_inverted": True}
+    figures = [select_binary(counts, **arguments).figure for counts in (good, blank)]
+    assert figures[0] > figures[1] and figures[1] == pytest.approx(0)
+
+
+def test_class_weights_move_the_threshold():
+    matrix = np.array([[1, 0], [0.9, 0.1]])
+    assert threshold_by_noise(matrix) == pytest.approx(0.05)
+    assert threshold_by_noise(matrix, [0.5, 9.5]) == pytest.approx(0.5)
+
+
+def test_a_nearly_singular_matrix_is_not_inverted():
+    assert decoding_matrix(np.array([[0.9, 0.05, 0.05], [0.1, 0.45, 0.45], [0.1, 0.449, 0.451]]), 3) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.options import resolve_options
-from training.state import build_state, true_shares
+from training.state import LabelNoiseFacts, build_state, true_shares
 
 FLIPPED = np.array([[0.7, 0.3], [0.3, 0.7]])
 
@@ -18,11 +18,11 @@ def test_scores_start_at_the_shares_that_the_loss_is_about(loss, share):
     options = resolve_options({"loss": loss, "width": 4}, False)
     counts = np.array([62_000, 38_000])
     assert true_shares(options, counts, FLIPPED) == pytest.approx([1 - share, share])
-    state = build_state(options, torch.device("cpu"), counts, FLIPPED, None)
+    state = build_state(options, torch.device("cpu"), counts, LabelNoiseFacts(FLIPPED))
     assert torch.sigmoid(state.network.head.bias).item() == pytest.approx(share, abs=1e-5)
 
 
 def test_the_papers_recipe_starts_at_one_half():
     options = resolve_options({"preset": "paper", "width": 4}, False)
-    state = build_state(options, torch.device("cpu"), np.array([90, 10]), None, None)
+    state = build_state(options, torch.device("cpu"), np.array([90, 10]), LabelNoiseFacts())
     assert state.network.head.bias.item() == 0
