@@ -34,6 +34,14 @@ def test_given_options_beat_the_preset_and_the_preset_beats_defaults():
     assert PAPER_PRESET["checkpoint_every"] == options.checkpoint_every != DEFAULTS["checkpoint_every"]
 
 
+@pytest.mark.parametrize(
+    ("given", "stride"),
+    [({}, 4), ({"stem_stride": 1}, 1), ({"preset": "paper"}, None), ({"network": "unet"}, None)],
+)
+def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwise(given, stride):
+    assert resolve_options({"network": "hrnet", **given}, False).stem_stride == stride
+
+
 def test_only_given_options_are_reported():
     assert parse_given([]) == {}
     assert parse_given(["--no_flips", "--augment", "blur", "noise:0.1"]) == {
