@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, Progress, UserError, run_command
-from utils.run_folder import display_path, environment_record, find_run, write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, write_json
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
@@ -104,9 +104,8 @@ def choose_images(options: argparse.Namespace, config: dict[str, Any]) -> Source
         raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
     list_path = find_list(given, config["dataset"])
     samples = read_list(list_path, options.data_root or config.get("data_root"), labels="optional")
-    is_test = config.get("test_list") and list_path.resolve() == find_list(
-        config["test_list"], config["dataset"]
-    ).resolve()  # fmt: skip
+    test_list = config.get("test_list")
+    is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
     return Source(without_repeats(samples), list_path, "" if is_test else f"_{list_path.stem}")
 
 

@@ -82,12 +82,14 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
     Raises:
         UserError: two maps of one stem, a stem that several images share, or no map that belongs to an image.
     """
+    recorded: dict[Path, Path] = {}
     if folder.record:
         recorded = {_absolute(image): folder.folder / name for image, name in folder.record["maps"].items()}
-        found = [recorded.get(sample.image) for sample in samples]
         known = list(recorded.values())
     else:
         known = sorted((file for file in folder.maps.iterdir() if file.suffix.lower() in MAP_SUFFIXES), key=natural_key)
+    found = [recorded.get(sample.image) for sample in samples]
+    if not any(found):  # no record, or the images have moved since
         by_stem = {file.stem: file for file in known}
         if len(by_stem) < len(known):
             raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")

@@ -11,8 +11,9 @@ import pytest
 from sklearn import metrics as sklearn
 
 from datasets.image_io import write_image, write_label, write_scores
+from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
-from evaluation.scoring import read_map
+from evaluation.scoring import find_maps, match_maps, read_map
 from utils.cli import UserError
 from utils.run_folder import read_json, write_json
 
@@ -277,3 +278,13 @@ def test_the_command_ends_with_status_2_and_one_message(run_tool):
     answer = run_tool("evaluation/metrics.py", "--prd_dir", "train_log/x/y/results/epoch_1/pred")
     assert answer.returncode == 2 and answer.stdout == "" and "Traceback" not in answer.stderr
     assert answer.stderr.startswith("error: --prd_dir train_log/x/y/results/epoch_1/pred does not exist")
+
+
+def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
+    pred = tmp_path / "results" / "pred"
+    pred.mkdir(parents=True)
+    write_scores(pred / "7.tif", np.full((16, 16), 0.5, np.float32))
+    record = {"maps": {"/once/here/7.tif": "pred/7.tif"}, "threshold": 0.5, "num_classes": 1}
+    write_json(pred.parent / "predictions.json", record)
+    sample = Sample(tmp_path / "moved" / "7.tif", None, "moved/7.tif", 1)
+    assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
