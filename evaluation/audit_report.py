@@ -198,7 +198,7 @@ def _direction_advice(report: AuditReport) -> str | None:
     if report.verdict in ("not learnable", "unknown"):
         return None
     if report.num_classes > 1:
-        if needs_decoding(np.nan_to_num(found.matrix)):
+        if needs_decoding(found.matrix) and found.invertible:
             return "Scores must be decoded by Q⁻¹ before the argmax: give training --transition_matrix FILE."
         return None
     parts = []

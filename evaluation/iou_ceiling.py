@@ -166,11 +166,11 @@ def _confusions(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.einsum("njb,jbm->njm", pixels, given)
 
 
-def pooled_iou(matrices: np.ndarray) -> np.ndarray:
-    """IoU of the foreground for two classes, mean IoU over the classes that occur for more, of (…, K, K) counts."""
+def pooled_iou(matrices: np.ndarray, num_classes: int = 1) -> np.ndarray:
+    """IoU of the foreground for binary labels, else mean IoU over the classes that occur, of (…, K, K) counts."""
     hits = np.diagonal(matrices, axis1=-2, axis2=-1)
     per_class = safe_ratio(hits, matrices.sum(-1) + matrices.sum(-2) - hits)
-    return per_class[..., 1] if matrices.shape[-1] == 2 else np.nanmean(per_class, -1)
+    return per_class[..., 1] if num_classes == 1 else np.nanmean(per_class, -1)
 
 
 def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -203,7 +203,8 @@ def _class_half(
     classes, counts = fitted.shape[1], fitted.sum((0, 2, 3))
     for group in merged:
         counts[group] = counts[group].sum(0)
-    flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(transition_matrix(counts))
+    matrix = transition_matrix(counts)
+    flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(matrix)
     truth = np.repeat(np.arange(classes), flat.shape[1] // classes)
     total, shares = flat.sum(-1), rows[truth]
     usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
@@ -217,7 +218,7 @@ def _class_half(
         if any(difference(*pair) >= limit for pair in pairs):
             shares[index] = [share.value for share, _ in pairs]
     decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
-    scores = shares @ decoder if needs_decoding(rows) else shares
+    scores = shares @ decoder if needs_decoding(matrix) else shares
     by_bin, by_class = scores.argmax(-1), (rows @ decoder)[truth].argmax(-1)
     return tuple(_confusions(prediction, scored) for prediction in (by_bin, by_class, by_bin))
 
@@ -228,16 +229,19 @@ def _halves(images: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(first, second), (second, first)] if images > 1 else [(order, order)]
 
 
-def iou_ceiling(table: np.ndarray, transitions: Transitions, invert: bool = False, seed: int = 0) -> Ceiling:
+def iou_ceiling(
+    table: np.ndarray, transitions: Transitions, invert: bool = False, seed: int = 0, num_classes: int = 1
+) -> Ceiling:
     """Fit on either half of the images, score on the other, pool the counts of both.
 
     Args:
         table: of ``label_density.location_table``, (n, K, D, R, K).
         transitions: of the same label set: whether label and truth are associated, which classes merge.
         invert: binary labels that teach the inverse; scores are inverted as training would.
+        num_classes: 1 for binary labels, which have a threshold; else K, with an argmax, for two logits too.
     """
     truth = table.sum((0, 2, 3, 4))
-    binary = len(truth) == 2
+    binary = num_classes == 1
     if transitions.no_association:
         constant = np.full(table[0, ..., 0].size, 1 if binary else truth.argmax())
         results = [(_confusions(constant, table),) * 3]
@@ -251,9 +255,9 @@ def iou_ceiling(table: np.ndarray, transitions: Transitions, invert: bool = Fals
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
     low = high = None
     if len(matrices) >= MIN_IMAGES:
-        bounds = interval(pooled_iou(bootstrap_counts(matrices, seed, 400)), len(matrices))
-        low, high = float(bounds[0]), float(max(bounds[1], pooled_iou(unmerged.sum(0))))
-    value, distance_free = float(pooled_iou(matrices.sum(0))), float(pooled_iou(alone.sum(0)))
+        bounds = interval(pooled_iou(bootstrap_counts(matrices, seed, 400), num_classes), len(matrices))
+        low, high = float(bounds[0]), float(max(bounds[1], pooled_iou(unmerged.sum(0), num_classes)))
+    value, distance_free = (float(pooled_iou(item.sum(0), num_classes)) for item in (matrices, alone))
     # A constant mask for the best-informed learner and for the class-only one: there is nothing to be learned.
     nothing = bool((matrices.sum((0, 1)) > 0).sum() == 1 and (alone.sum((0, 1)) > 0).sum() == 1)
     return Ceiling(value, low, high, distance_free, nothing)

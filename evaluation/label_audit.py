@@ -99,7 +99,8 @@ def audit_labels(
         sample = [_window(rng, noisy[i], images[i]) for i in sampled]
         evidence = image_evidence(*_columns(sample), num_classes, foreground, seed)
         verdict = decide_by_images(evidence)
-        invert = verdict == "inverted" if verdict in ("inverted", "learnable") else None
+        directed = num_classes == 1 and verdict in ("inverted", "learnable")
+        invert = verdict == "inverted" if directed else None
         return AuditReport(verdict, num_classes, "images only", len(noisy), 0, invert=invert, evidence=evidence,
                            foreground=foreground, sampled=sampled)  # fmt: skip
     parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
@@ -125,14 +126,14 @@ def _report(
     binary = num_classes == 1
     bins, table = location_table(truths, labels, num_classes)
     inverted = not transitions.no_association and transitions.phi < 0
-    ceiling = iou_ceiling(table, transitions, inverted, seed)
+    ceiling = iou_ceiling(table, transitions, inverted and binary, seed, num_classes)
     verdict = decide(transitions, ceiling)
     predicted = None
     if verdict == "not learnable":
         predicted = ceiling.value
     elif verdict != "unknown" and len(sample) > 2:
         outlook = Outlook(sample[2], truths, bins, num_classes, seed)
-        predicted = outlook.iou(outlook.scores(labels, table), transitions, inverted)
+        predicted = outlook.iou(outlook.scores(labels, table), transitions, inverted and binary)
     decided = verdict not in ("unknown", "not learnable")
     return AuditReport(
         verdict=verdict,
@@ -143,7 +144,7 @@ def _report(
         transitions=transitions,
         ceiling=None if verdict == "unknown" else ceiling,
         predicted_iou=predicted,
-        invert=(inverted and binary) if decided else None,
+        invert=inverted if decided and binary else None,
         threshold=implied_threshold(transitions.matrix) if decided and binary else None,
         profile=distance_profile(table, seed),
         agreement=density_agreement(labels, truths),

@@ -86,7 +86,7 @@ class Outlook:
         self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
         self.learner = PixelLearner(images, self.positions, seed)
         self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])
-        self.bins, self.classes = bins, label_classes(num_classes)
+        self.bins, self.num_classes, self.classes = bins, num_classes, label_classes(num_classes)
 
     def scores(
         self, noisy: Sequence[np.ndarray], table: np.ndarray, bandwidth: int = BANDWIDTH, blur: int = BLUR
@@ -119,12 +119,12 @@ class Outlook:
             scores: of ``scores``, (P, K).
             invert: whether training would invert binary scores.
         """
-        if self.classes == 2:
+        if self.num_classes == 1:
             score = -scores[:, 1] if invert else scores[:, 1]
             spread = np.ptp(score)
             score = (score - score.min()) / spread if spread > 0 else np.zeros_like(score)
             return best_threshold(score_histogram(score, self.truth))[1]
-        matrix = np.nan_to_num(transitions.matrix)
-        if needs_decoding(matrix) and transitions.rank == np.isfinite(transitions.matrix).all(-1).sum():
-            scores = scores @ np.linalg.pinv(matrix, rcond=1e-6)
+        present = np.isfinite(transitions.matrix).all(-1).sum()
+        if needs_decoding(transitions.matrix) and transitions.rank == present:
+            scores = scores @ np.linalg.pinv(np.nan_to_num(transitions.matrix), rcond=1e-6)
         return mean_iou(confusion_matrix(scores.argmax(-1), self.truth, self.classes))

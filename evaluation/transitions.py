@@ -213,15 +213,20 @@ def implied_threshold(matrix: np.ndarray) -> float | None:
 
 
 def needs_decoding(matrix: np.ndarray) -> bool:
-    """Whether the plain argmax of K-class scores errs: Q's diagonal does not dominate every column.
+    """Whether the plain argmax of K-class scores errs: Q's diagonal does not dominate its columns and rows.
 
-    A column is dominated where its diagonal exceeds the sum of its other entries. Otherwise scores are to be
-    multiplied by Q⁻¹ first (``evaluation.scores.decode_scores``). Two classes have a threshold instead.
+    A column is dominated where its diagonal exceeds the sum of its other entries, a row where it is the greatest entry:
+    the argmax of a pixel that surely is class j is that of row j. Otherwise scores are to be multiplied by Q⁻¹ first
+    (``evaluation.scores.decode_scores``). Binary labels (one logit) have a threshold instead; do not ask for them.
+
+    Args:
+        matrix: Q (K, K), two logits included; rows of NaN (absent classes) are left out.
     """
-    if len(matrix) < 3 or not np.isfinite(matrix).all():
-        return False
     diagonal = np.diagonal(matrix)
-    return bool((diagonal <= matrix.sum(0) - diagonal).any())
+    present = np.isfinite(diagonal)
+    others = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)[present]
+    own = diagonal[present]
+    return bool((own <= others.sum(0)[present]).any() or (own <= others.max(1)).any())
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,11 @@ class Transitions:
     def too_few(self) -> bool:
         """Whether there are too few images for intervals."""
         return self.images < MIN_IMAGES
+
+    @property
+    def invertible(self) -> bool:
+        """Whether every class was seen and Q stands out of its error in full, so that scores can be decoded by it."""
+        return self.rank == len(self.matrix)
 
     @property
     def no_association(self) -> bool:

@@ -150,6 +150,28 @@ def test_prediction_for_several_classes():
     assert found["random:0.3"] < 0.4
 
 
+def test_two_logits_are_audited_as_classes(blobs):
+    images, masks = blobs
+    report = audit_labels(noisy_labels(masks, "sample:0.2", 2), masks, images, num_classes=2)
+    assert report.verdict == "learnable" and report.invert is None and report.threshold is None
+    assert any("decoded by Q⁻¹" in line for line in report.advice())
+    shares = np.array([1 - np.mean(masks), np.mean(masks)])
+    empty = audit_labels(noisy_labels(masks, "random:0.3", 2), masks, images, num_classes=2)
+    assert empty.ceiling.value == pytest.approx(shares[0] / 2, abs=0.01)  # background everywhere: mean of its IoU and 0
+    turned = audit_labels(noisy_labels(masks, "flip:0.9", 2), masks, images, num_classes=2)
+    assert turned.verdict == "inverted" and turned.invert is None
+    assert turned.predicted_iou == pytest.approx(report.predicted_iou, abs=0.05)
+
+
+def test_decoding_is_not_advised_where_classes_merge():
+    masks = [draw(np.random.default_rng(i), classes=3)[1] for i in range(8)]
+    rng = np.random.default_rng(0)
+    noisy = [np.where(mask > 0, 2 * rng.integers(0, 2, mask.shape), 0).astype(np.uint8) for mask in masks]
+    report = audit_labels(noisy, masks, num_classes=3)
+    assert report.transitions.rank == 2
+    assert not any("transition_matrix" in line for line in report.advice())
+
+
 def test_threshold_is_the_one_that_noise_implies(blobs):
     _, masks = blobs
     assert audit_labels(noisy_labels(masks, "sample:0.2"), masks).threshold == pytest.approx(0.1, abs=0.001)
