@@ -197,8 +197,12 @@ def summarize(datasets: list[str], specs: list[str], out: Path) -> None:
         cell["measured_verdict"] = measured_verdict(cell["measured"], clean[cell["dataset"]])
     tau = {}
     for dataset in clean:
-        pairs = [(c["audit"]["predicted_iou"], c["measured"]["iou"]) for c in cells if c["dataset"] == dataset]
-        tau[dataset] = float(kendalltau(*zip(*pairs, strict=True)).statistic)
+        mine = [cell for cell in cells if cell["dataset"] == dataset]
+        predicted = [cell["audit"]["predicted_iou"] for cell in mine]
+        tau[dataset] = {
+            name: float(kendalltau(predicted, [cell["measured"][name] for cell in mine]).statistic)
+            for name in ("iou", "oracle_iou")
+        }
     write_json(out / "summary.json", {"kendall_tau_b": tau, "missing": missing, "confusion": confusion(cells)})
     (out / "summary.md").write_text(markdown(cells, tau, missing), encoding="utf-8")
     draw(cells, out / "noise_grid.png")
@@ -214,11 +218,12 @@ def confusion(cells: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return table
 
 
-def markdown(cells: list[dict[str, Any]], tau: dict[str, float], missing: list[str]) -> str:
+def markdown(cells: list[dict[str, Any]], tau: dict[str, dict[str, float]], missing: list[str]) -> str:
     """The grid as tables."""
     lines = []
     for dataset, value in tau.items():
-        lines += [f"### {dataset} (Kendall's τ-b of predicted and measured IoU: {value:.2f})", ""]
+        taus = f"{value['iou']:.2f} with IoU, {value['oracle_iou']:.2f} with oracle IoU"
+        lines += [f"### {dataset}: Kendall's τ-b of predicted IoU {taus}", ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         for cell in (cell for cell in cells if cell["dataset"] == dataset):
             audit, found = cell["audit"], cell["measured"]
