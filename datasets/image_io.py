@@ -60,8 +60,8 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
     Args:
         path: a label file; the indices of a palette PNG are its values.
         num_classes: 1 is binary: 0 background, anything else foreground. K: values 0…K−1 are classes, 255 is ignored.
-        ignore_index: the value that counts nowhere. None: the ``ignore_value`` that a ``manifest.json`` in the
-            label's folder states, if there is one.
+        ignore_index: the value that counts nowhere, unless a ``manifest.json`` in the label's folder states an
+            ``ignore_value`` (null: every pixel counts): labels of different origin may then meet in one list.
     Returns: uint8 (H, W), class indices with `IGNORE` (255) where no pixel counts.
     Raises:
         UserError: as `read_image`; also values that are no class, channels that differ.
@@ -69,8 +69,7 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
     path = Path(path)
     values = _one_plane(decode(path, in_channels=1, palette_colors=False), path)
     _check_finite(values, path)
-    if ignore_index is None:
-        ignore_index = _stated_ignore_value(path.parent / "manifest.json")
+    ignore_index = _stated_ignore_value(path.parent / "manifest.json", ignore_index)
     ignored = np.zeros(values.shape, bool) if ignore_index is None else values == ignore_index
     if num_classes == 1:
         label = (values != 0).astype(np.uint8)
@@ -196,19 +195,21 @@ def _check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, pa
         )
 
 
-def _stated_ignore_value(manifest: Path) -> int | None:
+def _stated_ignore_value(manifest: Path, otherwise: int | None) -> int | None:
     try:
         changed = manifest.stat().st_mtime_ns
     except OSError:
-        return None
-    return _ignore_value_of(manifest, changed)
+        return otherwise
+    stated, value = _ignore_value_of(manifest, changed)
+    return value if stated else otherwise
 
 
 @lru_cache(maxsize=64)
-def _ignore_value_of(manifest: Path, changed: int) -> int | None:
-    """The ``ignore_value`` of a manifest; ``changed`` is its time stamp, so that a new manifest is read anew."""
+def _ignore_value_of(manifest: Path, changed: int) -> tuple[bool, int | None]:
+    """Whether a manifest has an ``ignore_value``, and which; ``changed``, its time stamp, makes a new one read anew."""
     content = read_json(manifest)
-    value = content.get("ignore_value") if isinstance(content, dict) else None
+    stated = isinstance(content, dict) and "ignore_value" in content
+    value = content["ignore_value"] if stated else None
     if value is not None and not isinstance(value, int):
         raise UserError(f"{display_path(manifest)}: ignore_value is {value!r}, expected a whole number or null")
-    return value
+    return stated, value

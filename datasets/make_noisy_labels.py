@@ -42,7 +42,8 @@ def main() -> None:
     )
     print(f"wrote {display_path(new_list)}; {NOISY_LIST} beside it is now equal to it")
     classes = "" if options.num_classes == 1 else f" --num_classes {options.num_classes}"
-    command = f"python main.py --dataset {dataset}{classes} --train_list {shlex.quote(new_list.stem)}"
+    ignored = "" if options.ignore_index is None else f" --ignore_index {options.ignore_index}"  # of the other lists
+    command = f"python main.py --dataset {dataset}{classes}{ignored} --train_list {shlex.quote(new_list.stem)}"
     print(f"train on it with: {command}")
 
 

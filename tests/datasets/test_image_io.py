@@ -303,7 +303,21 @@ def test_the_manifest_beside_labels_states_the_ignored_value(tmp_path: Path):
             manifest.write_text(json.dumps(content) + " " * number)
         np.testing.assert_array_equal(read_label(path), [expected])
     manifest.write_text('{"ignore_value": 128}')
-    np.testing.assert_array_equal(read_label(path, ignore_index=255), [[0, 1, IGNORE]])
+    np.testing.assert_array_equal(read_label(path, ignore_index=128), [[0, IGNORE, 1]])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"ignore_value": 128}, [0, IGNORE, 1]),
+        ({"ignore_value": None}, [0, 1, 1]),  # written without ignored pixels: 255 is foreground
+        ({"seed": 0}, [0, 1, IGNORE]),
+    ],
+)
+def test_the_manifest_wins_over_a_given_ignored_value(content: dict, expected: list[int], tmp_path: Path):
+    path = written(tmp_path, picture(np.array([[0, 128, 255]], np.uint8), "PNG"), "7.png")
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    np.testing.assert_array_equal(read_label(path, ignore_index=255), [expected])
 
 
 @pytest.mark.parametrize("content", ["{", '{"ignore_value": "grey"}'])

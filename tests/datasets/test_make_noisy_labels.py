@@ -227,6 +227,8 @@ def test_the_command_makes_labels_and_says_how_to_go_on(run_tool, workspace):
     assert "python main.py --dataset disks --train_list train_sample-0.2" in answer.stdout
     stated = json.loads((workspace / "datasets/disks/train/labels_sample-0.2/manifest.json").read_text())
     assert stated["seed"] == 4
+    answer = run_tool(TOOL, "--dataset", "disks", "--label_noise", "sample:0.4", "--ignore_index", 7)
+    assert "python main.py --dataset disks --ignore_index 7 --train_list train_sample-0.4" in answer.stdout
 
 
 @pytest.mark.parametrize(
