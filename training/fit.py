@@ -244,7 +244,7 @@ def decide(
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
-    transition = decoding_matrix(state.noise_matrix, options.num_classes)
+    transition = decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)
     copy_buffers_from_main(state.bare_network)
     return validate(
         state.bare_network, data.val_loader, num_classes=options.num_classes, device=state.device,
@@ -285,7 +285,7 @@ def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, se
     """Put rows image | label | score | error of training and validation images into TensorBoard."""
     if journal.writer is None:
         return
-    transition = decoding_matrix(state.noise_matrix, data.train.num_classes)
+    transition = decoding_matrix(state.noise_matrix, data.train.num_classes, state.loss.class_weights)
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:
             picture = picture_of(state.bare_network, dataset, selection, transition, state.device, state.precision)

@@ -63,7 +63,7 @@ def make_config(
         "used_precision": state.precision,
         "annealing": state.annealing,
         "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
-        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes)),
+        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)),
         "environment": environment_record(str(state.device)),
         "resumed": [],
     }

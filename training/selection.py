@@ -67,19 +67,29 @@ def threshold_by_noise(matrix: np.ndarray | None, class_weights: Sequence[float]
     return foreground * threshold / (foreground * threshold + background * (1 - threshold))
 
 
-def decoding_matrix(matrix: np.ndarray | None, num_classes: int) -> np.ndarray | None:
-    """The matrix by which class scores are corrected before the argmax; None where it is not needed or impossible.
+def decoding_matrix(
+    matrix: np.ndarray | None, num_classes: int, class_weights: Sequence[float] | None = None
+) -> np.ndarray | None:
+    r"""The matrix whose inverse corrects class scores before the argmax; None where it is not needed or impossible.
+
+    It is Q, or :math:`Q\,\mathrm{diag}(w)` where the loss has class weights w: weighted cross entropy learns
+    :math:`w_m \tilde p_m` up to a factor in place of :math:`\tilde p = p\,Q`.
 
     Args:
-        matrix: transition matrix (K, K), rows = truth, or None if unknown.
+        matrix: transition matrix Q (K, K), rows = truth, or None if unknown.
         num_classes: 1 for binary labels, whose scores have a threshold and a direction instead; else K.
+        class_weights: weights of the classes in the loss.
     """
     if num_classes == 1 or not can_be_inverted(matrix):
         return None
     if num_classes == 2:
         argmax_is_right = matrix[1][1] > matrix[0][1] and math.isclose(implied_threshold(matrix), 0.5)
-        return None if argmax_is_right else matrix
-    return matrix if needs_decoding(matrix) else None
+    else:
+        argmax_is_right = not needs_decoding(matrix)
+    if argmax_is_right:
+        return None
+    decoding = matrix if class_weights is None else matrix * np.asarray(class_weights)
+    return decoding if np.linalg.matrix_rank(decoding) == len(decoding) else None
 
 
 def is_inverted(histogram: np.ndarray) -> bool:

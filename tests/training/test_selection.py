@@ -118,7 +118,7 @@ def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, num_cl
 
 
 def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learned_more():
-    # Labels flipped by 90 %: scores of a good network are low in the true foreground, which as background in the labels.
+    # Labels flipped by 90 %: a good network scores low in the true foreground, which the labels call background.
     good = histogram({0.1: 900, 0.9: 100}, {0.1: 100, 0.9: 900})
     blank = histogram({0.5: 1000}, {0.5: 1000})
     arguments = {"labels_are_clean": False, "pred_invert": True, "implied": None, "labels_inverted": True}
@@ -134,3 +134,13 @@ def test_class_weights_move_the_threshold():
 
 def test_a_nearly_singular_matrix_is_not_inverted():
     assert decoding_matrix(np.array([[0.9, 0.05, 0.05], [0.1, 0.45, 0.45], [0.1, 0.449, 0.451]]), 3) is None
+
+
+@pytest.mark.parametrize("matrix", [uniform_flip(0.8, 3), np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]])])
+def test_decoding_gives_the_truth_back_whatever_the_class_weights(matrix, rng):
+    truth, weights = rng.dirichlet(np.ones(3), size=50), np.array([0.5, 4.0, 9.0])
+    learned = weights * (truth @ matrix)
+    learned /= learned.sum(1, keepdims=True)
+    decoded = learned @ np.linalg.inv(decoding_matrix(matrix, 3, weights))
+    np.testing.assert_allclose(decoded / decoded.sum(1, keepdims=True), truth, atol=1e-9)
+    assert decoding_matrix(matrix, 3, [0.0, 1.0, 1.0]) is None  # a class that the loss does not see
