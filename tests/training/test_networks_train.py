@@ -21,7 +21,6 @@ SMALL = [
     "--dataset", "disks", "--preset", "quick", "--width", "8", "--crop", "64", "--batch_size", "2", "--device", "cpu",
     "--no_tensorboard", "--run_name", "small",
 ]  # fmt: skip
-EXTRA = {"hrnet": ["--stem_stride", "4"]}
 
 
 def run(root: Path, *arguments: object) -> Path:
@@ -41,7 +40,7 @@ def three_classes(disks: Path) -> Path:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_learns_to_see_bright_disks(network: str, disks: Path):
-    folder = run(disks, "--network", network, "--epochs", 6, *EXTRA.get(network, []))
+    folder = run(disks, "--network", network, "--epochs", 6)
     records = read_jsonl(folder / "metrics.jsonl")
     assert len(records) == 6 and records[-1]["train/loss"] < records[0]["train/loss"]
     assert max(record["val/auc"] for record in records) > 0.75
@@ -49,7 +48,7 @@ def test_every_network_learns_to_see_bright_disks(network: str, disks: Path):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_trains_on_three_classes(network: str, three_classes: Path):
-    folder = run(three_classes, "--network", network, "--num_classes", 3, "--epochs", 1, *EXTRA.get(network, []))
+    folder = run(three_classes, "--network", network, "--num_classes", 3, "--epochs", 1)
     [record] = read_jsonl(folder / "metrics.jsonl")
     assert math.isfinite(record["train/loss"]) and {f"val/iou_class_{k}" for k in range(3)} <= set(record)
     loaded, checkpoint, epoch = load_network(folder)
