@@ -128,4 +128,4 @@ def test_unit_divides_by_the_types_maximum(dtype, top):
 def test_names_shown_by_help_are_those_that_exist():
     from datasets.transforms import NORMALIZATIONS
 
-    assert AUGMENTATION_NAMES == tuple(STRONG_AUGMENTATIONS) and NORMALIZATION_NAMES == tuple(NORMALIZATIONS)
+    assert tuple(STRONG_AUGMENTATIONS) == AUGMENTATION_NAMES and tuple(NORMALIZATIONS) == NORMALIZATION_NAMES

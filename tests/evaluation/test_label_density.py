@@ -34,7 +34,8 @@ def test_local_density_counts_labelled_pixels_inside_the_image(rng, bandwidth):
     label = rng.choice([0, 1, 2, 255], (17, 23), p=[0.4, 0.3, 0.1, 0.2]).astype(np.uint8)
     found = local_density(label, bandwidth, label_class=2)
     for row, column in np.ndindex(label.shape):
-        window = label[max(row - bandwidth, 0) : row + bandwidth + 1, max(column - bandwidth, 0) : column + bandwidth + 1]
+        top, left = max(row - bandwidth, 0), max(column - bandwidth, 0)
+        window = label[top : row + bandwidth + 1, left : column + bandwidth + 1]
         known = (window != 255).sum()
         expected = (window == 2).sum() / known if known else np.nan
         assert found[row, column] == pytest.approx(expected, abs=1e-5, nan_ok=True)
