@@ -37,6 +37,8 @@ class AuditReport:
         agreement: of the local densities of labels and reference.
         evidence: what the images alone say, where there is no reference.
         foreground: the user's word on what the foreground looks like, for the same case.
+        sampled: places of the images that everything but Q was estimated from.
+        training_images: images that the predicted IoU supposes a network to be trained on.
     """
 
     verdict: str
@@ -54,6 +56,7 @@ class AuditReport:
     evidence: ImageEvidence | None = None
     foreground: str | None = None
     sampled: list[int] = field(default_factory=list)
+    training_images: int | None = None
 
     def line(self) -> str:
         """The audit in one line, ``verdict: learnable (IoU ceiling 0.93)``."""
@@ -71,6 +74,10 @@ class AuditReport:
             return _image_advice(self)
         sentences = [_direction_advice(self), _loss_advice(self), _image_count_advice(self)]
         return [sentence for sentence in sentences if sentence]
+
+    def prediction_basis(self) -> str:
+        """What the predicted IoU supposes and rests on."""
+        return f"of a network trained on {self.training_images} images, estimated from {len(self.sampled)} images"
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``audit.json``."""
@@ -104,6 +111,7 @@ class AuditReport:
             "num_classes": self.num_classes,
             "images": self.images,
             "compared": self.compared,
+            "predicted_iou_is": None if self.predicted_iou is None else self.prediction_basis(),
             "transitions": {name: getattr(found, name) for name in derived} if found else None,
             "ceiling": asdict(self.ceiling) if self.ceiling else None,
             "density_agreement": asdict(self.agreement) if self.agreement else None,

@@ -68,6 +68,7 @@ def audit_labels(
     foreground: str | None = None,
     max_images: int = MAX_IMAGES,
     reference: str = "clean labels",
+    training_images: int | None = None,
     workers: int = 4,
 ) -> AuditReport:
     """Audit a label set. Sequences are read item by item and may load from disk.
@@ -80,6 +81,7 @@ def audit_labels(
         seed: of bootstraps, halves and the choice of images.
         foreground: ``bright``, ``dark`` or ``minority``: settles the direction where no truth does.
         max_images: images from which profile, ceiling and prediction are estimated; Q counts all.
+        training_images: how many images the network will be trained on, for the predicted IoU; None: ``len(noisy)``.
         reference: ``second annotator`` where ``truth`` is another person's label.
     Raises:
         UserError: neither truth nor images; foreground with several classes or an unknown word.
@@ -105,7 +107,8 @@ def audit_labels(
                            foreground=foreground, sampled=sampled)  # fmt: skip
     parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
     transitions = estimate_transitions(counts, seed)
-    return _report(transitions, _columns(parts), num_classes, seed, reference, len(noisy), sampled)
+    trained_on = training_images or len(noisy)
+    return _report(transitions, _columns(parts), num_classes, seed, reference, len(noisy), sampled, trained_on)
 
 
 def _report(
@@ -116,6 +119,7 @@ def _report(
     reference: str,
     images: int,
     sampled: list[int],
+    training_images: int,
 ) -> AuditReport:
     """The audit against a reference.
 
@@ -132,7 +136,7 @@ def _report(
     if verdict == "not learnable":
         predicted = ceiling.value
     elif verdict != "unknown" and len(sample) > 2:
-        outlook = Outlook(sample[2], truths, bins, num_classes, seed)
+        outlook = Outlook(sample[2], truths, bins, num_classes, seed, training_images=training_images)
         predicted = outlook.iou(outlook.scores(labels, table), transitions, inverted and binary)
     decided = verdict not in ("unknown", "not learnable")
     return AuditReport(
@@ -149,6 +153,7 @@ def _report(
         profile=distance_profile(table, seed),
         agreement=density_agreement(labels, truths),
         sampled=sampled,
+        training_images=training_images,
     )
 
 

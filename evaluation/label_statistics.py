@@ -21,6 +21,7 @@ from datasets.transition_matrix import label_classes
 from evaluation.pixel_learner import as_grey
 
 GRID = 32  # cells per side of the coarse maps
+MIN_COMPARED = 4  # images from which on labels are compared with other images
 MAX_COMPARED = 3000  # images compared with each other; the comparison grows with their square
 INVERTED_BELOW = -0.3  # correlation of an inverted-looking label with what its image predicts
 CLEAR_SIGNAL = 0.3  # median correlation from which on single labels can be called odd
@@ -43,6 +44,7 @@ class LabelStatistics:
         inverted_looking: (image, correlation) of labels opposed to what the other labels make of their image.
         fits_another: (image, other image, correlation with its own, with the other).
         signal: median correlation of labels with what their images predict; NaN without images.
+        compared: how many labels were held against the other images; 0 where none could be judged.
     """
 
     images: int
@@ -55,6 +57,7 @@ class LabelStatistics:
     inverted_looking: list[tuple[int, float]] = field(default_factory=list)
     fits_another: list[tuple[int, int, float, float]] = field(default_factory=list)
     signal: float = float("nan")
+    compared: int = 0
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """The statistics with image names instead of places."""
@@ -71,6 +74,7 @@ class LabelStatistics:
             "full": [names[i] for i in self.full],
             "duplicates": [[names[i] for i in group] for group in self.duplicates],
             "signal": self.signal,
+            "compared_with_other_images": self.compared,
             "inverted_looking": [{"image": names[i], "correlation": r} for i, r in self.inverted_looking],
             "fits_another": [
                 {"image": names[i], "other": names[j], "correlation_own": own, "correlation_other": other}
@@ -98,7 +102,22 @@ class LabelStatistics:
             lines.append(f"identical labels: {_some([names[i] for i in group])}")
         if len(self.duplicates) > 5:
             lines.append(f"… and {len(self.duplicates) - 5} more groups of identical labels")
-        return lines
+        return [*lines, *self._comparison_lines()]
+
+    def _comparison_lines(self) -> list[str]:
+        """What was not looked for: inverted-looking labels, and labels that fit another image better."""
+        if not self.compared:
+            if self.images < MIN_COMPARED:
+                why = f"{self.images} images, {MIN_COMPARED} are needed"
+            elif np.isnan(self.signal):
+                why = "no images, or only labels of a single class"
+            else:
+                why = (f"images predict them too weakly, with a correlation of {self.signal:.2f}; "
+                       f"{CLEAR_SIGNAL} is needed")  # fmt: skip
+            return [f"not looked for: labels that are inverted or fit another image better ({why})"]
+        if self.compared < self.images:
+            return [f"only the first {self.compared:,} labels were compared with other images"]
+        return []
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -188,13 +207,14 @@ def label_statistics(
     for place, (_, digest, _) in enumerate(described):
         if 0 < shares[place] < 1:
             groups.setdefault(digest, []).append(place)
-    signal, inverted, others = float("nan"), [], []
-    if images is not None and len(labels) >= 4:
+    signal, inverted, others, compared = float("nan"), [], [], 0
+    if images is not None and len(labels) >= MIN_COMPARED:
         compared = min(len(labels), MAX_COMPARED)
         with ThreadPoolExecutor(workers) as pool:
             features = np.stack(list(pool.map(lambda i: _cell_features(images[i]), range(compared))))
         maps = np.stack([item[2].ravel() for item in described[:compared]])
         signal, inverted, others = find_mismatches(maps, features)
+        compared = compared if signal >= CLEAR_SIGNAL else 0
     return LabelStatistics(
         images=len(labels),
         class_shares=counts[:, :-1].sum(0) / max(counts[:, :-1].sum(), 1),
@@ -206,4 +226,5 @@ def label_statistics(
         inverted_looking=inverted,
         fits_another=others,
         signal=signal,
+        compared=compared,
     )

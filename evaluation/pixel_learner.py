@@ -93,26 +93,28 @@ class PixelLearner:
         half[rng.permutation(len(features))[: len(features) // 2]] = True
         self.half = half[self.image]
 
-    def scores(self, labels: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Fit on either half of the images, predict the other.
 
         Args:
             labels: targets of the sampled pixels, in the images' order, (P,) or (P, K).
-            valid: pixels to fit on, (P,); the rest is predicted only.
+            weights: of the pixels in the fit, ≥ 0, (P,); those of weight 0 are predicted only.
         Returns: predicted E[label | image], not confined to [0, 1]; shape of ``labels``, float32. With a single image
             the fit is read on the pixels that it saw.
         """
-        valid = np.ones(len(labels), bool) if valid is None else valid
+        weights = np.ones(len(labels), np.float32) if weights is None else weights.astype(np.float32)
         result = np.zeros(labels.shape, np.float32)
         sides = [self.half, ~self.half] if self.half.any() and not self.half.all() else [np.zeros_like(self.half)]
         for held_out in sides:
-            use = valid & ~held_out
-            matrix, target = self.design[use], labels[use].astype(np.float32)
+            use = (weights > 0) & ~held_out
+            root = np.sqrt(weights[use])
+            matrix = self.design[use] * root[:, None]
+            target = (labels[use].T * root).T.astype(np.float32)
             if not len(matrix):
                 continue
             gram = (matrix.T @ matrix).astype(np.float64)
-            gram[np.diag_indices(len(gram))] += RIDGE * len(matrix)
-            weights = np.linalg.solve(gram, (matrix.T @ target).astype(np.float64)).astype(np.float32)
+            gram[np.diag_indices(len(gram))] += RIDGE * float(weights[use].sum())
+            slopes = np.linalg.solve(gram, (matrix.T @ target).astype(np.float64)).astype(np.float32)
             read = held_out if len(sides) > 1 else np.ones_like(held_out)
-            result[read] = self.design[read] @ weights
+            result[read] = self.design[read] @ slopes
         return result

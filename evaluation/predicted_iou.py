@@ -14,6 +14,11 @@ with E = E[label | class, distance, relative depth] and W_h the (2h+1)² window 
 shrink by 2h + 1, errors that hang together (missing objects, closed gaps, wobbling contours) survive, and boundaries
 stay where the labels put them. A further blur of E by the (2b+1)² window stands for the network's blur at boundaries.
 
+Ignored pixels teach nothing: a window counts by the share of it that is labelled, one without labels not at all; no
+more pixels are fitted than are labelled; a bin with few labels leans on the share of its class. Labels of a part of
+the images stand for all that will be trained on: independent errors of n times as many images weigh √n times less, so
+the second term is multiplied by :math:`\sqrt{n_\text{audited} / n_\text{trained on}}`.
+
 ``BANDWIDTH``, ``BLUR`` and ``PIXELS`` are the only constants of the prediction, fixed here and never fitted to real
 images. ``benchmarks/calibrate_audit.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels each do
 what 12,000 single pixels do (22 specs on each set: Kendall's τ-b 0.97, rms difference 0.009), any blur takes the
@@ -37,29 +42,68 @@ from evaluation.transitions import Transitions, needs_decoding, safe_ratio
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
 BLUR = 0  # b: what the labels teach systematically is blurred over (2b + 1)² pixels
 PIXELS = 1500  # pixels of every image that the stand-in is fitted to
+SHRINKAGE = 20  # labels that the share of its class weighs in the share of a bin
+ERROR_SCALES = 0.1, 3.0  # bounds of the factor that accounts for another number of images
 
 
 def what_labels_teach(
-    noisy: np.ndarray, bins: np.ndarray, shares: np.ndarray, bandwidth: int = BANDWIDTH, blur: int = BLUR
-) -> np.ndarray:
+    noisy: np.ndarray,
+    bins: np.ndarray,
+    shares: np.ndarray,
+    bandwidth: int = BANDWIDTH,
+    blur: int = BLUR,
+    error_scale: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """The target t of the module's docstring for one class.
 
     Args:
         noisy: whether a pixel carries the label, float (H, W), NaN where it is ignored.
         bins: location bin of every pixel, −1 where the truth is ignored, (H, W).
         shares: E per bin, (B,).
-    Returns: float32 (H, W); NaN where the truth is ignored.
+        error_scale: factor of the labels' errors, see `error_scale`.
+    Returns: (t, NaN where the truth is ignored or the window holds no label; the labelled share of the window), float32
+        (H, W) each.
     """
     expected = np.where(bins >= 0, shares[bins], np.nan).astype(np.float32)
     known = np.isfinite(noisy) & (bins >= 0)
     error = window_mean(np.where(known, noisy - expected, 0), bandwidth)
     weight = window_mean(known, bandwidth)
-    target = expected + np.divide(error, weight, out=np.zeros_like(error), where=weight > 1e-4)
+    error_mean = np.divide(error, weight, out=np.full_like(error, np.nan), where=weight > 1e-4)
+    target = expected + np.float32(error_scale) * error_mean
+    weight = np.clip(weight / window_mean(np.ones(bins.shape), bandwidth), 0, 1)
     if not blur:
-        return target
+        return target, weight
     inside = bins >= 0
     blurred = window_mean(np.where(inside, expected, 0), blur) / np.maximum(window_mean(inside, blur), 1e-4)
-    return target - expected + np.where(inside, blurred, np.nan)
+    return target - expected + np.where(inside, blurred, np.nan), weight
+
+
+def thinned(weight: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights (P,) of which at most so many, drawn at random, are above 0: one label makes no more than one example."""
+    used = np.flatnonzero(weight > 0)
+    kept = np.zeros(len(weight), bool)
+    kept[rng.permutation(used)[:most]] = True
+    return np.where(kept, weight, 0)
+
+
+def error_scale(audited: int, trained_on: int) -> float:
+    """How much label errors weigh in a training on another number of images than were audited."""
+    return float(np.clip(np.sqrt(audited / trained_on), *ERROR_SCALES))
+
+
+def bin_shares(table: np.ndarray) -> np.ndarray:
+    """E[label | location bin], drawn towards the share of the true class where labels are few.
+
+    Args:
+        table: of ``label_density.location_table``, (n, K, D, R, K).
+    Returns: (K · D · R, K); 0 for classes without any label.
+    """
+    classes = table.shape[1]
+    pooled = table.sum(0).reshape(classes, -1, classes)
+    whole = pooled.sum(1, keepdims=True)
+    prior = np.nan_to_num(safe_ratio(whole, whole.sum(-1, keepdims=True)))
+    shares = (pooled + SHRINKAGE * prior) / (pooled.sum(-1, keepdims=True) + SHRINKAGE)
+    return shares.reshape(-1, classes)
 
 
 class Outlook:
@@ -71,6 +115,7 @@ class Outlook:
         bins: of ``label_density.location_bins``, (H, W) each.
         num_classes: 1 for binary labels.
         pixels: sampled pixels per image.
+        training_images: images that the network will be trained on; None: these.
     """
 
     def __init__(
@@ -81,11 +126,13 @@ class Outlook:
         num_classes: int = 1,
         seed: int = 0,
         pixels: int = PIXELS,
+        training_images: int | None = None,
     ) -> None:
-        rng = np.random.default_rng(seed)
+        self.seed, rng = seed, np.random.default_rng(seed)
         self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
         self.learner = PixelLearner(images, self.positions, seed)
         self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])
+        self.error_scale = error_scale(len(truths), training_images or len(truths))
         self.bins, self.num_classes, self.classes = bins, num_classes, label_classes(num_classes)
 
     def scores(
@@ -98,18 +145,23 @@ class Outlook:
             table: of ``label_density.location_table`` for these labels, (n, K, D, R, K).
         Returns: (P, K), columns of label classes; NaN-free.
         """
-        pooled = table.sum(0).reshape(-1, self.classes)
-        shares = np.nan_to_num(safe_ratio(pooled, pooled.sum(-1, keepdims=True)))
-        columns = []
+        shares, columns, weights = bin_shares(table), [], []
         for label_class in range(1 if self.classes == 2 else 0, self.classes):
-            targets = []
+            taught = []
             for label, place, bins in zip(noisy, self.positions, self.bins, strict=True):
                 marked = np.where(label == IGNORE, np.nan, label == label_class)
-                targets.append(what_labels_teach(marked, bins, shares[:, label_class], bandwidth, blur)[place])
-            columns.append(np.concatenate(targets))
+                maps = what_labels_teach(marked, bins, shares[:, label_class], bandwidth, blur, self.error_scale)
+                taught.append([item[place] for item in maps])
+            target, weight = (np.concatenate(parts) for parts in zip(*taught, strict=True))
+            columns.append(target)
+            weights.append(weight)
         target = np.stack(columns, 1)
-        valid = np.isfinite(target).all(1)
-        scores = self.learner.scores(np.nan_to_num(target), valid)
+        weight = np.where(np.isfinite(target).all(1), weights[0], 0)  # ignored pixels are so for every class
+        rng = np.random.default_rng(self.seed)
+        parts = np.split(weight, np.cumsum([len(place[0]) for place in self.positions])[:-1])
+        labelled = [int((label != IGNORE).sum()) for label in noisy]
+        weight = np.concatenate([thinned(*pair, rng) for pair in zip(parts, labelled, strict=True)])
+        scores = self.learner.scores(np.nan_to_num(target), weight)
         return np.concatenate([1 - scores, scores], 1) if self.classes == 2 else scores
 
     def iou(self, scores: np.ndarray, transitions: Transitions, invert: bool = False) -> float:

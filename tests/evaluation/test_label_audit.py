@@ -12,6 +12,7 @@ from datasets.label_noise import make_noisy_label
 from evaluation.audit_report import VERDICTS
 from evaluation.label_audit import audit_labels
 from evaluation.label_statistics import label_statistics
+from evaluation.predicted_iou import bin_shares, what_labels_teach
 from utils.cli import UserError
 from utils.run_folder import plain
 
@@ -293,6 +294,40 @@ def test_labels_that_ignore_what_was_not_sampled_have_a_full_ceiling(blobs):
     assert report.transitions.phi == pytest.approx(1)
     assert report.ceiling.value == pytest.approx(1, abs=0.01)
     assert report.predicted_iou > 0.8
+    sparse = [make_noisy_label(mask, "sample:0.001", 0, str(i), unlabelled="ignore") for i, mask in enumerate(masks)]
+    clean = audit_labels(masks, masks, images).predicted_iou
+    assert audit_labels(sparse, masks, images).predicted_iou < clean - 0.03
+
+
+def test_prediction_is_for_the_images_that_will_be_trained_on(blobs):
+    images, masks = blobs
+    noisy = noisy_labels(masks, "flip:0.45")
+    few, same, many = (audit_labels(noisy, masks, images, training_images=count) for count in (4, None, 40 * IMAGES))
+    assert few.predicted_iou < same.predicted_iou < many.predicted_iou - 0.05
+    assert f"trained on {40 * IMAGES} images" in many.details()["predicted_iou_is"]
+    stated = audit_labels(noisy, masks, images, training_images=IMAGES).predicted_iou
+    assert same.predicted_iou == pytest.approx(stated, abs=1e-3)
+    part = [mask if i < 8 else None for i, mask in enumerate(masks)]
+    assert audit_labels(noisy, part, images).training_images == IMAGES
+
+
+def test_windows_without_labels_teach_nothing():
+    noisy, bins = np.full((9, 9), np.nan), np.zeros((9, 9), int)
+    noisy[0, 0] = 1
+    target, weight = what_labels_teach(noisy, bins, np.array([0.4]), bandwidth=1)
+    np.testing.assert_array_equal(np.argwhere(np.isfinite(target)), [[0, 0], [0, 1], [1, 0], [1, 1]])
+    np.testing.assert_allclose(target[:2, :2], 1, atol=1e-6)
+    np.testing.assert_allclose(weight[:2, :2], [[1 / 4, 1 / 6], [1 / 6, 1 / 9]], atol=1e-6)
+    assert not weight[2:].any()
+
+
+def test_bins_with_few_labels_lean_on_their_class():
+    table = np.zeros((1, 2, 2, 1, 2), int)
+    table[0, 1, 0, 0] = [0, 2000]
+    table[0, 1, 1, 0] = [1, 0]
+    table[0, 0, 0, 0] = [500, 500]
+    shares = bin_shares(table)[:, 1]
+    np.testing.assert_allclose(shares, [0.5, 0.5, 1, 20 / 21], atol=1e-3)
 
 
 def test_wrong_use_is_explained(blobs):
@@ -328,6 +363,21 @@ def test_statistics_of_clean_labels_find_nothing(blobs):
     assert found.inverted_looking == found.fits_another == found.duplicates == found.empty == []
     assert found.class_shares[1] == pytest.approx(np.mean(masks))
     assert found.signal > 0.8
+
+
+def test_statistics_say_what_was_not_looked_for(blobs, monkeypatch):
+    images, masks = blobs
+
+    def said(found) -> str:
+        return "\n".join(found.lines([str(i) for i in range(IMAGES)]))
+
+    assert "other image" not in said(label_statistics(masks, images))
+    assert "(3 images, 4 are needed)" in said(label_statistics(masks[:3], images[:3]))
+    assert "(no images" in said(label_statistics(masks))
+    assert "too weakly" in said(label_statistics(noisy_labels(masks, "random:0.3"), images))
+    monkeypatch.setattr("evaluation.label_statistics.MAX_COMPARED", 12)
+    found = label_statistics(masks, images)
+    assert found.compared == 12 and "only the first 12 labels were compared" in said(found)
 
 
 def test_statistics_without_images_and_with_ignored_pixels():
