@@ -80,16 +80,13 @@ class AuditReport:
         return f"of a network trained on {self.training_images} images, estimated from {len(self.sampled)} images"
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``audit.json``."""
+        """The content of ``audit.json``; without a reference φ is null, `details` has the images' bound on its size."""
         found = self.transitions
-        phi = found.phi if found else (self.evidence.correlation if self.evidence else None)
-        if found is None and self.evidence is not None and self.evidence.direction is not None:
-            phi *= self.evidence.direction
         return {
             "verdict": self.verdict,
             "iou_ceiling": self.ceiling.value if self.ceiling else None,
             "predicted_iou": self.predicted_iou,
-            "phi": phi,
+            "phi": found.phi if found else None,
             "contrast": found.contrast if found else None,
             "Q": found.matrix if found else None,
             "Q_low": found.matrix_low if found else None,
@@ -138,6 +135,8 @@ def _noise_notes(report: AuditReport) -> list[str]:
         f"φ = {found.phi:.3f}{_span(found.phi_low, found.phi_high)}, contrast {found.contrast:.3f}"
         f"{_span(found.contrast_low, found.contrast_high)}, rank {found.rank} of {(found.counts.sum(1) > 0).sum()}."
     )
+    if report.verdict == "unknown":
+        lines.append("So few images could show such a φ by chance: whether the labels teach anything cannot be said.")
     if report.verdict not in ("not learnable", "unknown") and abs(found.phi) < 0.7:
         lines.append(f"As evidence such a label weighs about φ² = {found.phi**2:.1%} of a clean one.")
     if report.reference == "second annotator" and found.phi > 0:
@@ -224,7 +223,7 @@ def _loss_advice(report: AuditReport) -> str | None:
     if report.verdict == "not learnable":
         return "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
     if report.verdict == "unknown":
-        return "Give clean labels of images that show every class."
+        return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
     if report.verdict == "biased at boundaries":
         return ("No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
                 "and choose the threshold on clean validation labels.")  # fmt: skip

@@ -20,26 +20,30 @@ from evaluation.image_evidence import FOREGROUNDS, ImageEvidence, image_evidence
 from evaluation.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_density import density_agreement, distance_profile, location_table
 from evaluation.predicted_iou import Outlook
-from evaluation.transitions import Transitions, estimate_transitions, implied_threshold
+from evaluation.transitions import Transitions, association, estimate_transitions, implied_threshold
 from utils.cli import UserError, one_of
 
 MAX_IMAGES = 60  # images that everything but Q is estimated from
+SHIFTS, CHANCE = 200, 0.005  # few images: of so many random placements of the labels, this share may do as well
 MAX_SIDE = 512  # of larger images a window of this size is used for the same
 
 Labels = Sequence[np.ndarray]
 
 
-def decide(transitions: Transitions, ceiling: Ceiling) -> str:
+def decide(transitions: Transitions, ceiling: Ceiling, chance: bool = False) -> str:
     """The verdict from Q and the ceiling, in the order of precedence.
 
     *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
     diagonal of Q below its off-diagonal). *biased at boundaries*: the ceiling is more than 0.03 below that of the
-    distance-free Q. Else *learnable*. *unknown*: the truth shows a single class, so that nothing can be compared.
+    distance-free Q. Else *learnable*. *unknown*: the truth shows a single class, so that nothing can be compared,
+    or there are too few images for an interval and what they show may be ``chance``.
     """
     if not np.isfinite(transitions.phi):
         return "unknown"
     if transitions.no_association:
         return "not learnable"
+    if chance:
+        return "unknown"
     if transitions.phi < 0:
         return "inverted"
     if ceiling.distance_free - ceiling.value > BIAS_MARGIN:
@@ -131,7 +135,8 @@ def _report(
     bins, table = location_table(truths, labels, num_classes)
     inverted = not transitions.no_association and transitions.phi < 0
     ceiling = iou_ceiling(table, transitions, inverted and binary, seed, num_classes)
-    verdict = decide(transitions, ceiling)
+    chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
+    verdict = decide(transitions, ceiling, chance)
     predicted = None
     if verdict == "not learnable":
         predicted = ceiling.value
@@ -173,6 +178,29 @@ def _count(
         found = list(pool.map(count, range(len(noisy))))
     known = [place for place, counts in enumerate(found) if counts is not None and counts.sum() > 0]
     return np.array([found[place] for place in known]).reshape(-1, classes, classes), known
+
+
+def may_be_chance(truths: Labels, labels: Labels, num_classes: int = 1, seed: int = 0) -> bool:
+    """Whether labels that know nothing of the truth would often be associated with it as much as these are.
+
+    The labels are moved around each image (what leaves on one side comes back on the other) by random offsets. That
+    leaves their structure and the truth's as they are, but breaks whatever ties them. φ is no chance where at most
+    CHANCE of SHIFTS offsets reach it. Meant for few images, whose spread cannot be known; large sets have intervals.
+
+    Args:
+        truths, labels: classes with 255 ignored, (H, W) each.
+    Source: the toroidal shift test of spatial statistics (Lotwick & Silverman, J. R. Statist. Soc. B 44, 1982).
+    """
+    rng = np.random.default_rng(seed)
+
+    def strength(move: bool) -> float:
+        offsets = [tuple(rng.integers(0, label.shape)) if move else (0, 0) for label in labels]
+        moved = [np.roll(label, offset, (0, 1)) for label, offset in zip(labels, offsets, strict=True)]
+        counts = sum(count_transitions(*pair, num_classes) for pair in zip(truths, moved, strict=True))
+        return float(np.nan_to_num(np.abs(association(counts))))
+
+    observed = strength(move=False)
+    return sum(strength(move=True) >= observed for _ in range(SHIFTS)) > CHANCE * SHIFTS
 
 
 def _window(rng: np.random.Generator, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

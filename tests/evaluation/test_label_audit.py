@@ -10,6 +10,7 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from evaluation.audit_report import VERDICTS
+from evaluation.image_evidence import ImageEvidence
 from evaluation.label_audit import audit_labels
 from evaluation.label_statistics import label_statistics
 from evaluation.predicted_iou import bin_shares, what_labels_teach
@@ -199,6 +200,30 @@ def test_few_images_are_audited_without_intervals(blobs):
         assert any("Too few" in note for note in report.notes())
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_chance_in_few_images_is_no_signal(count):
+    rng = np.random.default_rng(count)
+    by_noise, by_strangers = [], []
+    for seed in range(8):
+        masks = [draw(rng)[1][:64, :64] for _ in range(count)]
+        noisy = [make_noisy_label(mask, "random:0.3", seed, str(i)) for i, mask in enumerate(masks)]
+        strangers = [draw(rng)[1][:64, :64] for _ in range(count)]  # structured labels of other images
+        by_noise.append(audit_labels(noisy, masks).verdict)
+        by_strangers.append(audit_labels(strangers, masks).verdict)
+    assert set(by_noise) <= {"unknown", "not learnable"}
+    assert sum(verdict in ("unknown", "not learnable") for verdict in by_strangers) >= 7
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_signal_in_few_images_is_seen(classes):
+    masks = [draw(np.random.default_rng(seed), classes)[1] for seed in range(2)]
+    number = 1 if classes == 2 else classes
+    for labels, verdict in ((masks, "learnable"), (noisy_labels(masks, "flip:0.9", number), "inverted")):
+        assert audit_labels(labels, masks, num_classes=number).verdict == verdict
+    report = audit_labels(noisy_labels(masks, "random:0.3", number), masks, num_classes=number)
+    assert report.verdict in ("unknown", "not learnable") and report.advice()
+
+
 def test_unknown_where_the_truth_has_one_class(blobs):
     _, masks = blobs
     report = audit_labels(noisy_labels(masks, "flip:0.2"), [np.zeros_like(mask) for mask in masks])
@@ -229,11 +254,35 @@ def test_images_alone(blobs, spec, foreground, verdict):
     assert report.notes() and report.advice()
 
 
+@pytest.mark.parametrize("spec", ["flip:0.45", "flip:0.55", "sample:0.02"])
+@pytest.mark.parametrize("noise", [150, 1500])
+def test_images_alone_never_call_weak_labels_unlearnable(spec, noise):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        pairs = [draw(rng) for _ in range(6 + 4 * seed)]
+        images = [image + rng.normal(0, noise, image.shape) for image, _ in pairs]
+        assert audit_labels(noisy_labels([mask for _, mask in pairs], spec), None, images).verdict != "not learnable"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "nothing"),
+    [((-0.01, 0.02, -0.002, 0.002), True), ((0.003, 0.018, -0.002, 0.002), False),
+     ((-0.01, 0.02, 0.001, 0.002), False), ((-0.01, 0.02, -0.002, 0.004), False), ((-0.06, 0.03, -0.002, 0.002), False)],
+)  # fmt: skip
+def test_images_show_nothing_only_where_both_intervals_hold_zero(bounds, nothing):
+    low, high, neighbours_low, neighbours_high = bounds
+    evidence = ImageEvidence(0.01, low, high, 0.001, neighbours_low, neighbours_high, None)
+    assert evidence.has_nothing is nothing
+
+
 def test_images_alone_bound_phi_from_below(blobs):
     images, masks = blobs
     noisy = noisy_labels(masks, "flip:0.3")
     phi = audit_labels(noisy, masks).transitions.phi
-    bound = audit_labels(noisy, None, images).evidence.correlation
+    report = audit_labels(noisy, None, images)
+    bound = report.evidence.correlation
+    assert report.to_json()["phi"] is None
+    assert report.details()["image_evidence"]["correlation"] == bound
     assert 0.7 * phi < bound < phi + 0.02
 
 
