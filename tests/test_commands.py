@@ -12,7 +12,23 @@ import cv2
 import numpy as np
 import pytest
 
-TRAIN = ("main.py", "--dataset", "disks", "--epochs", 2, "--width", 4, "--crop", 32, "--batch_size", 4, "--seed", 3)
+TRAIN = (
+    "main.py",
+    "--dataset",
+    "disks",
+    "--train_list",
+    "train_gt",
+    "--epochs",
+    2,
+    "--width",
+    4,
+    "--crop",
+    32,
+    "--batch_size",
+    4,
+    "--seed",
+    3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +98,7 @@ for script, *arguments in json.load(sys.stdin):
 json.dump(answers, sys.stdout)
 """
 DISKS = ("main.py", "--dataset", "disks")
+CLEAN = (*DISKS, "--train_list", "train_gt")
 LISTED = "datasets/disks/train"
 MISTAKES = {
     "unknown data set": (("main.py", "--dataset", "dots"), ("dots", "disks", "er_sim")),
@@ -90,7 +107,7 @@ MISTAKES = {
     "unknown noise": ((*DISKS, "--label_noise", "flop:0.3"), ("flop", "flip")),
     "share above 1": ((*DISKS, "--label_noise", "flip:1.5"), ("flip:1.5",)),
     "unknown loss": ((*DISKS, "--loss", "bce+dyce"), ("dyce", "dice")),
-    "loss without its matrix": ((*DISKS, "--loss", "forward", "--no_audit"), ("forward", "--transition_matrix")),
+    "loss without its matrix": ((*CLEAN, "--loss", "forward", "--no_audit"), ("forward", "--transition_matrix")),
     "unknown augmentation": ((*DISKS, "--augment", "sharpen"), ("sharpen", "rotate")),
     "binary loss, three classes": ((*DISKS, "--num_classes", "3", "--loss", "bce"), ("bce", "ce")),
     "wrong number": ((*DISKS, "--epochs", "few"), ("--epochs", "'few'")),
