@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, quoted, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train_list", metavar="LIST", help="labels to audit (default: train_noisyLabel.txt, else train_gt.txt)")
     truth = parser.add_argument_group("what the labels are held against; nothing: the images alone")
     reference = truth.add_mutually_exclusive_group()
-    reference.add_argument("--clean_list", metavar="LIST", help="clean labels of some or all of the images")
+    reference.add_argument("--clean_list", metavar="LIST",
+                           help="clean labels of some or all of the images (default: train_gt.txt)")  # fmt: skip
     reference.add_argument("--second_annotator", metavar="LIST", help="another person's labels of the images")
     reference.add_argument("--label_noise", metavar="SPEC",
                            help="put noise on the list's labels, e.g. flip:0.3, and audit the result")  # fmt: skip
@@ -111,7 +112,7 @@ def read_samples(name: str | Path, options: argparse.Namespace, dataset: str) ->
 
 
 def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: Path) -> list[Path | None]:
-    """The label in another list for the image of every sample, None where that list has none.
+    """The label in another list for the image of every sample, None where that list has none or the very same file.
 
     Raises:
         UserError: the lists have no image in common.
@@ -124,6 +125,31 @@ def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: P
             f"{display_path(others[0].image)}, the audited list {display_path(samples[0].image)}; "
             "both lists must name the same image files"
         )
+    own = [sample.label.resolve() for sample in samples]
+    return [None if label and label.resolve() == same else label for label, same in zip(matched, own, strict=True)]
+
+
+def reference_labels(
+    options: argparse.Namespace, samples: Sequence[Sample], dataset: str
+) -> list[Path | None] | None:
+    """The label to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
+    from datasets.lists import list_folder
+
+    name = options.second_annotator or options.clean_list
+    default = list_folder(dataset) / "train" / "train_gt.txt"
+    if name is None and not default.is_file():
+        return None
+    try:
+        path, others = read_samples(name or default, options, dataset)
+        matched = match_reference(samples, others, path)
+    except UserError as error:
+        if name is not None:
+            raise
+        print(f"no clean labels in {display_path(default)}: {error}")  # a list that nobody asked for
+        return None
+    if not any(matched):
+        print(f"these are the labels of {path.name}: nothing to compare with")
+        return None
     return matched
 
 
@@ -148,12 +174,10 @@ def load_sequences(
                                     unlabelled=options.unlabelled)  # fmt: skip
 
         return Loaded(noisy, count), labels, images, "clean labels"
-    name = options.clean_list or options.second_annotator
-    if name is None:
+    matched = reference_labels(options, samples, dataset)
+    if matched is None:
         return labels, None, images, "images only"
-    path, others = read_samples(name, options, dataset)
-    matched = match_reference(samples, others, path)
-    reference = "clean labels" if options.clean_list else "second annotator"
+    reference = "second annotator" if options.second_annotator else "clean labels"
     return labels, Loaded(lambda place: label_of(matched[place]), count), images, reference
 
 
@@ -163,23 +187,29 @@ def write_audit(
     statistics: LabelStatistics,
     names: Sequence[str],
     sequences: tuple[Loaded, Loaded | None, Loaded],
-) -> None:
-    """Write audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json."""
+) -> str | None:
+    """Write audit.json, audit_details.json, audit.png and, where Q is known in full, transition_matrix.json.
+
+    Returns: where the matrix lies, as a command would name it; None where it was not written.
+    """
     import numpy as np
 
     from datasets.transition_matrix import write_matrix
     from evaluation.audit_figure import draw_audit, write_figure
 
-    write_json(folder / "audit.json", report.to_json())
-    details = {**report.details(), "statistics": statistics.to_json(names), "environment": environment_record("cpu")}
-    write_json(folder / "audit_details.json", details)
     matrix_path = folder / MATRIX_FILE
     matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
+    named = None
     if report.transitions is not None and np.isfinite(report.transitions.matrix).all():
         write_matrix(matrix_path, report.transitions.matrix)
+        named = quoted(display_path(matrix_path))
+    write_json(folder / "audit.json", report.to_json())
+    found = {"statistics": statistics.to_json(names), "environment": environment_record("cpu")}
+    write_json(folder / "audit_details.json", {**report.details(named), **found})
     shown = report.sampled[:SHOWN]
     examples = [None if items is None else [items[place] for place in shown] for items in sequences]
     write_figure(folder / "audit.png", draw_audit(report, *examples))
+    return named
 
 
 def output_folder(options: argparse.Namespace, dataset: str, list_path: Path) -> Path:
@@ -196,6 +226,7 @@ def main() -> None:
     """Audit, print, save."""
     options = parse_options()
     from datasets.catalog import prepare_dataset
+    from evaluation.audit_table import figure_lines
     from evaluation.label_audit import audit_labels
     from evaluation.label_statistics import label_statistics
 
@@ -210,16 +241,16 @@ def main() -> None:
     statistics = label_statistics(labels, images, options.num_classes)
     print("\n".join(statistics.lines(names)))
     report = audit_labels(labels, truth, images, options.num_classes, options.seed, options.foreground,
-                          options.max_images, reference)  # fmt: skip
-    print("\n".join(report.notes()))
+                          options.max_images, reference, training_images=len(samples))  # fmt: skip
+    print("\n".join([*report.notes(), *figure_lines(report)]))
     if report.predicted_iou is not None:
-        print(f"predicted IoU of a trained network: {report.predicted_iou:.2f}")
+        print(f"predicted IoU {report.predicted_iou:.2f}, {report.prediction_basis()}")
     print(report.line())
-    print("\n".join(report.advice()))
     folder = output_folder(options, dataset, list_path)
-    write_audit(folder, report, statistics, names, (labels, truth, images))
+    matrix_file = write_audit(folder, report, statistics, names, (labels, truth, images))
+    print("\n".join(report.advice(matrix_file)))
     print(f"written to {display_path(folder)}: audit.json, audit_details.json, audit.png"
-          + (f", {MATRIX_FILE}" if (folder / MATRIX_FILE).exists() else ""))  # fmt: skip
+          + (f", {MATRIX_FILE}" if matrix_file else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

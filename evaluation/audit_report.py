@@ -16,6 +16,7 @@ VERDICTS = ("not learnable", "inverted", "biased at boundaries", "learnable", "u
 REFERENCES = ("clean labels", "second annotator", "images only")
 BIAS_MARGIN = 0.03  # by how much a ceiling may fall below the distance-free one before boundaries count as biased
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
+ENOUGH_WEIGHT = 0.9  # φ² above which more training images are not worth a word
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
 
 
@@ -68,11 +69,16 @@ class AuditReport:
         sentences = _image_notes(self) if self.transitions is None else _noise_notes(self) + _ceiling_notes(self)
         return [sentence for sentence in sentences if sentence]
 
-    def advice(self) -> list[str]:
-        """What to do, a sentence each."""
+    def advice(self, matrix_file: str | None = None) -> list[str]:
+        """What to do, a sentence each.
+
+        Args:
+            matrix_file: where Q was written, for options that take it; None if it was not.
+        """
         if self.transitions is None:
             return _image_advice(self)
-        sentences = [_direction_advice(self), _loss_advice(self), _image_count_advice(self)]
+        sentences = [_direction_advice(self, matrix_file), _loss_advice(self, matrix_file), _training_size_advice(self),
+                     _image_count_advice(self)]  # fmt: skip
         return [sentence for sentence in sentences if sentence]
 
     def prediction_basis(self) -> str:
@@ -98,8 +104,8 @@ class AuditReport:
             "profile": self.profile,
         }
 
-    def details(self) -> dict[str, Any]:
-        """Everything else, for ``audit_details.json``."""
+    def details(self, matrix_file: str | None = None) -> dict[str, Any]:
+        """Everything else, for ``audit_details.json``; ``matrix_file`` as for `advice`."""
         found = self.transitions
         derived = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low",
                    "singular_high", "merged", "counts", "too_few")  # fmt: skip
@@ -115,7 +121,7 @@ class AuditReport:
             "image_evidence": asdict(self.evidence) if self.evidence else None,
             "foreground": self.foreground,
             "notes": self.notes(),
-            "advice": self.advice(),
+            "advice": self.advice(matrix_file),
         }
 
 
@@ -199,14 +205,15 @@ def _image_notes(report: AuditReport) -> list[str]:
     return lines
 
 
-def _direction_advice(report: AuditReport) -> str | None:
+def _direction_advice(report: AuditReport, matrix_file: str | None) -> str | None:
     """Inversion, decoding and the threshold to expect."""
     found = report.transitions
     if report.verdict in ("not learnable", "unknown"):
         return None
     if report.num_classes > 1:
         if needs_decoding(found.matrix) and found.invertible:
-            return "Scores must be decoded by Q⁻¹ before the argmax: give training --transition_matrix FILE."
+            how = f": give training --transition_matrix {matrix_file}" if matrix_file else ""
+            return f"Scores must be decoded by Q⁻¹ before the argmax{how}."
         return None
     parts = []
     if report.invert:
@@ -217,7 +224,7 @@ def _direction_advice(report: AuditReport) -> str | None:
     return f"{'; '.join(parts)}.".capitalize() if parts else None
 
 
-def _loss_advice(report: AuditReport) -> str | None:
+def _loss_advice(report: AuditReport, matrix_file: str | None) -> str | None:
     """Whether a corrected loss helps."""
     found = report.transitions
     if report.verdict == "not learnable":
@@ -228,10 +235,32 @@ def _loss_advice(report: AuditReport) -> str | None:
         return ("No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
                 "and choose the threshold on clean validation labels.")  # fmt: skip
     errors = 1 - np.diagonal(found.matrix)[np.isfinite(found.matrix[:, 0])]
-    if errors.max() < CLEAN_ENOUGH or found.rank < len(errors):
+    if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
         return None
-    return ("--loss forward with --transition_matrix transition_matrix.json makes the scores those of the truth, "
+    return (f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
             "right way up and with an even threshold.")  # fmt: skip
+
+
+def _training_size_advice(report: AuditReport) -> str | None:
+    r"""How many training images with such labels carry what clean labels would: :math:`1 / \varphi^2` times as many.
+
+    To first order a label that correlates with the truth by φ carries φ² of the information of the truth itself, so
+    that n of them have the effective sample size :math:`n \varphi^2`. It holds for errors that are independent of the
+    image; a bias at boundaries stays however many images there are.
+    Source: Pritchard & Przeworski, American Journal of Human Genetics 69, 2001 (a marker that stands for a gene).
+    """
+    weight = report.transitions.phi**2
+    if report.verdict not in ("learnable", "inverted") or weight > ENOUGH_WEIGHT:
+        return None
+    clean = report.training_images or report.images
+    return (f"{clean} training images with these labels carry about as much as {_count(clean * weight)} "
+            f"with clean labels; to carry what {clean} clean ones do takes {1 / weight:.3g} times as many, about "
+            f"{_count(clean / weight)} (effective sample size n·φ²).")  # fmt: skip
+
+
+def _count(number: float) -> str:
+    """A number of images to two digits: 9300, 61, 4; below one, "less than 1"."""
+    return "less than 1" if number < 1 else f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _image_count_advice(report: AuditReport) -> str | None:

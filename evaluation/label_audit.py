@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from datasets.transition_matrix import count_transitions, label_classes
 from evaluation.audit_report import BIAS_MARGIN, AuditReport
 from evaluation.image_evidence import FOREGROUNDS, ImageEvidence, image_evidence
 from evaluation.iou_ceiling import Ceiling, iou_ceiling
-from evaluation.label_density import density_agreement, distance_profile, location_table
+from evaluation.label_density import DensityAgreement, density_agreement, distance_profile, location_table
 from evaluation.predicted_iou import Outlook
 from evaluation.transitions import Transitions, association, estimate_transitions, implied_threshold
 from utils.cli import UserError, one_of
@@ -156,7 +157,7 @@ def _report(
         invert=inverted if decided and binary else None,
         threshold=implied_threshold(transitions.matrix) if decided and binary else None,
         profile=distance_profile(table, seed),
-        agreement=density_agreement(labels, truths),
+        agreement=_agreement(labels, truths, num_classes),
         sampled=sampled,
         training_images=training_images,
     )
@@ -178,6 +179,19 @@ def _count(
         found = list(pool.map(count, range(len(noisy))))
     known = [place for place, counts in enumerate(found) if counts is not None and counts.sum() > 0]
     return np.array([found[place] for place in known]).reshape(-1, classes, classes), known
+
+
+def _agreement(labels: Labels, truths: Labels, num_classes: int) -> DensityAgreement:
+    """How alike the densities are: of the foreground, of K classes the mean over those in the truth."""
+    if num_classes == 1:
+        return density_agreement(labels, truths)
+    present = [m for m in range(num_classes) if any((truth == m).any() for truth in truths)]
+    found = [asdict(density_agreement(labels, truths, label_class=m)) for m in present]
+    means = {name: np.array([item[name] for item in found]) for name in found[0]}
+    known = {name: values[np.isfinite(values)] for name, values in means.items()}
+    return DensityAgreement(**{
+        name: float(values.mean()) if values.size else float("nan") for name, values in known.items()
+    } | {"bandwidth": found[0]["bandwidth"]})  # fmt: skip
 
 
 def may_be_chance(truths: Labels, labels: Labels, num_classes: int = 1, seed: int = 0) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def audit(run_tool, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def other(workspace) -> str:
+    """The name of a list with the same labels in files of their own."""
+    folder, lists = workspace / "datasets/disks/train", workspace / "txt/disks/train"
+    shutil.copytree(folder / "labels", folder / "labels_other")
+    clean = (lists / "train_gt.txt").read_text()
+    (lists / "other.txt").write_text(clean.replace("train/labels/", "train/labels_other/"))
+    return "other"
+
+
 def read(folder: Path, name: str = "audit.json") -> dict:
     return json.loads((folder / name).read_text())
 
@@ -44,17 +55,18 @@ def test_noise_on_the_fly_is_held_against_the_list(audit):
     assert report["contrast"] == pytest.approx(0.6, abs=0.001)
     assert 0.5 < report["predicted_iou"] <= 1
     assert read_matrix(folder / "transition_matrix.json", 1).tolist() == report["Q"]
+    assert f"--transition_matrix {folder / 'transition_matrix.json'}" in output
     assert (folder / "audit.png").read_bytes().startswith(b"\x89PNG")
     details = read(folder, "audit_details.json")
     assert details["statistics"]["images"] == details["compared"] == 8
     assert details["reference"] == "clean labels"
 
 
-def test_clean_labels_of_some_images(audit, workspace):
+def test_clean_labels_of_some_images(audit, workspace, other):
     lines = (workspace / "txt/disks/train/train_gt.txt").read_text().splitlines()
     some = workspace / "txt/disks/train/some.txt"
     some.write_text("\n".join(lines[:5]) + "\n")
-    output, folder = audit("--train_list", "train_noisyLabel", "--clean_list", "some")
+    output, folder = audit("--train_list", other, "--clean_list", "some")
     assert "5 of 8 labels were compared with clean labels" in output
     assert read(folder)["phi"] == pytest.approx(1)
 
@@ -69,8 +81,24 @@ def test_images_alone_are_unknown_until_told_the_foreground(audit):
     assert read(folder)["invert"] is True
 
 
-def test_a_second_annotator(audit):
-    output, folder = audit("--train_list", "train_noisyLabel", "--second_annotator", "train_gt")
+def test_clean_labels_are_those_of_train_gt_unless_told(audit, other):
+    output, folder = audit("--train_list", other)
+    assert "8 of 8 labels were compared with clean labels" in output
+    assert "truth 1: 0.000 (0.000 to 0.000)  1.000" in output and "by signed distance" in output
+    assert "of a network trained on 8 images, estimated from 8 images" in output
+    assert read(folder)["phi"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--clean_list", "train_gt"], ["--second_annotator", "train_gt"]])
+def test_labels_are_never_compared_with_themselves(audit, arguments):
+    output, folder = audit("--train_list", "train_noisyLabel", *arguments)  # which names the files of train_gt
+    assert "these are the labels of train_gt.txt: nothing to compare with" in output
+    assert read(folder, "audit_details.json")["reference"] == "images only"
+    assert read(folder)["phi"] is None
+
+
+def test_a_second_annotator(audit, other):
+    output, folder = audit("--train_list", other, "--second_annotator", "train_gt")
     assert "second annotator" in output
     assert read(folder, "audit_details.json")["reference"] == "second annotator"
 

@@ -1,0 +1,44 @@
+"""Images of blobs with exact masks, and noise on them, for tests of the audit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasets.label_noise import make_noisy_label
+
+SIZE, IMAGES = 96, 16
+
+
+def draw_blobs(rng: np.random.Generator, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy uint16 image of blobs, brighter the higher their class, and its mask."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    for number in range(3 * (classes - 1)):
+        cy, cx, radius = *rng.uniform(10, SIZE - 10, 2), rng.uniform(6, 12)
+        mask[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = number % (classes - 1) + 1
+    image = 1000 + 800.0 * mask + rng.normal(0, 150, mask.shape)
+    return image.astype(np.uint16), mask
+
+
+@pytest.fixture(scope="session")
+def blobs() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(3)
+    pairs = [draw_blobs(rng) for _ in range(IMAGES)]
+    return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+def noisy_labels(masks, spec: str, num_classes: int = 1) -> list[np.ndarray]:
+    return [make_noisy_label(mask, spec, 0, str(i), num_classes) for i, mask in enumerate(masks)]
+
+
+@pytest.fixture(name="draw")
+def drawing():
+    """``draw(rng, classes=2)`` → a noisy image of blobs and its mask."""
+    return draw_blobs
+
+
+@pytest.fixture(name="noisy_labels")
+def noise():
+    """``noisy_labels(masks, spec, num_classes=1)`` → the same noise on every mask."""
+    return noisy_labels
