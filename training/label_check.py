@@ -142,7 +142,7 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
         truth = _Lazy(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]), indices)
     return audit_labels(
         _Lazy(dataset.label, indices), truth, _Lazy(dataset.image, indices), options.num_classes,
-        seed=options.seed, max_images=IMAGES_LOOKED_INTO,
+        seed=options.seed, max_images=IMAGES_LOOKED_INTO, training_images=len(dataset),
     )  # fmt: skip
 
 
