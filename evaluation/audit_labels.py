@@ -129,9 +129,7 @@ def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: P
     return [None if label and label.resolve() == same else label for label, same in zip(matched, own, strict=True)]
 
 
-def reference_labels(
-    options: argparse.Namespace, samples: Sequence[Sample], dataset: str
-) -> list[Path | None] | None:
+def reference_labels(options: argparse.Namespace, samples: Sequence[Sample], dataset: str) -> list[Path | None] | None:
     """The label to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
     from datasets.lists import list_folder
 

@@ -337,5 +337,3 @@ def test_wrong_use_is_explained(blobs):
         audit_labels(masks, None, images, foreground="red")
     with pytest.raises(UserError, match="num_classes is 3"):
         audit_labels(masks, None, images, num_classes=3, foreground="bright")
-
-
