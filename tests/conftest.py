@@ -86,9 +86,9 @@ def disks(tmp_path: Path) -> Path:
     return write_disk_dataset(tmp_path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's code with the small data set ``disks``, for tests that run commands."""
+    """A copy of the repository's code with the small data set ``disks``, for the commands of one file of tests."""
     root = tmp_path_factory.mktemp("workspace")
     for room in ROOMS:
         (root / room).mkdir()
