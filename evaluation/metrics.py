@@ -185,7 +185,7 @@ def write_csv(path: Path, results: Sequence[ImageResult]) -> None:
 
 def print_table(summary: dict[str, Any]) -> None:
     """The figures for people."""
-    from evaluation.scoring import TITLES, show
+    from evaluation.scoring import TITLES, show, title_of
 
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
     print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
@@ -195,7 +195,8 @@ def print_table(summary: dict[str, Any]) -> None:
     for name, mean in summary["per_image_mean"].items():
         interval = f"[{show(mean['low'])}, {show(mean['high'])}]"
         undefined = f"{mean['undefined']}" if mean["undefined"] else ""
-        line = f"{TITLES[name]:22}{show(summary['pooled'].get(name)):>8}   {show(mean['mean']):8}{interval:24}"
+        title = title_of(name, summary["num_classes"])
+        line = f"{title:22}{show(summary['pooled'].get(name)):>8}   {show(mean['mean']):8}{interval:24}"
         print(f"{line}{undefined:>9}" + (f"{show(oracle.get(name)):>11}" if oracle else ""))
     for row in summary.get("classes", ()):
         figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in ("iou", "f1", "precision", "sensitivity"))

@@ -15,7 +15,7 @@ import numpy as np
 from datasets.image_io import read_image, read_label, write_image
 from evaluation import charts
 from evaluation.overlays import panels
-from evaluation.scoring import TITLES, ImageResult, Scorer, Totals, read_map, show
+from evaluation.scoring import TITLES, ImageResult, Scorer, Totals, read_map, show, title_of
 from utils.run_folder import atomic_write, read_json, read_jsonl
 
 EXAMPLES_EACH = 2
@@ -151,8 +151,7 @@ def _head(summary: dict[str, Any], run: Path | None) -> str:
 
 
 def _cards(summary: dict[str, Any]) -> str:
-    several = summary["num_classes"] > 1
-    cards = [(("mean " if several and name in ("iou", "f1") else "") + TITLES[name], summary["pooled"][name])
+    cards = [(title_of(name, summary["num_classes"]), summary["pooled"][name])
              for name in CARDS if summary["pooled"][name] is not None]  # fmt: skip
     inside = "\n".join(
         f'<div class="card"><b>{show(value)}</b><span>{name}, pooled</span></div>' for name, value in cards
@@ -182,7 +181,7 @@ def _table(summary: dict[str, Any]) -> str:
     for name, mean in summary["per_image_mean"].items():
         interval = f"{show(mean['low'])} – {show(mean['high'])}"
         row = [
-            TITLES[name],
+            title_of(name, summary["num_classes"]),
             show(summary["pooled"].get(name)),
             show(mean["mean"]),
             interval,

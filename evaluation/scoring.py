@@ -27,6 +27,11 @@ TITLES = {
 }  # fmt: skip
 
 
+def title_of(name: str, num_classes: int) -> str:
+    """What a figure is called; of several classes all but the accuracy are means over the classes."""
+    return f"mean {TITLES[name]}" if num_classes > 1 and name != "accuracy" else TITLES[name]
+
+
 def show(value: float | None, digits: int = 4) -> str:
     """A figure for people; undefined ones as a dash."""
     return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
