@@ -88,6 +88,9 @@ def show_plan(study: Study, ladder: Sequence[Cell], book: Book) -> list[Cell]:
           f"; preset {study.options.preset}, {study.full.steps} steps a training")  # fmt: skip
     print(f"pixels labelled: {', '.join(map(percent, shares))}; images: {', '.join(map(str, counts))}; "
           f"repeats: {max(cell.repeat for cell in ladder)}; trainings: {len(ladder)}")  # fmt: skip
+    if study.data_list is None:
+        print("threshold and epoch are chosen on that list too, as in every run: a little flattering, to all alike; "
+              "--data_list LIST scores on another")  # fmt: skip
     for images in counts:
         steps = study.length(next(cell for cell in ladder if cell.images == images)).steps
         if steps != study.full.steps:
