@@ -8,14 +8,12 @@ order or the number of processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from datasets.image_io import IGNORE
 
@@ -80,85 +78,6 @@ def dihedral(image: Tensor, label: Tensor, element: int) -> tuple[Tensor, Tensor
     return image.rot90(turns, (-2, -1)), label.rot90(turns, (-2, -1))
 
 
-class RandomIntensity(v2.Transform):
-    """Shift brightness by up to ± ``brightness`` deviations and scale contrast by up to 1 ± ``contrast``.
-
-    It works on normalized images, where torchvision's jitter (which clips to [0, 1]) does not.
-    """
-
-    def __init__(self, brightness: float, contrast: float) -> None:
-        super().__init__()
-        self.brightness, self.contrast = brightness, contrast
-
-    def make_params(self, flat_inputs: list) -> dict[str, float]:
-        shift, scale = (2 * torch.rand(2) - 1).tolist()
-        return {"shift": self.brightness * shift, "scale": 1 + self.contrast * scale}
-
-    def transform(self, inpt, params: dict[str, float]):
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        return tv_tensors.wrap(inpt * params["scale"] + params["shift"], like=inpt)
-
-
-class AddNoise(v2.Transform):
-    """Add white Gaussian noise of a standard deviation drawn from [0, ``deviation``] to the normalized image."""
-
-    def __init__(self, deviation: float) -> None:
-        super().__init__()
-        self.deviation = deviation
-
-    def transform(self, inpt, params: dict[str, float]):
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        return tv_tensors.wrap(inpt + self.deviation * torch.rand(()) * torch.randn(inpt.shape), like=inpt)
-
-
-def _rotation(degrees: float) -> list[v2.Transform]:
-    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
-    return [v2.RandomRotation(degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill)]
-
-
-def _scale(share: float) -> list[v2.Transform]:
-    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
-    bilinear = v2.InterpolationMode.BILINEAR
-    return [v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=bilinear, fill=fill)]
-
-
-def _elastic(alpha: float) -> list[v2.Transform]:
-    return [v2.ElasticTransform(alpha=alpha, sigma=6.0, fill={tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE})]
-
-
-# name → (default strength, what the strength means, transforms for a strength); geometry comes before intensity.
-STRONG_AUGMENTATIONS: dict[str, tuple[float, Callable[[float], list[v2.Transform]]]] = {
-    "rotate": (180.0, _rotation),
-    "scale": (0.25, _scale),
-    "elastic": (60.0, _elastic),
-    "brightness": (0.3, lambda strength: [RandomIntensity(strength, 0.0)]),
-    "contrast": (0.3, lambda strength: [RandomIntensity(0.0, strength)]),
-    "blur": (1.5, lambda strength: [v2.GaussianBlur(5, sigma=(0.1, strength))]),
-    "noise": (0.3, lambda strength: [AddNoise(strength)]),
-}
-
-
-def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
-    """Build the stronger augmentations named in ``spec`` (``rotate``, ``elastic:40``, …), in the table's order.
-
-    Raises:
-        ValueError: an unknown name or a strength that is no positive number; the message lists the names.
-    """
-    strengths: dict[str, float] = {}
-    for item in spec:
-        name, _, strength = item.partition(":")
-        if name not in STRONG_AUGMENTATIONS:
-            raise ValueError(f"{name!r} is no augmentation; choose from: {', '.join(STRONG_AUGMENTATIONS)}")
-        strengths[name] = float(strength) if strength else STRONG_AUGMENTATIONS[name][0]
-        if not strengths[name] > 0:
-            raise ValueError(f"the strength of {item!r} must be a positive number")
-    steps = [step for name in STRONG_AUGMENTATIONS if name in strengths
-             for step in STRONG_AUGMENTATIONS[name][1](strengths[name])]  # fmt: skip
-    return v2.Compose(steps) if steps else None
-
-
 @dataclass(frozen=True)
 class TrainingTransform:
     """Strong augmentation (if any) → random crop → one element of the flips and rotations.
@@ -166,7 +85,7 @@ class TrainingTransform:
     Args:
         crop: side of the square window in pixels; None keeps whole images (then turns need square images).
         flips: draw one of the eight flips and rotations.
-        strong: names and strengths for ``strong_augmentation``.
+        strong: names and strengths for ``datasets.augmentation``.
     """
 
     crop: int | None
@@ -175,13 +94,10 @@ class TrainingTransform:
 
     def __call__(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Augment an image (C, H, W) and its label (H, W) with the same draws."""
-        augmentation = strong_augmentation(self.strong)
-        if augmentation is not None:
-            # torchvision draws from torch's global stream: lend it one of our own and give the old one back.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(rng.integers(2**63)))
-                pair = augmentation(tv_tensors.Image(image), tv_tensors.Mask(label[None]))
-            image, label = pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
+        if self.strong:
+            from datasets.augmentation import augment  # imports torchvision
+
+            image, label = augment(image, label, self.strong, rng)
         if self.crop:
             image, label = random_crop(image, label, self.crop, rng)
         if self.flips:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from models.blocks import SegmentationNetwork, check_count, conv_norm_relu, initialize, norm_layer, resize
 from models.resnet import residual_layer
@@ -38,7 +37,7 @@ class ExchangeModule(nn.Module):
 
     def __init__(self, widths: list[int], norm: str) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(residual_layer(BasicBlock, width, width, BLOCKS, norm) for width in widths)
+        self.branches = nn.ModuleList(residual_layer("basic", width, width, BLOCKS, norm) for width in widths)
         numbers = range(len(widths))
         self.paths = nn.ModuleList(
             nn.ModuleList(exchange_path(source, target, widths, norm) for source in numbers) for target in numbers
@@ -99,7 +98,7 @@ class HRNet(SegmentationNetwork):
             *conv_norm_relu(in_channels, stem_width, norm, stride=first),
             *conv_norm_relu(stem_width, stem_width, norm, stride=second),
         )
-        self.first_layer = residual_layer(Bottleneck, stem_width, stem_width, BLOCKS, norm)
+        self.first_layer = residual_layer("bottleneck", stem_width, stem_width, BLOCKS, norm)
         widths = [width * 2**branch for branch in range(4)]
         self.enter = conv_norm_relu(4 * stem_width, width, norm)
         sources = [4 * stem_width, *widths[1:3]]

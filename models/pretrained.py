@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models import get_weight
 
 from models.resnet import ResNetEncoder
 from utils.cli import UserError
@@ -50,6 +49,8 @@ def load_pretrained(encoder: ResNetEncoder, pretrained: str | Path) -> None:
 
 def download_imagenet(backbone: str) -> dict[str, Tensor]:
     """Torchvision's ImageNet weights of ``backbone``, from its cache or the network."""
+    from torchvision.models import get_weight  # takes seconds; most runs need none of it
+
     weights = get_weight(f"ResNet{backbone.removeprefix('resnet')}_Weights.IMAGENET1K_V1")
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)

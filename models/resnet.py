@@ -10,17 +10,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from models.blocks import check_count, norm_layer
 from utils.cli import UserError, one_of
 
+# residual block: its output channels per inner channel
+EXPANSIONS = {"basic": 1, "bottleneck": 4}
 # backbone: residual block, blocks per layer
-BACKBONES: dict[str, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+BACKBONES: dict[str, tuple[str, tuple[int, int, int, int]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
 }
 # output stride: (stride, dilation of the first block, dilation of the others) of layer 3 and of layer 4
 DEEP_LAYERS = {
@@ -31,7 +32,7 @@ DEEP_LAYERS = {
 
 
 def residual_layer(
-    block: type[nn.Module],
+    block: str,
     in_channels: int,
     width: int,
     count: int,
@@ -40,15 +41,18 @@ def residual_layer(
     first_dilation: int = 1,
     dilation: int = 1,
 ) -> nn.Sequential:
-    """``count`` residual blocks, the first with ``stride``; gives width · ``block.expansion`` channels."""
+    """``count`` residual blocks, the first with ``stride``; gives width · ``EXPANSIONS[block]`` channels."""
+    from torchvision.models.resnet import BasicBlock, Bottleneck  # takes seconds; most runs need none of it
+
+    make_block = {"basic": BasicBlock, "bottleneck": Bottleneck}[block]
     make_norm = norm_layer(norm)
-    out_channels = width * block.expansion
+    out_channels = width * EXPANSIONS[block]
     shortcut = None
     if stride != 1 or in_channels != out_channels:
         conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
         shortcut = nn.Sequential(conv, make_norm(out_channels))
-    first = block(in_channels, width, stride, shortcut, dilation=first_dilation, norm_layer=make_norm)
-    others = [block(out_channels, width, dilation=dilation, norm_layer=make_norm) for _ in range(count - 1)]
+    first = make_block(in_channels, width, stride, shortcut, dilation=first_dilation, norm_layer=make_norm)
+    others = [make_block(out_channels, width, dilation=dilation, norm_layer=make_norm) for _ in range(count - 1)]
     return nn.Sequential(first, *others)
 
 
@@ -87,7 +91,7 @@ class ResNetEncoder(nn.Module):
         )
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         widths = [width * 2**level for level in range(4)]
-        self.channels = [width, *(each * block.expansion for each in widths)]
+        self.channels = [width, *(each * EXPANSIONS[block] for each in widths)]
         shapes = ((1, 1, 1), (2, 1, 1), *DEEP_LAYERS[output_stride])
         self.layers = nn.ModuleList(
             residual_layer(block, before, each, count, norm, *shape)

@@ -14,7 +14,7 @@ from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
 from datasets.lists import Sample, check_samples, find_list, list_folder, read_checked_list, read_list
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
-from datasets.transforms import TrainingTransform, strong_augmentation
+from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import rank, world_size
@@ -147,10 +147,13 @@ def training_noise(options: TrainingOptions) -> LabelNoise | None:
 
 def training_transform(options: TrainingOptions) -> TrainingTransform:
     """The augmentation of a run, its names and strengths checked."""
-    try:
-        strong_augmentation(options.augment)
-    except ValueError as error:
-        raise UserError(f"--augment: {error}") from None
+    if options.augment:
+        from datasets.augmentation import strong_augmentation  # imports torchvision
+
+        try:
+            strong_augmentation(options.augment)
+        except ValueError as error:
+            raise UserError(f"--augment: {error}") from None
     return TrainingTransform(options.crop, options.flips, options.augment)
 
 

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.augmentation import STRONG_AUGMENTATIONS, strong_augmentation
 from datasets.image_io import IGNORE
 from datasets.transforms import (
-    STRONG_AUGMENTATIONS,
     TrainingTransform,
     dihedral,
     normalize,
     pad_to,
     sample_generator,
-    strong_augmentation,
 )
 from training.options import AUGMENTATION_NAMES, NORMALIZATION_NAMES
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from training.fit import configure, fit
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
-from utils.run_folder import read_jsonl
+from utils.run_folder import REPO_ROOT, read_jsonl
 
 SMALL = {
     "dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 3, "device": "cpu",
@@ -198,3 +200,9 @@ def test_a_broken_image_met_by_a_worker_is_one_message(disks):
 def test_options_that_cannot_work_are_refused(disks, given):
     with pytest.raises(UserError, match="--"):
         run(disks, **{"epochs": 1, **given})
+
+
+def test_what_only_some_runs_need_is_imported_by_them_alone():
+    code = "import sys, training.fit; print([name for name in ('torchvision', 'torch._dynamo') if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO_ROOT)
+    assert answer.stdout == "[]\n"

@@ -1,0 +1,106 @@
+"""Stronger augmentation of an image and its label. Importing torchvision takes seconds, so it waits until it is used.
+
+Every transform draws once and applies the draw to image and label alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from datasets.image_io import IGNORE
+
+
+class RandomIntensity(v2.Transform):
+    """Shift brightness by up to ± ``brightness`` deviations and scale contrast by up to 1 ± ``contrast``.
+
+    It works on normalized images, where torchvision's jitter (which clips to [0, 1]) does not.
+    """
+
+    def __init__(self, brightness: float, contrast: float) -> None:
+        super().__init__()
+        self.brightness, self.contrast = brightness, contrast
+
+    def make_params(self, flat_inputs: list) -> dict[str, float]:
+        shift, scale = (2 * torch.rand(2) - 1).tolist()
+        return {"shift": self.brightness * shift, "scale": 1 + self.contrast * scale}
+
+    def transform(self, inpt, params: dict[str, float]):
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        return tv_tensors.wrap(inpt * params["scale"] + params["shift"], like=inpt)
+
+
+class AddNoise(v2.Transform):
+    """Add white Gaussian noise of a standard deviation drawn from [0, ``deviation``] to the normalized image."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def transform(self, inpt, params: dict[str, float]):
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        return tv_tensors.wrap(inpt + self.deviation * torch.rand(()) * torch.randn(inpt.shape), like=inpt)
+
+
+def _rotation(degrees: float) -> list[v2.Transform]:
+    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
+    return [v2.RandomRotation(degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill)]
+
+
+def _scale(share: float) -> list[v2.Transform]:
+    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
+    bilinear = v2.InterpolationMode.BILINEAR
+    return [v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=bilinear, fill=fill)]
+
+
+def _elastic(alpha: float) -> list[v2.Transform]:
+    return [v2.ElasticTransform(alpha=alpha, sigma=6.0, fill={tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE})]
+
+
+# name → (default strength, what the strength means, transforms for a strength); geometry comes before intensity.
+STRONG_AUGMENTATIONS: dict[str, tuple[float, Callable[[float], list[v2.Transform]]]] = {
+    "rotate": (180.0, _rotation),
+    "scale": (0.25, _scale),
+    "elastic": (60.0, _elastic),
+    "brightness": (0.3, lambda strength: [RandomIntensity(strength, 0.0)]),
+    "contrast": (0.3, lambda strength: [RandomIntensity(0.0, strength)]),
+    "blur": (1.5, lambda strength: [v2.GaussianBlur(5, sigma=(0.1, strength))]),
+    "noise": (0.3, lambda strength: [AddNoise(strength)]),
+}
+
+
+def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
+    """Build the stronger augmentations named in ``spec`` (``rotate``, ``elastic:40``, …), in the table's order.
+
+    Raises:
+        ValueError: an unknown name or a strength that is no positive number; the message lists the names.
+    """
+    strengths: dict[str, float] = {}
+    for item in spec:
+        name, _, strength = item.partition(":")
+        if name not in STRONG_AUGMENTATIONS:
+            raise ValueError(f"{name!r} is no augmentation; choose from: {', '.join(STRONG_AUGMENTATIONS)}")
+        strengths[name] = float(strength) if strength else STRONG_AUGMENTATIONS[name][0]
+        if not strengths[name] > 0:
+            raise ValueError(f"the strength of {item!r} must be a positive number")
+    steps = [step for name in STRONG_AUGMENTATIONS if name in strengths
+             for step in STRONG_AUGMENTATIONS[name][1](strengths[name])]  # fmt: skip
+    return v2.Compose(steps) if steps else None
+
+
+def augment(
+    image: Tensor, label: Tensor, spec: Sequence[str], rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augment an image (C, H, W) and its label (H, W) as ``spec`` says, see :func:`strong_augmentation`."""
+    # torchvision draws from torch's global stream: lend it one of our own and give the old one back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        pair = strong_augmentation(spec)(tv_tensors.Image(image), tv_tensors.Mask(label[None]))
+    return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
