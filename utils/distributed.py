@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ def process_group(device_type: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # A wrapped network still holds the group, and Gloo aborts the process when it is freed only at exit; being
+        # part of reference cycles, it goes with the garbage.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -129,7 +129,7 @@ from training.engine import backward_in_parts, validate
 from training.losses import SegmentationLoss
 from utils.distributed import process_group, rank, world_size
 
-with process_group("cpu"):
+def step(path):
     batch = random_batch(5)
     network = small_network()
     wrapped = DistributedDataParallel(network) if world_size() > 1 else network
@@ -141,7 +141,10 @@ with process_group("cpu"):
     counts = validate(network, [share], num_classes=1, device=torch.device("cpu"))
     if rank() == 0:
         gradients = [parameter.grad for parameter in network.parameters()]
-        torch.save({"value": value, "gradients": gradients, "counts": torch.from_numpy(counts)}, sys.argv[1])
+        torch.save({"value": value, "gradients": gradients, "counts": torch.from_numpy(counts)}, path)
+
+with process_group("cpu"):
+    step(sys.argv[1])  # in a function, so that the wrapped network is gone before the group is
 """
 
 
@@ -153,10 +156,11 @@ def test_two_processes_equal_one_at_equal_global_batch(tmp_path):
     for processes in (1, 2):
         target = tmp_path / f"{processes}.pt"
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        subprocess.run(
+        answer = subprocess.run(
             [sys.executable, *launch, str(tmp_path / "step.py"), str(target)],
-            env=environment, check=True, capture_output=True, timeout=120,
+            env=environment, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
         results.append(torch.load(target, weights_only=True))
     one, two = results
     assert torch.allclose(one["value"], two["value"], rtol=1e-6)
