@@ -67,25 +67,30 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
     """
     device = local_device(choose_device(options.device))
     with process_group(device.type):
-        asked, options = options, name_dataset(options, root)
-        data = load_data(options, root, device.type, _say)
-        labels = from_main(lambda: examine_labels(options, data.train, root))
-        state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
-        config = make_config(options, asked, data, state)
-        run = from_main(lambda: open_run(options, data, config, labels, root))
-        journal = Journal(run, options.tensorboard, state.epoch)
-        try:
-            describe(journal, options, data, state, run)
-            for line in labels.lines:
-                journal.say(line)
-            train(options, data, state, run, journal, config)
-        except KeyboardInterrupt:
-            kept = (run / "checkpoints" / "last.pth").exists()
-            journal.say(f"interrupted; finished epochs are kept: {resume_command(run)}" if kept else "interrupted")
-            raise
-        finally:
-            journal.close()
-        barrier()
+        return _fit(options, root, device)
+
+
+def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
+    """``fit`` within a process group, which must outlive all that is made here."""
+    asked, options = options, name_dataset(options, root)
+    data = load_data(options, root, device.type, _say)
+    labels = from_main(lambda: examine_labels(options, data.train, root))
+    state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
+    config = make_config(options, asked, data, state)
+    run = from_main(lambda: open_run(options, data, config, labels, root))
+    journal = Journal(run, options.tensorboard, state.epoch)
+    try:
+        describe(journal, options, data, state, run)
+        for line in labels.lines:
+            journal.say(line)
+        train(options, data, state, run, journal, config)
+    except KeyboardInterrupt:
+        kept = (run / "checkpoints" / "last.pth").exists()
+        journal.say(f"interrupted; finished epochs are kept: {resume_command(run)}" if kept else "interrupted")
+        raise
+    finally:
+        journal.close()
+    barrier()
     return run
 
 

@@ -92,12 +92,18 @@ def choose_device(name: str) -> str:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Turn ``auto`` into bf16 where the GPU computes with it, fp16 on older ones, fp32 elsewhere."""
+    """Turn ``auto`` into bf16 where the device computes with it, fp16 on older GPUs, fp32 elsewhere."""
     if name != "auto":
         return name
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether the processor multiplies in bf16 (AVX-512 BF16 or AMX) rather than emulating it, which is slow."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def network_options(options: TrainingOptions) -> dict[str, Any]:
