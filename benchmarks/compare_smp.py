@@ -96,7 +96,8 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     from training.engine import train_one_epoch, validate
     from training.losses import SegmentationLoss
     from training.optimizers import build_optimizer, build_schedule
-    from training.state import choose_device, choose_precision, seed_everything
+    from training.state import seed_everything
+    from utils.device import choose_device, choose_precision
 
     device = torch.device(choose_device(training.device))
     precision = choose_precision(training.precision, device)
@@ -134,7 +135,7 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
 def run(options: argparse.Namespace) -> None:
     """Train what is not finished yet; the file is written after every training."""
     from training.data import load_data
-    from training.state import choose_device
+    from utils.device import choose_device
 
     makers = make_networks(options.num_classes)
     settings = {name: getattr(options, name) for name in (

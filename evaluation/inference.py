@@ -73,7 +73,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default: auto)"
     )
     how.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
-                     help="arithmetic (default: auto, that of training on CUDA, else fp32)")  # fmt: skip
+                     help="arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device "
+                     "computes with it)")  # fmt: skip
     also = parser.add_argument_group("also written")
     also.add_argument("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     also.add_argument("--overlays", type=at_least(0), default=0, metavar="N", help="panels of the first N images")
@@ -221,17 +222,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Load the network, predict every image, record what was done."""
     options = parse_options(arguments)
     run = find_run(options.train_dir)
-    from evaluation.prediction import Predictor, choose_device, find_checkpoint, load_network, predict_pictures
+    import torch
 
-    device = choose_device(options.device)
+    from evaluation.prediction import Predictor, find_checkpoint, load_network, predict_pictures
+    from utils.device import choose_device, choose_precision
+
+    device = torch.device(choose_device(options.device))
     network, checkpoint, epoch = load_network(run, options.test_ckpt_epoch, device)
     config = checkpoint["config"]
     source = choose_images(options, config)
     settings = decide_settings(options, checkpoint)
     pictures = make_pictures(source, settings.in_channels, options.overlays)
-    precision = options.precision
-    if precision == "auto":
-        precision = config.get("used_precision", "fp32") if device.type == "cuda" else "fp32"
+    told_fp32 = config.get("precision") == "fp32"
+    precision = "fp32" if told_fp32 and options.precision == "auto" else choose_precision(options.precision, device)
     predictor = Predictor(network, device, precision, options.tta)
 
     folder = run / "results" / f"epoch_{epoch}{source.ending}"

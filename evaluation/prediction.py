@@ -21,19 +21,11 @@ from evaluation.tiling import predict_bands
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint
 from utils.cli import Progress, UserError
+from utils.device import autocast
 from utils.run_folder import display_path
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BAND = 512  # rows of a huge map handled at once
 ROTATIONS = [(turns, flip) for flip in (False, True) for turns in range(4)]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is this machine's best. UserError where the one asked for is absent."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name not in ("auto", "cpu", best):
-        raise UserError(f"--device {name} is not available; this machine has: {', '.join(sorted({'cpu', best}))}")
-    return torch.device(best if name == "auto" else name)
 
 
 def find_checkpoint(run: Path, which: str) -> Path:
@@ -125,8 +117,7 @@ class Predictor:
         return total / len(ROTATIONS)
 
     def _scores(self, images: Tensor) -> Tensor:
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with autocast(self.device, self.precision):
             return to_scores(self.network(images))
 
     def on_host(self, images: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from training.data import validation_batch_size
 from training.engine import NonFiniteLoss, validate
 from training.fit import configure, fit
 from training.options import TrainingOptions
-from training.state import choose_device
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
+from utils.device import choose_device
 from utils.run_folder import display_path, read_json, read_jsonl, write_json
 
 LEAST_STEPS, MOST_STEPS = 100, 300

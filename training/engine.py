@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from models import to_scores
 from training.losses import SegmentationLoss
 from training.optimizers import LearningRateSchedule
 from utils.cli import Progress
+from utils.device import autocast
 from utils.distributed import sum_over_ranks, world_size
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(RuntimeError):
@@ -33,12 +32,6 @@ class EpochFigures:
     loss: float
     images_per_second: float
     learning_rate: float
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The context of the forward pass: nothing for fp32, else autocast to bf16 or fp16."""
-    dtype = PRECISIONS[precision]
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:

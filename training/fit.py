@@ -36,13 +36,13 @@ from training.state import (
     add_schedule,
     build_state,
     checkpoint_content,
-    choose_device,
     load_last,
     restore,
     seed_everything,
 )
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress
+from utils.device import choose_device
 from utils.distributed import barrier, copy_buffers_from_main, from_main, is_main, local_device, process_group
 from utils.run_folder import (
     REPO_ROOT,

@@ -18,12 +18,12 @@ from datasets.transforms import normalize
 from evaluation.foreground import resolve_foreground
 from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
 from models import to_scores
-from training.engine import autocast
 from training.igtt import initial_mask, mask_agreement, orient_masks, select_masks
 from training.options import TrainingOptions
 from training.pseudo_labels import PseudoLabelStore
 from training.selection import Selection, is_inverted
 from training.state import TrainingState
+from utils.device import autocast
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
 
 FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` is resolved

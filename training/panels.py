@@ -11,8 +11,8 @@ from datasets.transforms import normalize
 from evaluation.overlays import beside, panels
 from evaluation.scores import decode_scores
 from models import to_scores
-from training.engine import autocast
 from training.selection import Selection
+from utils.device import autocast
 
 IMAGES_SHOWN = 4
 MAX_SIDE = 256

@@ -11,7 +11,8 @@ import numpy as np
 from training.data import TrainingData
 from training.options import TrainingOptions, resolve_options, resume_options
 from training.selection import decoding_matrix
-from training.state import LabelNoiseFacts, TrainingState, choose_device, network_options
+from training.state import LabelNoiseFacts, TrainingState, network_options
+from utils.device import choose_device
 from utils.run_folder import (
     REPO_ROOT,
     display_path,

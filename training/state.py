@@ -18,6 +18,7 @@ from training.optimizers import LearningRateSchedule, build_optimizer, build_sch
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
+from utils.device import choose_precision
 
 NETWORK_OPTION_NAMES = (
     "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
@@ -74,36 +75,6 @@ def seed_everything(seed: int, epoch: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed)  # noqa: NPY002 - for libraries that draw from NumPy's global stream
     torch.manual_seed(mixed)
-
-
-def accelerator() -> str:
-    """The best device type of this machine: ``cuda``, ``mps`` or ``cpu``."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def choose_device(name: str) -> str:
-    """Turn ``auto`` into this machine's best device type; UserError where the one asked for is absent."""
-    best = accelerator()
-    if name not in ("auto", "cpu", best):
-        raise UserError(f"--device {name} is not available; this machine has: {', '.join(sorted({'cpu', best}))}")
-    return best if name == "auto" else name
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Turn ``auto`` into bf16 where the device computes with it, fp16 on older GPUs, fp32 elsewhere."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether the processor multiplies in bf16 (AVX-512 BF16 or AMX) rather than emulating it, which is slow."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def network_options(options: TrainingOptions) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run(tmp_path: Path, images: list[Path]) -> Path:
 
 
 def predict(run: Path, *arguments: object) -> None:
-    main(["--train_dir", str(run), "--device", "cpu", *map(str, arguments)])
+    main(["--train_dir", str(run), "--device", "cpu", "--precision", "fp32", *map(str, arguments)])
 
 
 def test_maps_are_the_scores_of_the_network_whatever_batch_and_size(run, images):
@@ -84,6 +84,14 @@ def test_maps_are_the_scores_of_the_network_whatever_batch_and_size(run, images)
         with torch.inference_mode():
             alone = to_scores(network(torch.from_numpy(normalize(read_image(image)))[None]))[0, 0].numpy()
         assert scores == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(("told", "expected"), [("auto", "bf16"), ("fp16", "bf16"), ("fp32", "fp32")])
+def test_auto_is_the_fastest_arithmetic_unless_the_run_was_told_fp32(tmp_path, images, monkeypatch, told, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    run = make_run(tmp_path, precision=told)
+    predict(run, "--input", images[0], "--precision", "auto")
+    assert read_json(run / "results" / "epoch_2_images" / "predictions.json")["precision"] == expected
 
 
 def test_last_and_numbers_name_the_completed_epoch(run, capsys):
