@@ -71,7 +71,7 @@ def decode(path: Path, in_channels: int, palette_colors: bool) -> Pixels:
             values, alpha = _decode_picture(path, start, palette_colors)
         if values.size == 0:
             raise ValueError("it holds no pixels")
-        return Pixels(np.array(values, values.dtype.newbyteorder("="), order="C"), alpha)
+        return Pixels(np.require(values, values.dtype.newbyteorder("="), ("C", "W")), alpha)
 
 
 def read_header(path: Path, in_channels: int) -> Header:

@@ -15,6 +15,7 @@ IGNORE = 255  # in memory, always
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LISTED_VALUES = 10
+BLOCK_PIXELS = 2**22  # at most this many are held as float64 at once
 
 
 def read_image(path: Path | str, in_channels: int = 1) -> np.ndarray:
@@ -35,11 +36,16 @@ def read_image(path: Path | str, in_channels: int = 1) -> np.ndarray:
     values = _to_image_type(decode(path, in_channels, palette_colors=True).values, path)
     _check_channels(1 if values.ndim == 2 else values.shape[2], path)
     if in_channels == 1 and values.ndim == 3:
-        grey = values @ np.asarray(LUMINANCE)
-        return (grey if values.dtype == np.float32 else np.rint(grey)).astype(values.dtype)
+        return np.concatenate([_luminance(block) for block in row_blocks(values)])
     if in_channels == 3 and values.ndim == 2:
         return np.repeat(values[..., None], 3, axis=2)
     return values
+
+
+def row_blocks(image: np.ndarray) -> list[np.ndarray]:
+    """Views of whole rows that make up an image (H, W) or (H, W, C), each of about BLOCK_PIXELS pixels at most."""
+    rows = max(1, BLOCK_PIXELS // image.shape[1])
+    return [image[top : top + rows] for top in range(0, len(image), rows)]
 
 
 def read_shape(path: Path | str, in_channels: int = 1) -> tuple[int, int]:
@@ -135,6 +141,11 @@ def _write_png(path: Path, image: np.ndarray) -> None:
         pillow_module().fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
 
 
+def _luminance(colors: np.ndarray) -> np.ndarray:
+    grey = colors @ np.asarray(LUMINANCE)
+    return (grey if colors.dtype == np.float32 else np.rint(grey)).astype(colors.dtype)
+
+
 def _to_image_type(values: np.ndarray, path: Path) -> np.ndarray:
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
@@ -143,7 +154,7 @@ def _to_image_type(values: np.ndarray, path: Path) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         raise UserError(f"{display_path(path)} holds {values.dtype} values; an image has whole or real numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-        values = values.astype(np.float32)
+        values = values.astype(np.float32, copy=False)
     _check_finite(values, path)
     return values
 

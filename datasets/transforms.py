@@ -15,34 +15,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image_io import IGNORE
+from datasets.image_io import IGNORE, row_blocks
 
 MINIMUM_DEVIATION = 1e-6
 
 
-def to_unit(image: np.ndarray) -> np.ndarray:
-    """Integer pixels divided by their type's maximum (255, 65535), float pixels as they are; float32."""
-    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    return image.astype(np.float32) / np.float32(scale)
+@dataclass(frozen=True)
+class Scaling:
+    """From pixels to network input: (pixel − offset) / scale, both float64 (C,), a number per channel."""
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (h, w) or (h, w, C) of any type, an image or a part of one → network input, float32 (C, h, w)."""
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        scaled = ((pixels - self.offset) / self.scale).astype(np.float32)
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
-def z_score(image: np.ndarray) -> np.ndarray:
+def to_unit(image: np.ndarray) -> Scaling:
+    """Integer pixels divided by their type's maximum (255, 65535), float pixels as they are."""
+    largest = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+    channels = image.shape[2] if image.ndim == 3 else 1
+    return Scaling(np.zeros(channels), np.full(channels, float(largest)))
+
+
+def z_score(image: np.ndarray) -> Scaling:
     """Zero mean and unit deviation over the whole image, channel by channel; a constant image becomes zero.
 
     Computed in float64: photon counts with a mean of 1 and camera offsets of 33,000 both keep their contrast.
     """
-    values = image.astype(np.float64)
-    mean, deviation = values.mean((0, 1)), values.std((0, 1))
-    return ((values - mean) / np.maximum(deviation, MINIMUM_DEVIATION * np.maximum(1, np.abs(mean)))).astype(np.float32)
+    pixels = image.shape[0] * image.shape[1]
+    blocks = row_blocks(image if image.ndim == 3 else image[..., None])
+    mean = np.sum([block.sum((0, 1), np.float64) for block in blocks], axis=0) / pixels
+    variance = np.sum([((block - mean) ** 2).sum((0, 1)) for block in blocks], axis=0) / pixels
+    return Scaling(mean, np.maximum(np.sqrt(variance), MINIMUM_DEVIATION * np.maximum(1, np.abs(mean))))
 
 
-NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"zscore": z_score, "unit": to_unit}
+NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {"zscore": z_score, "unit": to_unit}
 
 
 def normalize(image: np.ndarray, mode: str = "zscore") -> np.ndarray:
     """Turn a decoded image (H, W) or (H, W, C) of any type into network input, float32 (C, H, W)."""
-    image = image if image.ndim == 3 else image[..., None]
-    return np.ascontiguousarray(NORMALIZATIONS[mode](image).transpose(2, 0, 1))
+    return NORMALIZATIONS[mode](image)(image)
 
 
 def sample_generator(seed: int, epoch: int, image_id: str, copy: int = 0) -> np.random.Generator:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from datasets import image_io
 from datasets.augmentation import STRONG_AUGMENTATIONS, strong_augmentation
 from datasets.image_io import IGNORE
 from datasets.transforms import (
+    NORMALIZATIONS,
     TrainingTransform,
     dihedral,
     normalize,
@@ -109,6 +111,17 @@ def test_z_score_survives_pixel_ranges(make, rng):
     assert np.corrcoef(image[0].ravel(), truth.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("mode", NORMALIZATION_NAMES)
+@pytest.mark.parametrize("shape", [(37, 21), (37, 21, 3)])
+def test_parts_of_an_image_are_scaled_as_the_whole(mode, shape, rng, monkeypatch):
+    image = rng.integers(0, 60_000, shape, np.uint16)
+    whole = normalize(image, mode)
+    monkeypatch.setattr(image_io, "BLOCK_PIXELS", 100)
+    scaling = NORMALIZATIONS[mode](image)
+    parts = [scaling(image[top : top + 5]) for top in range(0, 37, 5)]
+    assert np.concatenate(parts, 1) == pytest.approx(whole, abs=1e-6) and whole.dtype == np.float32
+
+
 @pytest.mark.parametrize("value", [0, 255, 40_000])
 def test_a_constant_image_becomes_zero(value):
     assert not normalize(np.full((16, 16), value, np.uint16)).any()
@@ -125,6 +138,4 @@ def test_unit_divides_by_the_types_maximum(dtype, top):
 
 
 def test_names_shown_by_help_are_those_that_exist():
-    from datasets.transforms import NORMALIZATIONS
-
     assert tuple(STRONG_AUGMENTATIONS) == AUGMENTATION_NAMES and tuple(NORMALIZATIONS) == NORMALIZATION_NAMES
