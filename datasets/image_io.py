@@ -15,7 +15,7 @@ IGNORE = 255  # in memory, always
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LISTED_VALUES = 10
-BLOCK_PIXELS = 2**22  # at most this many are held as float64 at once
+BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
 
 
 def read_image(path: Path | str, in_channels: int = 1) -> np.ndarray:

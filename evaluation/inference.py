@@ -225,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from evaluation.prediction import Predictor, find_checkpoint, load_network, predict_pictures
+    from models import fold_batch_norms
     from utils.device import choose_device, choose_precision
 
     device = torch.device(choose_device(options.device))
@@ -235,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures = make_pictures(source, settings.in_channels, options.overlays)
     told_fp32 = config.get("precision") == "fp32"
     precision = "fp32" if told_fp32 and options.precision == "auto" else choose_precision(options.precision, device)
-    predictor = Predictor(network, device, precision, options.tta)
+    predictor = Predictor(fold_batch_norms(network), device, precision, options.tta)
 
     folder = run / "results" / f"epoch_{epoch}{source.ending}"
     clear_results(folder)

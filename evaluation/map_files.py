@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
+from utils.run_folder import atomic_write
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -62,6 +65,15 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int
         pool.shutdown(cancel_futures=True)
 
 
+def in_background(items: Iterable[Result]) -> Iterator[Result]:
+    """The items in order, made by a thread while the one before is worked on."""
+    source, end = iter(items), object()
+    for item in read_ahead(lambda _: next(source, end), repeat(None), ahead=1, workers=1):
+        if item is end:
+            return
+        yield item
+
+
 class BackgroundWriter:
     """Runs jobs in threads, at most ``ahead`` waiting; what a job raises comes out of a later call or of the end."""
 
@@ -85,33 +97,31 @@ class BackgroundWriter:
         self.pool.shutdown(cancel_futures=True)
 
 
-def write_bands(path: Path, bands: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> None:
-    """Write a map too large to be held twice as an uncompressed TIFF, band after band, renamed into place at the end.
+@contextmanager
+def band_writer(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Write a map too large to be held in memory as an uncompressed TIFF, renamed into place at the end.
 
     Args:
-        bands: (first row, rows of the map (…, rows, W)).
         shape: of the whole map, (H, W) or (K, H, W).
+        dtype: of its values.
+    Yields: ``write(top, rows)``, which puts rows of the map (…, rows, W) where they belong.
     """
     import tifffile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    target = None
-    try:
-        for top, rows in bands:
-            if target is None:
-                target = tifffile.memmap(temporary, shape=shape, dtype=rows.dtype, photometric="minisblack")
-            target[..., top : top + rows.shape[-2], :] = rows
-        target.flush()
-        del target
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    height, width = shape[-2:]
+    with atomic_write(path) as file:
+        start, _ = tifffile.imwrite(file, shape=shape, dtype=dtype, photometric="minisblack", returnoffset=True)
+
+        def write(top: int, rows: np.ndarray) -> None:
+            for number, plane in enumerate(rows.reshape(-1, *rows.shape[-2:])):
+                file.seek(start + (number * height + top) * width * plane.itemsize)
+                file.write(np.ascontiguousarray(plane, dtype))
+
+        yield write
 
 
 def memory_map(path: Path) -> np.ndarray:
-    """The map that `write_bands` wrote, read from disk where it is used."""
+    """The map that `band_writer` wrote, read from disk where it is used."""
     import tifffile
 
     return tifffile.memmap(path, mode="r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
-from datasets.transforms import normalize
-from evaluation.map_files import BackgroundWriter, memory_map, read_ahead, write_bands
+from datasets.transforms import NORMALIZATIONS
+from evaluation.map_files import BackgroundWriter, band_writer, in_background, memory_map, read_ahead
 from evaluation.overlays import panels
 from evaluation.scores import decode_scores
-from evaluation.tiling import predict_bands
+from evaluation.tiling import ReadRows, predict_bands
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint
 from utils.cli import Progress, UserError
-from utils.device import autocast
+from utils.device import autocast, pinned
 from utils.run_folder import display_path
 
-BAND = 512  # rows of a huge map handled at once
 ROTATIONS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
@@ -105,7 +105,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images float32 (B, C, H, W) on the host → scores float32 (B, K, H, W) on the device, which may lag behind."""
+        """Images float32 (B, C, H, W) → scores float32 (B, K, H, W) on the device, which may lag behind."""
         images = images.to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         if not self.augment:
             return self._scores(images)
@@ -119,10 +119,6 @@ class Predictor:
     def _scores(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             return to_scores(self.network(images))
-
-    def on_host(self, images: Tensor) -> Tensor:
-        """As a call, but the scores are complete and on the host."""
-        return self(images).cpu()
 
 
 def batches_by_size(
@@ -183,12 +179,17 @@ class MapSettings:
     masks: bool = False
     save_scores: bool = False
 
-    def network_input(self, picture: Picture) -> Tensor:
-        """The image as training saw it, float32 (C, H, W)."""
+    def open_rows(self, picture: Picture) -> ReadRows:
+        """Decode the image; what is returned gives its rows as training saw them, made when they are asked for."""
         image = read_image(picture.image, self.in_channels)
         if image.shape[:2] != picture.size:
             raise UserError(f"{display_path(picture.image)} is {image.shape[:2]}, its header says {picture.size}")
-        return torch.from_numpy(normalize(image, self.normalization))
+        scaling = NORMALIZATIONS[self.normalization](image)
+        return lambda top, bottom: torch.from_numpy(scaling(image[top:bottom]))
+
+    def network_input(self, pictures: Sequence[Picture]) -> Tensor:
+        """Images of one size as training saw them, float32 (B, C, H, W)."""
+        return torch.stack([self.open_rows(picture)(0, picture.size[0]) for picture in pictures])
 
     def to_map(self, scores: np.ndarray) -> np.ndarray:
         """Scores float32 (K, H, W) → what is written: float32 scores (H, W), or uint8 classes (H, W) for K > 1."""
@@ -197,6 +198,15 @@ class MapSettings:
         if self.transition is not None:
             scores = decode_scores(scores, self.transition)
         return scores.argmax(0).astype(np.uint8)
+
+    def to_mask(self, result: np.ndarray) -> np.ndarray:
+        """What `to_map` gave → uint8 classes (H, W); binary: 1 where a score reaches the threshold."""
+        return (result >= self.threshold).astype(np.uint8) if self.num_classes == 1 else result
+
+    @property
+    def writes_scores(self) -> bool:
+        """Whether scores are written beside the maps; of binary labels the map holds them."""
+        return self.save_scores and self.num_classes > 1
 
 
 def predict_pictures(
@@ -220,17 +230,21 @@ def predict_pictures(
         workers: threads that read, and as many that write.
     """
     batches, large = batches_by_size(pictures, batch_size, window)
-    inputs = read_ahead(settings.network_input, (picture for batch in batches for picture in batch),
-                        ahead=2 * batch_size, workers=workers)  # fmt: skip
+    device = predictor.device
+
+    def read_batch(batch: Sequence[Picture]) -> Tensor:
+        return pinned(settings.network_input(batch), device)
+
     with BackgroundWriter(workers, ahead=2) as writer:
-        for batch in batches:
-            scores = predictor(torch.stack([next(inputs) for _ in batch]))
-            writer.submit(_save_batch, scores, batch, settings, folder)
+        inputs = read_ahead(read_batch, batches, ahead=workers, workers=workers)
+        for batch, images in zip(batches, inputs, strict=True):
+            writer.submit(_save_batch, predictor(images), batch, settings, folder)
             progress.update(len(batch))
-    for picture, image in zip(large, read_ahead(settings.network_input, large, ahead=1, workers=1), strict=True):
-        count = images_per_batch(batch_size, window, window)
-        bands = predict_bands(predictor.on_host, image, window, overlap, count)
-        _save_large(bands, picture, settings, folder)
+    count = images_per_batch(batch_size, window, window)
+    opened = read_ahead(settings.open_rows, large, ahead=1, workers=1)
+    for picture, read_rows in zip(large, opened, strict=True):
+        bands = predict_bands(predictor, read_rows, picture.size, window, overlap, count, device)
+        _save_large(in_background(bands), picture, settings, folder)
         progress.update()
 
 
@@ -239,26 +253,36 @@ def _save_batch(scores: Tensor, batch: Sequence[Picture], settings: MapSettings,
         result = settings.to_map(picture_scores)
         write = write_scores if settings.num_classes == 1 else write_image
         write(folder / "pred" / f"{picture.name}.tif", result)
-        if settings.save_scores and settings.num_classes > 1:
+        if settings.writes_scores:
             write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores)
-        _save_pictures(result, picture, settings, folder)
+        _save_pictures(result, settings.to_mask(result) if settings.masks else None, picture, settings, folder)
 
 
-def _save_large(bands: Iterator[tuple[int, np.ndarray]], picture: Picture, settings: MapSettings, folder: Path) -> None:
+def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings: MapSettings, folder: Path) -> None:
     """As `_save_batch`, band by band, so that the scores of a huge image never lie in memory as a whole."""
     target = folder / "pred" / f"{picture.name}.tif"
-    if settings.save_scores and settings.num_classes > 1:
-        source = folder / "scores" / f"{picture.name}.tif"
-        write_bands(source, bands, (settings.num_classes, *picture.size))
-        scores = memory_map(source)
-        bands = ((top, scores[:, top : top + BAND]) for top in range(0, picture.size[0], BAND))
-    write_bands(target, ((top, settings.to_map(rows)) for top, rows in bands), picture.size)
-    _save_pictures(memory_map(target), picture, settings, folder)
+    mask = np.empty(picture.size, np.uint8) if settings.masks else None
+    with ExitStack() as files:
+        dtype = "float32" if settings.num_classes == 1 else "uint8"
+        write_map = files.enter_context(band_writer(target, picture.size, dtype))
+        if settings.writes_scores:
+            source, shape = folder / "scores" / f"{picture.name}.tif", (settings.num_classes, *picture.size)
+            write_scores_of = files.enter_context(band_writer(source, shape, "float32"))
+        for top, scores in bands:
+            rows = scores.cpu().numpy()
+            result = settings.to_map(rows)
+            write_map(top, result)
+            if settings.writes_scores:
+                write_scores_of(top, rows)
+            if mask is not None:
+                mask[top : top + len(result)] = settings.to_mask(result)
+    _save_pictures(memory_map(target), mask, picture, settings, folder)
 
 
-def _save_pictures(result: np.ndarray, picture: Picture, settings: MapSettings, folder: Path) -> None:
-    if settings.masks:
-        mask = (result >= settings.threshold).astype(np.uint8) if settings.num_classes == 1 else np.asarray(result)
+def _save_pictures(
+    result: np.ndarray, mask: np.ndarray | None, picture: Picture, settings: MapSettings, folder: Path
+) -> None:
+    if mask is not None:
         write_label(folder / "masks" / f"{picture.name}.png", mask, settings.num_classes)
     if picture.overlay:
         image = read_image(picture.image, settings.in_channels)

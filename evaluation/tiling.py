@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluation.map_files import read_ahead
 from models import to_scores
+from utils.device import pinned
 
 # Weights are multiples of 1/RAMP_STEPS: products of two with a float32 score, and their sums, are exact in float64.
 RAMP_STEPS = 4096
 ALIGNMENT = 32  # pixels; a multiple of every network's stride
 
-Predict = Callable[[Tensor], Tensor]  # float32 images (B, C, h, w) → scores (B, K, h, w), both on the host
+Predict = Callable[[Tensor], Tensor]  # float32 images (B, C, h, w) → scores (B, K, h, w), both on the device
+ReadRows = Callable[[int, int], Tensor]  # first row, row after the last → these rows of the input, float32 (C, rows, W)
 
 
 def tile_starts(length: int, window: int, overlap: int) -> list[int]:
@@ -60,48 +63,65 @@ def tile_weights(starts: list[int], length: int, window: int, overlap: int) -> n
     return np.stack([line[start : start + window] for line, start in zip(weights, starts, strict=True)])
 
 
+@torch.inference_mode()
 def predict_bands(
-    predict: Predict, image: Tensor, window: int = 512, overlap: int = 64, batch: int = 8
-) -> Iterator[tuple[int, np.ndarray]]:
+    predict: Predict,
+    read_rows: ReadRows,
+    shape: tuple[int, int],
+    window: int = 512,
+    overlap: int = 64,
+    batch: int = 8,
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[int, Tensor]]:
     """Predict an image tile by tile and yield its scores from top to bottom in bands of whole rows.
 
-    Memory beyond the image: one band of ``window`` rows in float64 here, ``batch`` tiles in ``predict``.
+    Tiles are cut, predicted and blended on the device; the rows of the next tiles are read meanwhile. Memory: on the
+    device a band of ``window`` rows of scores in float64, beside what ``predict`` needs for ``batch`` tiles; on the
+    host two strips of ``window`` rows of the input.
 
     Args:
         predict: scores of a batch of tiles.
-        image: network input, float32 (C, H, W), on the host.
+        read_rows: network input; called from a thread.
+        shape: of the image, (H, W).
         window: side of a tile.
         overlap: least overlap of neighbouring tiles.
         batch: tiles predicted at once.
-    Yields: (first row, scores float32 (K, rows, W)); bands follow each other without gap.
+    Yields: (first row, scores float32 (K, rows, W) on the device); bands follow each other without gap.
     """
-    height, width = image.shape[-2:]
+    height, width = shape
+    device = torch.device(device)
+    blending = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     tops, lefts = tile_starts(height, window, overlap), tile_starts(width, window, overlap)
-    row_weights = tile_weights(tops, height, window, overlap)
-    column_weights = tile_weights(lefts, width, window, overlap)
-    size = (row_weights.shape[1], column_weights.shape[1])
+    row_weights = torch.from_numpy(tile_weights(tops, height, window, overlap)).to(blending)
+    column_weights = torch.from_numpy(tile_weights(lefts, width, window, overlap)).to(blending)
+    tile_height, tile_width = row_weights.shape[1], column_weights.shape[1]
+
+    def read_strip(top: int) -> Tensor:
+        strip = read_rows(top, min(top + tile_height, height))
+        return pinned(_reflect(strip, tile_height, lefts[-1] + tile_width), device)
+
     band = None
-    for number, top in enumerate(tops):
+    for number, strip in enumerate(read_ahead(read_strip, tops, ahead=1, workers=1)):
+        strip = strip.to(device, non_blocking=True)
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
-            scores = predict(torch.stack([_cut(image, top, left, *size) for left in some])).numpy()
+            tiles = torch.stack([strip[..., left : left + tile_width] for left in some])
+            scores = predict(tiles).to(blending)
             if band is None:
-                band = np.zeros((scores.shape[1], size[0], lefts[-1] + size[1]))
+                band = scores.new_zeros((scores.shape[1], tile_height, lefts[-1] + tile_width), dtype=torch.float64)
             for left, columns, tile in zip(some, column_weights[first:], scores, strict=False):
-                band[:, :, left : left + size[1]] += tile * (row_weights[number][:, None] * columns)
-        finished = (tops[number + 1] if number + 1 < len(tops) else height) - top
-        yield top, band[:, :finished, :width].astype(np.float32)
-        band = np.concatenate([band[:, finished:], np.zeros_like(band[:, :finished])], axis=1)
+                band[..., left : left + tile_width] += tile * (row_weights[number][:, None] * columns)
+        finished = (tops[number + 1] if number + 1 < len(tops) else height) - tops[number]
+        yield tops[number], band[:, :finished, :width].float()
+        band = torch.cat([band[:, finished:], torch.zeros_like(band[:, :finished])], dim=1)
 
 
-def _cut(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """A tile; what lies beyond the image is its reflection."""
-    tile = image[:, top : top + height, left : left + width]
-    missing = (0, width - tile.shape[-1], 0, height - tile.shape[-2])
-    return F.pad(tile[None], missing, mode="reflect")[0] if any(missing) else tile
+def _reflect(strip: Tensor, height: int, width: int) -> Tensor:
+    """A strip (C, h, w) continued to (C, height, width) by its reflection at the bottom and on the right."""
+    missing = (0, width - strip.shape[-1], 0, height - strip.shape[-2])
+    return F.pad(strip, missing, mode="reflect") if any(missing) else strip
 
 
-@torch.inference_mode()
 def predict_tiled(
     network: nn.Module,
     image: Tensor,
@@ -119,8 +139,10 @@ def predict_tiled(
     Returns: float32 (K, H, W).
     """
 
-    def predict(tiles: Tensor) -> Tensor:
-        return to_scores(network(tiles.to(device))).cpu()
+    def read_rows(top: int, bottom: int) -> Tensor:
+        return image[:, top:bottom]
 
-    bands = [scores for _, scores in predict_bands(predict, image, window, overlap, batch)]
-    return np.concatenate(bands, axis=1)
+    bands = predict_bands(
+        lambda tiles: to_scores(network(tiles)), read_rows, tuple(image.shape[-2:]), window, overlap, batch, device
+    )
+    return torch.cat([scores for _, scores in bands], dim=1).cpu().numpy()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.blocks import fold_batch_norms as fold_batch_norms
 from models.deeplabv3plus import DeepLabV3Plus
 from models.encoder_unet import UNetResNet18, UNetResNet34, UNetResNet50
 from models.hrnet import HRNet

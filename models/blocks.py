@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from utils.cli import UserError, one_of
@@ -90,6 +91,22 @@ def initialize(network: nn.Module, init: str) -> None:
             WEIGHT_INITS[init](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Put the batch norms of a network in evaluation mode into the convolutions before them, in place.
+
+    Scores stay, but for rounding; every batch norm's pass over its activations is saved. Pairs are those that follow
+    each other in an ``nn.Sequential``.
+    """
+    for stage in network.modules():
+        if not isinstance(stage, nn.Sequential):
+            continue
+        for index in range(len(stage) - 1):
+            if isinstance(stage[index], nn.Conv2d) and isinstance(stage[index + 1], nn.BatchNorm2d):
+                stage[index] = fuse_conv_bn_eval(stage[index], stage[index + 1])
+                stage[index + 1] = nn.Identity()
+    return network
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from utils.cli import UserError
 
@@ -45,3 +46,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """The context of the forward pass: nothing for fp32, else autocast to bf16 or fp16."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in memory that CUDA copies from without waiting; as it is for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

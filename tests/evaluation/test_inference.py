@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -9,15 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.image_io import read_image, read_label, read_scores
+from datasets.image_io import read_image, read_label, read_scores, write_image
 from datasets.transforms import normalize
 from evaluation.inference import main
-from evaluation.map_files import map_names, natural_key, read_ahead
-from evaluation.prediction import Predictor, find_checkpoint, load_network
+from evaluation.map_files import band_writer, in_background, map_names, natural_key, read_ahead
+from evaluation.prediction import (
+    MapSettings,
+    Picture,
+    Predictor,
+    find_checkpoint,
+    load_network,
+    predict_pictures,
+)
 from evaluation.tiling import predict_tiled
 from models import build_network, to_scores
 from utils.checkpoint import save_checkpoint
-from utils.cli import UserError
+from utils.cli import Progress, UserError
 from utils.run_folder import read_json
 
 SIZES = {"7": (64, 64), "8": (33, 47), "9": (64, 64), "10": (150, 97)}
@@ -137,7 +145,7 @@ def test_large_images_are_tiled_and_older_results_removed(run):
     assert tiled.shape == whole.shape == SIZES["10"]
     network, _, _ = load_network(run)
     image = torch.from_numpy(normalize(read_image(run.parents[2] / "images" / "10.png")))
-    assert (tiled == predict_tiled(network, image, window=96, overlap=48)[0]).all()
+    assert tiled == pytest.approx(predict_tiled(network, image, window=96, overlap=48)[0], abs=1e-5)
     assert read_label(run / "results" / "epoch_2" / "masks" / "10.png").shape == SIZES["10"]
     assert not (run / "results" / "epoch_2" / "overlays").exists()  # of the earlier prediction
 
@@ -258,3 +266,55 @@ def test_reading_ahead_keeps_the_order_and_raises_in_place():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_thread_makes_items_in_order_and_no_more_than_two_ahead():
+    made = []
+
+    def numbers():
+        for number in range(6):
+            made.append(number)
+            yield number
+        raise ZeroDivisionError
+
+    items = in_background(numbers())
+    for number in range(5):
+        assert next(items) == number and len(made) <= number + 3
+    assert next(items) == 5
+    with pytest.raises(ZeroDivisionError):
+        next(items)
+
+
+# huge images
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((50, 31), "float32"), ((3, 50, 31), "float32"), ((50, 31), "uint8")])
+def test_maps_written_band_by_band_are_read_as_a_whole(tmp_path, rng, shape, dtype):
+    values = (rng.random(shape) * 200).astype(dtype)
+    with band_writer(tmp_path / "maps" / "7.tif", shape, dtype) as write:
+        for top in (20, 0, 40):
+            write(top, values[..., top : top + 20, :])
+    read = read_image if dtype == "uint8" else read_scores
+    assert (read(tmp_path / "maps" / "7.tif") == values).all()
+    with pytest.raises(ZeroDivisionError), band_writer(tmp_path / "maps" / "8.tif", shape, dtype) as write:
+        write(1 // 0, values)
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["7.tif"]
+
+
+def test_a_huge_image_needs_little_memory_beyond_its_own_pixels(tmp_path, rng):
+    side = 3000
+    write_image(tmp_path / "huge.tif", rng.integers(0, 60_000, (side, side), np.uint16))
+    picture = Picture(tmp_path / "huge.tif", "huge", (side, side))
+    pointwise = torch.nn.Conv2d(1, 1, 1).eval()
+    with Progress(1, "predicting") as progress:
+        tracemalloc.start()
+        predict_pictures(
+            Predictor(pointwise, torch.device("cpu")), [picture], MapSettings(), tmp_path, window=256, progress=progress
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert 2 * side**2 < peak < 2 * 4 * side**2  # more than its own 16 bits a pixel, less than two copies in float32
+    scores = read_scores(tmp_path / "pred" / "huge.tif")
+    image = torch.from_numpy(normalize(read_image(tmp_path / "huge.tif")))
+    with torch.inference_mode():
+        assert scores[100:110] == pytest.approx(to_scores(pointwise(image[None, :, 100:110]))[0, 0].numpy(), abs=1e-6)

@@ -37,8 +37,9 @@ def test_the_edge_of_a_tile_is_not_used():
 def test_tiling_a_pointwise_network_equals_the_whole_image(shape, classes):
     image = torch.rand(1, *shape)
     whole = (image * torch.linspace(0.5, 1, classes)[:, None, None]).numpy()
-    bands = predict_bands(lambda tiles: tiles * torch.linspace(0.5, 1, classes)[:, None, None], image, 32, 9, 3)
-    assert (np.concatenate([scores for _, scores in bands], 1) == whole).all()
+    factors = torch.linspace(0.5, 1, classes)[:, None, None]
+    bands = predict_bands(lambda tiles: tiles * factors, lambda top, bottom: image[:, top:bottom], shape, 32, 9, 3)
+    assert (torch.cat([scores for _, scores in bands], 1).numpy() == whole).all()
     torch.manual_seed(0)
     network = nn.Conv2d(1, classes, 1)
     with torch.inference_mode():
@@ -59,18 +60,24 @@ def test_a_unet_is_the_same_in_tiles_where_the_overlap_exceeds_its_view():
     assert tiled == pytest.approx(whole, abs=1e-5)
 
 
-def test_bands_follow_each_other_and_batches_are_bounded():
-    sizes = []
+def test_bands_follow_each_other_and_batches_and_strips_are_bounded():
+    sizes, strips = [], []
 
     def predict(tiles: torch.Tensor) -> torch.Tensor:
         sizes.append(tuple(tiles.shape))
         return tiles
 
+    def read_rows(top: int, bottom: int) -> torch.Tensor:
+        strips.append((top, bottom))
+        return torch.zeros(1, bottom - top, 300)
+
     next_row = 0
-    for top, scores in predict_bands(predict, torch.zeros(1, 130, 300), window=64, overlap=16, batch=4):
+    for top, scores in predict_bands(predict, read_rows, (130, 300), window=64, overlap=16, batch=4):
+        assert len(strips) <= 2 + top // 32  # the one at work and the next
         assert top == next_row and scores.shape[1] <= 64
         next_row += scores.shape[1]
     assert next_row == 130
+    assert strips == [(0, 64), (32, 96), (64, 128), (96, 130)]
     assert max(size[0] for size in sizes) == 4 and {size[1:] for size in sizes} == {(1, 64, 64)}
 
 

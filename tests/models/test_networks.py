@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import NETWORKS, build_network, network_options, start_from_shares, to_scores
+from models import NETWORKS, build_network, fold_batch_norms, network_options, start_from_shares, to_scores
 from models.blocks import initialize, split_padding
 from utils.cli import UserError
 
@@ -127,6 +127,21 @@ def test_half_precision_autocast_stays_near_full_precision(name: str) -> None:
             found = to_scores(network(images))
     assert found.dtype == torch.float32
     assert (found - expected).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_batch_norms_change_no_logit(name: str) -> None:
+    network = small(name, init="kaiming").double()
+    images = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        for _ in range(3):
+            network(3 + 2 * images)
+        expected = network.eval()(images)
+        folded = fold_batch_norms(copy.deepcopy(network))
+        torch.testing.assert_close(folded(images), expected)
+    assert expected.std() > 1e-3
+    if name == "unet":
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
 
 
 @pytest.mark.slow
