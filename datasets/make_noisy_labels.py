@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -17,7 +16,7 @@ if __name__ == "__main__":
 from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
 from datasets.noisy_labels import NOISY_LIST, write_noisy_labels
-from utils.cli import CommandParser, run_command
+from utils.cli import CommandParser, run_command, whole_number
 from utils.run_folder import display_path
 
 SOURCE_LIST = "train_gt"
@@ -59,14 +58,14 @@ def _parser() -> CommandParser:
     parser.add_argument("--dataset", required=True, metavar="X", help="name of the data set")
     parser.add_argument("--label_noise", required=True, metavar="SPEC", help="e.g. flip:0.3 or skeleton+shift:1")
     parser.add_argument(
-        "--seed", type=_whole_number(0, 2**63), default=0, metavar="S", help="another seed draws others (default: 0)"
+        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="S", help="another seed draws others (default: 0)"
     )
     parser.add_argument(
-        "--num_classes", type=_whole_number(1, 255), default=1, metavar="K", help="classes; 1 is binary (default: 1)"
+        "--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="classes; 1 is binary (default: 1)"
     )
     parser.add_argument(
         "--ignore_index",
-        type=_whole_number(0, 65535),
+        type=whole_number(0, 65535),
         metavar="V",
         help="label value that counts nowhere (default: none for binary labels, 255 for K classes)",
     )
@@ -81,15 +80,6 @@ def _parser() -> CommandParser:
         "--data_root", metavar="DIR", help="tried first for the list's relative paths (default: $SEG_ROOT)"
     )
     return parser
-
-
-def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} to {highest}")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

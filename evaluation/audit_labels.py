@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from utils.cli import CommandParser, UserError, run_command
+from utils.cli import CommandParser, UserError, run_command, whole_number
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, quoted, write_json
 
 if TYPE_CHECKING:
@@ -26,20 +26,6 @@ FOREGROUNDS = ("bright", "dark", "minority")
 CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
 SHOWN = 3
 MATRIX_FILE = "transition_matrix.json"
-
-
-def whole_number(text: str) -> int:
-    """An argparse type: 0, 1, 2, …"""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
-    return int(text)
-
-
-def positive_number(text: str) -> int:
-    """An argparse type: 1, 2, 3, …"""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,15 +46,15 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                            help="put noise on the list's labels, e.g. flip:0.3, and audit the result")  # fmt: skip
     truth.add_argument("--foreground", choices=FOREGROUNDS,
                        help="what the foreground looks like: settles the direction without clean labels")  # fmt: skip
-    add("--num_classes", type=positive_number, default=1, metavar="K", help="1 for binary labels (default)")
-    add("--ignore_index", type=whole_number, metavar="V", help="label value that counts nowhere")
+    add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="1 for binary labels (default)")
+    add("--ignore_index", type=whole_number(), metavar="V", help="label value that counts nowhere")
     add("--in_channels", type=int, choices=(1, 3), default=1, help="1 reads images as grey (default), 3 as RGB")
     add("--data_root", metavar="DIR", help="folder that relative paths in lists start from (default: $SEG_ROOT)")
     add("--unlabelled", choices=("background", "ignore"), default="background",
         help="what sampling in --label_noise drops becomes (default: background)")  # fmt: skip
-    add("--max_images", type=positive_number, default=200, metavar="N",
+    add("--max_images", type=whole_number(1), default=200, metavar="N",
         help="images for profile, ceiling and prediction; Q counts all (default: 200)")  # fmt: skip
-    add("--seed", type=whole_number, default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
+    add("--seed", type=whole_number(), default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/audit_<list>)")
     return parser.parse_args(arguments)
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, Progress, UserError, run_command
+from utils.cli import CommandParser, Progress, UserError, run_command, whole_number
 from utils.run_folder import REPO_ROOT, atomic_write, display_path, environment_record, write_json
 
 if TYPE_CHECKING:
@@ -37,20 +37,6 @@ def unit_number(text: str) -> float:
     return value
 
 
-def whole_number(text: str) -> int:
-    """An argparse type: 0, 1, 2, …"""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
-    return int(text)
-
-
-def class_number(text: str) -> int:
-    """An argparse type: 1 for binary, or a number of classes that 8-bit labels can hold."""
-    if not 1 <= whole_number(text) <= 254:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 to 254")
-    return int(text)
-
-
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
@@ -63,8 +49,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="list of images and labels (default: the one that inference recorded)")  # fmt: skip
     parser.add_argument("--threshold", type=unit_number, metavar="T",
                         help="scores at or above it are foreground (default: the recorded one, else 0.5)")  # fmt: skip
-    parser.add_argument("--num_classes", type=class_number, metavar="K", help="1 for binary (default: as recorded)")
-    parser.add_argument("--ignore_index", type=whole_number, metavar="V",
+    parser.add_argument(
+        "--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)"
+    )
+    parser.add_argument("--ignore_index", type=whole_number(), metavar="V",
                         help="label value that counts nowhere (default: as recorded)")  # fmt: skip
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")

@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, run_command
+from utils.cli import CommandParser, run_command, whole_number
 from utils.run_folder import LOG_ROOT, atomic_write, display_path, environment_record, write_json
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def whole_number(text: str) -> int:
-    """An argparse type: 0, 1, 2, …"""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
-    return int(text)
-
-
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
@@ -48,9 +41,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train_list", metavar="LIST", help="labels to judge (default: train_noisyLabel.txt, else train_gt.txt)")
     add("--prd_dir", required=True, nargs="+", type=Path, metavar="DIR",
         help="folders of predictions; of an image in several, the first that is out of sample counts")  # fmt: skip
-    add("--top", type=whole_number, default=16, metavar="N", help="labels to draw (default: 16)")
-    add("--num_classes", type=whole_number, metavar="K", help="1 for binary labels (default: as recorded)")
-    add("--ignore_index", type=whole_number, metavar="V", help="label value that counts nowhere (default: as recorded)")
+    add("--top", type=whole_number(), default=16, metavar="N", help="labels to draw (default: 16)")
+    add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary labels (default: as recorded)")
+    add("--ignore_index", type=whole_number(), metavar="V", help="value that counts nowhere (default: as recorded)")
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: $SEG_ROOT)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/suspects_<list>)")
     return parser.parse_args(arguments)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from utils.cli import CommandParser, UserError
+from utils.cli import CommandParser, UserError, whole_number
 
 NETWORK_NAMES = (
     "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
@@ -31,6 +31,7 @@ INITIAL_LABEL_NAMES = (
 )  # fmt: skip
 CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
 FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
+LARGEST_SEED = 2**63 - 1  # that torch takes
 EMS = "skeleton+shift:1+sample:0.1"  # extraction of the meta-structure, tested equal to label_noise.EMS_SPEC
 
 PAPER_PRESET = {
@@ -146,25 +147,14 @@ class _Group:
         name = kwargs.get("dest") or flag.lstrip("-")
         shown = DEFAULTS[name]
         by_preset = [f"{preset}: {values[name]}" for preset, values in PRESETS.items() if name in values]
-        note = ", ".join(by_preset) if by_preset else ("" if shown in (None, (), False) else f"default: {shown}")
+        is_plain = shown not in (None, ()) and not isinstance(shown, bool)
+        note = ", ".join(by_preset) or (f"default: {shown}" if is_plain else "")
         self.group.add_argument(
             flag, help=f"{help} ({note})" if note else help, default=argparse.SUPPRESS, **kwargs
         )  # fmt: skip
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text) if text.lstrip("+-").isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return value
-
-
-def non_negative_int(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
-    return int(text)
+positive_int, non_negative_int, seed_number = whole_number(1), whole_number(), whole_number(0, LARGEST_SEED)
 
 
 def positive_float(text: str) -> float:
@@ -213,7 +203,7 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     noise = _Group(parser, "label noise")
     noise.add("--label_noise", "noise put on the clean labels, e.g. flip:0.3 or skeleton+shift:1", metavar="SPEC")
     noise.add("--label_noise_refresh", "draw the noise once or every epoch anew", choices=("fixed", "epoch"))
-    noise.add("--noise_seed", "seed of the noise (default: --seed)", type=non_negative_int, metavar="S")
+    noise.add("--noise_seed", "seed of the noise (default: --seed)", type=seed_number, metavar="S")
     noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
 
 
@@ -278,9 +268,11 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps.add("--step_epochs", "epochs between steps of the step schedule", type=positive_int, metavar="E")
     steps.add("--step_gamma", "factor of the step schedule", type=positive_float, metavar="FACTOR")
     steps.add("--clip_grad", "largest norm of the gradient", type=positive_float, metavar="NORM")
-    steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 on CUDA, else fp32",
+    steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 where the device has it, else fp32",
               choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
-    steps.add("--channels_last", "store activations with channels last", action=argparse.BooleanOptionalAction)
+    steps.add(
+        "--channels_last", "store activations with channels last (default: yes)", action=argparse.BooleanOptionalAction
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -289,7 +281,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add("--run_name", "name of the run's folder below train_log/NAME", metavar="RUN")
     run.add("--resume", "go on with a run: a path or <dataset>/<run>", metavar="RUN")
     run.add("--stop_after", "end cleanly after this epoch of --epochs", type=positive_int, metavar="N")
-    run.add("--seed", "seed of everything random", type=non_negative_int, metavar="S")
+    run.add("--seed", "seed of everything random", type=seed_number, metavar="S")
     run.add("--checkpoint_every", "epochs between numbered checkpoints", type=positive_int, metavar="N")
     run.add("--checkpoint_from", "first epoch with a numbered checkpoint", type=non_negative_int, metavar="N")
     run.add("--no_tensorboard", "write no TensorBoard files", action="store_false", dest="tensorboard")
@@ -365,6 +357,14 @@ def _check(options: TrainingOptions) -> None:
         raise UserError(f"--stop_after {options.stop_after} lies after the last of --epochs {options.epochs}")
 
 
+def as_typed(name: str, value: Any) -> str:
+    """An option as it stands on a command line."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name}", *map(str, values)])
+
+
 def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOptions:
     """The options of a resumed run: those of its config, with the changeable ones that were given.
 
@@ -379,8 +379,10 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
         is_same = value in (known.get(name, DEFAULTS[name]), asked.get(name, known.get(name)))
         is_same = is_same or (name, value) == ("preset", "auto")
         if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:
+            had = known.get(name)
+            before = f"the run, which had no --{name}" if had is None else f"the run's {as_typed(name, had)}"
             raise UserError(
-                f"--{name} {value} differs from the run's {known.get(name)}: on --resume only "
+                f"{as_typed(name, value)} differs from {before}: on --resume only "
                 + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)
                 + " may change; start a new run for anything else"
             )

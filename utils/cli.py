@@ -79,6 +79,19 @@ def one_of(value: str, choices: Sequence[str], what: str) -> str:
     return value
 
 
+def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str], int]:
+    """An argparse type: whole numbers within limits."""
+    limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+
+    def parse(text: str) -> int:
+        is_number = text.isascii() and text.isdecimal()
+        if not is_number or int(text) < lowest or (highest is not None and int(text) > highest):
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number {limits}")
+        return int(text)
+
+    return parse
+
+
 class Progress:
     """A tqdm bar on a terminal; elsewhere a plain line every ``every_s`` seconds.
 

@@ -137,7 +137,8 @@ def test_wrong_use_is_one_message(run_tool, tmp_path, arguments, message):
     [
         (["--foreground", "red"], "invalid choice"),
         (["--clean_list", "train_gt", "--label_noise", "flip:0.2"], "not allowed with"),
-        (["--num_classes", "0"], "must be a whole number of at least 1"),
+        (["--num_classes", "0"], "must be a whole number from 1 to 254"),
+        (["--num_classes", "300"], "must be a whole number from 1 to 254"),
     ],
 )
 def test_wrong_options_are_named(capsys, arguments, message):

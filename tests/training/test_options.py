@@ -65,6 +65,7 @@ def test_the_preset_loss_is_proper_under_noise(given):
         (["--network", "vnet"], ["--network", "vnet", "unet"]),
         (["--epochs", "0"], ["--epochs", "'0'", "at least 1"]),
         (["--lr", "nan"], ["--lr", "'nan'", "finite"]),
+        (["--seed", str(2**63)], ["--seed", str(2**63), "whole number from 0"]),
         (["--lr", "fast"], ["--lr", "'fast'", "finite"]),
         (["--in_channels", "2"], ["--in_channels", "2", "1, 3"]),
         (["--epoch", "3"], ["--epoch"]),
@@ -101,6 +102,20 @@ def test_a_resumed_run_keeps_its_options():
     options = resume_options({"resume": "er/x", "augment": ("blur",), "epochs": 9, "stop_after": 6}, CONFIG)
     assert (options.epochs, options.stop_after, options.augment) == (9, 6, ("blur",))
     assert resume_options({"resume": "er/x"}, CONFIG).stop_after is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--no_flips"], "--no_flips differs from the run's --flips"),
+        (["--real_only"], "--real_only differs from the run's --no_real_only"),
+        (["--augment", "noise:0.1", "blur"], "--augment noise:0.1 blur differs from the run's --augment blur"),
+        (["--fold", "1/5"], "--fold 1/5 differs from the run, which had no --fold"),
+    ],
+)
+def test_a_refused_change_is_named_as_typed(typed, message):
+    with pytest.raises(UserError, match=message):
+        resume_options({**parse_given(typed), "resume": "er/x"}, CONFIG)
 
 
 @pytest.mark.parametrize("name", sorted(set(DEFAULTS) - {*CHANGEABLE_ON_RESUME, "resume"}))

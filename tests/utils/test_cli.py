@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from utils.cli import CommandParser, Progress, UserError, one_of, run_command
+from utils.cli import CommandParser, Progress, UserError, one_of, run_command, whole_number
 
 
 def raise_it(error: BaseException):
@@ -43,6 +45,19 @@ def test_a_bad_option_is_one_line(capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert all(word in error for word in ("--network", "vnet", "unet"))
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("254", 254)])
+def test_whole_numbers_within_limits_are_taken(text, number):
+    assert whole_number(0, 254)(text) == number
+
+
+@pytest.mark.parametrize("text", ["-1", "255", "1.5", "", "²", "٣", "ten", "1e3"])
+def test_other_numbers_are_refused_with_the_limits(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 0 to 254"):
+        whole_number(0, 254)(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="of at least 300"):
+        whole_number(300)(text)
 
 
 def test_one_of_names_value_and_choices():
