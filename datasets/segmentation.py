@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,8 @@ from datasets.lists import Sample
 from datasets.transforms import TrainingTransform, normalize, sample_generator
 from utils.cli import UserError
 
-# (epoch, draw): draw d of an epoch is image d mod n; a negative draw fills up a batch share and counts nowhere.
+# (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it counts nowhere.
 Key = tuple[int, int]
-FILLER = -1
 USUAL_PIXELS = 256 * 256
 
 
@@ -126,7 +126,7 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
         epoch, draw = key if isinstance(key, tuple) else (0, key)
-        copy, index = divmod(max(draw, 0), len(self.samples))
+        copy, index = divmod(draw if draw >= 0 else ~draw, len(self.samples))
         image = torch.from_numpy(normalize(self.image(index), self.normalization))
         label = torch.from_numpy(np.ascontiguousarray(self.label(index, epoch)))
         if self.transform is not None:
@@ -140,9 +140,9 @@ class SegmentationDataset(Dataset):
 class TrainingBatches(Sampler[list[Key]]):
     """Shuffled batches of ``(epoch, draw)`` keys, this process's share of each.
 
-    The order is a function of (seed, epoch). A batch is the global one: its draws are dealt out over the processes,
-    and a process that gets none is handed a filler, so that all take part in every step. The last partial batch
-    is kept.
+    The order is a function of (seed, epoch). A batch is the global one: its draws are dealt out over the processes.
+    Where they do not come out even, the shorter shares are filled up with an image without its label, so that all
+    processes make every step alike. The last partial batch is kept.
 
     Args:
         count: number of images; an epoch has ``count * repeat`` draws.
@@ -165,12 +165,14 @@ class TrainingBatches(Sampler[list[Key]]):
             self.count * self.repeat
         )
         for start in range(0, len(order), self.batch_size):
-            share = order[start : start + self.batch_size][self.rank :: self.world]
-            yield [(self.epoch, int(draw)) for draw in share] or [(self.epoch, FILLER)]
+            batch = order[start : start + self.batch_size]
+            share = batch[self.rank :: self.world].tolist()
+            fillers = [~int(batch[0])] * (-(-len(batch) // self.world) - len(share))
+            yield [(self.epoch, draw) for draw in share + fillers]
 
 
 class OrderedBatches(Sampler[list[int]]):
-    """Batches of equally large images in list order, each image once, dealt out over the processes.
+    """Batches of equally large images, each image once, dealt out evenly over the processes.
 
     Args:
         sizes: (H, W) of every image.
@@ -178,14 +180,12 @@ class OrderedBatches(Sampler[list[int]]):
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(sizes):
-            by_size.setdefault(size, []).append(index)
-        batches = []
-        for (height, width), indices in by_size.items():
+        share = sorted(range(len(sizes)), key=sizes.__getitem__)[rank::world]
+        self.batches: list[list[int]] = []
+        for (height, width), group in groupby(share, key=sizes.__getitem__):
+            indices = list(group)
             count = max(1, min(batch_size, batch_size * USUAL_PIXELS // (height * width)))
-            batches += [indices[start : start + count] for start in range(0, len(indices), count)]
-        self.batches = batches[rank::world]
+            self.batches += [indices[start : start + count] for start in range(0, len(indices), count)]
 
     def __len__(self) -> int:
         return len(self.batches)

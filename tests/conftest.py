@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,26 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if source.exists():
             shutil.copy(source, root / source.name)
     return write_disk_dataset(root)
+
+
+def torchrun(
+    *command: object, cwd: Path, processes: int = 2, max_restarts: int = 0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in several processes of this machine, which meet on the loopback interface alone."""
+    launch = (
+        "--standalone",
+        "--local_addr",
+        "127.0.0.1",
+        "--nproc_per_node",
+        processes,
+        "--max_restarts",
+        max_restarts,
+    )
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in (name for _, name in socket.if_nameindex()) else {}
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))], cwd=cwd, capture_output=True,
+        text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **(env or {})},
+    )  # fmt: skip
 
 
 @pytest.fixture

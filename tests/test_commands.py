@@ -68,16 +68,6 @@ def test_the_same_seed_gives_the_same_weights(trained, run_tool):
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
 
 
-def test_two_processes_train_one_run_and_say_everything_once(workspace):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, *map(str, TRAIN), "--run_name", "two"]
-    answer = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=300)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("epoch 2/2") == 1 and answer.stdout.count("verdict:") == 1
-    run = workspace / "train_log" / "disks" / "two"
-    assert (run / "checkpoints" / "best.pth").exists() and len((run / "metrics.jsonl").read_text().splitlines()) == 2
-
-
 # One process runs all commands that must fail, since importing torch takes longer than any of them.
 DRIVER = """
 import contextlib, io, json, runpy, sys

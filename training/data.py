@@ -17,7 +17,7 @@ from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDatase
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
-from utils.distributed import rank, world_size
+from utils.distributed import from_main, rank, world_size
 
 SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
 BYTES_PER_PIXEL = 5  # up to 32 bits of image and 8 of label
@@ -96,8 +96,14 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
         UserError: naming every fault of the lists at once, or an option that does not fit.
     """
     noise, transform = training_noise(options), training_transform(options)
-    train_list, val_list, test_list = choose_lists(options, root, say)
-    train_samples, train_sizes = (_read_images if options.igtt else _read)(train_list, options, root, say)
+    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say))
+    if options.batch_size < world_size():
+        raise UserError(
+            f"--batch_size {options.batch_size} is the number of images over all processes, of which there are "
+            f"{world_size()}: give at least one image to each, or start fewer"
+        )
+    read = _read_images if options.igtt else _read
+    train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(
         options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
@@ -109,7 +115,7 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
     train_loader = make_loader(train, batches, _workers(options, train), pinned)
     val = val_loader = None
     if val_list is not None:
-        val_samples, val_sizes = _read(val_list, options, root, say)
+        val_samples, val_sizes = from_main(lambda: _read(val_list, options, root, say))
         val = _make_dataset(options, val_samples, val_sizes)
         val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
         val_loader = make_loader(val, val_batches, _workers(options, val), pinned)

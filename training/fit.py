@@ -20,7 +20,7 @@ from training.label_free import PseudoLabels
 from training.options import TrainingOptions
 from training.panels import picture_of
 from training.run_config import configure as configure
-from training.run_config import label_facts, make_config, write_config
+from training.run_config import label_facts, make_config, take_up, write_config
 from training.selection import (
     Selection,
     decoding_matrix,
@@ -36,6 +36,7 @@ from training.state import (
     add_schedule,
     build_state,
     checkpoint_content,
+    has_checkpoint,
     load_last,
     restore,
     seed_everything,
@@ -43,7 +44,17 @@ from training.state import (
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress
 from utils.device import choose_device
-from utils.distributed import barrier, copy_buffers_from_main, from_main, is_main, local_device, process_group
+from utils.distributed import (
+    barrier,
+    copy_buffers_from_main,
+    from_main,
+    is_main,
+    launcher,
+    local_device,
+    process_group,
+    restarts,
+    world_size,
+)
 from utils.run_folder import (
     REPO_ROOT,
     create_run_folder,
@@ -66,27 +77,28 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
     device = local_device(choose_device(options.device))
-    with process_group(device.type):
+    with process_group(device):
         return _fit(options, root, device)
 
 
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
+    options, earlier = from_main(lambda: take_up(options, root))
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device.type, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
     state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
     config = make_config(options, asked, data, state)
-    run = from_main(lambda: open_run(options, data, config, labels, root))
+    run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
     journal = Journal(run, options.tensorboard, state.epoch)
     try:
         describe(journal, options, data, state, run)
         for line in labels.lines:
             journal.say(line)
         train(options, data, state, run, journal, config)
-    except KeyboardInterrupt:
-        kept = (run / "checkpoints" / "last.pth").exists()
-        journal.say(f"interrupted; finished epochs are kept: {resume_command(run)}" if kept else "interrupted")
+    except BaseException as error:
+        if has_checkpoint(run):
+            error.add_note(f"finished epochs are kept; go on with: {resume_command(run)}")
         raise
     finally:
         journal.close()
@@ -101,7 +113,7 @@ def _say(line: str) -> None:
 
 def resume_command(run: Path) -> str:
     """What to type to go on with a run."""
-    return f"python main.py --resume {quoted(display_path(run))}"
+    return f"{launcher()} main.py --resume {quoted(display_path(run))}"
 
 
 def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
@@ -128,10 +140,15 @@ def make_state(
 
 
 def open_run(
-    options: TrainingOptions, data: TrainingData, config: dict[str, Any], labels: LabelKnowledge, root: Path
+    options: TrainingOptions,
+    data: TrainingData,
+    config: dict[str, Any],
+    labels: LabelKnowledge,
+    root: Path,
+    earlier: Path | None,
 ) -> Path:
-    """Make the run folder, or find the one that is resumed, and write what the run begins with."""
-    run = Path(options.resume) if options.resume else create_run_folder(
+    """Make the run folder, or take that of the run that goes on, and write what the run begins with."""
+    run = Path(options.resume) if options.resume else earlier or create_run_folder(
         options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
     )  # fmt: skip
     write_config(run, config)
@@ -146,7 +163,10 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
     again = f"python main.py --dataset {quoted(options.dataset)}"
     other = {"quick": "paper", "paper": "quick"}[options.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
-    journal.say(f"run {display_path(run)} on {state.device} ({state.precision})")
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    journal.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
+    if restarts():
+        journal.say(f"restart {restarts()} by torchrun: going on after epoch {state.epoch}")
     if not options.resume:
         journal.say(f"preset {options.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.label_noise}" if options.label_noise else ""
@@ -219,11 +239,13 @@ def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState
     data.train_batches.set_epoch(epoch)
     draws = len(data.train) * options.repeat
     with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
-        return train_one_epoch(
+        figures = train_one_epoch(
             state.network, data.train_loader, state.loss, state.optimizer, state.schedule, state.scaler,
             device=state.device, precision=state.precision, channels_last=state.channels_last,
             accumulate=options.accumulate, clip_grad=options.clip_grad, progress=progress if is_main() else None,
         )  # fmt: skip
+    copy_buffers_from_main(state.bare_network)
+    return figures
 
 
 def decide(
@@ -250,7 +272,6 @@ def decide(
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
     transition = decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)
-    copy_buffers_from_main(state.bare_network)
     return validate(
         state.bare_network, data.val_loader, num_classes=options.num_classes, device=state.device,
         precision=state.precision, channels_last=state.channels_last,

@@ -87,6 +87,7 @@ class TrainingOptions:
     network: str = "unet"
     width: int | None = None
     norm: str | None = None
+    sync_batchnorm: bool = False
     init: str | None = None
     head_bias: str = "shares"
     backbone: str | None = None
@@ -231,6 +232,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--network", "network", choices=NETWORK_NAMES)
     network.add("--width", "channels of the first level", type=positive_int, metavar="CHANNELS")
     network.add("--norm", "normalization layers", choices=("batch", "group"))
+    network.add("--sync_batchnorm", "batch norm over the images of all processes (GPUs only)", action="store_true")
     network.add("--init", "initialization of the weights", choices=("normal", "kaiming", "xavier"))
     network.add("--head_bias", "start scores at the classes' shares in the labels, or at one half",
                 choices=("shares", "zero"))  # fmt: skip

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from training.data import TrainingData
-from training.options import TrainingOptions, resolve_options, resume_options
+from training.options import CHANGEABLE_ON_RESUME, TrainingOptions, resolve_options, resume_options
 from training.selection import decoding_matrix
-from training.state import LabelNoiseFacts, TrainingState, network_options
+from training.state import LabelNoiseFacts, TrainingState, has_checkpoint, network_options
 from utils.device import choose_device
+from utils.distributed import launch_id, restarts, world_size
 from utils.run_folder import (
     REPO_ROOT,
     display_path,
@@ -35,6 +36,24 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}
     return resolve_options(given, has_accelerator=choose_device(given.get("device", "auto")) != "cpu")
+
+
+def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path | None]:
+    """The options to go on with, and the run folder of this launch before ``torchrun`` restarted it, if it made one.
+
+    From its first checkpoint on, such a run is resumed; before, it begins anew in its folder.
+    """
+    if restarts() == 0 or options.resume:
+        return options, None
+    made = [path for path in (root / "train_log").glob(f"*/*/{CONFIG}")
+            if read_json(path).get("environment", {}).get("launch") == launch_id()]  # fmt: skip
+    if not made:
+        return options, None
+    run = max(made, key=lambda path: path.stat().st_mtime).parent
+    if not has_checkpoint(run):
+        return options, run
+    given = {name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}
+    return configure({**given, "resume": str(run)}, root), run
 
 
 def label_facts(options: TrainingOptions, found: LabelNoiseFacts) -> LabelNoiseFacts:
@@ -65,7 +84,7 @@ def make_config(
         "annealing": state.annealing,
         "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
         "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)),
-        "environment": environment_record(str(state.device)),
+        "environment": {**environment_record(str(state.device)), "launch": launch_id(), "processes": world_size()},
         "resumed": [],
     }
 

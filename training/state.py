@@ -19,6 +19,7 @@ from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
+from utils.distributed import restarts, synchronize_batch_norm
 
 NETWORK_OPTION_NAMES = (
     "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
@@ -98,6 +99,8 @@ def build_state(
         start_from_shares(network, true_shares(options, class_counts, labels.matrix))
     channels_last = options.channels_last and device.type != "mps"  # slower there, and not in every operator
     network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if options.sync_batchnorm:
+        network = synchronize_batch_norm(network, device)
     weights = class_weights(options, class_counts)
     loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
@@ -175,12 +178,28 @@ def checkpoint_content(
     return content
 
 
+def _last(run: Path) -> Path:
+    return run / "checkpoints" / "last.pth"
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has finished an epoch and can be resumed."""
+    return _last(run).exists()
+
+
 def load_last(run: Path) -> dict[str, Any]:
     """The newest checkpoint of a run that is to be resumed."""
-    path = run / "checkpoints" / "last.pth"
-    if not path.exists():
-        raise UserError(f"{path} does not exist: the run ended before its first epoch; start it anew")
-    return load_checkpoint(path)
+    if not has_checkpoint(run):
+        raise UserError(f"{_last(run)} does not exist: the run ended before its first epoch; start it anew")
+    return load_checkpoint(_last(run))
+
+
+def check_epochs_left(options: TrainingOptions, completed: int) -> None:
+    """Raise a UserError where a run has no epoch left to go on with."""
+    if options.stop_after is not None and options.stop_after <= completed:
+        raise UserError(f"--stop_after {options.stop_after}: the run has completed {completed} epochs already")
+    if completed >= options.epochs:
+        raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
 
 
 def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
@@ -190,14 +209,8 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
         UserError: the run has already completed ``--epochs``.
     """
     old = checkpoint["config"]
-    if options.stop_after is not None and options.stop_after <= checkpoint["epoch"]:
-        raise UserError(
-            f"--stop_after {options.stop_after}: the run has completed {checkpoint['epoch']} epochs already"
-        )
-    if checkpoint["epoch"] >= options.epochs:
-        raise UserError(
-            f"the run has completed {checkpoint['epoch']} epochs; to extend it give --epochs above that"
-        )  # fmt: skip
+    if restarts() == 0:  # one that torchrun restarted may have lost a process after its last epoch
+        check_epochs_left(options, checkpoint["epoch"])
     state.network.load_state_dict(checkpoint["model"])
     state.optimizer.load_state_dict(checkpoint["optimizer"])
     state.scaler.load_state_dict(checkpoint["scaler"])

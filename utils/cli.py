@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -24,10 +25,17 @@ OPENCV_REMEDY = (
 class UserError(Exception):
     """Wrong use or bad input: the message names the file, the value found and the remedy; exit status 2.
 
-    Of several processes that fail for one reason, one says so; the others carry ``said_elsewhere``.
+    Processes that ``torchrun`` started fail alike until they have joined: the first of each machine says so.
     """
 
-    said_elsewhere = False
+    said_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+class RunFailed(Exception):
+    """The run failed for a reason that no traceback explains; exit status 1.
+
+    Without a message: another process failed first and says why, and this one ends in silence.
+    """
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -39,7 +47,8 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_WRONG_USE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        line = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
+        self.exit(EXIT_WRONG_USE, None if UserError.said_elsewhere else line)
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -56,20 +65,47 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         main()
     except UserError as error:
         if not error.said_elsewhere:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_WRONG_USE)
+            _complain(f"error: {error}", error)
+        _leave(EXIT_WRONG_USE)
+    except RunFailed as failure:
+        if str(failure):
+            _complain(f"error: {failure}", failure)
+        _leave(EXIT_FAILED)
     except ImportError as error:
         if error.name != "cv2" and "libGL" not in str(error) and "libgthread" not in str(error):
             raise
         print(f"error: {OPENCV_REMEDY.format(error=error)}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _complain("interrupted", stop)
+        _leave(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except Exception:
+        if not _is_one_of_many():
+            raise
+        traceback.print_exc()
+        _leave(EXIT_FAILED)
     sys.exit(EXIT_DONE)
+
+
+def _complain(message: str, error: BaseException) -> None:
+    """Print a message to standard error, and below it what was noted on the error on its way up."""
+    print("\n".join([message, *getattr(error, "__notes__", [])]), file=sys.stderr)
+
+
+def _is_one_of_many() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _leave(status: int) -> NoReturn:
+    """End a failed process; one of many at once, since taking down what joins it to lost ones hangs or aborts."""
+    if _is_one_of_many():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def one_of(value: str, choices: Sequence[str], what: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from models import build_network, to_scores
 from training.engine import NonFiniteLoss, backward_in_parts, train_one_epoch, validate
 from training.losses import SegmentationLoss
 from training.optimizers import build_optimizer, build_schedule
-from utils.run_folder import REPO_ROOT
 
 CPU = torch.device("cpu")
 
@@ -118,52 +114,3 @@ def test_class_scores_are_corrected_by_the_noise_matrix():
     plain = validate(NoisyPosterior(), batches, num_classes=3, device=CPU)
     corrected = validate(NoisyPosterior(), batches, num_classes=3, device=CPU, transition=matrix)
     assert np.trace(plain) == 0 and np.trace(corrected) == corrected.sum() == truth.numel()
-
-
-TWO_PROCESSES = """
-import sys
-import torch
-from tests_engine import random_batch, small_network
-from torch.nn.parallel import DistributedDataParallel
-from training.engine import backward_in_parts, validate
-from training.losses import SegmentationLoss
-from utils.distributed import process_group, rank, world_size
-
-def step(path):
-    batch = random_batch(5)
-    network = small_network()
-    wrapped = DistributedDataParallel(network) if world_size() > 1 else network
-    share = {name: value[rank() :: world_size()] for name, value in batch.items()}
-    value = backward_in_parts(
-        wrapped, SegmentationLoss("bce+0.5*dice", 1), share["image"], share["label"], precision="fp32",
-        accumulate=2, scaler=torch.amp.GradScaler("cpu", enabled=False),
-    )
-    counts = validate(network, [share], num_classes=1, device=torch.device("cpu"))
-    if rank() == 0:
-        gradients = [parameter.grad for parameter in network.parameters()]
-        torch.save({"value": value, "gradients": gradients, "counts": torch.from_numpy(counts)}, path)
-
-with process_group("cpu"):
-    step(sys.argv[1])  # in a function, so that the wrapped network is gone before the group is
-"""
-
-
-def test_two_processes_equal_one_at_equal_global_batch(tmp_path):
-    (tmp_path / "step.py").write_text(TWO_PROCESSES)
-    (tmp_path / "tests_engine.py").write_text((REPO_ROOT / "tests" / "training" / "test_engine.py").read_text())
-    environment = {**os.environ, "PYTHONPATH": f"{REPO_ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1"}
-    results = []
-    for processes in (1, 2):
-        target = tmp_path / f"{processes}.pt"
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        answer = subprocess.run(
-            [sys.executable, *launch, str(tmp_path / "step.py"), str(target)],
-            env=environment, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert answer.returncode == 0, answer.stderr
-        results.append(torch.load(target, weights_only=True))
-    one, two = results
-    assert torch.allclose(one["value"], two["value"], rtol=1e-6)
-    assert torch.equal(one["counts"], two["counts"])
-    for a, b in zip(one["gradients"], two["gradients"], strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)

@@ -1,0 +1,105 @@
+"""Runs of two processes: they equal runs of one, fail as one with one message, and go on after a restart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import torchrun, write_disk_dataset
+from training.data import load_data
+from training.fit import configure, make_state
+from training.label_free import PseudoLabels
+from training.state import LabelNoiseFacts
+from utils.checkpoint import load_checkpoint
+from utils.run_folder import REPO_ROOT, read_jsonl
+
+# In float64, so that only a wrong sum tells two processes from one; rounding does not.
+RUNS_IN_FLOAT64 = """
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from training.fit import configure, fit
+from utils.distributed import process_group
+
+torch.set_default_dtype(torch.float64)
+register_module_forward_pre_hook(
+    lambda module, inputs: tuple(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+)
+root = Path(sys.argv[1])
+SMALL = {
+    "dataset": "disks", "preset": "quick", "network": "lightunet", "width": 4, "crop": 32, "norm": "group",
+    "precision": "fp32", "optimizer": "sgd", "lr": 0.05, "tensorboard": False, "checkpoint_every": 1, "epochs": 3,
+    "audit": False,
+}
+
+def run(**given):
+    return fit(configure({**SMALL, **given}, root), root)
+
+with process_group(torch.device("cpu")):
+    noisy = {"label_noise": "flip:0.3", "label_noise_refresh": "epoch"}
+    parts = {"batch_size": 5, "repeat": 2, "accumulate": 2, "clip_grad": 0.5}  # of 16 draws, the last batch has one
+    run(run_name="labels", loss="bce+0.5*dice", audit=True, **noisy, **parts)
+    folder = run(run_name="resumed", loss="tloss", batch_size=4, stop_after=1)
+    fit(configure({"resume": str(folder)}, root), root)
+    run(run_name="igtt", igtt=True, batch_size=3)
+    run(run_name="statistics", igtt=True, norm="batch", batch_size=4, stop_after=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders ``train_log/disks`` of the same runs by one process and by two."""
+    folders = []
+    for processes in (1, 2):
+        root = write_disk_dataset(tmp_path_factory.mktemp(f"by_{processes}"))
+        script = root / "runs.py"
+        script.write_text(RUNS_IN_FLOAT64)
+        env = {"PYTHONPATH": str(REPO_ROOT)}
+        if processes == 1:
+            answer = subprocess.run(
+                [sys.executable, script, root], cwd=root, capture_output=True, text=True, env={**os.environ, **env}
+            )
+        else:
+            answer = torchrun(script, root, cwd=root, env=env)
+        assert answer.returncode == 0, answer.stderr
+        folders.append(root / "train_log" / "disks")
+    return folders[0], folders[1]
+
+
+@pytest.mark.parametrize("name", ["labels", "resumed", "igtt"])
+def test_two_processes_equal_one_at_equal_global_batch(runs, name):
+    one, two = (load_checkpoint(folder / name / "checkpoints" / "last.pth") for folder in runs)
+    for part in ("model", "loss"):
+        for key, value in one.get(part, {}).items():
+            torch.testing.assert_close(two[part][key], value, rtol=1e-9, atol=1e-11)
+    assert (two["best"]["epoch"], two["threshold"]) == (one["best"]["epoch"], one["threshold"])
+    records = [read_jsonl(folder / name / "metrics.jsonl") for folder in runs]
+    for record in sum(records, []):
+        assert record.pop("train/images_per_second") > 0
+    assert len(records[0]) == 3 and [pytest.approx(record, rel=1e-6) for record in records[0]] == records[1]
+
+
+def test_pseudo_labels_do_not_depend_on_the_number_of_processes(runs):
+    one, two = (sorted((folder / "igtt" / "igtt").glob("*/*.png")) for folder in runs)
+    assert len(one) == 3 * 8 and [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path):
+    folder = runs[1] / "statistics"
+    root = folder.parents[2]
+    options = configure({"resume": str(folder)}, root)
+    data = load_data(options, root, "cpu", print)
+    state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts())
+    PseudoLabels(options, data.train, tmp_path).refresh(state)
+    written = sorted((folder / "igtt" / "epoch_2").glob("*.png"))
+    assert len(written) == 8
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "igtt" / "epoch_2" / path.name).read_bytes()
