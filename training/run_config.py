@@ -39,21 +39,27 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
 
 
 def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path | None]:
-    """The options to go on with, and the run folder of this launch before ``torchrun`` restarted it, if it made one.
+    """The options to go on with, and the run folder that this launch made before ``torchrun`` restarted it, if any.
 
     From its first checkpoint on, such a run is resumed; before, it begins anew in its folder.
     """
     if restarts() == 0 or options.resume:
         return options, None
-    made = [path for path in (root / "train_log").glob(f"*/*/{CONFIG}")
-            if read_json(path).get("environment", {}).get("launch") == launch_id()]  # fmt: skip
+    configs = ((path, read_json(path)) for path in (root / "train_log").glob(f"*/*/{CONFIG}"))
+    made = [path for path, config in configs if config.get("launch") == launch_id() and _asks_for(config, options)]
     if not made:
         return options, None
     run = max(made, key=lambda path: path.stat().st_mtime).parent
     if not has_checkpoint(run):
         return options, run
-    given = {name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}
-    return configure({**given, "resume": str(run)}, root), run
+    changeable = {name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}
+    return configure({**changeable, "resume": str(run)}, root), run
+
+
+def _asks_for(config: dict[str, Any], options: TrainingOptions) -> bool:
+    """Whether a run with this config is what the options ask for: a launch may make several runs."""
+    asked = {**config, **config["asked"], **{name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}}
+    return all(asked[name] == value for name, value in options.to_dict().items())
 
 
 def label_facts(options: TrainingOptions, found: LabelNoiseFacts) -> LabelNoiseFacts:
@@ -84,7 +90,8 @@ def make_config(
         "annealing": state.annealing,
         "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
         "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)),
-        "environment": {**environment_record(str(state.device)), "launch": launch_id(), "processes": world_size()},
+        "environment": environment_record(str(state.device)) | {"processes": world_size()},
+        "launch": launch_id(),
         "resumed": [],
     }
 

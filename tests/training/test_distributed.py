@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from models import build_network
 from tests.conftest import torchrun, write_disk_dataset
 from training.data import load_data
-from training.fit import configure, make_state
+from training.fit import configure, fit, make_state
 from training.label_free import PseudoLabels
 from training.state import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
+from utils.cli import UserError
+from utils.distributed import synchronize_batch_norm
 from utils.run_folder import REPO_ROOT, read_jsonl
 
 # In float64, so that only a wrong sum tells two processes from one; rounding does not.
@@ -27,6 +30,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from training.fit import configure, fit
+from utils.cli import UserError
 from utils.distributed import process_group
 
 torch.set_default_dtype(torch.float64)
@@ -50,6 +54,10 @@ with process_group(torch.device("cpu")):
     folder = run(run_name="resumed", loss="tloss", batch_size=4, stop_after=1)
     fit(configure({"resume": str(folder)}, root), root)
     run(run_name="igtt", igtt=True, batch_size=3)
+    try:
+        run(batch_size=1)
+    except UserError as error:
+        print("refused:", error)
     run(run_name="statistics", igtt=True, norm="batch", batch_size=4, stop_after=2)
 """
 
@@ -70,6 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         else:
             answer = torchrun(script, root, cwd=root, env=env)
         assert answer.returncode == 0, answer.stderr
+        assert answer.stdout.count("refused: --batch_size 1") == (0 if processes == 1 else 2)
         folders.append(root / "train_log" / "disks")
     return folders[0], folders[1]
 
@@ -103,3 +112,30 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     assert len(written) == 8
     for path in written:
         assert path.read_bytes() == (tmp_path / "igtt" / "epoch_2" / path.name).read_bytes()
+
+
+def test_a_restart_takes_up_the_run_that_its_launch_made(disks, monkeypatch):
+    def run(launch: str, restart: int, **given) -> str:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+        options = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "tensorboard": False, "audit": False}
+        return fit(configure({**options, "epochs": 1, "run_name": "run", **given}, disks), disks).name
+
+    assert run("a", 0) == "run"
+    assert run("a", 1) == "run"  # a process was lost after the last epoch
+    assert run("b", 1) == "run-2"  # of a launch that had made none
+    assert run("a", 1, seed=1) == "run-3"  # the second run of a launch
+    (disks / "train_log" / "disks" / "run-3" / "checkpoints" / "last.pth").unlink()
+    assert run("a", 2, seed=1) == "run-3"  # a process was lost in the first epoch
+
+
+def test_batch_norm_is_synchronized_on_gpus_alone():
+    network = build_network("lightunet", width=4)
+    names = set(network.state_dict())
+    synchronized = synchronize_batch_norm(network, torch.device("cuda"))
+    assert set(synchronized.state_dict()) == names
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in synchronized.modules())
+    with pytest.raises(UserError, match="--sync_batchnorm works on"):
+        synchronize_batch_norm(build_network("lightunet", width=4), torch.device("cpu"))
+    with pytest.raises(UserError, match="has no batch norm"):
+        synchronize_batch_norm(build_network("lightunet", width=4, norm="group"), torch.device("cuda"))
