@@ -29,14 +29,24 @@ from pathlib import Path
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from models import LightUNet
+from training.engine import NonFiniteLoss
 from training.fit import configure, fit
 from utils.cli import UserError
-from utils.distributed import process_group
+from utils.distributed import process_group, rank, world_size
 
 torch.set_default_dtype(torch.float64)
-register_module_forward_pre_hook(
-    lambda module, inputs: tuple(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
-)
+steps_to_poison = 0
+
+def prepare(module, inputs):
+    global steps_to_poison
+    if isinstance(module, LightUNet) and module.training:
+        steps_to_poison -= 1
+        if steps_to_poison == 0 and rank() == world_size() - 1:
+            return (inputs[0].double() * float("nan"),)
+    return tuple(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+
+register_module_forward_pre_hook(prepare)
 root = Path(sys.argv[1])
 SMALL = {
     "dataset": "disks", "preset": "quick", "network": "lightunet", "width": 4, "crop": 32, "norm": "group",
@@ -58,6 +68,11 @@ with process_group(torch.device("cpu")):
         run(batch_size=1)
     except UserError as error:
         print("refused:", error)
+    steps_to_poison = 3
+    try:
+        run(run_name="poisoned", batch_size=4)
+    except NonFiniteLoss as error:
+        print("stopped:", error)
     run(run_name="statistics", igtt=True, norm="batch", batch_size=4, stop_after=2)
 """
 
@@ -79,21 +94,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             answer = torchrun(script, root, cwd=root, env=env)
         assert answer.returncode == 0, answer.stderr
         assert answer.stdout.count("refused: --batch_size 1") == (0 if processes == 1 else 2)
+        assert answer.stdout.count("stopped: step 1 of the epoch: the loss is nan") == processes
         folders.append(root / "train_log" / "disks")
     return folders[0], folders[1]
 
 
-@pytest.mark.parametrize("name", ["labels", "resumed", "igtt"])
+@pytest.mark.parametrize("name", ["labels", "resumed", "igtt", "poisoned"])
 def test_two_processes_equal_one_at_equal_global_batch(runs, name):
     one, two = (load_checkpoint(folder / name / "checkpoints" / "last.pth") for folder in runs)
     for part in ("model", "loss"):
         for key, value in one.get(part, {}).items():
             torch.testing.assert_close(two[part][key], value, rtol=1e-9, atol=1e-11)
+    assert one["epoch"] == two["epoch"] == (1 if name == "poisoned" else 3)
     assert (two["best"]["epoch"], two["threshold"]) == (one["best"]["epoch"], one["threshold"])
     records = [read_jsonl(folder / name / "metrics.jsonl") for folder in runs]
     for record in sum(records, []):
         assert record.pop("train/images_per_second") > 0
-    assert len(records[0]) == 3 and [pytest.approx(record, rel=1e-6) for record in records[0]] == records[1]
+    assert len(records[0]) == one["epoch"] and [pytest.approx(record, rel=1e-6) for record in records[0]] == records[1]
 
 
 def test_pseudo_labels_do_not_depend_on_the_number_of_processes(runs):
