@@ -43,7 +43,8 @@ def prepare_dataset(
 
     Args:
         name: the data set.
-        train_list: the ``--train_list`` given, if any; it must exist, and then the set needs nothing else.
+        train_list: the ``--train_list`` given, if any; it must exist, and then the set needs nothing else. A bare name
+            may also be that of a list of the simulated set.
         real_only: refuse to go on with simulated images in place of real ones.
         root: the folder that has ``txt`` and ``datasets``.
         say: takes the lines meant for the user.
@@ -57,14 +58,20 @@ def prepare_dataset(
     if name in SIMULATED:
         make_dataset(name, root=root, say=say)
         return name
+    has_images = (root / "datasets" / name / "train" / "images").is_dir()
+    may_be_simulated = name == "er" and not (real_only or has_images or has_lists(name, root))
     if train_list is not None:
-        find_list(train_list, name, root)
-        return name
+        try:
+            find_list(train_list, name, root)
+            return name
+        except UserError:
+            if not may_be_simulated or Path(train_list).name != str(train_list):
+                raise  # a bare name may be that of a list of the simulated set
     if has_lists(name, root):
         return name
-    if (root / "datasets" / name / "train" / "images").is_dir():
+    if has_images:
         raise UserError(_lists_missing(name, root))
-    if name == "er" and not real_only:
+    if may_be_simulated:
         say(f"{_images_missing(name, root)}\ngoing on with simulated images, data set {DOWNLOADS[name].stand_in}")
         return prepare_dataset(DOWNLOADS[name].stand_in, root=root, say=say)
     if name in DOWNLOADS:

@@ -46,6 +46,16 @@ def test_er_without_anything_goes_on_with_simulated_images_and_says_so(tmp_path:
     assert "datasets/er/{train,val,test}/{images,labels}" in said and "er_sim" in said
 
 
+def test_er_without_anything_takes_the_simulated_set_s_lists_by_name(tmp_path: Path):
+    pretend_simulated("er_sim", tmp_path)
+    assert prepared("er", tmp_path, train_list="train_gt")[0] == "er_sim"
+    with pytest.raises(UserError, match="no list 'train_gt'"):
+        prepare_dataset("er", train_list="train_gt", real_only=True, root=tmp_path)
+    touched(tmp_path / "datasets/er/train/images/7.tif")
+    with pytest.raises(UserError, match="no list 'train_gt'"):
+        prepare_dataset("er", train_list="train_gt", root=tmp_path)
+
+
 def test_real_only_makes_the_lack_of_er_an_error(tmp_path: Path):
     pretend_simulated("er_sim", tmp_path)
     with pytest.raises(UserError, match=r"CBMI.*datasets/er/\{train,val,test\}") as caught:
