@@ -230,15 +230,15 @@ def _check_sample(sample: Sample, num_classes: int, ignore_index: int | None, in
         faults.append(
             f"label {display_path(sample.label)} is {label.shape[0]}×{label.shape[1]}, its image {size[0]}×{size[1]}"
         )
-    return _Check(size, faults, bool(np.any(label == 1)), bool(np.any(label == IGNORE)))
+    return _Check(size, faults, bool(np.any((label != 0) & (label != IGNORE))), bool(np.any(label == IGNORE)))
 
 
 def _refuse_ignored_masks(checks: Sequence[_Check], path: Path, num_classes: int, ignore_index: int | None) -> None:
     """Masks of 0 and 255 read with 255 as ignored would silently teach that all is background."""
-    if num_classes > 2 or (num_classes == 1 and ignore_index != IGNORE):
+    if num_classes == 1 and ignore_index != IGNORE:
         return
     if any(check.has_ignored for check in checks) and not any(check.has_foreground for check in checks):
-        remedy = "use --num_classes 1" if num_classes == 2 else "leave out --ignore_index 255"
+        remedy = "leave out --ignore_index 255" if num_classes == 1 else "use --num_classes 1"
         raise UserError(
             f"{display_path(path)}: no label has any foreground, only background and ignored pixels (255); "
             f"if these are masks of 0 and 255, {remedy}"

@@ -339,7 +339,7 @@ def test_stacks_are_told_unless_they_are_the_channels_asked_for(tmp_path: Path):
         check_samples(samples, path)
 
 
-@pytest.mark.parametrize(("num_classes", "ignore_index"), [(2, None), (1, 255)])
+@pytest.mark.parametrize(("num_classes", "ignore_index"), [(2, None), (5, None), (1, 255)])
 def test_masks_whose_foreground_is_all_ignored_are_refused(num_classes: int, ignore_index: int | None, tmp_path: Path):
     path, samples = write_samples(tmp_path, 2, n0=MASK * np.uint8(IGNORE), n1=MASK * np.uint8(IGNORE))
     with pytest.raises(UserError, match="no label has any foreground"):
