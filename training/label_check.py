@@ -60,43 +60,56 @@ class _Lazy(Sequence):
 def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
     """Q as it is stated, without a look at the labels: Q (K, K), rows = truth, or None.
 
-    From ``--transition_matrix``, else from ``--label_noise``, else from the manifest that ``make_noisy_labels.py``
-    left beside the labels. Noise that depends on the place has no such matrix.
+    From ``--transition_matrix``, else from the manifest that ``make_noisy_labels.py`` left beside the labels and from
+    ``--label_noise``: noise on noise is the product of both. Noise that depends on the place has no such matrix.
     """
     if options.transition_matrix is not None:
         return read_matrix(options.transition_matrix, options.num_classes)
-    if options.label_noise is not None:
-        return spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
     folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
-    manifests = [folder / "manifest.json" for folder in folders]
-    if len(manifests) != 1 or not manifests[0].exists():
-        return None
-    manifest = read_json(manifests[0])
+    manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
+    listed = None
+    if manifests:
+        listed = _matrix_of(manifests[0], options.num_classes) if len(folders) == 1 else None
+    elif options.label_noise is not None:  # the list is taken as clean
+        listed = np.eye(label_classes(options.num_classes))
+    if listed is None or options.label_noise is None:
+        return listed
+    added = spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
+    return None if added is None else listed @ added
+
+
+def _matrix_of(manifest_path: Path, num_classes: int) -> np.ndarray | None:
+    """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
+    manifest = read_json(manifest_path)
     if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != "train_gt.txt":
-        return None  # not of labels made from clean ones
+        return None
     theory = manifest.get("transition_matrix", {}).get("theory")
     matrix = None if theory is None else np.asarray(theory, np.float64)
-    return matrix if np.shape(matrix) == (label_classes(options.num_classes),) * 2 else None
+    return matrix if np.shape(matrix) == (label_classes(num_classes),) * 2 else None
 
 
 def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> dict[int, Path]:
     """The clean label of every training image that has one, by index.
 
-    With ``--label_noise`` the list itself is the clean one; else images are looked up in ``train_gt.txt``. A label is
-    never compared with itself.
+    Images are looked up in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks are taken as clean
+    themselves. Without, a label is never compared with itself.
     """
+    clean = _listed_labels(list_folder(options.dataset, root) / "train" / "train_gt.txt", options.data_root, root)
     if options.label_noise is not None:
-        return {index: sample.label for index, sample in enumerate(dataset.samples)}
-    path = list_folder(options.dataset, root) / "train" / "train_gt.txt"
+        return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
+    pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
+    return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
+
+
+def _listed_labels(path: Path, data_root: str | None, root: Path) -> dict[str, Path]:
+    """The labels of a list by image id; none where it is absent or, since this run does not read it, out of date."""
     if not path.exists():
         return {}
     try:
-        listed = read_list(path, options.data_root, root, say=lambda line: None)
-    except UserError:  # a list that this run does not read may be out of date
+        listed = read_list(path, data_root, root, say=lambda line: None)
+    except UserError:
         return {}
-    clean = {sample.image_id: sample.label for sample in listed}
-    pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
-    return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
+    return {sample.image_id: sample.label for sample in listed}
 
 
 def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> LabelKnowledge:
