@@ -115,10 +115,14 @@ def torchrun(
         max_restarts,
     )
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in (name for _, name in socket.if_nameindex()) else {}
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))], cwd=cwd, capture_output=True,
-        text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **(env or {})},
-    )  # fmt: skip
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))], cwd=cwd,
+            capture_output=True, text=True, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **(env or {})},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"no end after {late.timeout} s\n{late.stdout}\n{late.stderr}") from None
 
 
 @pytest.fixture

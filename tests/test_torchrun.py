@@ -18,11 +18,14 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
 harm, step, *sys.argv[1:] = sys.argv[1:]
+torchrun = os.getppid()
 steps_left = int(step)
 
 def do_harm(module, inputs):
     global steps_left
-    steps_left -= isinstance(module, DistributedDataParallel)
+    if not isinstance(module, DistributedDataParallel):
+        return
+    steps_left -= 1
     if steps_left or os.environ["RANK"] == "0" or os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         return
     if harm == "full_disk":
@@ -30,7 +33,7 @@ def do_harm(module, inputs):
     if harm == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if harm == "interrupt":
-        os.kill(os.getppid(), signal.SIGINT)
+        os.kill(torchrun, signal.SIGINT)
 
 register_module_forward_pre_hook(do_harm)
 sys.argv[0] = "main.py"
