@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> None:
     done = {(training["network"], training["seed"]) for training in content["trainings"]}
     for seed in options.seeds:
         training = make_options(options, seed)
-        data = load_data(training, REPO_ROOT, choose_device(training.device), print)
+        data = load_data(training, REPO_ROOT, torch.device(choose_device(training.device)), print)
         for name in options.networks or makers:
             if (name, seed) in done:
                 continue

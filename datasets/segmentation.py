@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.image_io import IGNORE, read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample
-from datasets.transforms import TrainingTransform, normalize, sample_generator
+from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, sample_generator
 from utils.cli import UserError
 
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it counts nowhere.
@@ -73,6 +73,7 @@ class SegmentationDataset(Dataset):
         self._steps = None if noise is None else parse_spec(noise.spec, num_classes)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
+        self._scalings: dict[int, Scaling] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -85,6 +86,13 @@ class SegmentationDataset(Dataset):
             if self.cache:
                 self._images[index] = image
         return image
+
+    def scaling(self, index: int) -> Scaling:
+        """How the pixels of sample ``index`` become network input."""
+        scaling = self._scalings.get(index)
+        if scaling is None:
+            scaling = self._scalings[index] = NORMALIZATIONS[self.normalization](self.image(index))
+        return scaling
 
     def label(self, index: int, epoch: int = 0) -> np.ndarray:
         """The label that training sees for sample ``index``: uint8 (H, W), noise applied, IGNORE where unknown."""
@@ -126,15 +134,25 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
         epoch, draw = key if isinstance(key, tuple) else (0, key)
-        copy, index = divmod(draw if draw >= 0 else ~draw, len(self.samples))
-        image = torch.from_numpy(normalize(self.image(index), self.normalization))
-        label = torch.from_numpy(np.ascontiguousarray(self.label(index, epoch)))
-        if self.transform is not None:
-            rng = sample_generator(self.seed, epoch, self.samples[index].image_id, copy)
-            image, label = self.transform(image, label, rng)
+        index, rng = self.draw(epoch, draw)
+        pixels, label = self.image(index), np.ascontiguousarray(self.label(index, epoch))
+        scaling = self.scaling(index)
+        if self.transform is None:
+            image, label = torch.from_numpy(scaling(pixels)), torch.from_numpy(label)
+        elif self.transform.strong:
+            image, label = self.transform(torch.from_numpy(scaling(pixels)), torch.from_numpy(label), rng)
+        else:  # what the window does not show need not be scaled
+            window = self.transform.window(*label.shape, rng)
+            image, label = torch.from_numpy(scaling(pixels[window.pixels])), torch.from_numpy(label[window.pixels])
+            image, label = window.finish(image, label)
         if draw < 0:
             label = torch.full_like(label, IGNORE)
         return {"image": image, "label": label, "index": index}
+
+    def draw(self, epoch: int, draw: int) -> tuple[int, np.random.Generator]:
+        """The sample that a draw of an epoch shows, and the random stream of its augmentation."""
+        copy, index = divmod(draw if draw >= 0 else ~draw, len(self.samples))
+        return index, sample_generator(self.seed, epoch, self.samples[index].image_id, copy)
 
 
 class TrainingBatches(Sampler[list[Key]]):

@@ -67,23 +67,13 @@ def sample_generator(seed: int, epoch: int, image_id: str, copy: int = 0) -> np.
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, copy, digest]))
 
 
-def pad_to(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pad at the bottom and right to at least ``size``: the image by its edge pixels, the label with IGNORE."""
-    height, width = image.shape[-2:]
-    bottom, right = max(size - height, 0), max(size - width, 0)
+def pad_to(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Pad at the bottom and right to at least this size: the image by its edge pixels, the label with IGNORE."""
+    bottom, right = max(height - image.shape[-2], 0), max(width - image.shape[-1], 0)
     if bottom or right:
         image = torch.nn.functional.pad(image[None], (0, right, 0, bottom), mode="replicate")[0]
         label = torch.nn.functional.pad(label, (0, right, 0, bottom), value=IGNORE)
     return image, label
-
-
-def random_crop(image: Tensor, label: Tensor, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A random ``size`` × ``size`` window of both; smaller images are padded first."""
-    image, label = pad_to(image, label, size)
-    top = int(rng.integers(image.shape[-2] - size + 1))
-    left = int(rng.integers(image.shape[-1] - size + 1))
-    window = (..., slice(top, top + size), slice(left, left + size))
-    return image[window], label[window]
 
 
 def dihedral(image: Tensor, label: Tensor, element: int) -> tuple[Tensor, Tensor]:
@@ -95,12 +85,40 @@ def dihedral(image: Tensor, label: Tensor, element: int) -> tuple[Tensor, Tensor
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of an image that a draw shows, and how it is turned: what augmentation drew, before it is applied.
+
+    Args:
+        top, left: its first row and column.
+        height, width: its size; it reaches beyond the bottom and right of smaller images.
+        element: of the flips and rotations, see :func:`dihedral`.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    element: int = 0
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """The rows and columns of the image that lie in the window."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def finish(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Pad the window's pixels, image (C, h, w) and label (h, w), to its size, and turn both."""
+        image, label = pad_to(image, label, self.height, self.width)
+        image, label = dihedral(image, label, self.element)
+        return image.contiguous(), label.contiguous()
+
+
+@dataclass(frozen=True)
 class TrainingTransform:
     """Strong augmentation (if any) → random crop → one element of the flips and rotations.
 
     Args:
-        crop: side of the square window in pixels; None keeps whole images (then turns need square images).
-        flips: draw one of the eight flips and rotations.
+        crop: side of the square window in pixels, smaller images are padded; None keeps whole images.
+        flips: draw one of the eight flips and rotations, without quarter turns where the window is not square.
         strong: names and strengths for ``datasets.augmentation``.
     """
 
@@ -108,16 +126,22 @@ class TrainingTransform:
     flips: bool = True
     strong: tuple[str, ...] = ()
 
+    def window(self, height: int, width: int, rng: np.random.Generator) -> Window:
+        """Draw what is seen of an image of this size."""
+        if self.crop is None:
+            top, left, size = 0, 0, (height, width)
+        else:
+            top = int(rng.integers(max(height, self.crop) - self.crop + 1))
+            left = int(rng.integers(max(width, self.crop) - self.crop + 1))
+            size = (self.crop, self.crop)
+        element = int(rng.integers(8)) if self.flips else 0
+        return Window(top, left, *size, element if size[0] == size[1] else element & 6)
+
     def __call__(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Augment an image (C, H, W) and its label (H, W) with the same draws."""
         if self.strong:
             from datasets.augmentation import augment  # imports torchvision
 
             image, label = augment(image, label, self.strong, rng)
-        if self.crop:
-            image, label = random_crop(image, label, self.crop, rng)
-        if self.flips:
-            square = image.shape[-2] == image.shape[-1]
-            element = int(rng.integers(8))
-            image, label = dihedral(image, label, element if square else element & 6)
-        return image.contiguous(), label.contiguous()
+        window = self.window(*image.shape[-2:], rng)
+        return window.finish(image[..., *window.pixels], label[window.pixels])

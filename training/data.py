@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import Sampler
 
+from datasets.device_cache import DeviceLoader
 from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
 from datasets.lists import Sample, check_samples, find_list, list_folder, read_checked_list, read_list
@@ -19,8 +22,8 @@ from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import from_main, rank, world_size
 
-SHARE_OF_MEMORY = 0.5  # what ``--cache auto`` may fill
-BYTES_PER_PIXEL = 5  # up to 32 bits of image and 8 of label
+SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
+BYTES_PER_VALUE = 4  # at most; labels take one
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class TrainingData:
     test_list: Path | None
     train: SegmentationDataset
     train_batches: TrainingBatches
-    train_loader: DataLoader
+    train_loader: Iterable[dict[str, Any]]
     val: SegmentationDataset | None
-    val_loader: DataLoader | None
+    val_loader: Iterable[dict[str, Any]] | None
     held_out: list[Sample]
 
 
@@ -66,30 +69,59 @@ def choose_lists(
     return train, val, test if test.exists() else None
 
 
-def fits_in_memory(sizes: list[tuple[int, int]], in_channels: int, workers: int) -> bool:
-    """Whether the decoded set fills at most half of the free memory (4 GiB are assumed where it is not known)."""
+def decoded_bytes(sizes: list[tuple[int, int]], in_channels: int) -> int:
+    """Bytes that images of these sizes (H, W) and their labels fill at most when they are decoded."""
+    return sum(height * width for height, width in sizes) * (BYTES_PER_VALUE * in_channels + 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a CUDA device, or of the machine for any other (4 GiB where that is not known)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        free = 4 << 30
-    need = sum(height * width for height, width in sizes) * BYTES_PER_PIXEL * in_channels
-    return need * max(1, workers) <= SHARE_OF_MEMORY * free  # every worker keeps a copy
+        return 4 << 30
 
 
-def _make_dataset(
-    options: TrainingOptions, samples: list[Sample], sizes: list[tuple[int, int]], **training: object
-) -> SegmentationDataset:
-    cache = options.cache == "ram" or (
-        options.cache == "auto" and fits_in_memory(sizes, options.in_channels, options.workers or 0)
-    )
-    cache = cache or options.igtt  # pseudo-labels are kept in memory
+def choose_cache(name: str, need: int, device: torch.device, workers: int = 0) -> str:
+    """Turn ``auto`` into the best place for decoded images: ``gpu``, ``ram``, or ``none`` where they fit in neither.
+
+    Args:
+        need: bytes of the decoded set.
+        workers: processes that read; each keeps a copy of what is cached in RAM.
+    Raises:
+        UserError: ``gpu`` without a CUDA device.
+    """
+    if name == "gpu" and device.type != "cuda":
+        raise UserError(f"--cache gpu needs an NVIDIA or AMD GPU, and this run is on {device.type}: use --cache ram")
+    if name != "auto":
+        return name
+    if device.type == "cuda" and need <= SHARE_OF_GPU * free_memory(device):
+        return "gpu"
+    fits = need * max(1, workers) <= SHARE_OF_MEMORY * free_memory(torch.device("cpu"))
+    return "ram" if fits else "none"
+
+
+def _make_dataset(options: TrainingOptions, samples: list[Sample], cache: str, **training: object) -> SegmentationDataset:
     return SegmentationDataset(
-        samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed, cache=cache,
+        samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed,
+        cache=cache == "ram" or options.igtt,  # pseudo-labels are kept in memory
         ignore_index=options.ignore_index, normalization=options.normalization, **training,
     )  # fmt: skip
 
 
-def load_data(options: TrainingOptions, root: Path, device_type: str, say: Callable[[str], None]) -> TrainingData:
+def _make_loader(
+    options: TrainingOptions, dataset: SegmentationDataset, batches: Sampler, cache: str, device: torch.device
+) -> Iterable[dict[str, Any]]:
+    """Batches from the GPU where the data lie there, else from memory or from worker processes."""
+    if cache == "gpu":
+        fresh = dataset.noise is not None and dataset.noise.refresh == "epoch"
+        return DeviceLoader(dataset, batches, device, labels_change=fresh)
+    return make_loader(dataset, batches, _workers(options, dataset), pin_memory=device.type == "cuda")
+
+
+def load_data(options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None]) -> TrainingData:
     """Read and check the lists of a run and make its loaders.
 
     Raises:
@@ -104,21 +136,21 @@ def load_data(options: TrainingOptions, root: Path, device_type: str, say: Calla
         )
     read = _read_images if options.igtt else _read
     train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
-    kept, held_out = split_fold(len(train_samples), options.fold)
-    train = _make_dataset(
-        options, [train_samples[i] for i in kept], [train_sizes[i] for i in kept], transform=transform, noise=noise
+    val_samples, val_sizes = ([], []) if val_list is None else from_main(lambda: _read(val_list, options, root, say))
+    cache = choose_cache(
+        options.cache, decoded_bytes(train_sizes + val_sizes, options.in_channels), device, options.workers or 0
     )
+    kept, held_out = split_fold(len(train_samples), options.fold)
+    train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
     batches = TrainingBatches(
         len(train), options.batch_size, options.seed, options.repeat, rank(), world_size()
     )  # fmt: skip
-    pinned = device_type == "cuda"
-    train_loader = make_loader(train, batches, _workers(options, train), pinned)
+    train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
     if val_list is not None:
-        val_samples, val_sizes = from_main(lambda: _read(val_list, options, root, say))
-        val = _make_dataset(options, val_samples, val_sizes)
+        val = _make_dataset(options, val_samples, cache)
         val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
-        val_loader = make_loader(val, val_batches, _workers(options, val), pinned)
+        val_loader = _make_loader(options, val, val_batches, cache, device)
     return TrainingData(
         train_list, val_list, test_list, train, batches, train_loader, val, val_loader,
         [train_samples[i] for i in held_out],

@@ -85,7 +85,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     options, earlier = from_main(lambda: take_up(options, root))
     asked, options = options, name_dataset(options, root)
-    data = load_data(options, root, device.type, _say)
+    data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
     state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
     config = make_config(options, asked, data, state)

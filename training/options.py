@@ -25,6 +25,7 @@ OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
 NORMALIZATION_NAMES = ("zscore", "unit")
 AUGMENTATION_NAMES = ("rotate", "scale", "elastic", "brightness", "contrast", "blur", "noise")
+CACHE_NAMES = ("auto", "gpu", "ram", "none")
 PRESET_NAMES = ("auto", "paper", "quick")
 INITIAL_LABEL_NAMES = (
     "black", "random", "otsu", "local_threshold", "kmeans", "gaussian_mixture", "chan_vese", "ridge", "random_walker",
@@ -291,7 +292,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     machine = _Group(parser, "machine")
     machine.add("--device", "where to train", choices=("auto", "cpu", "cuda", "mps"))
     machine.add("--workers", "processes that read images (default: 0 when cached)", type=non_negative_int, metavar="N")
-    machine.add("--cache", "keep decoded images in memory; auto: when they fit", choices=("auto", "ram", "none"))
+    machine.add("--cache", "keep decoded images on the GPU or in memory; auto: where they fit", choices=CACHE_NAMES)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -51,7 +51,7 @@ def test_images_that_are_not_square_keep_their_shape():
 
 
 def test_padding_repeats_image_edges_and_ignores_labels():
-    image, label = pad_to(*marked_pair(16, 20), 24)
+    image, label = pad_to(*marked_pair(16, 20), 24, 24)
     assert image.shape == (1, 24, 24)
     assert (label[16:] == IGNORE).all() and (label[:, 20:] == IGNORE).all()
     assert torch.equal(image[0, 20, :20], image[0, 15, :20])
