@@ -134,6 +134,8 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
 
 def run(options: argparse.Namespace) -> None:
     """Train what is not finished yet; the file is written after every training."""
+    import torch
+
     from training.data import load_data
     from utils.device import choose_device
 

@@ -20,6 +20,7 @@ from utils.cli import UserError
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it counts nowhere.
 Key = tuple[int, int]
 USUAL_PIXELS = 256 * 256
+BATCHES_AHEAD = 4  # that each worker reads before they are asked for
 
 
 @dataclass(frozen=True)
@@ -231,5 +232,5 @@ def make_loader(
     """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
     return SegmentationLoader(
         dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-        persistent_workers=workers > 0, generator=torch.Generator().manual_seed(dataset.seed),
+        persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None, generator=torch.Generator().manual_seed(dataset.seed),
     )  # fmt: skip

@@ -103,7 +103,9 @@ def choose_cache(name: str, need: int, device: torch.device, workers: int = 0) -
     return "ram" if fits else "none"
 
 
-def _make_dataset(options: TrainingOptions, samples: list[Sample], cache: str, **training: object) -> SegmentationDataset:
+def _make_dataset(
+    options: TrainingOptions, samples: list[Sample], cache: str, **training: object
+) -> SegmentationDataset:
     return SegmentationDataset(
         samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed,
         cache=cache == "ram" or options.igtt,  # pseudo-labels are kept in memory
