@@ -232,5 +232,6 @@ def make_loader(
     """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
     return SegmentationLoader(
         dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-        persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None, generator=torch.Generator().manual_seed(dataset.seed),
+        persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None,
+        generator=torch.Generator().manual_seed(dataset.seed),
     )  # fmt: skip
