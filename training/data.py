@@ -20,7 +20,7 @@ from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDatase
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
-from utils.distributed import from_main, rank, world_size
+from utils.distributed import from_main, local_world_size, rank, world_size
 
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
 BYTES_PER_VALUE = 4  # at most; labels take one
@@ -84,12 +84,12 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30
 
 
-def choose_cache(name: str, need: int, device: torch.device, workers: int = 0) -> str:
+def choose_cache(name: str, need: int, device: torch.device, copies: int = 1) -> str:
     """Turn ``auto`` into the best place for decoded images: ``gpu``, ``ram``, or ``none`` where they fit in neither.
 
     Args:
         need: bytes of the decoded set.
-        workers: processes that read; each keeps a copy of what is cached in RAM.
+        copies: processes of this machine that read; each keeps its own of what is cached in RAM.
     Raises:
         UserError: ``gpu`` without a CUDA device.
     """
@@ -99,7 +99,7 @@ def choose_cache(name: str, need: int, device: torch.device, workers: int = 0) -
         return name
     if device.type == "cuda" and need <= SHARE_OF_GPU * free_memory(device):
         return "gpu"
-    fits = need * max(1, workers) <= SHARE_OF_MEMORY * free_memory(torch.device("cpu"))
+    fits = need * copies <= SHARE_OF_MEMORY * free_memory(torch.device("cpu"))
     return "ram" if fits else "none"
 
 
@@ -140,8 +140,9 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
     train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
     val_samples, val_sizes = ([], []) if val_list is None else from_main(lambda: _read(val_list, options, root, say))
     cache = choose_cache(
-        options.cache, decoded_bytes(train_sizes + val_sizes, options.in_channels), device, options.workers or 0
-    )
+        options.cache, decoded_bytes(train_sizes + val_sizes, options.in_channels), device,
+        max(1, options.workers or 0) * local_world_size(),
+    )  # fmt: skip
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
     batches = TrainingBatches(
@@ -207,7 +208,7 @@ def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
         return 0  # the labels change while the run goes on, which workers would not see
     if options.workers is not None:
         return options.workers
-    return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) - 1))
+    return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) // local_world_size() - 1))
 
 
 def _read(

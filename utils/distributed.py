@@ -40,6 +40,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_world_size() -> int:
+    """The number of processes that share this machine's processors and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -63,9 +68,10 @@ def launch_id() -> str | None:
 
 def launcher() -> str:
     """What to type before ``main.py`` for a run of as many processes as this one."""
-    here = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    machines = "" if int(here) == world_size() else " … "  # those of the launch
-    return "python" if world_size() == 1 else f"torchrun{machines or ' '}--nproc_per_node {here}"
+    if world_size() == 1:
+        return "python"
+    machines = "" if local_world_size() == world_size() else "… "  # of the launch
+    return f"torchrun {machines}--nproc_per_node {local_world_size()}"
 
 
 @contextmanager

@@ -20,13 +20,13 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ("on_gpu", "in_ram", "workers", "expected"),
-    [(1000, 1000, 0, "gpu"), (100, 1000, 0, "ram"), (100, 1000, 20, "none"), (100, 100, 0, "none")],
+    ("on_gpu", "in_ram", "copies", "expected"),
+    [(1000, 1000, 1, "gpu"), (100, 1000, 1, "ram"), (100, 1000, 20, "none"), (100, 100, 1, "none")],
 )
-def test_auto_takes_the_fastest_place_with_room(monkeypatch, on_gpu, in_ram, workers, expected):
+def test_auto_takes_the_fastest_place_with_room(monkeypatch, on_gpu, in_ram, copies, expected):
     monkeypatch.setattr(data, "free_memory", lambda device: on_gpu if device.type == "cuda" else in_ram)
-    assert choose_cache("auto", 100, GPU, workers) == expected
-    assert choose_cache("auto", 100, CPU, workers) == expected.replace("gpu", "ram")
+    assert choose_cache("auto", 100, GPU, copies) == expected
+    assert choose_cache("auto", 100, CPU, copies) == expected.replace("gpu", "ram")
 
 
 def test_a_named_place_is_taken_at_its_word():
