@@ -1,10 +1,10 @@
 """Our networks beside those of segmentation_models.pytorch: same data, split, budget, schedule and training loop.
 
-Every network is trained from scratch with every seed; the seeds take turns over the networks within one run, so that
-speeds are comparable although the machine may be shared. Finished trainings are kept in the output file and not
-repeated; ``--summarize`` makes the table.
+Every network is trained from scratch with every seed, all networks in turn, so that speeds are comparable although the
+machine may be shared; seconds of processor time, which other jobs change less, are recorded beside those of the clock.
+Finished trainings are kept in the output file and not repeated; ``--summarize`` makes the table.
 
-    pip install segmentation-models-pytorch
+    pip install -r requirements-dev.txt
     python datasets/make_lists.py --dataset nuc_3class --source ../shared/data/nuc --labels labels_3class
     python benchmarks/compare_smp.py --dataset nuc_3class --num_classes 3
 """
@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def make_networks(num_classes: int) -> dict[str, Callable[[], nn.Module]]:
     try:
         import segmentation_models_pytorch as smp
     except ImportError:
-        raise UserError("segmentation_models.pytorch is missing: pip install segmentation-models-pytorch") from None
+        raise UserError("segmentation_models.pytorch is missing: pip install -r requirements-dev.txt") from None
     shared = {"encoder_weights": None, "in_channels": 1, "classes": num_classes}
     return {
         "unet_resnet34": lambda: build_network("unet_resnet34", 1, num_classes, init="kaiming"),
@@ -82,9 +83,9 @@ def make_options(options: argparse.Namespace, seed: int) -> TrainingOptions:
 
     return configure({
         "dataset": options.dataset, "num_classes": options.num_classes, "preset": "quick", "seed": seed,
-        "train_list": str(shortened_list(options.dataset, "train_gt", options.train_images)),
-        "val_list": str(shortened_list(options.dataset, "test", options.test_images)), "crop": options.crop,
-        "batch_size": options.batch_size, "epochs": options.epochs, "lr": options.lr,
+        "train_list": str(shortened_list(options.dataset, "train_gt", options.train_images, "compare_smp")),
+        "val_list": str(shortened_list(options.dataset, "test", options.test_images, "compare_smp")),
+        "crop": options.crop, "batch_size": options.batch_size, "epochs": options.epochs, "lr": options.lr,
     })  # fmt: skip
 
 
@@ -116,17 +117,20 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     )  # fmt: skip
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     shared = {"device": device, "precision": precision, "channels_last": True}
-    speeds = []
+    speeds, core_speeds = [], []
     for epoch in range(1, training.epochs + 1):
         seed_everything(training.seed, epoch)
         data.train_batches.set_epoch(epoch)
         loss = SegmentationLoss("ce", training.num_classes).to(device)
+        started = time.process_time()
         figures = train_one_epoch(network, data.train_loader, loss, optimizer, schedule, scaler, **shared)
+        core_speeds.append(len(data.train) * training.repeat / (time.process_time() - started))
         speeds.append(figures.images_per_second)
     confusion = validate(network, data.val_loader, num_classes=training.num_classes, **shared)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
         "miou": mean_iou(confusion), "class_iou": class_iou(confusion), "images_per_second": statistics.median(speeds),
+        "images_per_core_second": statistics.median(core_speeds) if device.type == "cpu" else None,
         "last_loss": figures.loss, "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "peak_gpu_gib": peak, "device": str(device), "precision": precision, "steps": training.epochs * steps,
     }  # fmt: skip
@@ -163,7 +167,8 @@ def run(options: argparse.Namespace) -> None:
 def summarize(path: Path) -> str:
     """The table of what is finished; missing networks are named."""
     content = read_json(path)
-    lines = ["| network | parameters | seeds | mIoU, mean ± half range | images/s, training |", "|---|---|---|---|---|"]
+    lines = ["| network | parameters | seeds | mIoU, mean ± half range | training images/s | a second of one core |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
     missing = []
     for name in (name for pair in PAIRS for name in pair):
         found = [training for training in content["trainings"] if training["network"] == name]
@@ -171,10 +176,14 @@ def summarize(path: Path) -> str:
             missing.append(name)
             continue
         scores = [training["miou"] for training in found]
-        speed = statistics.median(training["images_per_second"] for training in found)
+        speed, core_speed = (
+            [training[key] for training in found if training[key] is not None]
+            for key in ("images_per_second", "images_per_core_second")
+        )
         spread = (max(scores) - min(scores)) / 2
         lines.append(f"| {name} | {found[0]['parameters'] / 1e6:.1f} M | {len(found)} | "
-                     f"{statistics.mean(scores):.3f} ± {spread:.3f} | {speed:.2f} |")  # fmt: skip
+                     f"{statistics.mean(scores):.3f} ± {spread:.3f} | {statistics.median(speed):.2f} | "
+                     f"{f'{statistics.median(core_speed):.2f}' if core_speed else '–'} |")  # fmt: skip
     return "\n".join([*lines, "", f"Missing: {', '.join(missing) or 'none'}."])
 
 

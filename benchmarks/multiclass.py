@@ -3,7 +3,8 @@
 A cell is a data set and a noise spec. Its labels are audited, a network is trained on them with the quick recipe at a
 fixed number of steps, and the test images are predicted and scored by the users' commands; the same scores are also
 decoded without regard to the noise, by their plain argmax. Finished cells are kept, so that the benchmark can be
-stopped and gone on with. ``--summarize`` writes the table; cells that were not run are named in it as missing.
+stopped and gone on with. ``--summarize`` writes the table, in which cells that were not run are named as missing, and
+the figure.
 
     python datasets/make_lists.py --dataset em_vnc --source ../shared/data/em_vnc
     python datasets/make_lists.py --dataset nuc_3class --source ../shared/data/nuc --labels labels_3class
@@ -69,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeat", type=int, default=3, metavar="N", help="draws of an image in an epoch (default: 3)")
     add("--width", type=int, default=16, help="channels of the U-Net's first level (default: 16)")
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
-    add("--summarize", action="store_true", help="no training: the table of finished cells")
+    add("--summarize", action="store_true", help="no training: table and figure of finished cells")
     return parser.parse_args()
 
 
@@ -94,7 +95,7 @@ def audit_cell(spec: str, train_list: Path, num_classes: int) -> dict[str, Any]:
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
 
 
-def train_cell(dataset: str, spec: str, num_classes: int, options: argparse.Namespace) -> Path:
+def train_cell(dataset: str, spec: str, train_list: Path, num_classes: int, options: argparse.Namespace) -> Path:
     """Train on noisy labels and return the run folder; what an interrupted cell left is removed first."""
     from training.fit import configure, fit
 
@@ -102,10 +103,9 @@ def train_cell(dataset: str, spec: str, num_classes: int, options: argparse.Name
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
     given = {
         "dataset": dataset, "num_classes": num_classes, "label_noise": spec, "preset": "quick", "width": options.width,
-        "train_list": str(shortened_list(dataset, "train_gt", options.train_images)),
-        "val_list": str(shortened_list(dataset, "val", options.val_images)), "batch_size": options.batch_size,
-        "epochs": options.epochs, "repeat": options.repeat, "checkpoint_every": options.epochs, "audit": False,
-        "tensorboard": False, "run_name": name,
+        "train_list": str(train_list), "batch_size": options.batch_size, "epochs": options.epochs,
+        "val_list": str(shortened_list(dataset, "val", options.val_images, "multiclass")), "repeat": options.repeat,
+        "checkpoint_every": options.epochs, "audit": False, "tensorboard": False, "run_name": name,
     }  # fmt: skip
     return fit(configure(given))
 
@@ -141,11 +141,11 @@ def test_cell(run: Path, test_list: Path, num_classes: int) -> dict[str, Any]:
 def run_cell(dataset: str, spec: str, options: argparse.Namespace) -> None:
     """Audit, train, test and write one cell."""
     num_classes = len(DATA_SETS[dataset].classes)
-    train_list = shortened_list(dataset, "train_gt", options.train_images)
+    train_list = shortened_list(dataset, "train_gt", options.train_images, "multiclass")
     audit = audit_cell(spec, train_list, num_classes)  # before the first step
     started = time.monotonic()
-    test_list = shortened_list(dataset, "test", options.test_images)
-    run = train_cell(dataset, spec, num_classes, options)
+    test_list = shortened_list(dataset, "test", options.test_images, "multiclass")
+    run = train_cell(dataset, spec, train_list, num_classes, options)
     seconds = time.monotonic() - started
     settings = {name: getattr(options, name)
                 for name in ("train_images", "val_images", "batch_size", "epochs", "repeat", "width")}  # fmt: skip
@@ -159,8 +159,8 @@ def run_cell(dataset: str, spec: str, options: argparse.Namespace) -> None:
 
 
 def summarize(datasets: list[str], out: Path) -> str:
-    """The table of the finished cells, which also goes to summary.md; missing cells are named."""
-    lines = []
+    """The table of the finished cells, which also goes to summary.md; missing cells are named. Draws multiclass.png."""
+    lines, finished = [], {}
     for dataset in datasets:
         known = DATA_SETS[dataset]
         paths = {spec: cell_path(out, dataset, spec) for spec in known.specs}
@@ -168,12 +168,14 @@ def summarize(datasets: list[str], out: Path) -> str:
         lines += [f"### {dataset}: {classes} classes, no signal at flip:{(classes - 1) / classes:.4g}", ""]
         lines += ["| labels | φ | contrast | verdict | ceiling | predicted mIoU | mIoU | plain argmax | "
                   + " | ".join(known.classes) + " |", "|---" * (8 + classes) + "|"]  # fmt: skip
-        lines += [row(read_json(path)) for path in paths.values() if path.exists()]
+        finished[dataset] = [read_json(path) for path in paths.values() if path.exists()]
+        lines += map(row, finished[dataset])
         missing = [spec for spec, path in paths.items() if not path.exists()]
         lines += ["", f"Missing cells: {', '.join(missing) or 'none'}.", ""]
     text = "\n".join(lines)
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text(text, encoding="utf-8")
+    draw(finished, out / "multiclass.png")
     return text
 
 
@@ -188,6 +190,35 @@ def row(cell: dict[str, Any]) -> str:
             number(audit["predicted_iou"])]  # fmt: skip
     reached = [number(found["miou"], 3), number(found["plain_argmax_miou"], 3) if found["decoded"] else "same"]
     return f"| {' | '.join([cell['spec'], *said, *reached, *map(number, found['class_iou'])])} |"
+
+
+def draw(finished: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Test mIoU over the share of flipped labels, for each data set, beside what was predicted before training."""
+    from matplotlib.figure import Figure
+
+    from evaluation.charts import BLUE, GREY, INK, ORANGE
+
+    figure = Figure(figsize=(5 * len(finished), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(finished), squeeze=False)[0]
+    for axes, (dataset, cells) in zip(panels, finished.items(), strict=True):
+        flips = [(float(cell["spec"].removeprefix("flip:").replace("clean", "0")), cell)
+                 for cell in cells if not cell["spec"].startswith("sample")]  # fmt: skip
+        shares = [share for share, _ in flips]
+        for name, color, style, values in (
+            ("predicted before training", ORANGE, "s:", [cell["audit"]["predicted_iou"] for _, cell in flips]),
+            ("plain argmax", GREY, "o-", [cell["measured"]["plain_argmax_miou"] for _, cell in flips]),
+            ("scores corrected by Q⁻¹", BLUE, "o-", [cell["measured"]["miou"] for _, cell in flips]),
+        ):
+            axes.plot(shares, values, style, color=color, label=name)
+        for cell in (cell for cell in cells if cell["spec"].startswith("sample")):
+            axes.plot(0, cell["measured"]["miou"], "^", color=BLUE, markerfacecolor="none", label=cell["spec"])
+        classes = len(DATA_SETS[dataset].classes)
+        axes.axvline((classes - 1) / classes, color=INK, linestyle="--", linewidth=0.8, label="(K − 1)/K")
+        axes.set(title=f"{dataset}, {classes} classes", xlabel="share of labels flipped", ylim=(0, 1))
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("test mIoU")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:

@@ -56,14 +56,14 @@ def cell_path(out: Path, dataset: str, spec: str) -> Path:
     return out / dataset / f"{spec.replace(':', '-')}.json"
 
 
-def shortened_list(dataset: str, name: str, count: int) -> Path:
-    """A list of ``count`` images spread evenly over a list of the data set."""
+def shortened_list(dataset: str, name: str, count: int, benchmark: str = "noise_grid") -> Path:
+    """A list of ``count`` images spread evenly over a list of the data set, below the benchmark's own folder."""
     from datasets.lists import find_list, read_list, write_list
 
     samples = read_list(find_list(name, dataset), say=lambda line: None)
     step = max(1, len(samples) / count)
     chosen = [samples[int(place * step)] for place in range(min(count, len(samples)))]
-    path = LOG_ROOT / "noise_grid" / dataset / f"{name}.txt"
+    path = LOG_ROOT / benchmark / dataset / f"{name}.txt"
     write_list(path, [(sample.image, sample.label) for sample in chosen])
     return path
 
