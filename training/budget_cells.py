@@ -21,9 +21,10 @@ from evaluation.prediction import load_network
 from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
 from training.budget_plan import Cell, Length, cell_length, choose_images, full_length
 from training.data import validation_batch_size
-from training.engine import NonFiniteLoss, validate
+from training.engine import validate
 from training.fit import configure, fit
 from training.options import TrainingOptions
+from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_device

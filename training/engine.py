@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -16,13 +17,10 @@ from evaluation.scores import BINS, confusion_matrix, decode_scores, score_histo
 from models import to_scores
 from training.losses import SegmentationLoss
 from training.optimizers import LearningRateSchedule
+from training.step_guard import StepGuard
 from utils.cli import Progress
 from utils.device import autocast
 from utils.distributed import sum_over_ranks, world_size
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient became infinite or NaN; raised before the optimizer's step."""
 
 
 @dataclass(frozen=True)
@@ -83,56 +81,42 @@ def train_one_epoch(
     channels_last: bool = False,
     accumulate: int = 1,
     clip_grad: float | None = None,
+    read_every: int | None = None,
     progress: Progress | None = None,
 ) -> EpochFigures:
     """Train on every batch once; the schedule advances with each step.
 
+    Nothing here makes the host wait for a GPU but the reading of losses every ``read_every`` steps and at the end.
+
+    Args:
+        read_every: see :class:`StepGuard`.
     Raises:
-        NonFiniteLoss: before the step that a non-finite loss or gradient would have made.
+        NonFiniteLoss: a loss or gradient was not finite; neither that step nor a later one changed anything.
     """
     network.train()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    losses, images_seen, started = [], 0, time.monotonic()
-    for step, batch in enumerate(batches, start=1):
+    guard = StepGuard(network, optimizer, scaler, clip_grad, read_every)
+    images_seen, started = 0, time.monotonic()
+    for batch in batches:
         images, labels = to_device(batch, device, channels_last)
-        optimizer.zero_grad(set_to_none=True)
+        guard.begin()
         value = backward_in_parts(
             network, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
         )
         for parameter in loss.parameters():  # those that a loss learns are in no DistributedDataParallel
             if parameter.grad is not None:
                 sum_over_ranks(parameter.grad).div_(world_size())
-        scaler.unscale_(optimizer)
-        norm = gradient_norm(parameters, clip_grad)
-        _stop_if_not_finite(value, norm, step, scaler.is_enabled())
-        scaler.step(optimizer)
-        scaler.update()
+        guard.step(value)
         schedule.step()
-        losses.append(value.detach())
         images_seen += len(images) * world_size()
         if progress is not None:
-            progress.update(len(images) * world_size(), loss=float(value))
+            latest = {"loss": guard.losses[-1]} if guard.losses else {}
+            progress.update(len(images) * world_size(), **latest)
+    guard.read()
     return EpochFigures(
-        loss=float(torch.stack(losses).mean()),
+        loss=math.fsum(guard.losses) / len(guard.losses),
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],
     )
-
-
-def gradient_norm(parameters: list[nn.Parameter], clip_grad: float | None) -> Tensor:
-    """The norm of the gradient before it is clipped to ``clip_grad`` (None leaves it as it is)."""
-    if clip_grad is not None:
-        return nn.utils.clip_grad_norm_(parameters, clip_grad)
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-def _stop_if_not_finite(value: Tensor, norm: Tensor, step: int, scaled: bool) -> None:
-    """A scaler skips steps whose fp16 gradient overflowed and halves its scale; a non-finite loss is never fine."""
-    if not torch.isfinite(value) or not (scaled or torch.isfinite(norm)):
-        raise NonFiniteLoss(
-            f"step {step} of the epoch: the loss is {float(value)}, the norm of its gradient {float(norm)}; the "
-            "weights were not changed. Try a lower --lr, --clip_grad 1, --precision fp32, or look for broken images."
-        )
 
 
 @torch.inference_mode()

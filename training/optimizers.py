@@ -52,12 +52,30 @@ def build_optimizer(
         weight_decay: added to the gradient by ``sgd`` and ``adam``, decoupled from it in ``adamw``. It acts on every
             parameter, as in the recipe of Luo et al. (AAAI-22); hand in parameter groups to exempt some.
         momentum: of SGD; for the Adams, their first beta.
-        fused: one kernel for all parameters, for CUDA.
+        fused: one kernel for all parameters, see :func:`can_be_fused`.
     Raises:
         UserError: unknown name.
     """
     make = OPTIMIZERS[one_of(name, tuple(OPTIMIZERS), "optimizer")]
-    return make(parameters, momentum=momentum, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    optimizer = make(parameters, momentum=momentum, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    if fused and name == "sgd" and momentum:  # else a skipped first step would leave its memory as it was found
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def can_be_fused(device: torch.device) -> bool:
+    """Whether fused optimizers of ``device`` are there and can skip a step by themselves (MPS has none of these)."""
+    return device.type in ("cpu", "cuda")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Bring an optimizer's state back, also on another device than it was saved on: fused it stays as it is built."""
+    groups = [
+        {**saved, "fused": built.get("fused")}
+        for saved, built in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import build_network, start_from_shares
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
-from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule
+from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule, can_be_fused, load_optimizer
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -105,7 +105,7 @@ def build_state(
     loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
         options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
-        weight_decay=options.weight_decay, momentum=options.momentum,
+        weight_decay=options.weight_decay, momentum=options.momentum, fused=can_be_fused(device),
     )  # fmt: skip
     precision = choose_precision(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -212,7 +212,7 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     if restarts() == 0:  # one that torchrun restarted may have lost a process after its last epoch
         check_epochs_left(options, checkpoint["epoch"])
     state.network.load_state_dict(checkpoint["model"])
-    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    load_optimizer(state.optimizer, checkpoint["optimizer"])
     state.scaler.load_state_dict(checkpoint["scaler"])
     if "loss" in checkpoint:
         state.loss.load_state_dict(checkpoint["loss"])

@@ -30,8 +30,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from models import LightUNet
-from training.engine import NonFiniteLoss
 from training.fit import configure, fit
+from training.step_guard import NonFiniteLoss
 from utils.cli import UserError
 from utils.distributed import process_group, rank, world_size
 

@@ -124,7 +124,7 @@ def test_the_noisy_list_is_read_by_default_and_noise_starts_from_the_clean_one(d
 
 
 def test_a_diverging_run_stops_before_the_step_and_keeps_what_is_finished(disks):
-    from training.engine import NonFiniteLoss
+    from training.step_guard import NonFiniteLoss
 
     with pytest.raises(NonFiniteLoss, match="weights were not changed"):
         run(disks, epochs=3, lr=1e30, optimizer="sgd", schedule="constant", run_name="diverged")
