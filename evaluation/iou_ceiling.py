@@ -196,9 +196,10 @@ def _class_half(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same for K classes: argmax of E[label | bin], of E[label | class] alone, and the first again.
 
-    A bin keeps its own label shares where one of them differs from its class's beyond chance; classes that the labels
-    cannot tell apart share one row of Q. Where Q is ``invertible``, E[label | class] is decoded by it, which gives back
-    every class; E[label | bin] only where training would decode too (`needs_decoding`).
+    A bin keeps its own label shares where one of them differs from its class's beyond chance; the other bins of the
+    class are pooled without it. Classes that the labels cannot tell apart share one row of Q. Where Q is
+    ``invertible``, E[label | class] is decoded by it, which gives back every class; E[label | bin] only where training
+    would decode too (`needs_decoding`).
     """
     classes, counts = fitted.shape[1], fitted.sum((0, 2, 3))
     for group in merged:
@@ -210,13 +211,18 @@ def _class_half(
     usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
     limit = critical_difference(len(usable) * classes)
     whole = np.stack([flat[:, truth == row].sum(1) for row in range(classes)], 1)  # (n, K, K)
+    differing = np.zeros(len(truth), bool)
     for index in usable:
         row, own = truth[index], flat[:, index]
         pairs = [
             (Share(own[:, m], total[:, index]), Share(whole[:, row, m], whole[:, row].sum(-1))) for m in range(classes)
         ]
-        if any(difference(*pair) >= limit for pair in pairs):
-            shares[index] = [share.value for share, _ in pairs]
+        differing[index] = any(difference(*pair) >= limit for pair in pairs)
+    shares[differing] = transition_matrix(flat[:, differing].sum(0))
+    for row in np.unique(truth[differing]):
+        rest = (truth == row) & ~differing
+        if total[:, rest].any():
+            shares[rest] = transition_matrix(flat[:, rest].sum((0, 1)))
     decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
     scores = shares @ decoder if needs_decoding(matrix) else shares
     by_bin, by_class = scores.argmax(-1), (rows @ decoder)[truth].argmax(-1)

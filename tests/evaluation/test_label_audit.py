@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from datasets.label_noise import make_noisy_label
+from datasets.transition_matrix import count_transitions
 from evaluation.image_evidence import ImageEvidence
 from evaluation.label_audit import audit_labels
 from evaluation.predicted_iou import bin_shares, what_labels_teach
+from evaluation.scores import mean_iou
 from utils.cli import UserError
 from utils.run_folder import plain
 
@@ -52,6 +54,14 @@ def test_ceiling_of_dilated_labels_is_the_overlap_of_dilation_and_truth(blobs, n
     noisy = noisy_labels(masks, "dilate:5")
     overlap = sum(mask.sum() for mask in masks) / sum(label.sum() for label in noisy)
     assert audit_labels(noisy, masks).ceiling.value == pytest.approx(overlap, abs=0.04)
+
+
+@pytest.mark.parametrize("spec", ["dilate:5", "erode:5", "skeleton"])
+def test_ceiling_of_several_classes_is_the_mean_overlap_of_labels_and_truth(draw, noisy_labels, spec):
+    masks = [draw(np.random.default_rng(i), classes=3)[1] for i in range(24)]
+    noisy = noisy_labels(masks, spec, 3)
+    overlap = mean_iou(sum(count_transitions(*pair, 3) for pair in zip(masks, noisy, strict=True)))
+    assert audit_labels(noisy, masks, num_classes=3).ceiling.value == pytest.approx(overlap, abs=0.07)
 
 
 def test_a_bias_so_strong_that_all_foreground_is_best_is_still_a_bias(noisy_labels):
