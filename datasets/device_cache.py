@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.device_noise import make_noisy_label_on_device
 from datasets.image_io import IGNORE
 from datasets.segmentation import Key, SegmentationDataset
 from datasets.transforms import Window, dihedral
@@ -28,7 +29,8 @@ class DeviceLoader:
         dataset: what to load; every image is decoded here.
         batches: a sampler of batches of indices or ``(epoch, draw)`` keys.
         device: where the data lie and the batches come out; it must compute in float64.
-        labels_change: labels are read from the data set anew for every batch, as noise drawn every epoch needs.
+        labels_change: labels are made anew for every batch, as noise drawn every epoch needs: by the data set, or, if
+            its noise says so, on the device.
     """
 
     def __init__(
@@ -42,7 +44,10 @@ class DeviceLoader:
         self.dataset, self.batches, self.device, self.labels_change = dataset, batches, device, labels_change
         with ThreadPoolExecutor() as pool:
             images = list(pool.map(dataset.image, range(len(dataset))))
-            labels = None if labels_change else list(pool.map(dataset.label, range(len(dataset))))
+            if labels_change:
+                labels = [dataset.stored_label(index) for index in range(len(dataset))]
+            else:
+                labels = list(pool.map(dataset.label, range(len(dataset))))
             scalings = list(pool.map(dataset.scaling, range(len(dataset))))
         self.sizes = np.array([image.shape[:2] for image in images])
         self.starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1))[:-1]])
@@ -51,9 +56,8 @@ class DeviceLoader:
         # torch hardly computes with uint16: its bits are kept as int16.
         self.is_uint16 = kind == np.uint16
         self.pixels = torch.from_numpy(pixels.view(np.int16) if self.is_uint16 else pixels).to(device)
-        self.labels = torch.full((len(pixels),), IGNORE, dtype=torch.uint8, device=device)
-        if labels is not None:
-            self.labels.copy_(torch.from_numpy(np.concatenate([label.ravel() for label in labels])))
+        self.labels = torch.from_numpy(np.concatenate([label.ravel() for label in labels])).to(device)
+        self.stored_labels = self.labels.clone() if labels_change and dataset.noise.device == "gpu" else None
         self.offsets = torch.from_numpy(np.stack([scaling.offset for scaling in scalings])).to(device)
         self.scales = torch.from_numpy(np.stack([scaling.scale for scaling in scalings])).to(device)
 
@@ -70,7 +74,7 @@ class DeviceLoader:
         indices = [index for index, _ in drawn]
         if self.labels_change:
             for (epoch, _), index in zip(keys, indices, strict=True):
-                self._put_label(index, self.dataset.label(index, epoch))
+                self._renew_label(index, epoch)
         transform = self.dataset.transform
         if transform is not None and transform.strong:
             pairs = [transform(*self._whole(index), rng) for index, rng in drawn]
@@ -92,10 +96,19 @@ class DeviceLoader:
         images, labels = self._gather([index], [Window(0, 0, height, width)])
         return images[0], labels[0]
 
-    def _put_label(self, index: int, label: np.ndarray) -> None:
-        start = int(self.starts[index])
-        flat = torch.from_numpy(np.ascontiguousarray(label).ravel())
-        self.labels[start : start + flat.numel()].copy_(flat)
+    def _renew_label(self, index: int, epoch: int) -> None:
+        """Put the label that training sees in this epoch into its place."""
+        height, width = self.sizes[index].tolist()
+        place = slice(int(self.starts[index]), int(self.starts[index]) + height * width)
+        dataset, noise = self.dataset, self.dataset.noise
+        if self.stored_labels is None:
+            label = torch.from_numpy(np.ascontiguousarray(dataset.label(index, epoch)))
+        else:
+            label = make_noisy_label_on_device(
+                self.stored_labels[place].view(height, width), dataset.steps, noise.seed,
+                dataset.samples[index].image_id, epoch, dataset.num_classes, noise.unlabelled,
+            )  # fmt: skip
+        self.labels[place].copy_(label.flatten())
 
     def _gather(self, indices: list[int], windows: list[Window]) -> tuple[Tensor, Tensor]:
         """Cut the windows (all of one size) out of the buffers; beyond an image its edge pixels and IGNORE."""

@@ -32,12 +32,14 @@ class LabelNoise:
         seed: the noise's seed.
         refresh: ``fixed`` (made once) or ``epoch`` (a fresh draw every epoch).
         unlabelled: what sampling drops becomes ``background`` or is ``ignore``-d.
+        device: where the fresh draws of training are made: ``cpu``, or ``gpu`` with a random stream of its own.
     """
 
     spec: str
     seed: int = 0
     refresh: str = "fixed"
     unlabelled: str = "background"
+    device: str = "cpu"
 
 
 class SegmentationDataset(Dataset):
@@ -71,7 +73,7 @@ class SegmentationDataset(Dataset):
         self.samples, self.transform = list(samples), transform
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
         self.normalization, self.noise, self.seed, self.cache = normalization, noise, seed, cache
-        self._steps = None if noise is None else parse_spec(noise.spec, num_classes)
+        self.steps = None if noise is None else parse_spec(noise.spec, num_classes)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
         self._scalings: dict[int, Scaling] = {}
@@ -128,7 +130,7 @@ class SegmentationDataset(Dataset):
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(
-            label, self._steps, self.noise.seed, self.samples[index].image_id,
+            label, self.steps, self.noise.seed, self.samples[index].image_id,
             num_classes=self.num_classes, epoch=epoch, unlabelled=self.noise.unlabelled,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.device_cache import DeviceLoader
+from datasets.device_noise import check_steps
 from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
 from datasets.lists import Sample, check_samples, find_list, list_folder, read_checked_list, read_list
@@ -143,6 +144,8 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
         options.cache, decoded_bytes(train_sizes + val_sizes, options.in_channels), device,
         max(1, options.workers or 0) * local_world_size(),
     )  # fmt: skip
+    if options.noise_device == "gpu" and cache != "gpu":
+        raise UserError("--noise_device gpu changes labels that lie on a GPU; here they do not: use --noise_device cpu")
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
     batches = TrainingBatches(
@@ -182,8 +185,12 @@ def training_noise(options: TrainingOptions) -> LabelNoise | None:
         return LabelNoise(options.igtt_ems, options.seed, refresh="epoch")
     if options.label_noise is None:
         return None
-    parse_spec(options.label_noise, options.num_classes)
-    return LabelNoise(options.label_noise, options.noise_seed, options.label_noise_refresh, options.unlabelled)
+    steps = parse_spec(options.label_noise, options.num_classes)
+    if options.noise_device == "gpu":
+        check_steps(steps)
+    return LabelNoise(
+        options.label_noise, options.noise_seed, options.label_noise_refresh, options.unlabelled, options.noise_device
+    )
 
 
 def training_transform(options: TrainingOptions) -> TrainingTransform:

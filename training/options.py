@@ -71,6 +71,7 @@ class TrainingOptions:
     label_noise: str | None = None
     label_noise_refresh: str = "fixed"
     noise_seed: int | None = None
+    noise_device: str = "cpu"
     unlabelled: str = "background"
 
     igtt: bool = False
@@ -206,6 +207,8 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     noise.add("--label_noise", "noise put on the clean labels, e.g. flip:0.3 or skeleton+shift:1", metavar="SPEC")
     noise.add("--label_noise_refresh", "draw the noise once or every epoch anew", choices=("fixed", "epoch"))
     noise.add("--noise_seed", "seed of the noise (default: --seed)", type=seed_number, metavar="S")
+    noise.add("--noise_device", "where fresh noise is drawn; gpu: with random numbers of its own",
+              choices=("cpu", "gpu"))  # fmt: skip
     noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
 
 
@@ -345,6 +348,9 @@ def _check(options: TrainingOptions) -> None:
         raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
     if options.num_classes > 1 and options.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
+    if options.noise_device == "gpu" and (options.label_noise is None or options.label_noise_refresh != "epoch"):
+        raise UserError("--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
+                        "are made once, by the CPU")  # fmt: skip
     if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
         raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
                         "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip

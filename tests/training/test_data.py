@@ -51,3 +51,28 @@ def test_a_run_with_its_data_on_the_device_learns_the_same(disks, monkeypatch, e
     files, device = (load_checkpoint(folder / "checkpoints" / "last.pth") for folder in folders)
     assert all(torch.equal(value, device["model"][name]) for name, value in files["model"].items())
     assert files["threshold"] == device["threshold"]
+
+
+def test_noise_of_the_device_trains_and_has_draws_of_its_own(disks, monkeypatch):
+    monkeypatch.setattr(data, "choose_cache", lambda *given: "gpu")
+    noise = {"label_noise": "flip:0.3", "label_noise_refresh": "epoch"}
+    runs = [
+        fit(configure({**SMALL, **noise, **extra, "run_name": f"noise{number}"}, disks), disks)
+        for number, extra in enumerate(({"noise_device": "gpu"}, {"noise_device": "gpu"}, {}))
+    ]
+    first, again, numpys = (load_checkpoint(run / "checkpoints" / "last.pth")["model"] for run in runs)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, numpys[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label_noise": "flip:0.3"}, "--label_noise_refresh epoch"),
+        ({"label_noise": "skeleton", "label_noise_refresh": "epoch"}, "does not make skeleton"),
+        ({"label_noise": "flip:0.3", "label_noise_refresh": "epoch"}, "use --noise_device cpu"),
+    ],
+)
+def test_noise_of_the_device_where_it_cannot_be(disks, given, message):
+    with pytest.raises(UserError, match=message):
+        fit(configure({**SMALL, **given, "noise_device": "gpu"}, disks), disks)
