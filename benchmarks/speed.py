@@ -1,0 +1,125 @@
+"""How fast everything is on this machine, beside a plain recipe and what the hardware could do.
+
+Parts that are finished in the file are kept, so a measurement can be stopped and gone on with.
+
+    python benchmarks/speed.py --parts cpu --baseline --out benchmarks/results/speed/cpu.json
+    python benchmarks/speed.py --parts gpu --out benchmarks/results/speed/h100.json
+    python benchmarks/speed.py --out benchmarks/results/speed/cpu.json --summarize
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+
+import argparse
+import importlib
+import time
+from dataclasses import asdict, replace
+
+from benchmarks.speed_record import SIZES, Settings, make_part, table
+from utils.cli import CommandParser, UserError, run_command
+from utils.run_folder import REPO_ROOT, display_path, read_json, write_json
+
+RESULTS = REPO_ROOT / "benchmarks" / "results" / "speed"
+# part → (file, function)
+PARTS = {
+    "ceilings": ("speed_counts", "measure_ceilings"),
+    "counts": ("speed_counts", "measure_counts"),
+    "training": ("speed_training", "measure_training"),
+    "inference": ("speed_inference", "measure_inference"),
+    "huge": ("speed_inference", "measure_huge"),
+    "startup": ("speed_training", "measure_startup"),
+    "noise": ("speed_labels", "measure_label_noise"),
+    "ems": ("speed_labels", "measure_ems"),
+    "metrics": ("speed_labels", "measure_metrics"),
+    "audit": ("speed_labels", "measure_audit"),
+    "accuracy": ("speed_accuracy", "measure_accuracy"),
+    "recipe": ("speed_training", "measure_recipe"),
+    "processes": ("speed_training", "measure_processes"),
+    "gpu_tests": ("speed_training", "measure_gpu_tests"),
+}
+SETS = {
+    "cpu": ("ceilings", "counts", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit",
+            "accuracy"),
+    "gpu": ("ceilings", "counts", "training", "inference", "huge", "startup", "recipe", "processes", "gpu_tests"),
+}  # fmt: skip
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["cpu"], choices=(*SETS, *PARTS), metavar="PART",
+                        help=f"sets: cpu, gpu (which includes --baseline), or parts: {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument("--baseline", action="store_true", help="run the plain recipe beside the fast one")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)")
+    parser.add_argument("--width", type=int, metavar="CHANNELS", help="of the U-Net (default: 64 on CUDA, else 16)")
+    parser.add_argument("--crop", type=int, metavar="PIXELS", help="of training (default: 256 on CUDA, else 128)")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="of training (default: 32 on CUDA, else 16)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns of fast and plain training (2)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
+    parser.add_argument("--tiny", action="store_true", help="smallest sizes: to see that every part works")
+    parser.add_argument("--again", action="store_true", help="measure parts anew that the file has already")
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json", metavar="FILE", help="JSON file")
+    parser.add_argument("--summarize", action="store_true", help="no measuring: the table of the file")
+    return parser.parse_args()
+
+
+def choose_parts(names: list[str]) -> list[str]:
+    """The parts that sets and parts name, each once, in the order of PARTS."""
+    chosen = {part for name in names for part in SETS.get(name, (name,))}
+    return [part for part in PARTS if part in chosen]
+
+
+def make_settings(options: argparse.Namespace) -> Settings:
+    """The sizes of this machine's measurements."""
+    from utils.device import choose_device
+
+    device = choose_device(options.device)
+    if "gpu" in options.parts and device == "cpu" and not options.tiny:
+        raise UserError("--parts gpu needs an accelerator; add --tiny to see that every part works without one")
+    width, crop, batch_size, repeat = (4, 32, 8, 1) if options.tiny else SIZES[device]
+    settings = Settings(
+        device, width, crop, batch_size, repeat, options.rounds, baseline=options.baseline or "gpu" in options.parts,
+        tiny=options.tiny,
+    )  # fmt: skip
+    given = {name: getattr(options, name) for name in ("width", "crop", "batch_size")}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    return replace(settings, rounds=1, seconds=0.0) if options.tiny else settings
+
+
+def measure(parts: list[str], settings: Settings, out: Path, again: bool) -> None:
+    """Measure what the file lacks; it is written after every part."""
+    content = read_json(out) if out.exists() else {"parts": {}}
+    for name in parts:
+        found = content["parts"].get(name)
+        if found is not None and not again:
+            if found["settings"] != asdict(settings):
+                raise UserError(f"{display_path(out)} holds part {name} at other settings, {found['settings']}: give "
+                                "--again or another --out")  # fmt: skip
+            continue
+        print(f"== {name}", flush=True)
+        module, function = PARTS[name]
+        started = time.monotonic()
+        figures = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+        content["parts"][name] = make_part(figures, settings, time.monotonic() - started)
+        write_json(out, content)
+
+
+def main() -> None:
+    """Measure, then print the table."""
+    options = parse_options()
+    if not options.summarize:
+        if options.threads is not None:
+            import os
+
+            os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for processes started here; torch is not loaded yet
+        measure(choose_parts(options.parts), make_settings(options), options.out, options.again)
+    print(table(read_json(options.out)["parts"]))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,121 @@
+"""What a network's arithmetic and memory traffic must take: operations and bytes counted, ceilings measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.label_noise import median_ms
+from benchmarks.speed_record import Figure, Settings
+from models import build_network, fold_batch_norms
+
+MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # rows of the square matrices of the largest product
+COPIED = {"cpu": 2**27, "mps": 2**28, "cuda": 2**30}  # bytes
+
+
+class ByteCounter(TorchDispatchMode):
+    """Adds up the bytes that operators read and write; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if not operator.is_view:
+            leaves = tree_leaves((args, kwargs, result))
+            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+        return result
+
+
+def count(width: int, size: int, training: bool, batch: int = 8) -> tuple[float, float]:
+    """Operations and bytes for one image of ``size``² in a U-Net in bf16, nothing computed.
+
+    Multiplications and additions count one each. Bytes are those of the operators as PyTorch runs them one after the
+    other, inputs and outputs, without what caches save and what a kernel reads twice; of a training step the weights
+    count, the optimizer does not.
+
+    Args:
+        training: forward and backward of the loss; else the forward pass with batch norms folded.
+        batch: images that share the reading of the weights.
+    """
+    with torch.device("meta"):
+        network = build_network("unet", width=width).to(torch.bfloat16).train(training)
+    if not training:
+        network = fold_batch_norms(network)
+    images = torch.empty(batch, 1, size, size, device="meta", dtype=torch.bfloat16)
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as operations, ByteCounter() as traffic:
+        logits = network(images)
+        if training:
+            logits.sum().backward()
+    return operations.get_total_flops() / batch, traffic.bytes / batch
+
+
+def synchronize(device: str) -> None:
+    """Wait for what an accelerator still has to do."""
+    if device != "cpu":
+        getattr(torch, device).synchronize()
+
+
+def matrix_product(device: str, dtype: torch.dtype, rows: int, seconds: float) -> float:
+    """Operations a second of the product of two square matrices."""
+    left, right = (torch.randn(rows, rows, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+
+    def multiply() -> None:
+        torch.mm(left, right)
+        synchronize(device)
+
+    return 2 * rows**3 / (median_ms(multiply, seconds) / 1000)
+
+
+def large_copy(device: str, size: int, seconds: float) -> float:
+    """Bytes a second that a large copy reads and writes."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        synchronize(device)
+
+    return 2 * size / (median_ms(copy, seconds) / 1000)
+
+
+def measure_ceilings(settings: Settings) -> list[Figure]:
+    """The device's largest matrix product, by arithmetic, and its largest copy."""
+    rows, size = (256, 2**20) if settings.tiny else (MATRIX[settings.device], COPIED[settings.device])
+    products = {
+        name: matrix_product(settings.device, dtype, rows, settings.seconds)
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    }
+    return [
+        *(Figure(f"product of {rows}² matrices, {name}", "GFLOP/s", rate / 1e9) for name, rate in products.items()),
+        Figure(f"copy of {size / 2**20:.0f} MiB, read and written", "GB/s",
+               large_copy(settings.device, size, settings.seconds) / 1e9),
+    ]  # fmt: skip
+
+
+def measure_counts(settings: Settings) -> list[Figure]:
+    """Operations and bytes of an image, and the images a second that the ceilings would allow in bf16."""
+    ceilings = {figure.unit: figure.value for figure in reversed(measure_ceilings(settings))}  # bf16 comes last
+    figures = []
+    for what, size, training in (("training", settings.crop, True), ("prediction", 256, False)):
+        operations, traffic = count(settings.width, size, training)
+        arithmetic, memory = operations / 1e9 / ceilings["GFLOP/s"], traffic / 1e9 / ceilings["GB/s"]
+        figures.append(
+            Figure(
+                f"{what}, width {settings.width} at {size}²: bound by the ceilings in bf16",
+                "images/s",
+                1 / (arithmetic + memory),
+                more={
+                    "GFLOP an image": operations / 1e9,
+                    "MB an image": traffic / 1e6,
+                    "ms of arithmetic": 1000 * arithmetic,
+                    "ms of memory": 1000 * memory,
+                },
+            )  # fmt: skip
+        )
+    return figures

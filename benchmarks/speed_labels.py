@@ -1,0 +1,127 @@
+"""Speed of what surrounds the network: label noise, EMS, metrics and the audit, against loops and scikit-learn."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from benchmarks.label_noise import draw_masks, median_ms, time_shift, time_steps
+from benchmarks.speed_record import Figure, Settings
+from benchmarks.speed_training import NOISE, samples_of
+from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
+
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+LEAST_EMS, LEAST_METRICS, LEAST_SHIFT = 20.0, 20.0, 100.0
+
+
+def measure_label_noise(settings: Settings) -> list[Figure]:
+    """Milliseconds an image of every step of label noise; of the shift, against a loop over pixels."""
+    seconds = 0.0 if settings.tiny else settings.seconds / 10
+    masks = draw_masks(1)
+    figures = [
+        Figure(spec, "ms", float(np.mean([row[kind]["mean_ms"] for kind in row if kind != "full"])),
+               more={"full mask": row["full"]["mean_ms"]})
+        for spec, row in time_steps(masks, seconds).items()
+    ]  # fmt: skip
+    shift = time_shift(seconds)
+    goal = LEAST_SHIFT if settings.baseline else None
+    return [*figures, Figure("shift:1 of a full mask, against a loop over pixels", "ms", shift["vectorised_ms"],
+                             shift["loop_ms"], goal_ratio=goal)]  # fmt: skip
+
+
+def measure_ems(settings: Settings) -> list[Figure]:
+    """Milliseconds an image of the extraction of the meta-structure, against loops over pixels."""
+    from benchmarks.speed_plain import ems_by_loop
+
+    steps = parse_spec(EMS_SPEC)
+    figures = []
+    for kind, masks in draw_masks(1 if settings.tiny else 3).items():
+        if kind == "full":
+            continue
+        fast = np.mean([median_ms(lambda: make_noisy_label(mask, steps, 0, "image"), settings.seconds)  # noqa: B023
+                        for mask in masks])  # fmt: skip
+        plain = np.mean([median_ms(lambda: ems_by_loop(mask, 0.1, np.random.default_rng(0)), settings.seconds)  # noqa: B023
+                         for mask in masks])  # fmt: skip
+        figures.append(Figure(f"EMS, {kind}", "ms", float(fast), float(plain), goal_ratio=LEAST_EMS))
+    return figures
+
+
+def measure_metrics(settings: Settings) -> list[Figure]:
+    """Milliseconds an image: best threshold, AUC and average precision by histogram, against scikit-learn.
+
+    And what ``metrics.py`` takes for an image with everything it reports, from files.
+    """
+    from benchmarks.speed_plain import metrics_by_threshold
+    from evaluation.scores import auc, average_precision, best_threshold, score_histogram
+
+    ((scores, label),) = scored_images(1)
+    thresholds = THRESHOLDS[::10] if settings.tiny else THRESHOLDS
+
+    def by_histogram() -> None:
+        histogram = score_histogram(scores, label)
+        best_threshold(histogram), auc(histogram), average_precision(histogram)
+
+    fast = median_ms(by_histogram, settings.seconds)
+    plain = median_ms(lambda: metrics_by_threshold(scores, label, thresholds), settings.seconds, least=2)
+    one = median_ms(lambda: metrics_by_threshold(scores, label, [0.5]), settings.seconds, least=2)
+    return [
+        Figure(f"every threshold, AUC, AP of an image; scikit-learn: {len(thresholds)} thresholds", "ms", fast, plain,
+               goal_ratio=LEAST_METRICS),
+        Figure("the same; scikit-learn: one threshold", "ms", fast, one),
+        Figure("every figure of metrics.py, from files", "ms", score_files(settings)),
+    ]  # fmt: skip
+
+
+def scored_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scores float32 (256, 256) of a middling network, and their labels."""
+    import cv2
+
+    from datasets.image_io import read_label
+
+    rng = np.random.default_rng(0)
+    pairs = []
+    for sample in samples_of("test")[:count]:
+        label = read_label(sample.label)
+        noise = cv2.GaussianBlur(rng.normal(0, 1, label.shape), (0, 0), 2)
+        logits = 4 * cv2.GaussianBlur(label.astype(np.float64), (0, 0), 1.5) - 2 + 5 * noise
+        pairs.append(((1 / (1 + np.exp(-logits))).astype(np.float32), label))
+    return pairs
+
+
+def score_files(settings: Settings) -> float:
+    """Milliseconds an image that ``metrics.py`` takes to read and score maps, in as many threads as it uses."""
+    import tempfile
+    from pathlib import Path
+
+    from datasets.image_io import write_scores
+    from evaluation.scoring import Scorer, score_maps, summarize
+
+    samples = samples_of("test")[: 2 if settings.tiny else None]
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = []
+        for sample, (scores, _) in zip(samples, scored_images(len(samples)), strict=True):
+            pairs.append((sample, Path(folder) / f"{sample.image.stem}.tif"))
+            write_scores(pairs[-1][1], scores)
+        scorer = Scorer()
+        started = time.perf_counter()
+        summarize(score_maps(pairs, scorer), scorer)
+        return 1000 * (time.perf_counter() - started) / len(pairs)
+
+
+def measure_audit(settings: Settings) -> list[Figure]:
+    """Seconds that an audit of 1,000 labels takes, beside clean labels and images, all in memory."""
+    from datasets.image_io import read_image, read_label
+    from evaluation.label_audit import audit_labels
+
+    count = 20 if settings.tiny else 1000
+    samples = samples_of("train/train_gt")
+    used = [samples[place % len(samples)] for place in range(count)]
+    truth = {sample.image_id: read_label(sample.label) for sample in samples[:count]}
+    images = {sample.image_id: read_image(sample.image) for sample in samples[:count]}
+    steps = parse_spec(NOISE)
+    noisy = {name: make_noisy_label(label, steps, 0, name) for name, label in truth.items()}
+    names = [sample.image_id for sample in used]
+    started = time.perf_counter()
+    report = audit_labels(*([made[name] for name in names] for made in (noisy, truth, images)))
+    return [Figure(f"audit of {count} labels", "s", time.perf_counter() - started, more={"verdict": report.verdict})]

@@ -1,0 +1,131 @@
+"""The plain recipe that the fast one is held against: what one writes first.
+
+Images are decoded in every epoch by as many worker processes as there are cores; float32 with PyTorch's defaults
+(TF32 in convolutions on GPUs that have it), channels first, a stock optimizer, the loss read in every step. Label
+noise is vectorised: its speed is a figure of its own. Below, EMS by loops over pixels and metrics by scikit-learn,
+one threshold after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.morphology import skeletonize
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.label_noise import shift_by_loop
+from datasets.image_io import read_image, read_label, write_scores
+from datasets.label_noise import make_noisy_label, parse_spec
+from datasets.lists import Sample
+from datasets.transforms import TrainingTransform, normalize
+from models import build_network, start_from_shares
+from training.optimizers import build_schedule
+from training.options import TrainingOptions
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+class PlainDataset(Dataset):
+    """Images and noisy labels, read from their files whenever they are drawn."""
+
+    def __init__(self, samples: Sequence[Sample], options: TrainingOptions) -> None:
+        self.samples, self.noise = samples, parse_spec(options.label_noise)
+        self.repeat, self.noise_seed = options.repeat, options.noise_seed
+        self.transform = TrainingTransform(options.crop)
+
+    def __len__(self) -> int:
+        return len(self.samples) * self.repeat
+
+    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[draw % len(self.samples)]
+        label = make_noisy_label(read_label(sample.label), self.noise, self.noise_seed, sample.image_id)
+        rng = np.random.default_rng([torch.initial_seed() % 2**63, draw])
+        image = torch.from_numpy(normalize(read_image(sample.image)))
+        return self.transform(image, torch.from_numpy(label), rng)
+
+
+def foreground_share(samples: Sequence[Sample], options: TrainingOptions) -> float:
+    """The share of foreground in the noisy labels, at which scores start."""
+    dataset = PlainDataset(samples, options)
+    return float(np.mean([dataset[place][1].float().mean().item() for place in range(min(20, len(samples)))]))
+
+
+def train_plainly(
+    options: TrainingOptions, samples: Sequence[Sample], device: str
+) -> tuple[nn.Module, list[float]]:  # fmt: skip
+    """Train as ``options`` say, in the plain way; the network and the images per second of every epoch."""
+    torch.manual_seed(options.seed)
+    network = build_network(options.network, width=options.width, init=options.init)
+    if options.head_bias == "shares":
+        share = foreground_share(samples, options)
+        start_from_shares(network, [1 - share, share])
+    network.to(device)
+    settings = {"momentum": options.momentum} if options.optimizer == "sgd" else {}
+    optimizer = OPTIMIZERS[options.optimizer](
+        network.parameters(), lr=options.lr, weight_decay=options.weight_decay, **settings
+    )
+    loader = DataLoader(
+        PlainDataset(samples, options), options.batch_size, shuffle=True, num_workers=os.cpu_count() or 1,
+        pin_memory=device == "cuda",
+    )  # fmt: skip
+    schedule = build_schedule(
+        options.schedule, optimizer, options.epochs * len(loader), len(loader), step_epochs=options.step_epochs,
+        gamma=options.step_gamma,
+    )  # fmt: skip
+    speeds = []
+    for _ in range(options.epochs):
+        network.train()
+        started, total = time.perf_counter(), 0.0
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            loss = F.binary_cross_entropy_with_logits(network(images)[:, 0], labels.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        speeds.append(len(loader.dataset) / (time.perf_counter() - started))
+    return network, speeds
+
+
+@torch.no_grad()
+def predict_plainly(network: nn.Module, images: Sequence[Path], folder: Path, device: str, batch: int) -> None:
+    """Read, predict and write images of one size, one batch after the other."""
+    network.eval()
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        inputs = torch.stack([torch.from_numpy(normalize(read_image(image))) for image in some]).to(device)
+        scores = torch.sigmoid(network(inputs)).cpu().numpy()
+        for number, (image, image_scores) in enumerate(zip(some, scores, strict=True), start=start):
+            write_scores(folder / f"{number}_{image.stem}.tif", image_scores[0])
+
+
+def ems_by_loop(mask: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Extraction of the meta-structure pixel by pixel, but for scikit-image's skeleton."""
+    shifted = shift_by_loop(skeletonize(mask.astype(bool)).astype(np.uint8), 1, rng)
+    kept = np.zeros_like(shifted)
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            if shifted[y, x] == 1 and rng.random() < share:
+                kept[y, x] = 1
+    return kept
+
+
+def metrics_by_threshold(scores: np.ndarray, label: np.ndarray, thresholds: Sequence[float]) -> dict[str, Any]:
+    """Best F1 over the thresholds, AUC and average precision of an image by scikit-learn."""
+    from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+    truth, flat = label.ravel(), scores.ravel()
+    f1 = []
+    for threshold in thresholds:
+        _, fp, fn, tp = confusion_matrix(truth, flat >= threshold, labels=[0, 1]).ravel().tolist()
+        f1.append(2 * tp / max(2 * tp + fp + fn, 1))
+    return {"f1": max(f1), "auc": roc_auc_score(truth, flat), "average_precision": average_precision_score(truth, flat)}
