@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets.lists import find_list, list_folder
 from datasets.pairing import label_folders
 from utils.cli import UserError
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import REPO_ROOT, display_path, quoted
 
 SPLITS = ("train", "val", "test")
 
@@ -107,11 +107,11 @@ def known_datasets(root: Path = REPO_ROOT) -> list[str]:
 
 def _lists_missing(name: str, root: Path) -> str:
     found = label_folders(root / "datasets" / name / "train")
-    labels = "" if "labels" in found or not found else f" --labels {found[0]}"
+    labels = "" if "labels" in found or not found else f" --labels {quoted(found[0])}"
     return (
         f"data set {name} has images ({display_path(root / 'datasets' / name)}) but no lists "
         f"({display_path(root / 'txt' / name)}); make them with:\n"
-        f"  python datasets/make_lists.py --dataset {name}{labels}"
+        f"  python datasets/make_lists.py --dataset {quoted(name)}{labels}"
     )
 
 

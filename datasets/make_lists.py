@@ -22,7 +22,7 @@ from datasets.image_io import IGNORE, read_label
 from datasets.lists import write_list
 from datasets.pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import REPO_ROOT, display_path, quoted
 
 LISTS = {"train": "train/train_gt.txt", "val": "val.txt", "test": "test.txt"}
 NOISY_LIST = "train/train_noisyLabel.txt"
@@ -112,7 +112,7 @@ def next_step(dataset: str, written: dict[str, Pairs], layout: str = "folders") 
     """The command to type after the lists are written."""
     if LISTS["train"] not in written:
         return "next, predict with a trained network: python evaluation/inference.py --help"
-    command = f"python main.py --dataset {dataset}"
+    command = f"python main.py --dataset {quoted(dataset)}"
     labels = [label for _, label in written[LISTS["train"]] if label is not None]
     if not labels:
         return f"next: {command} --igtt"

@@ -6,7 +6,6 @@ python datasets/make_noisy_labels.py --dataset er --label_noise flip:0.45,0.2
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
 from datasets.noisy_labels import NOISY_LIST, write_noisy_labels
 from utils.cli import CommandParser, run_command, whole_number
-from utils.run_folder import display_path
+from utils.run_folder import display_path, quoted
 
 SOURCE_LIST = "train_gt"
 
@@ -42,7 +41,7 @@ def main() -> None:
     print(f"wrote {display_path(new_list)}; {NOISY_LIST} beside it is now equal to it")
     classes = "" if options.num_classes == 1 else f" --num_classes {options.num_classes}"
     ignored = "" if options.ignore_index is None else f" --ignore_index {options.ignore_index}"  # of the other lists
-    command = f"python main.py --dataset {dataset}{classes}{ignored} --train_list {shlex.quote(new_list.stem)}"
+    command = f"python main.py --dataset {quoted(dataset)}{classes}{ignored} --train_list {quoted(new_list.stem)}"
     print(f"train on it with: {command}")
 
 

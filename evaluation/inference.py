@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, Progress, UserError, run_command
-from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted, write_json
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
@@ -214,7 +214,7 @@ def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any])
     return (
         f"{images} of epoch {record['epoch']} → {display_path(folder / 'pred')}{threshold}{inverted}"
         f" ({speed:.1f} images/s on {record['device']})\n"
-        f"python evaluation/metrics.py --prd_dir {display_path(folder / 'pred')}{labels}"
+        f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'pred'))}{labels}"
     )
 
 

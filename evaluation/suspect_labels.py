@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, run_command, whole_number
-from utils.run_folder import LOG_ROOT, atomic_write, display_path, environment_record, write_json
+from utils.run_folder import LOG_ROOT, atomic_write, display_path, environment_record, quoted, write_json
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
@@ -128,7 +128,8 @@ def tell(folder: Path, verdicts: Sequence[Verdict], dataset: str, top: int) -> N
               f"{display_path(verdict.prediction.sample.label)}")  # fmt: skip
     print(f"written to {display_path(folder)}: suspects.csv, sheet.png, maps/, without_suspects.txt")
     print("next: look at sheet.png and correct the labels at the head of suspects.csv, or train without them:")
-    print(f"python main.py --dataset {dataset} --train_list {display_path(folder / 'without_suspects.txt')}")
+    kept = quoted(display_path(folder / "without_suspects.txt"))
+    print(f"python main.py --dataset {quoted(dataset)} --train_list {kept}")
 
 
 def default_list(dataset: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from datasets.lists import Sample, find_list, read_list
 from evaluation.foreground import FOREGROUNDS, orient, resolve_foreground
 from utils.cli import CommandParser, Progress
-from utils.run_folder import LOG_ROOT, display_path, environment_record, write_json
+from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted, write_json
 
 IMAGES_FOR_DIRECTION = 64
 
@@ -143,5 +143,6 @@ def run_methods(options: argparse.Namespace, methods: Mapping[str, SetMethod]) -
         pooled, ious, seconds = write_maps(method, name, images, source, out / name)
         if labelled:
             print_row(name, pooled, ious, seconds)
+    maps = quoted(display_path(out / next(iter(methods)) / "pred"))
     print(f"maps: {display_path(out)}/METHOD/pred; every figure of one of them:\n"
-          f"python evaluation/metrics.py --prd_dir {display_path(out / next(iter(methods)) / 'pred')}")  # fmt: skip
+          f"python evaluation/metrics.py --prd_dir {maps}")  # fmt: skip

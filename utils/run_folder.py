@@ -143,7 +143,7 @@ def display_path(path: Path) -> str:
 
 def quoted(text: str | Path) -> str:
     """A path or name as an argument of a command to paste, in any shell."""
-    return f'"{text}"' if " " in str(text) else str(text)
+    return str(text) if re.fullmatch(r"[\w./:+=-]+", str(text)) else f'"{text}"'
 
 
 def _git_commit() -> str | None:

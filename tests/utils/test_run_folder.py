@@ -22,6 +22,7 @@ from utils.run_folder import (
     create_run_folder,
     find_run,
     plain,
+    quoted,
     read_json,
     read_jsonl,
     write_json,
@@ -152,3 +153,18 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
     (tmp_path / "last.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"last\.pth"):
         load_checkpoint(tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize(
+    ("argument", "typed"),
+    [
+        ("train_log/er/unet_bce", "train_log/er/unet_bce"),
+        ("läuft/gut-2", "läuft/gut-2"),
+        ("my run", '"my run"'),
+        ("labels (1)", '"labels (1)"'),
+        ("train_flip-0.45,0.2", '"train_flip-0.45,0.2"'),  # PowerShell splits at a bare comma
+        ("a&b", '"a&b"'),
+    ],
+)
+def test_an_argument_of_a_command_to_paste_is_quoted_where_a_shell_needs_it(argument, typed):
+    assert quoted(argument) == typed
