@@ -69,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--epochs", type=int, default=4, metavar="N", help="epochs; validation follows each (default: 4)")
     add("--repeat", type=int, default=3, metavar="N", help="draws of an image in an epoch (default: 3)")
     add("--width", type=int, default=16, help="channels of the U-Net's first level (default: 16)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of noise and training (default: 0)")
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
     add("--summarize", action="store_true", help="no training: table and figure of finished cells")
     return parser.parse_args()
@@ -79,7 +80,7 @@ def cell_path(out: Path, dataset: str, spec: str) -> Path:
     return out / dataset / f"{spec.replace(':', '-')}.json"
 
 
-def audit_cell(spec: str, train_list: Path, num_classes: int) -> dict[str, Any]:
+def audit_cell(spec: str, train_list: Path, num_classes: int, seed: int) -> dict[str, Any]:
     """The audit of the labels that the cell trains on."""
     from datasets.image_io import read_image, read_label
     from datasets.label_noise import make_noisy_label
@@ -88,7 +89,7 @@ def audit_cell(spec: str, train_list: Path, num_classes: int) -> dict[str, Any]:
 
     samples = read_list(train_list)
     truth = [read_label(sample.label, num_classes) for sample in samples]
-    noisy = [make_noisy_label(label, spec, 0, sample.image_id, num_classes)
+    noisy = [make_noisy_label(label, spec, seed, sample.image_id, num_classes)
              for label, sample in zip(truth, samples, strict=True)]  # fmt: skip
     started = time.monotonic()
     report = audit_labels(noisy, truth, [read_image(sample.image) for sample in samples], num_classes)
@@ -106,6 +107,7 @@ def train_cell(dataset: str, spec: str, train_list: Path, num_classes: int, opti
         "train_list": str(train_list), "batch_size": options.batch_size, "epochs": options.epochs,
         "val_list": str(shortened_list(dataset, "val", options.val_images, "multiclass")), "repeat": options.repeat,
         "checkpoint_every": options.epochs, "audit": False, "tensorboard": False, "run_name": name,
+        "seed": options.seed,
     }  # fmt: skip
     return fit(configure(given))
 
@@ -142,17 +144,17 @@ def run_cell(dataset: str, spec: str, options: argparse.Namespace) -> None:
     """Audit, train, test and write one cell."""
     num_classes = len(DATA_SETS[dataset].classes)
     train_list = shortened_list(dataset, "train_gt", options.train_images, "multiclass")
-    audit = audit_cell(spec, train_list, num_classes)  # before the first step
+    audit = audit_cell(spec, train_list, num_classes, options.seed)  # before the first step
     started = time.monotonic()
     test_list = shortened_list(dataset, "test", options.test_images, "multiclass")
     run = train_cell(dataset, spec, train_list, num_classes, options)
     seconds = time.monotonic() - started
-    settings = {name: getattr(options, name)
-                for name in ("train_images", "val_images", "batch_size", "epochs", "repeat", "width")}  # fmt: skip
+    kept = ("train_images", "val_images", "batch_size", "epochs", "repeat", "width", "seed")
+    settings = {name: getattr(options, name) for name in kept}
     steps = -(-options.train_images * options.repeat // options.batch_size) * options.epochs
     write_json(cell_path(options.out, dataset, spec), {
         "dataset": dataset, "spec": spec, "audit": audit, "measured": test_cell(run, test_list, num_classes),
-        "training_seconds": seconds, "settings": {**settings, "steps": steps, "preset": "quick", "seed": 0},
+        "training_seconds": seconds, "settings": {**settings, "steps": steps, "preset": "quick"},
         "environment": environment_record("cpu"),
     })  # fmt: skip
     shutil.rmtree(run)
