@@ -18,9 +18,9 @@ from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
 from training.options import TrainingOptions
-from training.panels import picture_of
 from training.run_config import configure as configure
 from training.run_config import label_facts, make_config, take_up, write_config
+from training.saving import checkpointed_epochs, save_epoch, show_pictures
 from training.selection import (
     Selection,
     decoding_matrix,
@@ -35,13 +35,12 @@ from training.state import (
     TrainingState,
     add_schedule,
     build_state,
-    checkpoint_content,
     has_checkpoint,
     load_last,
     restore,
     seed_everything,
 )
-from utils.checkpoint import save_checkpoint
+from utils.background import BackgroundWriter
 from utils.cli import Progress
 from utils.device import choose_device
 from utils.distributed import (
@@ -95,7 +94,8 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
         describe(journal, options, data, state, run)
         for line in labels.lines:
             journal.say(line)
-        train(options, data, state, run, journal, config)
+        with BackgroundWriter() as writer:
+            train(options, data, state, run, journal, config, writer)
     except BaseException as error:
         if has_checkpoint(run):
             error.add_note(f"finished epochs are kept; go on with: {resume_command(run)}")
@@ -192,6 +192,7 @@ def train(
     run: Path,
     journal: Journal,
     config: dict[str, Any],
+    writer: BackgroundWriter,
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
     last = options.stop_after or options.epochs
@@ -212,10 +213,11 @@ def train(
         report_epoch(journal, options, epoch, figures, selection)
         if is_main():
             due = is_numbered(options, epoch) or epoch == last
-            save_epoch(state, run, config, selection, numbered=due)
+            save_epoch(writer, state, run, config, selection, numbered=due)
             if due:
-                show_pictures(journal, data, state, selection)
+                show_pictures(writer, journal, data, state, selection)
             if pseudo_labels is not None:
+                writer.wait()  # the checkpoints on disk name the masks that are kept
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
     if last < options.epochs:
         journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
@@ -305,30 +307,3 @@ def report_epoch(
 def is_numbered(options: TrainingOptions, epoch: int) -> bool:
     """Whether an epoch gets a checkpoint of its own."""
     return epoch >= options.checkpoint_from and epoch % options.checkpoint_every == 0
-
-
-def show_pictures(journal: Journal, data: TrainingData, state: TrainingState, selection: Selection) -> None:
-    """Put rows image | label | score | error of training and validation images into TensorBoard."""
-    if journal.writer is None:
-        return
-    transition = decoding_matrix(state.noise_matrix, data.train.num_classes, state.loss.class_weights)
-    for name, dataset in (("train", data.train), ("val", data.val)):
-        if dataset is not None:
-            picture = picture_of(state.bare_network, dataset, selection, transition, state.device, state.precision)
-            journal.picture(name, picture, state.epoch)
-
-
-def checkpointed_epochs(run: Path) -> list[int]:
-    """The epochs that have a numbered checkpoint."""
-    return [int(path.stem.removeprefix("epoch_")) for path in (run / "checkpoints").glob("epoch_*.pth")]
-
-
-def save_epoch(state: TrainingState, run: Path, config: dict[str, Any], selection: Selection, numbered: bool) -> None:
-    """Write the checkpoints that are due: numbered, ``best`` and, last of all, ``last``."""
-    content = checkpoint_content(state, config, selection.threshold, selection.invert)
-    folder = run / "checkpoints"
-    if numbered:
-        save_checkpoint(folder / f"epoch_{state.epoch}.pth", content)
-    if state.best["epoch"] == state.epoch:
-        save_checkpoint(folder / "best.pth", content)
-    save_checkpoint(folder / "last.pth", content)

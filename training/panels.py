@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,36 +28,41 @@ def _middle(array: np.ndarray) -> np.ndarray:
     return array[top : top + WINDOW, left : left + WINDOW]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a picture is made of: an image, its label (H, W) and its scores (C, H, W)."""
+
+    image: np.ndarray
+    label: np.ndarray
+    scores: np.ndarray
+
+
 @torch.inference_mode()
-def picture_of(
-    network: nn.Module,
-    dataset: SegmentationDataset,
-    selection: Selection,
-    transition: np.ndarray | None,
-    device: torch.device,
-    precision: str,
-) -> np.ndarray:
-    """Rows image | label | score | error of images spread over a data set, uint8 (h, w, 3).
-
-    The labels are those that the data set gives, so a training set shows its noise.
-
-    Args:
-        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
-    """
+def predict_some(network: nn.Module, dataset: SegmentationDataset, device: torch.device, precision: str) -> list[Shown]:
+    """Predict images spread over a data set, with the labels that it gives: those of a training set show its noise."""
     network.eval()
-    rows = []
+    shown = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, IMAGES_SHOWN).round().astype(int)):
         image, label = (_middle(array) for array in (dataset.image(int(index)), dataset.label(int(index))))
         with autocast(device, precision):
             logits = network(torch.from_numpy(normalize(image, dataset.normalization))[None].to(device))
-        scores = to_scores(logits)[0].cpu().numpy()  # (C, H, W)
-        if dataset.num_classes == 1:
-            shown = 1 - scores[0] if selection.invert else scores[0]
+        shown.append(Shown(image, label, to_scores(logits)[0].cpu().numpy()))
+    return shown
+
+
+def picture_of(shown: list[Shown], num_classes: int, selection: Selection, transition: np.ndarray | None) -> np.ndarray:
+    """Rows image | label | score | error, uint8 (h, w, 3).
+
+    Args:
+        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
+    """
+    threshold = 0.5 if selection.threshold is None else selection.threshold
+    rows = []
+    for each in shown:
+        if num_classes == 1:
+            found = 1 - each.scores[0] if selection.invert else each.scores[0]
         else:
-            decoded = scores if transition is None else decode_scores(scores, transition)
-            shown = decoded.argmax(0).astype(np.uint8)
-        threshold = 0.5 if selection.threshold is None else selection.threshold
-        rows.append(panels(
-            image, label, shown, threshold, dataset.num_classes, MAX_SIDE
-        ))  # fmt: skip
+            decoded = each.scores if transition is None else decode_scores(each.scores, transition)
+            found = decoded.argmax(0).astype(np.uint8)
+        rows.append(panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE))
     return beside(rows, axis=0)

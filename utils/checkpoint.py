@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,38 @@ from utils.run_folder import atomic_write
 CHECKPOINT_KEYS = (
     "model", "optimizer", "scheduler", "scaler", "epoch", "best", "threshold", "pred_invert", "rng", "config",
 )  # fmt: skip
+
+
+def take_snapshot(state: dict[str, Any], device: torch.device) -> Callable[[], dict[str, Any]]:
+    """Copy ``state`` to the host, so that training may go on and change it.
+
+    A CUDA device copies into pinned memory as soon as it has done what it was told before, and nobody waits here.
+
+    Returns: a function that waits for the copy, if need be, and returns it; for any thread.
+    """
+    held = _on_host(state)
+    if device.type != "cuda":
+        return lambda: held
+    with torch.cuda.device(device):
+        copied = torch.cuda.Event(blocking=True)
+        copied.record()
+
+    def wait() -> dict[str, Any]:
+        copied.synchronize()
+        return held
+
+    return wait
+
+
+def _on_host(value: Any) -> Any:
+    """A copy of nested containers, their tensors copied to the host."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", non_blocking=value.is_cuda, copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # an OrderedDict of torch's has attributes
+        copied.update((key, _on_host(item)) for key, item in value.items())
+        return copied
+    return type(value)(map(_on_host, value)) if isinstance(value, (list, tuple)) else value
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,0 +1,127 @@
+"""Nothing that was put is lost but what a newer job of its name replaces; errors and Ctrl-C come out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from utils.background import MOST_WAITING, BackgroundWriter
+from utils.checkpoint import take_snapshot
+
+WAIT_S = 30
+
+
+class Gate:
+    """A job that begins, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.opened.wait(WAIT_S)
+
+
+def busy(writer: BackgroundWriter) -> Gate:
+    """Keep the writer at a job until the gate is opened."""
+    gate = Gate()
+    writer.put("gate", gate)
+    assert gate.begun.wait(WAIT_S)
+    return gate
+
+
+def note(done: list[str], what: str) -> Callable[[], None]:
+    return lambda: done.append(what)
+
+
+def test_the_newest_job_of_a_name_is_done_and_the_last_put_comes_last():
+    done: list[str] = []
+    with BackgroundWriter() as writer:
+        gate = busy(writer)
+        for epoch in (1, 2, 3):
+            if epoch < 3:
+                writer.put("best", note(done, f"best {epoch}"))
+            writer.put("last", note(done, f"last {epoch}"))
+        writer.put("epoch_3", note(done, "epoch_3"))
+        assert done == []
+        gate.opened.set()
+    assert done == ["best 2", "last 3", "epoch_3"]
+
+
+def test_jobs_that_wait_are_few():
+    done: list[str] = []
+    with BackgroundWriter() as writer:
+        gate = busy(writer)
+        for number in range(MOST_WAITING):
+            writer.put(str(number), note(done, str(number)))
+        late = threading.Thread(target=writer.put, args=("late", note(done, "late")))
+        late.start()
+        late.join(0.05)
+        assert late.is_alive()
+        gate.opened.set()
+        late.join(WAIT_S)
+    assert done == [*map(str, range(MOST_WAITING)), "late"]
+
+
+def test_an_error_ends_its_own_job_and_is_raised_once_by_the_next_call():
+    done: list[str] = []
+    writer = BackgroundWriter()
+    gate = busy(writer)
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    writer.put("best", fail)
+    writer.put("last", note(done, "last"))
+    gate.opened.set()
+    with pytest.raises(OSError, match="No space left"):
+        writer.wait()
+    assert done == ["last"]
+    with pytest.raises(OSError, match="No space left"), writer:
+        writer.put("last", fail)
+    with writer:
+        writer.put("last", note(done, "again"))
+    assert done == ["last", "again"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_leaving_by_an_error_finishes_what_was_put(error):
+    done: list[str] = []
+
+    def fail() -> None:
+        done.append("tried")
+        raise OSError("broken disk")
+
+    with pytest.raises(error) as raised, BackgroundWriter() as writer:
+        gate = busy(writer)
+        writer.put("best", fail)
+        writer.put("last", note(done, "last"))
+        threading.Timer(0.05, gate.opened.set).start()
+        raise error
+    assert done == ["tried", "last"]
+    assert raised.value.__notes__ == ["besides, writing failed: OSError: broken disk"]
+
+
+def contents(device: torch.device) -> dict:
+    weight = torch.arange(6.0, device=device).reshape(1, 2, 3, 1).to(memory_format=torch.channels_last)
+    return {"model": {"weight": weight}, "groups": [{"betas": (0.9, 0.99), "step": weight[0, 0, 0]}], "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device")])],
+)  # fmt: skip
+def test_a_snapshot_stays_as_it_was_taken(name):
+    device = torch.device(name)
+    content, untouched = contents(device), contents(torch.device("cpu"))
+    snapshot = take_snapshot(content, device)
+    content["model"]["weight"].zero_()
+    content["groups"][0]["betas"] = (0.5, 0.5)
+    taken = snapshot()
+    assert torch.equal(taken["model"]["weight"], untouched["model"]["weight"])
+    assert taken["model"]["weight"].stride() == untouched["model"]["weight"].stride()
+    assert taken["model"]["weight"].device.type == "cpu" and taken["epoch"] == 3
+    assert taken["groups"][0]["betas"] == (0.9, 0.99) and torch.equal(taken["groups"][0]["step"], torch.tensor([0.0]))

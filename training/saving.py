@@ -1,0 +1,56 @@
+"""What a run keeps of an epoch: checkpoints, and pictures in TensorBoard; written while the next one trains."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.data import TrainingData
+from training.journal import Journal
+from training.panels import Shown, picture_of, predict_some
+from training.selection import Selection, decoding_matrix
+from training.state import TrainingState, checkpoint_content
+from utils.background import BackgroundWriter
+from utils.checkpoint import save_checkpoint, take_snapshot
+
+
+def show_pictures(
+    writer: BackgroundWriter, journal: Journal, data: TrainingData, state: TrainingState, selection: Selection
+) -> None:
+    """Put rows image | label | score | error of training and validation images into TensorBoard."""
+    if journal.writer is None:
+        return
+    epoch, num_classes = state.epoch, data.train.num_classes
+    transition = decoding_matrix(state.noise_matrix, num_classes, state.loss.class_weights)
+
+    def draw(name: str, shown: list[Shown]) -> None:
+        journal.picture(name, picture_of(shown, num_classes, selection, transition), epoch)
+
+    for name, dataset in (("train", data.train), ("val", data.val)):
+        if dataset is not None:
+            shown = predict_some(state.bare_network, dataset, state.device, state.precision)
+            writer.put(f"{name} pictures {epoch}", partial(draw, name, shown))
+
+
+def checkpointed_epochs(run: Path) -> list[int]:
+    """The epochs that have a numbered checkpoint."""
+    return [int(path.stem.removeprefix("epoch_")) for path in (run / "checkpoints").glob("epoch_*.pth")]
+
+
+def save_epoch(
+    writer: BackgroundWriter,
+    state: TrainingState,
+    run: Path,
+    config: dict[str, Any],
+    selection: Selection,
+    numbered: bool,
+) -> None:
+    """Have the checkpoints written that are due: numbered, ``best`` and, last of all, ``last``."""
+    content = checkpoint_content(state, config, selection.threshold, selection.invert)
+    snapshot = take_snapshot(content, state.device)
+    due = [f"epoch_{state.epoch}"] if numbered else []
+    due += ["best"] if state.best["epoch"] == state.epoch else []
+    for name in (*due, "last"):
+        path = run / "checkpoints" / f"{name}.pth"
+        writer.put(name, lambda path=path: save_checkpoint(path, snapshot()))
