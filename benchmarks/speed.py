@@ -30,6 +30,7 @@ PARTS = {
     "ceilings": ("speed_counts", "measure_ceilings"),
     "counts": ("speed_counts", "measure_counts"),
     "training": ("speed_training", "measure_training"),
+    "networks": ("speed_networks", "measure_networks"),
     "inference": ("speed_inference", "measure_inference"),
     "huge": ("speed_inference", "measure_huge"),
     "startup": ("speed_training", "measure_startup"),
@@ -45,7 +46,8 @@ PARTS = {
 SETS = {
     "cpu": ("ceilings", "counts", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit",
             "accuracy"),
-    "gpu": ("ceilings", "counts", "training", "inference", "huge", "startup", "recipe", "processes", "gpu_tests"),
+    "gpu": ("ceilings", "counts", "training", "networks", "inference", "huge", "startup", "recipe", "processes",
+            "gpu_tests"),
 }  # fmt: skip
 
 

@@ -77,7 +77,8 @@ def test_every_part_exists_and_sets_expand_in_order():
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
     assert all(set(parts) <= set(PARTS) for parts in SETS.values())
     assert choose_parts(["audit", "gpu", "ceilings"]) == [
-        "ceilings", "counts", "training", "inference", "huge", "startup", "audit", "recipe", "processes", "gpu_tests",
+        "ceilings", "counts", "training", "networks", "inference", "huge", "startup", "audit", "recipe", "processes",
+        "gpu_tests",
     ]  # fmt: skip
 
 
