@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datasets.image_io import IGNORE
+from utils.device import pinned
 
 
 class RandomIntensity(v2.Transform):
@@ -46,7 +47,8 @@ class AddNoise(v2.Transform):
     def transform(self, inpt, params: dict[str, float]):
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
-        return tv_tensors.wrap(inpt + self.deviation * torch.rand(()) * torch.randn(inpt.shape), like=inpt)
+        noise = self.deviation * torch.rand(()) * torch.randn(inpt.shape)  # drawn on the host for every device
+        return tv_tensors.wrap(inpt + pinned(noise, inpt.device).to(inpt.device, non_blocking=True), like=inpt)
 
 
 def _rotation(degrees: float) -> list[v2.Transform]:
@@ -99,8 +101,8 @@ def augment(
     image: Tensor, label: Tensor, spec: Sequence[str], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Augment an image (C, H, W) and its label (H, W) as ``spec`` says, see :func:`strong_augmentation`."""
-    # torchvision draws from torch's global stream: lend it one of our own and give the old one back.
+    # torchvision draws from torch's global stream of the host: lend it one of our own and give the old one back.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
         pair = strong_augmentation(spec)(tv_tensors.Image(image), tv_tensors.Mask(label[None]))
     return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]

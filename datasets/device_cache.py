@@ -20,6 +20,7 @@ from datasets.device_noise import make_noisy_label_on_device
 from datasets.image_io import IGNORE
 from datasets.segmentation import Key, SegmentationDataset
 from datasets.transforms import Window, dihedral
+from utils.device import pinned
 
 
 class DeviceLoader:
@@ -86,9 +87,9 @@ class DeviceLoader:
                 for size, (_, rng) in zip(sizes, drawn, strict=True)
             ]
             images, labels = self._gather(indices, windows)
-        fillers = [place for place, (_, draw) in enumerate(keys) if draw < 0]
-        if fillers:
-            labels[fillers] = IGNORE
+        for place, (_, draw) in enumerate(keys):
+            if draw < 0:
+                labels[place] = IGNORE
         return {"image": images, "label": labels, "index": torch.tensor(indices)}
 
     def _whole(self, index: int) -> tuple[Tensor, Tensor]:
@@ -102,21 +103,20 @@ class DeviceLoader:
         place = slice(int(self.starts[index]), int(self.starts[index]) + height * width)
         dataset, noise = self.dataset, self.dataset.noise
         if self.stored_labels is None:
-            label = torch.from_numpy(np.ascontiguousarray(dataset.label(index, epoch)))
+            label = pinned(torch.from_numpy(np.ascontiguousarray(dataset.label(index, epoch))), self.device)
         else:
             label = make_noisy_label_on_device(
                 self.stored_labels[place].view(height, width), dataset.steps, noise.seed,
                 dataset.samples[index].image_id, epoch, dataset.num_classes, noise.unlabelled,
             )  # fmt: skip
-        self.labels[place].copy_(label.flatten())
+        self.labels[place].copy_(label.flatten(), non_blocking=True)
 
     def _gather(self, indices: list[int], windows: list[Window]) -> tuple[Tensor, Tensor]:
         """Cut the windows (all of one size) out of the buffers; beyond an image its edge pixels and IGNORE."""
         (size,) = {(window.height, window.width) for window in windows}
         rows = [(index, self.starts[index], *self.sizes[index], window.top, window.left, window.element)
                 for index, window in zip(indices, windows, strict=True)]  # fmt: skip
-        facts = torch.from_numpy(np.array(rows, np.int64))
-        facts = facts.pin_memory() if self.device.type == "cuda" else facts
+        facts = pinned(torch.from_numpy(np.array(rows, np.int64)), self.device)
         index, start, height, width, top, left, element = (
             column[:, None, None] for column in facts.to(self.device, non_blocking=True).unbind(1)
         )

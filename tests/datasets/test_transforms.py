@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datasets import image_io
-from datasets.augmentation import STRONG_AUGMENTATIONS, strong_augmentation
+from datasets.augmentation import STRONG_AUGMENTATIONS, augment, strong_augmentation
 from datasets.image_io import IGNORE
 from datasets.transforms import (
     NORMALIZATIONS,
@@ -139,3 +139,9 @@ def test_unit_divides_by_the_types_maximum(dtype, top):
 
 def test_names_shown_by_help_are_those_that_exist():
     assert tuple(STRONG_AUGMENTATIONS) == AUGMENTATION_NAMES and tuple(NORMALIZATIONS) == NORMALIZATION_NAMES
+
+
+def test_noise_is_drawn_on_the_host_for_images_on_any_device():
+    image = torch.zeros(1, 8, 8, device="meta")
+    noisy, _ = augment(image, torch.zeros(8, 8, dtype=torch.uint8, device="meta"), ("noise",), np.random.default_rng(0))
+    assert noisy.device.type == "meta" and noisy.shape == image.shape
