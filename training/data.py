@@ -22,6 +22,7 @@ from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import from_main, local_world_size, rank, world_size
+from utils.processors import usable_processors
 
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
 BYTES_PER_VALUE = 4  # at most; labels take one
@@ -215,7 +216,7 @@ def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
         return 0  # the labels change while the run goes on, which workers would not see
     if options.workers is not None:
         return options.workers
-    return 0 if dataset.cache else max(1, min(8, (os.cpu_count() or 2) // local_world_size() - 1))
+    return 0 if dataset.cache else max(1, min(8, usable_processors() // local_world_size() - 1))
 
 
 def _read(

@@ -50,10 +50,12 @@ from utils.distributed import (
     is_main,
     launcher,
     local_device,
+    local_world_size,
     process_group,
     restarts,
     world_size,
 )
+from utils.processors import limit_threads
 from utils.run_folder import (
     REPO_ROOT,
     create_run_folder,
@@ -75,6 +77,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         UserError: bad input, found before the first step.
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
+    limit_threads(local_world_size())
     device = local_device(choose_device(options.device))
     with process_group(device):
         return _fit(options, root, device)
