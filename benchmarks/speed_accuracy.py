@@ -15,7 +15,7 @@ from benchmarks.speed_training import DATASET, NOISE, in_fresh_process, removed_
 
 def accuracy_options(settings: Settings, seed: int) -> dict[str, Any]:
     """A training small enough for a CPU: the quick preset with fewer epochs."""
-    sizes = {"width": 2, "crop": 32, "epochs": 1} if settings.tiny else {"width": 8, "crop": 128, "epochs": 6}
+    sizes = {"width": 2, "crop": 32, "epochs": 1} if settings.tiny else {"width": 8, "crop": 128, "epochs": 4}
     return {
         "dataset": DATASET, "label_noise": NOISE, "preset": "quick", "device": settings.device, "seed": seed,
         "audit": False, "tensorboard": False, **sizes,
