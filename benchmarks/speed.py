@@ -28,7 +28,6 @@ RESULTS = REPO_ROOT / "benchmarks" / "results" / "speed"
 # part → (file, function)
 PARTS = {
     "ceilings": ("speed_counts", "measure_ceilings"),
-    "counts": ("speed_counts", "measure_counts"),
     "training": ("speed_training", "measure_training"),
     "networks": ("speed_networks", "measure_networks"),
     "inference": ("speed_inference", "measure_inference"),
@@ -44,10 +43,9 @@ PARTS = {
     "gpu_tests": ("speed_training", "measure_gpu_tests"),
 }
 SETS = {
-    "cpu": ("ceilings", "counts", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit",
+    "cpu": ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit",
             "accuracy"),
-    "gpu": ("ceilings", "counts", "training", "networks", "inference", "huge", "startup", "recipe", "processes",
-            "gpu_tests"),
+    "gpu": ("ceilings", "training", "networks", "inference", "huge", "startup", "recipe", "processes", "gpu_tests"),
 }  # fmt: skip
 
 

@@ -91,37 +91,27 @@ def large_copy(device: str, size: int, seconds: float) -> float:
 
 
 def measure_ceilings(settings: Settings) -> list[Figure]:
-    """The device's largest matrix product, by arithmetic, and its largest copy."""
+    """The device's largest matrix product and copy, and the images a second that they would allow in bf16."""
     rows, size = (256, 2**20) if settings.tiny else (MATRIX[settings.device], COPIED[settings.device])
-    products = {
-        name: matrix_product(settings.device, dtype, rows, settings.seconds)
-        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
-    }
+    product, exact = (
+        matrix_product(settings.device, dtype, rows, settings.seconds) for dtype in (torch.bfloat16, torch.float32)
+    )
+    copy = large_copy(settings.device, size, settings.seconds)
     return [
-        *(Figure(f"product of {rows}² matrices, {name}", "GFLOP/s", rate / 1e9) for name, rate in products.items()),
-        Figure(f"copy of {size / 2**20:.0f} MiB, read and written", "GB/s",
-               large_copy(settings.device, size, settings.seconds) / 1e9),
+        Figure(f"product of {rows}² matrices, bf16", "GFLOP/s", product / 1e9),
+        Figure(f"product of {rows}² matrices, fp32", "GFLOP/s", exact / 1e9),
+        Figure(f"copy of {size / 2**20:.0f} MiB, read and written", "GB/s", copy / 1e9),
+        bound(f"training, width {settings.width} at {settings.crop}²",
+              count(settings.width, settings.crop, training=True), product, copy),
+        bound(f"prediction, width {settings.width} at 256²", count(settings.width, 256, training=False), product, copy),
     ]  # fmt: skip
 
 
-def measure_counts(settings: Settings) -> list[Figure]:
-    """Operations and bytes of an image, and the images a second that the ceilings would allow in bf16."""
-    ceilings = {figure.unit: figure.value for figure in reversed(measure_ceilings(settings))}  # bf16 comes last
-    figures = []
-    for what, size, training in (("training", settings.crop, True), ("prediction", 256, False)):
-        operations, traffic = count(settings.width, size, training)
-        arithmetic, memory = operations / 1e9 / ceilings["GFLOP/s"], traffic / 1e9 / ceilings["GB/s"]
-        figures.append(
-            Figure(
-                f"{what}, width {settings.width} at {size}²: bound by the ceilings in bf16",
-                "images/s",
-                1 / (arithmetic + memory),
-                more={
-                    "GFLOP an image": operations / 1e9,
-                    "MB an image": traffic / 1e6,
-                    "ms of arithmetic": 1000 * arithmetic,
-                    "ms of memory": 1000 * memory,
-                },
-            )  # fmt: skip
-        )
-    return figures
+def bound(what: str, counts: tuple[float, float], product: float, copy: float) -> Figure:
+    """Images a second if arithmetic and memory worked at their ceilings, one after the other."""
+    operations, traffic = counts
+    arithmetic, memory = operations / product, traffic / copy
+    return Figure(f"bound: {what}", "images/s", 1 / (arithmetic + memory), more={
+        "GFLOP an image": operations / 1e9, "MB an image": traffic / 1e6, "ms of arithmetic": 1000 * arithmetic,
+        "ms of memory": 1000 * memory,
+    })  # fmt: skip

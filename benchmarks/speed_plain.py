@@ -8,7 +8,6 @@ one threshold after the other.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from datasets.transforms import TrainingTransform, normalize
 from models import build_network, start_from_shares
 from training.optimizers import build_schedule
 from training.options import TrainingOptions
+from utils.processors import usable_processors
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
@@ -73,7 +73,7 @@ def train_plainly(
         network.parameters(), lr=options.lr, weight_decay=options.weight_decay, **settings
     )
     loader = DataLoader(
-        PlainDataset(samples, options), options.batch_size, shuffle=True, num_workers=os.cpu_count() or 1,
+        PlainDataset(samples, options), options.batch_size, shuffle=True, num_workers=usable_processors(),
         pin_memory=device == "cuda",
     )  # fmt: skip
     schedule = build_schedule(
