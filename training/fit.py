@@ -18,6 +18,7 @@ from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
 from training.options import TrainingOptions
+from training.profiling import traced_steps
 from training.run_config import configure as configure
 from training.run_config import label_facts, make_config, take_up, write_config
 from training.saving import checkpointed_epochs, save_epoch, show_pictures
@@ -198,14 +199,15 @@ def train(
     writer: BackgroundWriter,
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
-    last = options.stop_after or options.epochs
+    begun, last = state.epoch, options.stop_after or options.epochs
     pseudo_labels = PseudoLabels(options, data.train, run) if options.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
     while state.epoch < last:
         epoch = state.epoch + 1
         seed_everything(options.seed, epoch)
-        figures = run_epoch(options, data, state, epoch)
+        trace = run if options.profile and state.epoch == begun else None
+        figures = run_epoch(options, data, state, epoch, trace)
         state.epoch = epoch
         if pseudo_labels is not None:
             pseudo_labels.refresh(state)
@@ -239,13 +241,17 @@ def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
     )
 
 
-def run_epoch(options: TrainingOptions, data: TrainingData, state: TrainingState, epoch: int) -> EpochFigures:
-    """Train on every batch of one epoch."""
+def run_epoch(
+    options: TrainingOptions, data: TrainingData, state: TrainingState, epoch: int, trace: Path | None = None
+) -> EpochFigures:
+    """Train on every batch of one epoch; trace a few steps into the folder ``trace``."""
     data.train_batches.set_epoch(epoch)
-    draws = len(data.train) * options.repeat
+    draws, batches = len(data.train) * options.repeat, data.train_loader
+    if trace is not None and is_main():
+        batches = traced_steps(batches, len(data.train_batches), state.device, trace)
     with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
         figures = train_one_epoch(
-            state.network, data.train_loader, state.loss, state.optimizer, state.schedule, state.scaler,
+            state.network, batches, state.loss, state.optimizer, state.schedule, state.scaler,
             device=state.device, precision=state.precision, channels_last=state.channels_last,
             accumulate=options.accumulate, clip_grad=options.clip_grad, progress=progress if is_main() else None,
         )  # fmt: skip

@@ -131,6 +131,7 @@ class TrainingOptions:
     device: str = "auto"
     workers: int | None = None
     cache: str = "auto"
+    profile: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json and checkpoints."""
@@ -296,6 +297,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     machine.add("--device", "where to train", choices=("auto", "cpu", "cuda", "mps"))
     machine.add("--workers", "processes that read images (default: 0 when cached)", type=non_negative_int, metavar="N")
     machine.add("--cache", "keep decoded images on the GPU or in memory; auto: where they fit", choices=CACHE_NAMES)
+    machine.add("--profile", "trace a few steps into the run's profile.json, for ui.perfetto.dev", action="store_true")
 
 
 def make_parser() -> argparse.ArgumentParser:
