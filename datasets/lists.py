@@ -18,6 +18,7 @@ from datasets.list_lines import Sample, parse_list
 from utils.cli import Progress, UserError, one_of
 from utils.run_folder import REPO_ROOT, atomic_write, display_path
 
+CLEAN_LIST, NOISY_LIST = "train_gt.txt", "train_noisyLabel.txt"  # in the folder ``train`` of a data set's lists
 MIN_SIDE = 16  # pixels; the networks halve the image four times
 LISTED_FAULTS = 20
 
@@ -47,6 +48,18 @@ def find_list(name: str | Path, dataset: str, root: Path = REPO_ROOT) -> Path:
         f"there is no list {str(name)!r}, neither as a path nor below {where}/train or {where}; "
         + (f"{where} has: {', '.join(known)}" if known else f"{where} has no lists")
     )
+
+
+def default_training_list(dataset: str, clean: bool = False, root: Path = REPO_ROOT) -> Path:
+    """The list that training reads unless told otherwise: ``train_noisyLabel.txt``, else ``train_gt.txt``.
+
+    Args:
+        clean: take the clean list even where there is a noisy one, to put noise on it.
+    Raises:
+        UserError: there is neither; the message names the lists that exist.
+    """
+    noisy, clean_list = (list_folder(dataset, root) / "train" / name for name in (NOISY_LIST, CLEAN_LIST))
+    return noisy if noisy.is_file() and not clean else find_list(clean_list, dataset, root)
 
 
 def read_list(

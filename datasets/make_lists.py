@@ -19,13 +19,12 @@ import numpy as np
 from datasets.catalog import SPLITS, check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
 from datasets.image_io import IGNORE, read_label
-from datasets.lists import write_list
+from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
 from datasets.pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
 from utils.cli import CommandParser, UserError, run_command
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
-LISTS = {"train": "train/train_gt.txt", "val": "val.txt", "test": "test.txt"}
-NOISY_LIST = "train/train_noisyLabel.txt"
+LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
 LAYOUTS = ("folders", "cityscapes")
 LABELS_LOOKED_AT = 100
 MOST_CLASSES = 32
@@ -75,7 +74,7 @@ def make_lists(
         splits, noisy = folder_pairs(source, labels or "labels", noisy_labels, say)
     contents = {LISTS[split]: pairs for split, pairs in splits.items()}
     if noisy is not None:
-        contents[NOISY_LIST] = noisy
+        contents[f"train/{NOISY_LIST}"] = noisy
     for name, pairs in contents.items():
         _write(root / "txt" / dataset / name, pairs, root, say)
     for split in SPLITS:

@@ -17,12 +17,11 @@ import numpy as np
 
 from datasets.image_io import IGNORE, IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
-from datasets.lists import Sample, find_list, list_folder, raise_faults, read_list, write_list
+from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
 from datasets.transition_matrix import count_transitions, joint_counts, label_classes, normalize_rows
 from utils.cli import Progress, UserError
 from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json
 
-NOISY_LIST = "train_noisyLabel.txt"
 LARGEST_TABLE = 1000  # images; above, the manifest has sums only
 SWAP_ATTEMPTS = 10
 

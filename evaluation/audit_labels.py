@@ -79,14 +79,6 @@ class Loaded:
         return item
 
 
-def default_list(dataset: str, label_noise: str | None) -> Path:
-    """The list that training would read: the noisy one, or the clean one where that is absent or noise is made."""
-    from datasets.lists import find_list, list_folder
-
-    noisy = list_folder(dataset) / "train" / "train_noisyLabel.txt"
-    return noisy if noisy.is_file() and not label_noise else find_list("train_gt.txt", dataset)
-
-
 def read_samples(name: str | Path, options: argparse.Namespace, dataset: str) -> tuple[Path, list[Sample]]:
     """Find, read and check a list; every fault of it in one UserError."""
     from datasets.lists import check_samples, find_list, read_list
@@ -117,10 +109,10 @@ def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: P
 
 def reference_labels(options: argparse.Namespace, samples: Sequence[Sample], dataset: str) -> list[Path | None] | None:
     """The label to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
-    from datasets.lists import list_folder
+    from datasets.lists import CLEAN_LIST, list_folder
 
     name = options.second_annotator or options.clean_list
-    default = list_folder(dataset) / "train" / "train_gt.txt"
+    default = list_folder(dataset) / "train" / CLEAN_LIST
     if name is None and not default.is_file():
         return None
     try:
@@ -210,6 +202,7 @@ def main() -> None:
     """Audit, print, save."""
     options = parse_options()
     from datasets.catalog import prepare_dataset
+    from datasets.lists import default_training_list
     from evaluation.audit_table import figure_lines
     from evaluation.label_audit import audit_labels
     from evaluation.label_statistics import label_statistics
@@ -217,7 +210,7 @@ def main() -> None:
     if options.foreground and options.num_classes > 1:
         raise UserError("--foreground is for binary labels; give --clean_list for several classes")
     dataset = prepare_dataset(options.dataset, options.train_list, root=REPO_ROOT)
-    audited = options.train_list or default_list(dataset, options.label_noise)
+    audited = options.train_list or default_training_list(dataset, clean=bool(options.label_noise))
     list_path, samples = read_samples(audited, options, dataset)
     labels, truth, images, reference = load_sequences(options, samples, dataset)
     names = [sample.image_id for sample in samples]

@@ -259,8 +259,8 @@ def _training_size_advice(report: AuditReport) -> str | None:
 
 
 def _count(number: float) -> str:
-    """A number of images to two digits: 9300, 61, 4; below one, "less than 1"."""
-    return "less than 1" if number < 1 else f"{float(f'{number:.2g}'):,.0f}"
+    """A number of images to two digits: 9300, 61, 4; below one, "a part of one"."""
+    return "a part of one" if number < 1 else f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _image_count_advice(report: AuditReport) -> str | None:

@@ -132,24 +132,16 @@ def tell(folder: Path, verdicts: Sequence[Verdict], dataset: str, top: int) -> N
     print(f"python main.py --dataset {quoted(dataset)} --train_list {kept}")
 
 
-def default_list(dataset: str) -> Path:
-    """The list that training would read."""
-    from datasets.lists import find_list, list_folder
-
-    noisy = list_folder(dataset) / "train" / "train_noisyLabel.txt"
-    return noisy if noisy.is_file() else find_list("train_gt.txt", dataset)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Match, calibrate, judge, rank, write, tell."""
     options = parse_options(arguments)
     from datasets.catalog import prepare_dataset
-    from datasets.lists import find_list, read_list
+    from datasets.lists import default_training_list, find_list, read_list
     from evaluation.label_ranking import choose_predictions, rank_labels
     from evaluation.scoring import find_maps
 
     dataset = prepare_dataset(options.dataset, options.train_list)
-    list_path = find_list(options.train_list, dataset) if options.train_list else default_list(dataset)
+    list_path = find_list(options.train_list, dataset) if options.train_list else default_training_list(dataset)
     samples = read_list(list_path, options.data_root)
     folders = [find_maps(folder) for folder in options.prd_dir]
     records = [folder.record for folder in folders if folder.record]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from datasets.catalog import prepare_dataset
-from datasets.lists import Sample, check_samples, find_list, list_folder, read_list, write_list
+from datasets.lists import CLEAN_LIST, Sample, check_samples, find_list, list_folder, read_list, write_list
 from datasets.segmentation import OrderedBatches, SegmentationDataset, make_loader
 from evaluation.prediction import load_network
 from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
@@ -31,7 +31,6 @@ from utils.device import choose_device
 from utils.run_folder import display_path, read_json, read_jsonl, write_json
 
 LEAST_STEPS, MOST_STEPS = 100, 300
-CLEAN_LIST = "train_gt.txt"
 # Options that leave a finished training as it is, or that the cells set.
 NO_SETTINGS = ("device", "workers", "cache", "epochs", "stop_after", "run_name", "resume", "train_list", "val_list")
 

@@ -16,7 +16,17 @@ from datasets.device_cache import DeviceLoader
 from datasets.device_noise import check_steps
 from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
-from datasets.lists import Sample, check_samples, find_list, list_folder, read_checked_list, read_list
+from datasets.lists import (
+    CLEAN_LIST,
+    NOISY_LIST,
+    Sample,
+    check_samples,
+    default_training_list,
+    find_list,
+    list_folder,
+    read_checked_list,
+    read_list,
+)
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
@@ -54,13 +64,11 @@ def choose_lists(
     if options.train_list is not None:
         train = find_list(options.train_list, options.dataset, root)
     else:
-        noisy, clean = folder / "train" / "train_noisyLabel.txt", folder / "train" / "train_gt.txt"
-        train = clean if options.label_noise or not noisy.exists() else noisy
-        if options.igtt and clean.exists():
-            train = clean  # for its images
-        elif train == clean and not options.label_noise:
-            say(f"{noisy.name} is absent: training on {clean.name}")
-        find_list(str(train), options.dataset, root)
+        clean = folder / "train" / CLEAN_LIST
+        for_images = options.igtt and clean.is_file()
+        train = default_training_list(options.dataset, clean=bool(options.label_noise) or for_images, root=root)
+        if train == clean and not (options.label_noise or for_images):
+            say(f"{NOISY_LIST} is absent: training on {clean.name}")
     if options.val_list is not None:
         val = find_list(options.val_list, options.dataset, root)
     elif options.resume:

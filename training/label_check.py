@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.image_io import read_label
 from datasets.label_noise import spec_transition_matrix
-from datasets.lists import list_folder, read_list
+from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import label_classes, read_matrix
 from evaluation.audit_report import AuditReport
@@ -81,7 +81,7 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.
 def _matrix_of(manifest_path: Path, num_classes: int) -> np.ndarray | None:
     """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
     manifest = read_json(manifest_path)
-    if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != "train_gt.txt":
+    if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != CLEAN_LIST:
         return None
     theory = manifest.get("transition_matrix", {}).get("theory")
     matrix = None if theory is None else np.asarray(theory, np.float64)
@@ -94,7 +94,7 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
     Images are looked up in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks are taken as clean
     themselves. Without, a label is never compared with itself.
     """
-    clean = _listed_labels(list_folder(options.dataset, root) / "train" / "train_gt.txt", options.data_root, root)
+    clean = _listed_labels(list_folder(options.dataset, root) / "train" / CLEAN_LIST, options.data_root, root)
     if options.label_noise is not None:
         return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
     pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))

@@ -16,6 +16,7 @@ from datasets.image_io import IGNORE, write_image, write_label
 from datasets.lists import (
     Sample,
     check_samples,
+    default_training_list,
     find_list,
     list_folder,
     read_checked_list,
@@ -328,6 +329,18 @@ def test_samples_without_label_are_checked_by_their_image(tmp_path: Path):
     path, samples = write_samples(tmp_path)
     unlabelled = [Sample(sample.image, None, sample.image_id, sample.line) for sample in samples]
     assert check_samples(unlabelled, path, num_classes=3) == [(32, 32)] * 3
+
+
+def test_training_reads_the_noisy_list_unless_it_is_absent_or_clean_labels_are_asked_for(tmp_path: Path):
+    folder = tmp_path / "txt" / "er" / "train"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no list 'train_gt\.txt'"):
+        default_training_list("er", root=tmp_path)
+    (folder / "train_gt.txt").write_text("x")
+    assert default_training_list("er", root=tmp_path) == folder / "train_gt.txt"
+    (folder / "train_noisyLabel.txt").write_text("x")
+    assert default_training_list("er", root=tmp_path) == folder / "train_noisyLabel.txt"
+    assert default_training_list("er", clean=True, root=tmp_path) == folder / "train_gt.txt"
 
 
 def test_stacks_are_told_unless_they_are_the_channels_asked_for(tmp_path: Path):
