@@ -44,7 +44,7 @@ class DeviceLoader:
     ) -> None:
         self.dataset, self.batches, self.device, self.labels_change = dataset, batches, device, labels_change
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(dataset.image, range(len(dataset))))
+            images = list(pool.map(dataset.pixels, range(len(dataset))))
             if labels_change:
                 labels = [dataset.stored_label(index) for index in range(len(dataset))]
             else:

@@ -130,6 +130,10 @@ STEPS: dict[str, StepRule] = {
     "dilate": StepRule(noise_steps.dilate, (_SIDE,), example="dilate:5"),
     "erode": StepRule(noise_steps.erode, (_SIDE,), example="erode:5"),
     "skeleton": StepRule(noise_steps.skeleton, example="skeleton"),
+    "skeletons": StepRule(
+        noise_steps.skeletons, (Quantity("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
+        example="skeletons:3",
+    ),
     "shift": StepRule(
         noise_steps.shift, (Quantity("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),), needs=("rng",),
         example="shift:1",

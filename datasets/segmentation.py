@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.image_io import IGNORE, read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample
-from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, sample_generator
+from datasets.transforms import (
+    NORMALIZATIONS,
+    Scaling,
+    TrainingTransform,
+    needs_preparation,
+    prepare,
+    sample_generator,
+)
 from utils.cli import UserError
 
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it counts nowhere.
@@ -72,11 +79,12 @@ class SegmentationDataset(Dataset):
     ) -> None:
         self.samples, self.transform = list(samples), transform
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
-        self.normalization, self.noise, self.seed, self.cache = normalization, noise, seed, cache
-        self.steps = None if noise is None else parse_spec(noise.spec, num_classes)
+        self.normalization, self.seed, self.cache = normalization, seed, cache
+        self.set_noise(noise)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
         self._scalings: dict[int, Scaling] = {}
+        self._prepared: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -90,11 +98,22 @@ class SegmentationDataset(Dataset):
                 self._images[index] = image
         return image
 
+    def pixels(self, index: int) -> np.ndarray:
+        """What of sample ``index`` is scaled: its image, or what ``prepare`` makes of it."""
+        if not needs_preparation(self.normalization):
+            return self.image(index)
+        prepared = self._prepared.get(index)
+        if prepared is None:
+            prepared = prepare(self.image(index), self.normalization)
+            if self.cache:
+                self._prepared[index] = prepared
+        return prepared
+
     def scaling(self, index: int) -> Scaling:
-        """How the pixels of sample ``index`` become network input."""
+        """How the ``pixels`` of sample ``index`` become network input."""
         scaling = self._scalings.get(index)
         if scaling is None:
-            scaling = self._scalings[index] = NORMALIZATIONS[self.normalization](self.image(index))
+            scaling = self._scalings[index] = NORMALIZATIONS[self.normalization](self.pixels(index))
         return scaling
 
     def label(self, index: int, epoch: int = 0) -> np.ndarray:
@@ -118,6 +137,10 @@ class SegmentationDataset(Dataset):
         finally:
             self.noise = fresh
 
+    def set_noise(self, noise: LabelNoise | None) -> None:
+        """Replace the noise from now on; labels with fixed noise that are already cached keep theirs."""
+        self.noise, self.steps = noise, None if noise is None else parse_spec(noise.spec, self.num_classes)
+
     def set_label(self, index: int, label: np.ndarray) -> None:
         """Replace the label of sample ``index`` from now on, as label-free training does with its pseudo-labels."""
         self._labels[index] = label
@@ -138,7 +161,7 @@ class SegmentationDataset(Dataset):
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
         epoch, draw = key if isinstance(key, tuple) else (0, key)
         index, rng = self.draw(epoch, draw)
-        pixels, label = self.image(index), np.ascontiguousarray(self.label(index, epoch))
+        pixels, label = self.pixels(index), np.ascontiguousarray(self.label(index, epoch))
         scaling = self.scaling(index)
         if self.transform is None:
             image, label = torch.from_numpy(scaling(pixels)), torch.from_numpy(label)

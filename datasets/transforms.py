@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from datasets.image_io import IGNORE, row_blocks
+from datasets.surroundings import above_surroundings
 
 MINIMUM_DEVIATION = 1e-6
+LOCAL_SIGMA, LOCAL_FLOOR = 32.0, 0.05  # pixels; deviations of the whole image
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,40 @@ def z_score(image: np.ndarray) -> Scaling:
     return Scaling(mean, np.maximum(np.sqrt(variance), MINIMUM_DEVIATION * np.maximum(1, np.abs(mean))))
 
 
-NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {"zscore": z_score, "unit": to_unit}
+def as_prepared(image: np.ndarray) -> Scaling:
+    """The pixels as they are."""
+    channels = image.shape[2] if image.ndim == 3 else 1
+    return Scaling(np.zeros(channels), np.ones(channels))
+
+
+# name → from pixels (for ``local``: prepared ones) to how they are scaled.
+NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {
+    "zscore": z_score,
+    "unit": to_unit,
+    "local": as_prepared,
+}
+
+
+def needs_preparation(mode: str) -> bool:
+    """Whether a normalization looks at the whole image first, so that parts of it are no longer independent."""
+    return mode == "local"
+
+
+def prepare(image: np.ndarray, mode: str) -> np.ndarray:
+    """What is scaled: the image itself, or for ``local`` each pixel relative to its surroundings, float32.
+
+    An uneven background becomes even, see :func:`datasets.surroundings.above_surroundings`.
+    """
+    if not needs_preparation(mode):
+        return image
+    planes = z_score(image)(image)
+    return np.stack([above_surroundings(plane, LOCAL_SIGMA, LOCAL_FLOOR) for plane in planes], -1)
 
 
 def normalize(image: np.ndarray, mode: str = "zscore") -> np.ndarray:
     """Turn a decoded image (H, W) or (H, W, C) of any type into network input, float32 (C, H, W)."""
-    return NORMALIZATIONS[mode](image)(image)
+    pixels = prepare(image, mode)
+    return NORMALIZATIONS[mode](pixels)(pixels)
 
 
 def sample_generator(seed: int, epoch: int, image_id: str, copy: int = 0) -> np.random.Generator:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from datasets.surroundings import above_surroundings
 from evaluation.foreground import otsu_mask
 from evaluation.untrained import make_parser, run_methods
 from utils.cli import run_command
@@ -82,6 +83,18 @@ def local_threshold(image: np.ndarray, sigma: float = 17.0, offset: float = 0.2)
 
     excess = image - cv2.GaussianBlur(image, (0, 0), sigma) - offset
     return graded(excess, excess > 0)
+
+
+@on_standardized
+def local_contrast(image: np.ndarray, sigma: float = 17.0, floor: float = 0.05) -> np.ndarray:
+    """Otsu's threshold of the brightness relative to the surroundings, see :func:`above_surroundings`.
+
+    Finds dim structures beside bright ones; what it finds in empty regions is noise.
+    """
+    import cv2
+
+    values = above_surroundings(cv2.GaussianBlur(image, (0, 0), 1.0), sigma, floor)
+    return graded(values, otsu_mask(values))
 
 
 @on_standardized
@@ -180,15 +193,26 @@ def random_walker(
     return walk(image, seeds, beta=beta, mode="bf", return_full_prob=True)[1]
 
 
+def vote(image: np.ndarray) -> np.ndarray:
+    """Two of three: the median score of local contrast, random walker and ridge filter.
+
+    They err differently: the first in empty regions, the second where the background is uneven, the third inside
+    blobs. What two of them agree on assumes no more than that structures are bright.
+    """
+    return np.median([local_contrast(image), random_walker(image), ridge(image)], axis=0)
+
+
 # name → image (H, W) with bright structures, any scale → scores float32 (H, W) in [0, 1].
 BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "otsu": otsu,
     "local_threshold": local_threshold,
+    "local_contrast": local_contrast,
     "kmeans": kmeans,
     "gaussian_mixture": gaussian_mixture,
     "chan_vese": chan_vese,
     "ridge": ridge,
     "random_walker": random_walker,
+    "vote": vote,
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
-from datasets.transforms import NORMALIZATIONS
+from datasets.transforms import NORMALIZATIONS, prepare
 from evaluation.map_files import BackgroundWriter, band_writer, in_background, memory_map, read_ahead
 from evaluation.overlays import panels
 from evaluation.scores import decode_scores
@@ -184,8 +184,9 @@ class MapSettings:
         image = read_image(picture.image, self.in_channels)
         if image.shape[:2] != picture.size:
             raise UserError(f"{display_path(picture.image)} is {image.shape[:2]}, its header says {picture.size}")
-        scaling = NORMALIZATIONS[self.normalization](image)
-        return lambda top, bottom: torch.from_numpy(scaling(image[top:bottom]))
+        pixels = prepare(image, self.normalization)
+        scaling = NORMALIZATIONS[self.normalization](pixels)
+        return lambda top, bottom: torch.from_numpy(scaling(pixels[top:bottom]))
 
     def network_input(self, pictures: Sequence[Picture]) -> Tensor:
         """Images of one size as training saw them, float32 (B, C, H, W)."""

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from evaluation.scores import BINS, confusion_matrix, decode_scores, score_histogram
 from models import to_scores
+from training.ema import EmaTeacher
 from training.losses import SegmentationLoss
 from training.optimizers import LearningRateSchedule
 from training.step_guard import StepGuard
@@ -37,6 +39,11 @@ def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) 
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     images = batch["image"].to(device, non_blocking=True, memory_format=memory_format)
     return images, batch["label"].to(device, non_blocking=True)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network without the wrapper of distributed training."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 def backward_in_parts(
@@ -82,14 +89,16 @@ def train_one_epoch(
     accumulate: int = 1,
     clip_grad: float | None = None,
     read_every: int | None = None,
+    teacher: EmaTeacher | None = None,
     progress: Progress | None = None,
 ) -> EpochFigures:
-    """Train on every batch once; the schedule advances with each step.
+    """Train on every batch once; the schedule advances with each step, and the teacher follows it.
 
     Nothing here makes the host wait for a GPU but the reading of losses every ``read_every`` steps and at the end.
 
     Args:
         read_every: see :class:`StepGuard`.
+        teacher: follows the network's weights after each step.
     Raises:
         NonFiniteLoss: a loss or gradient was not finite; neither that step nor a later one changed anything.
     """
@@ -107,6 +116,8 @@ def train_one_epoch(
                 sum_over_ranks(parameter.grad).div_(world_size())
         guard.step(value)
         schedule.step()
+        if teacher is not None:
+            teacher.update(bare(network))
         images_seen += len(images) * world_size()
         if progress is not None:
             latest = {"loss": guard.losses[-1]} if guard.losses else {}

@@ -200,31 +200,38 @@ def train(
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
     begun, last = state.epoch, options.stop_after or options.epochs
-    pseudo_labels = PseudoLabels(options, data.train, run) if options.igtt else None
+    pseudo_labels = PseudoLabels(options, data.train, data.val, run) if options.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
-    while state.epoch < last:
+        journal.say(pseudo_labels.description())
+    while state.epoch < last and not (pseudo_labels and pseudo_labels.is_done()):
         epoch = state.epoch + 1
         seed_everything(options.seed, epoch)
+        if pseudo_labels is not None:
+            pseudo_labels.prepare(epoch)
         trace = run if options.profile and state.epoch == begun else None
         figures = run_epoch(options, data, state, epoch, trace)
         state.epoch = epoch
+        counts = None if data.val_loader is None else count_validation(options, data, state)
         if pseudo_labels is not None:
-            pseudo_labels.refresh(state)
-        selection = decide(options, data, state, pseudo_labels)
+            pseudo_labels.refresh(state, counts)
+        selection = decide(options, state, counts, pseudo_labels)
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
         if state.best is None or not selection.figure <= state.best["figure"]:
             state.best = {"epoch": epoch, "figure": selection.figure}
         report_epoch(journal, options, epoch, figures, selection)
         if is_main():
-            due = is_numbered(options, epoch) or epoch == last
+            ends = epoch == last or (pseudo_labels is not None and pseudo_labels.is_done())
+            due = is_numbered(options, epoch) or ends
             save_epoch(writer, state, run, config, selection, numbered=due)
             if due:
                 show_pictures(writer, journal, data, state, selection)
             if pseudo_labels is not None:
                 writer.wait()  # the checkpoints on disk name the masks that are kept
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
-    if last < options.epochs:
+    if pseudo_labels and pseudo_labels.is_done():
+        journal.say(f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.epochs}")
+    elif last < options.epochs:
         journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
     journal.say(next_commands(run, state.best["epoch"], data))
 
@@ -253,17 +260,22 @@ def run_epoch(
         figures = train_one_epoch(
             state.network, batches, state.loss, state.optimizer, state.schedule, state.scaler,
             device=state.device, precision=state.precision, channels_last=state.channels_last,
-            accumulate=options.accumulate, clip_grad=options.clip_grad, progress=progress if is_main() else None,
+            accumulate=options.accumulate, clip_grad=options.clip_grad, teacher=state.teacher,
+            progress=progress if is_main() else None,
         )  # fmt: skip
     copy_buffers_from_main(state.bare_network)
+    copy_buffers_from_main(state.predictor)
     return figures
 
 
 def decide(
-    options: TrainingOptions, data: TrainingData, state: TrainingState, pseudo_labels: PseudoLabels | None
+    options: TrainingOptions, state: TrainingState, counts: np.ndarray | None, pseudo_labels: PseudoLabels | None
 ) -> Selection:
-    """Validate and settle threshold, direction and the figure of ``best``."""
-    counts = None if data.val_loader is None else count_validation(options, data, state)
+    """Settle threshold, direction and the figure of ``best``.
+
+    Args:
+        counts: of the validation set, see :func:`count_validation`; None without one.
+    """
     if pseudo_labels is not None:
         return with_logged_figures(pseudo_labels.decide(), counts)
     clean = counts is not None and options.val_labels == "clean"
@@ -284,7 +296,7 @@ def count_validation(options: TrainingOptions, data: TrainingData, state: Traini
     """The score histogram or confusion matrix of the validation set."""
     transition = decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)
     return validate(
-        state.bare_network, data.val_loader, num_classes=options.num_classes, device=state.device,
+        state.predictor, data.val_loader, num_classes=options.num_classes, device=state.device,
         precision=state.precision, channels_last=state.channels_last,
         transition=None if transition is None else torch.from_numpy(transition),
     )  # fmt: skip

@@ -16,14 +16,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.image_io import IGNORE
 from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
 from evaluation.baselines import BASELINES
 from evaluation.foreground import orient
-from training.loss_functions import full_precision, pixel_mean
 from utils.cli import one_of
 
 CANDIDATES = 30
@@ -208,48 +205,20 @@ def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image
 INITIAL_LABELS = ("black", "random", *BASELINES)
 
 
-# Soft targets
-
-
-def density_target(labels: Tensor, bandwidth: int) -> Tensor:
-    r"""Local density of the foreground, as a target that reaches 1 in every image that has any.
-
-    .. math:: t = \frac{k_h * y}{\max k_h * y}
-
-    with :math:`k_h` the mean over the (2h + 1)² window, inside the image and without IGNORE. Shifting pixels at random
-    by up to h has the expectation :math:`k_h * y` and sampling scales it, so on a skeleton this is what EMS teaches on
-    average, without the noise of its draws.
-
-    Args:
-        labels: uint8 (B, H, W), 0/1 and IGNORE.
-        bandwidth: h in pixels.
-    Returns: float32 (B, H, W) in [0, 1].
-    """
-    known = labels != IGNORE
-    planes = torch.stack([(labels == 1) & known, known], 1).float()  # (B, 2, H, W)
-    foreground, all_known = F.avg_pool2d(planes, 2 * bandwidth + 1, 1, bandwidth).unbind(1)
-    density = foreground / torch.where(all_known > 0, all_known, 1)
-    highest = density.amax((1, 2), keepdim=True)
-    return density / torch.where(highest > 0, highest, 1)
-
-
-@full_precision
-def density_cross_entropy(
-    logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = None, bandwidth: float = 1
-) -> Tensor:
-    r"""Binary cross-entropy :math:`-t \log p - (1 - t) \log(1 - p)` against :func:`density_target`, per image.
-
-    Of the form of the losses in ``training/loss_functions.py``; a binary, spatial pixel loss.
-
-    Args:
-        bandwidth: h in whole pixels; 0 is the plain cross-entropy.
-    """
-    target = density_target(labels, int(bandwidth)).to(logits.dtype)
-    pixels = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    return pixel_mean(pixels, labels, pixel_weights)
-
-
 # Rules that use no label
+
+
+def separation(scores: Tensor) -> Tensor:
+    r"""How clearly scores part two classes: DMI with their own best mask, in closed form.
+
+    .. math:: \max_s |\mathrm{Cov}(p, s)| = \mathrm{Cov}(p, [p > \bar p]) = \tfrac12\,\overline{|p - \bar p|}
+
+    Args:
+        scores: (B, 1, H, W) in [0, 1].
+    Returns: (B,) in [0, 1/4].
+    """
+    flat = scores.flatten(1).float()
+    return (flat - flat.mean(1, keepdim=True)).abs().mean(1) / 2
 
 
 def mask_agreement(before: Tensor, after: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import IGNORE
-from training import loss_functions, robust_losses
+from training import density_loss, loss_functions, robust_losses
 from utils.cli import UserError, one_of
 
 NOT_SPEC_PARAMETERS = ("logits", "labels", "pixel_weights", "matrix", "inverse")
@@ -69,6 +69,9 @@ LOSSES: dict[str, LossTerm] = {
     ),
     "cldice": LossTerm(loss_functions.soft_cl_dice_loss, "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
     "dmi": LossTerm(loss_functions.dmi_loss, "images", {"eps": (1e-30, 1)}),
+    "density": LossTerm(
+        density_loss.density_cross_entropy, "pixels", {"bandwidth": (0, 50)}, binary_only=True, spatial=True
+    ),
     "forward": LossTerm(robust_losses.forward_corrected_loss, "pixels"),
     "backward": LossTerm(robust_losses.backward_corrected_loss, "pixels"),
     "gce": LossTerm(robust_losses.generalized_cross_entropy, "pixels", {"q": (1e-3, 1)}),

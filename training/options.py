@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from utils.cli import CommandParser, UserError, whole_number
+from utils.cli import CommandParser, UserError, one_of, whole_number
 
 NETWORK_NAMES = (
     "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
@@ -19,17 +19,19 @@ NETWORK_NAMES = (
 BACKBONE_NAMES = ("resnet50", "resnet101")
 LOSS_NAMES = (
     "bce", "ce", "dice", "iou", "tversky", "focal", "boundary", "cldice", "dmi", "forward", "backward", "gce", "mae",
-    "sce", "nce", "rce", "nr_dice", "tloss",
+    "sce", "nce", "rce", "nr_dice", "tloss", "density",
 )  # fmt: skip
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
-NORMALIZATION_NAMES = ("zscore", "unit")
+NORMALIZATION_NAMES = ("zscore", "unit", "local")
 AUGMENTATION_NAMES = ("rotate", "scale", "elastic", "brightness", "contrast", "blur", "noise")
 CACHE_NAMES = ("auto", "gpu", "ram", "none")
 PRESET_NAMES = ("auto", "paper", "quick")
 INITIAL_LABEL_NAMES = (
-    "black", "random", "otsu", "local_threshold", "kmeans", "gaussian_mixture", "chan_vese", "ridge", "random_walker",
+    "black", "random", "otsu", "local_threshold", "local_contrast", "kmeans", "gaussian_mixture", "chan_vese", "ridge",
+    "random_walker", "vote",
 )  # fmt: skip
+REFRESH_NAMES = ("epoch", "agreement", "dmi", "audit")
 CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
 FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
 LARGEST_SEED = 2**63 - 1  # that torch takes
@@ -47,6 +49,15 @@ QUICK_PRESET = {
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER_PRESET, "quick": QUICK_PRESET}
 # At the image's full resolution HRNet needs twenty times the U-Net's arithmetic, at a quarter of it as much.
 PRESETS_BY_NETWORK: dict[tuple[str, str], dict[str, Any]] = {("quick", "hrnet"): {"stem_stride": 4}}
+
+PUBLISHED_RECIPE = {
+    "igtt_init": "black", "igtt_ems": EMS, "igtt_criterion": "dmi", "foreground": "minority", "loss": "dmi+iou",
+}  # fmt: skip
+BEST_RECIPE = {
+    "igtt_init": "vote", "igtt_ems": "clean", "igtt_criterion": "bce", "igtt_warmup": 0.5, "foreground": "auto",
+    "loss": "bce", "ema": 0.99, "normalization": "local",
+}  # fmt: skip
+RECIPES: dict[str, dict[str, Any]] = {"best": BEST_RECIPE, "published": PUBLISHED_RECIPE}
 
 # What may differ when a run is resumed; anything else would make it another run.
 CHANGEABLE_ON_RESUME = ("epochs", "stop_after", "device", "workers", "cache")
@@ -76,9 +87,15 @@ class TrainingOptions:
 
     igtt: bool = False
     igtt_init: str = "black"
-    igtt_warmup: int = 0
+    igtt_recipe: str | None = None
+    igtt_warmup: float = 0.0
     igtt_ems: str = EMS
+    igtt_final_share: float | None = None
     igtt_criterion: str = "dmi"
+    igtt_tta: bool = False
+    igtt_refresh: str = "epoch"
+    igtt_patience: int = 0
+    use_evaluation: bool = False
     foreground: str = "minority"
 
     crop: int = 256
@@ -116,6 +133,7 @@ class TrainingOptions:
     step_epochs: int = 20
     step_gamma: float = 0.1
     clip_grad: float | None = None
+    ema: float = 0.0
     precision: str = "auto"
     channels_last: bool = True
 
@@ -180,6 +198,22 @@ def non_negative_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    value = positive_float(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at most 1")
+    return value
+
+
+def decay(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = non_negative_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be below 1")
+    return value
+
+
 def fold(text: str) -> str:
     """``k/K`` with 1 ≤ k ≤ K and K ≥ 2."""
     number, slash, parts = text.partition("/")
@@ -217,9 +251,21 @@ def _add_label_free_options(parser: argparse.ArgumentParser) -> None:
     free = _Group(parser, "training without labels")
     free.add("--igtt", "train from images alone, by iterative ground-truth training", action="store_true")
     free.add("--igtt_init", "first labels; black: those of the random network", choices=INITIAL_LABEL_NAMES)
-    free.add("--igtt_warmup", "epoch after which labels are first refreshed", type=non_negative_int, metavar="E")
+    free.add("--igtt_recipe", "set all of these options at once; those given besides still count (default: best)",
+             choices=tuple(RECIPES))  # fmt: skip
+    free.add("--igtt_warmup", "share of the epochs before labels are first refreshed", type=share, metavar="SHARE")
     free.add("--igtt_ems", "noise spec that turns masks into labels; clean: the masks themselves", metavar="SPEC")
+    free.add("--igtt_final_share", "what the sampling of the spec has become by the last epoch", type=share,
+             metavar="SHARE")  # fmt: skip
     free.add("--igtt_criterion", "which mask of a score map becomes the label", choices=CRITERION_NAMES)
+    free.add("--igtt_tta", "average predictions over flips and rotations", action="store_true")
+    free.add("--igtt_refresh", "when labels are replaced: every epoch; until they settle (agreement); when held-out "
+             "images are parted more clearly (dmi); when other images predict them better (audit)",
+             choices=REFRESH_NAMES)  # fmt: skip
+    free.add("--igtt_patience", "stop after this many refreshes that change under 1%%; 0: never", type=non_negative_int,
+             metavar="N")  # fmt: skip
+    free.add("--use_evaluation", "replace labels when the IoU with validation labels rises: no longer label-free",
+             action="store_true")  # fmt: skip
     free.add("--foreground", "what tells structure from background", choices=FOREGROUND_NAMES)
 
 
@@ -275,6 +321,8 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps.add("--step_epochs", "epochs between steps of the step schedule", type=positive_int, metavar="E")
     steps.add("--step_gamma", "factor of the step schedule", type=positive_float, metavar="FACTOR")
     steps.add("--clip_grad", "largest norm of the gradient", type=positive_float, metavar="NORM")
+    steps.add("--ema", "predict with the moving average of the weights over steps, of this decay; 0: with the latest",
+              type=decay, metavar="DECAY")  # fmt: skip
     steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 where the device has it, else fp32",
               choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
     steps.add(
@@ -333,16 +381,26 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     if preset == "auto":
         preset = "paper" if has_accelerator else "quick"
     network = given.get("network", DEFAULTS["network"])
+    given = {**label_free_recipe(given), **given}
     values = {**PRESETS[preset], **PRESETS_BY_NETWORK.get((preset, network), {}), **given, "preset": preset}
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
     options = TrainingOptions(**values)
     if options.loss is None:
-        options = replace(options, loss="dmi+iou" if options.igtt else "bce" if options.num_classes == 1 else "ce")
+        options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
     if options.noise_seed is None:
         options = replace(options, noise_seed=options.seed)
     _check(options)
     return options
+
+
+def label_free_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of ``--igtt_recipe``, which implies ``--igtt``; of ``best`` where only ``--igtt`` is given."""
+    recipe = given.get("igtt_recipe")
+    if recipe is None and not given.get("igtt"):
+        return {}
+    recipe = recipe or "best"
+    return {**RECIPES[one_of(recipe, tuple(RECIPES), "--igtt_recipe")], "igtt": True, "igtt_recipe": recipe}
 
 
 def _check(options: TrainingOptions) -> None:
@@ -356,6 +414,8 @@ def _check(options: TrainingOptions) -> None:
     if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
         raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
                         "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip
+    if options.use_evaluation and not options.igtt:
+        raise UserError("--use_evaluation is about the labels that --igtt makes: give --igtt too, or leave it out")
     if options.crop < 16:
         raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
     if options.momentum >= 1:

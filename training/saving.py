@@ -29,7 +29,7 @@ def show_pictures(
 
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:
-            shown = predict_some(state.bare_network, dataset, state.device, state.precision)
+            shown = predict_some(state.predictor, dataset, state.device, state.precision)
             writer.put(f"{name} pictures {epoch}", partial(draw, name, shown))
 
 

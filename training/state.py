@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from models import build_network, start_from_shares
+from training.ema import EmaTeacher
+from training.engine import bare
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
 from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule, can_be_fused, load_optimizer
 from training.options import TrainingOptions
@@ -47,6 +48,7 @@ class TrainingState:
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
         annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
+        teacher: the moving average of the network, with ``--ema``.
     """
 
     network: nn.Module
@@ -63,11 +65,17 @@ class TrainingState:
     epoch: int = 0
     best: dict[str, Any] | None = None
     annealing: dict[str, float] | None = None
+    teacher: EmaTeacher | None = None
 
     @property
     def bare_network(self) -> nn.Module:
         """The network without the wrapper of distributed training."""
-        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return bare(self.network)
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network that predicts: the teacher where there is one."""
+        return self.bare_network if self.teacher is None else self.teacher.network
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -113,7 +121,8 @@ def build_state(
     if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
         matrix, invert = np.eye(len(matrix)), False
     return TrainingState(
-        network, loss, optimizer, scaler, None, precision, device, matrix, invert, labels, channels_last
+        network, loss, optimizer, scaler, None, precision, device, matrix, invert, labels, channels_last,
+        teacher=EmaTeacher(network, options.ema) if options.ema else None,
     )  # fmt: skip
 
 
@@ -160,9 +169,12 @@ def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch
 def checkpoint_content(
     state: TrainingState, config: dict[str, Any], threshold: float | None, pred_invert: bool
 ) -> dict[str, Any]:
-    """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from."""
+    """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from.
+
+    ``model`` are the weights to predict with. With ``--ema`` these are the teacher's; ``student`` are those trained.
+    """
     content = {
-        "model": state.bare_network.state_dict(),
+        "model": state.predictor.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.schedule.state_dict(),
         "scaler": state.scaler.state_dict(),
@@ -173,6 +185,8 @@ def checkpoint_content(
         "rng": {"seed": config["seed"], "epoch": state.epoch},
         "config": config,
     }
+    if state.teacher is not None:
+        content |= {"student": state.bare_network.state_dict(), "teacher_updates": state.teacher.updates}
     if any(True for _ in state.loss.parameters()):
         content["loss"] = state.loss.state_dict()
     return content
@@ -211,7 +225,9 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     old = checkpoint["config"]
     if restarts() == 0:  # one that torchrun restarted may have lost a process after its last epoch
         check_epochs_left(options, checkpoint["epoch"])
-    state.network.load_state_dict(checkpoint["model"])
+    state.network.load_state_dict(checkpoint["student" if state.teacher else "model"])
+    if state.teacher is not None:
+        state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})
     load_optimizer(state.optimizer, checkpoint["optimizer"])
     state.scaler.load_state_dict(checkpoint["scaler"])
     if "loss" in checkpoint:

@@ -17,6 +17,7 @@ from utils.run_folder import atomic_write
 CHECKPOINT_KEYS = (
     "model", "optimizer", "scheduler", "scaler", "epoch", "best", "threshold", "pred_invert", "rng", "config",
 )  # fmt: skip
+OPTIONAL_KEYS = ("loss", "student", "teacher_updates")  # of losses that learn, of runs with --ema
 
 
 def take_snapshot(state: dict[str, Any], device: torch.device) -> Callable[[], dict[str, Any]]:
@@ -55,13 +56,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` through a temporary file in the same folder, flushed and renamed.
 
     Args:
-        state: the keys of ``CHECKPOINT_KEYS``, and ``loss`` where a loss has learned parameters; tensors, numbers,
-            text and containers of them.
+        state: the keys of ``CHECKPOINT_KEYS``, and of ``OPTIONAL_KEYS`` those that the run has; tensors, numbers, text
+            and containers of them.
     Raises:
         ValueError: a key is missing or unknown.
     """
-    if set(state) - {"loss"} != set(CHECKPOINT_KEYS):
-        raise ValueError(f"checkpoint keys differ: {sorted(set(state) ^ set(CHECKPOINT_KEYS))}")
+    if set(state) - set(OPTIONAL_KEYS) != set(CHECKPOINT_KEYS):
+        raise ValueError(f"checkpoint keys differ: {sorted(set(state) - set(OPTIONAL_KEYS) ^ set(CHECKPOINT_KEYS))}")
     with atomic_write(Path(path)) as file:
         torch.save(state, file)
 

@@ -32,6 +32,7 @@ BINARY = hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 24)] * 2), elements=st.
 SEEDS = st.integers(0, 2**40)
 SPECS = [
     "clean", "sample:0.1", "flip:0.45", "flip:0.3,0.1", "random:0.3", "dilate:3", "erode:3", "skeleton", "shift:2",
+    "skeletons:3",
     "wobble:2,5", "missing:0.4", "merge:2", "polygon:1.5", EMS_SPEC, "sample:0.5+flip:0.2", "dilate:5+random:0.2",
 ]  # fmt: skip
 

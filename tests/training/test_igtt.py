@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from datasets.image_io import IGNORE
 from datasets.label_noise import EMS_SPEC
 from evaluation.baselines import BASELINES
+from training.density_loss import density_cross_entropy, density_target
 from training.igtt import (
     CANDIDATES,
     CRITERIA,
     INITIAL_LABELS,
     anneal_sampling,
-    density_cross_entropy,
-    density_target,
     extract_structure,
     has_settled,
     initial_mask,
@@ -24,6 +23,7 @@ from training.igtt import (
     orient_masks,
     search_masks,
     select_masks,
+    separation,
     stretch,
 )
 from training.loss_functions import cross_entropy
@@ -79,6 +79,13 @@ def test_the_closed_form_beats_every_candidate_and_lies_between_two(hesitant, rn
         assert determinant(image, closed) >= max(determinant(image, mask) for mask in masks) - 1e-9
         assert determinant(image, closed) >= determinant(image, searched) >= 0.97 * determinant(image, closed)
         assert (closed & ~searched).sum() * (searched & ~closed).sum() == 0, "thresholds of one map are nested"
+
+
+def test_separation_is_the_determinant_of_the_best_mask(rng):
+    scores = torch.cat([make_scores(rng), make_scores(rng, hesitant=True)])
+    best = [determinant(image, mask) for image, mask in zip(scores, select_masks(scores.float()), strict=True)]
+    assert separation(scores).tolist() == pytest.approx(best, rel=1e-4)
+    assert separation(torch.full((1, 1, 4, 4), 0.7)).item() == 0
 
 
 def test_swapping_classes_swaps_the_dmi_mask(rng):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from datasets.label_noise import EMS_SPEC
 from training.fit import configure, fit
 from training.igtt import CRITERIA, INITIAL_LABELS
-from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES
+from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES, REFRESH_NAMES, resolve_options
+from training.refresh_rules import REFRESH_RULES
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.run_folder import read_json, read_jsonl
@@ -31,8 +35,29 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_help_names_what_exists():
-    assert EMS == EMS_SPEC and tuple(CRITERIA) == CRITERION_NAMES
+    assert EMS == EMS_SPEC and tuple(CRITERIA) == CRITERION_NAMES and tuple(REFRESH_RULES) == REFRESH_NAMES
     assert set(INITIAL_LABEL_NAMES) == set(INITIAL_LABELS)
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    return all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_garbage_labels_change_nothing(disks, recipe, rng):
+    given = {"dataset": "disks", "igtt_recipe": recipe, "preset": "quick", "width": 4, "crop": 64, "batch_size": 4}
+    given |= {"tensorboard": False, "epochs": 3, "device": "cpu"}
+    with_labels = fit(configure({**given, "run_name": "with"}, disks), disks)
+    for split in ("train", "val"):
+        for path in (disks / "datasets" / "disks" / split / "labels").iterdir():
+            cv2.imwrite(str(path), 255 * rng.integers(0, 2, (64, 64), np.uint8))
+    garbage = fit(configure({**given, "run_name": "garbage"}, disks), disks)
+    assert same_weights(with_labels, garbage)
+    for name in ("best", "last"):
+        one, two = (load_checkpoint(folder / "checkpoints" / f"{name}.pth") for folder in (with_labels, garbage))
+        assert all(one[key] == two[key] for key in ("threshold", "pred_invert", "epoch"))
+    figures = [read_jsonl(folder / "metrics.jsonl")[-1]["val/iou"] for folder in (with_labels, garbage)]
+    assert figures[0] != figures[1], "they are logged"
 
 
 def test_no_training_label_is_read(disks):
@@ -40,8 +65,7 @@ def test_no_training_label_is_read(disks):
     shutil.rmtree(disks / "datasets" / "disks" / "train" / "labels")
     train_list = disks / "txt" / "disks" / "train" / "train_gt.txt"
     train_list.write_text("".join(line.split("\t")[0] + "\n" for line in train_list.read_text().splitlines()))
-    without = run(disks, epochs=2, run_name="without")
-    assert all(torch.equal(value, weights(without)[name]) for name, value in weights(with_labels).items())
+    assert same_weights(with_labels, run(disks, epochs=2, run_name="without"))
 
 
 def test_validation_labels_decide_nothing(disks):
@@ -54,29 +78,82 @@ def test_validation_labels_decide_nothing(disks):
     assert "val/iou" not in read_jsonl(without / "metrics.jsonl")[-1]
 
 
-@pytest.mark.parametrize("initial", ["otsu", "black"])
-def test_stopped_and_resumed_equals_uninterrupted(disks, initial):
-    given = {"epochs": 3, "checkpoint_every": 1, "igtt_init": initial}
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"igtt_init": "black"},
+        {"igtt_recipe": "published"},
+        {"igtt_warmup": 0.0, "igtt_refresh": "dmi"},
+        {"igtt_warmup": 0.0, "igtt_refresh": "audit", "igtt_ems": EMS, "igtt_final_share": 1.0},
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(disks, given):
+    given = {"epochs": 3, "checkpoint_every": 1, **given}
     whole = run(disks, run_name="whole", **given)
     part = run(disks, run_name="part", stop_after=1, **given)
     stale = part / "igtt" / "epoch_2"
     stale.mkdir()  # what a crash in the second epoch leaves behind
     (stale / "manifest.json").write_text("{}")
     fit(configure({"resume": str(part)}, disks), disks)
-    assert all(torch.equal(value, weights(part)[name]) for name, value in weights(whole).items())
+    assert same_weights(whole, part)
+    records = [read_json(folder / "igtt" / "epoch_3" / "manifest.json") for folder in (whole, part)]
+    assert records[0] == records[1]
 
 
 def test_only_masks_that_a_checkpoint_names_are_kept(disks):
-    folder = run(disks, epochs=5, checkpoint_every=2, run_name="kept")
+    folder = run(disks, epochs=5, checkpoint_every=2, igtt_warmup=0.0, run_name="kept")
     assert sorted(path.name for path in (folder / "igtt").iterdir()) == ["epoch_2", "epoch_4", "epoch_5"]
     record = read_json(folder / "igtt" / "epoch_5" / "manifest.json")
-    assert record["foreground"] == "bright" and len(record["masks"]) == 8 and 0 <= record["agreement"] <= 1
+    assert record["foreground"] == "bright" and len(record["masks"]) == 8 and len(record["agreements"]) == 5
 
 
 def test_bright_disks_are_found_without_labels(disks):
     simple = {"igtt_ems": "clean", "igtt_criterion": "bce", "loss": "bce"}
-    folder = run(disks, epochs=10, repeat=8, igtt_warmup=8, run_name="found", **simple)
+    folder = run(disks, epochs=10, repeat=8, igtt_warmup=0.8, run_name="found", **simple)
     assert read_jsonl(folder / "metrics.jsonl")[-1]["val/iou"] > 0.8
+
+
+def test_a_recipe_is_one_option_and_given_ones_still_count():
+    best, published = (resolve_options({"igtt_recipe": name}, has_accelerator=False) for name in RECIPES)
+    assert best.igtt and published.igtt
+    assert (published.igtt_init, published.igtt_ems, published.loss) == ("black", EMS_SPEC, "dmi+iou")
+    assert resolve_options({"igtt": True}, has_accelerator=False) == best
+    given = resolve_options({"igtt_recipe": "published", "igtt_ems": "clean"}, has_accelerator=False)
+    assert replace(given, igtt_ems=EMS_SPEC) == published
+    assert not resolve_options({}, has_accelerator=False).igtt
+    with pytest.raises(UserError, match="best, published"):
+        resolve_options({"igtt_recipe": "mine"}, has_accelerator=False)
+
+
+def test_first_masks_stay_while_warming_up(disks):
+    folder = run(disks, epochs=4, checkpoint_every=1, igtt_warmup=0.75, run_name="warm")
+    masks = [
+        [path.read_bytes() for path in sorted((folder / "igtt" / f"epoch_{n}").glob("*.png"))] for n in range(1, 5)
+    ]
+    assert masks[0] == masks[1] != masks[2]
+
+
+def test_a_run_ends_when_its_masks_have_settled(disks, capsys):
+    folder = run(disks, epochs=12, repeat=4, igtt_warmup=0.0, igtt_patience=1, run_name="settled")
+    agreements = [line["val/agreement"] for line in read_jsonl(folder / "metrics.jsonl")]
+    assert len(agreements) < 12 and agreements[-1] >= 0.99 > max(agreements[:-1])
+    assert "have settled" in capsys.readouterr().out
+    assert load_checkpoint(folder / "checkpoints" / f"epoch_{len(agreements)}.pth")["epoch"] == len(agreements)
+
+
+def test_evaluation_guides_the_refresh_only_when_asked_and_says_so(disks, capsys):
+    given = {"epochs": 4, "igtt_warmup": 0.0, "checkpoint_every": 1}
+    folder = run(disks, use_evaluation=True, run_name="guided", **given)
+    assert "no longer label-free" in capsys.readouterr().out
+    figure = float(read_json(folder / "igtt" / "epoch_4" / "manifest.json")["figure"])
+    assert 0 <= figure <= 1, "the IoU at the last replacement"
+    run(disks, run_name="free", **given)
+    assert "no longer label-free" not in capsys.readouterr().out
+    (disks / "txt" / "disks" / "val.txt").unlink()
+    with pytest.raises(UserError, match="--val_list with labels"):
+        run(disks, use_evaluation=True, run_name="unguided", **given)
+    with pytest.raises(UserError, match="--igtt"):
+        resolve_options({"use_evaluation": True}, has_accelerator=False)
 
 
 @pytest.mark.parametrize("given", [{"num_classes": 3}, {"label_noise": "flip:0.1"}, {"fold": "1/2"}])

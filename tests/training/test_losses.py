@@ -15,7 +15,8 @@ from utils.cli import UserError
 
 Q2 = np.array([[0.9, 0.1], [0.3, 0.7]])
 Q3 = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.2, 0.8]])
-CASES = [(name, 1) for name in LOSSES] + [(name, 3) for name in LOSSES if name != "bce"]
+SEVERAL = [name for name in LOSSES if not LOSSES[name].binary_only]
+CASES = [(name, 1) for name in LOSSES] + [(name, 3) for name in SEVERAL]
 NON_SPATIAL = [case for case in CASES if not LOSSES[case[0]].spatial]
 MIXED = "bce+0.5*dice+2*mae+tversky(alpha=0.4)+dmi"
 

@@ -1,0 +1,191 @@
+"""Segmentation without labels beside supervision and classic methods: Dice, IoU and AUC on test lists.
+
+A cell is a method, a data set and a seed; its figures are one JSON file. Finished cells are kept, so the run can be
+stopped and gone on with; all cells of a seed come before those of the next. ``--summarize`` makes tables and figures
+and names the cells that are missing. ``--ablations`` changes one ingredient of our recipe at a time, scored on the
+validation lists.
+
+    python benchmarks/label_free.py
+    python benchmarks/label_free.py --ablations --datasets er_sim mito_sim nuc_sim
+    python benchmarks/label_free.py --summarize
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+
+import argparse
+import shutil
+import time
+from typing import Any
+
+from benchmarks.label_free_report import summarize
+from benchmarks.noise_grid import TRAIN_IMAGES, VAL_IMAGES, shortened_list, train_cell
+from evaluation.baselines import BASELINES
+from utils.cli import CommandParser, run_command
+from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, read_jsonl, write_json
+
+RESULTS = REPO_ROOT / "benchmarks" / "results" / "label_free"
+DATASETS = ("er_sim", "er_ernet", "mito_sim", "nuc_sim", "nuc", "nuc16")
+SEEDS = (0, 1, 2)
+STEPS = 150
+# What a trained method is given: the published recipe refreshes after each pass over the images, as its paper does;
+# supervision gets twice the steps, so that its plateau shows.
+ONE_PASS = {"epochs": 10, "repeat": 1}
+METHODS: dict[str, dict[str, Any]] = {
+    "ours": {"igtt_recipe": "best"},
+    "supervised": {"epochs": 10, "repeat": 2},
+    "published": {"igtt_recipe": "published", **ONE_PASS},
+    "no_ems": {"igtt_recipe": "published", "igtt_ems": "clean", **ONE_PASS},
+}
+EMS = "skeleton+shift:1+sample:0.1"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "plain z-score": {"normalization": "zscore"},
+    "no average of weights": {"ema": 0.0},
+    "refreshed from half on": {"igtt_warmup": 0.5},
+    "refreshed by the audit": {"igtt_warmup": 0.25, "igtt_refresh": "audit"},
+    "refreshed by DMI": {"igtt_warmup": 0.25, "igtt_refresh": "dmi"},
+    "flips averaged, refreshed": {"igtt_warmup": 0.5, "igtt_tta": True},
+    "contrast masks, refreshed": {"igtt_warmup": 0.5, "igtt_criterion": "contrast"},
+    "EMS": {"igtt_ems": EMS},
+    "multi-scale skeletons": {"igtt_ems": "skeletons:3+shift:1+sample:0.1"},
+    "EMS, sampling annealed to 1": {"igtt_ems": EMS, "igtt_final_share": 1.0},
+    "EMS, density as target": {"igtt_ems": EMS, "loss": "density(bandwidth=2)"},
+    "density as target": {"loss": "density(bandwidth=1)"},
+    "sampled masks": {"igtt_ems": "sample:0.1"},
+    "Otsu first": {"igtt_init": "otsu"},
+    "ridges first": {"igtt_init": "ridge"},
+    "DMI and IoU losses": {"loss": "dmi+iou"},
+}  # fmt: skip
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME", help="data sets with lists")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="S", help="seeds (default: 0 1 2)")
+    parser.add_argument("--width", type=int, default=8, help="channels of the U-Net's first level (default: 8)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of a cell (default: {STEPS})")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
+    parser.add_argument("--ablations", action="store_true", help="our recipe with one ingredient changed, on val.txt")
+    parser.add_argument("--summarize", action="store_true", help="no training: tables and figures of finished cells")
+    return parser.parse_args()
+
+
+def cell_path(out: Path, method: str, dataset: str, seed: int) -> Path:
+    """The JSON file of a cell."""
+    name = method.replace(" ", "_").replace(",", "")
+    return out / dataset / f"{name}_{seed}.json"
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """Scores of a folder of maps, at its threshold and at the best on the labels."""
+    from evaluation.metrics import evaluate_maps
+
+    summary = evaluate_maps(folder, report=False)
+    pooled, oracle = summary["pooled"], summary["oracle"]
+    return {
+        "dice": pooled["f1"], "iou": pooled["iou"], "auc": pooled["auc"], "oracle_dice": oracle["f1"],
+        "oracle_iou": oracle["iou"], "threshold": summary["threshold"],
+        "mean_image_iou": summary["per_image_mean"]["iou"]["mean"],
+    }  # fmt: skip
+
+
+def keep_maps(folder: Path, kept: Path) -> None:
+    """Copy the maps of a method, for the figure."""
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.html", "overlays"))
+
+
+def run_trained(dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, split: str) -> dict:
+    """Train a network, predict a list with its best checkpoint, score it."""
+    from evaluation import inference
+
+    lists = (shortened_list(dataset, "train_gt", TRAIN_IMAGES), shortened_list(dataset, "val", VAL_IMAGES))
+    started = time.monotonic()
+    run = train_cell(
+        dataset, "label_free", None, lists, settings.width, settings.steps, **{"seed": seed, **options}
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    curve = [
+        {name: line[f"val/{name}"] for name in ("f1", "iou", "auc", "agreement") if f"val/{name}" in line}
+        for line in read_jsonl(run / "metrics.jsonl")
+    ]
+    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best", "--data_list", split])
+    (folder,) = (run / "results").iterdir()
+    found = figures_of(folder)
+    if seed == settings.seeds[0] and split == "test":
+        keep_maps(folder, LOG_ROOT / "label_free" / dataset / _method_of(options))
+    shutil.rmtree(run)
+    return {**found, "curve": curve, "training_seconds": seconds}
+
+
+def _method_of(options: dict[str, Any]) -> str:
+    return next(name for name, known in METHODS.items() if known == options)
+
+
+def run_untrained(dataset: str, method: str, seed: int) -> dict[str, float]:
+    """Segment the test list by a classic method or by feature clustering, and score it."""
+    from evaluation import baselines
+    from training import dfc
+
+    out = LOG_ROOT / "label_free" / dataset
+    if method == "dfc":
+        dfc.main(["--dataset", dataset, "--out", str(out), "--seed", str(seed)])
+    else:
+        baselines.main(["--dataset", dataset, "--out", str(out), "--methods", method])
+    return figures_of(out / method)
+
+
+def cells(settings: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """Method, data set and seed of every cell, in the order in which they are worked on."""
+    if settings.ablations:
+        return [(name, dataset, seed) for seed in settings.seeds for name in ABLATIONS for dataset in settings.datasets]
+    classic = [(name, dataset, 0) for name in BASELINES for dataset in settings.datasets]
+    trained = [(name, dataset, seed) for seed in settings.seeds for name in (*METHODS, "dfc")
+               for dataset in settings.datasets]  # fmt: skip
+    return classic + trained
+
+
+def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace) -> None:
+    """Make the figures of a cell and write them."""
+    if settings.ablations:
+        options = {**METHODS["ours"], **ABLATIONS[method]}
+        found = run_trained(dataset, seed, options, settings, "val")
+    elif method in METHODS:
+        found = run_trained(dataset, seed, METHODS[method], settings, "test")
+    else:
+        found = run_untrained(dataset, method, seed)
+    write_json(cell_path(settings.out, method, dataset, seed), {
+        "method": method, "dataset": dataset, "seed": seed, **found,
+        "settings": {"width": settings.width, "steps": settings.steps, "train_images": TRAIN_IMAGES},
+        "environment": environment_record(),
+    })  # fmt: skip
+
+
+def main() -> None:
+    """Work on the cells that are not finished, or summarize those that are."""
+    settings = parse_arguments()
+    if settings.ablations:
+        settings.out = settings.out / "ablations"
+    if settings.summarize:
+        wanted = {cell: cell_path(settings.out, *cell) for cell in cells(settings)}
+        summarize({cell: read_json(path) for cell, path in wanted.items() if path.exists()}, list(wanted), settings.out)
+        return
+    from datasets.catalog import prepare_dataset
+
+    for dataset in settings.datasets:
+        prepare_dataset(dataset)
+    for cell in cells(settings):
+        if not cell_path(settings.out, *cell).exists():
+            print("==", *cell, flush=True)
+            run_cell(*cell, settings)
+
+
+if __name__ == "__main__":
+    run_command(main)

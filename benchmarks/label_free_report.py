@@ -1,0 +1,147 @@
+"""Tables, curves and overlays of ``benchmarks/label_free.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.run_folder import LOG_ROOT, read_json, write_json
+
+Cell = tuple[str, str, int]  # method, data set, seed
+NAMES = {"ours": "**ours** (`--igtt`)", "published": "iGTT as published", "no_ems": "iGTT without EMS", "dfc": "DFC"}
+TRAINED = ("supervised", "ours", "published", "no_ems", "dfc")
+FIGURES = {"dice": "Dice", "oracle_dice": "*oracle* Dice", "iou": "IoU", "oracle_iou": "*oracle* IoU", "auc": "AUC"}
+SHOWN = ("ours", "published", "no_ems", "supervised")  # in figures
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """``0.912 ± 0.004``; of a single value the value."""
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def values_of(cells: dict[Cell, dict[str, Any]], method: str, dataset: str, figure: str) -> list[float]:
+    """A figure of a method on a data set, seed by seed, as far as cells are finished."""
+    return [cell[figure] for (name, data, _), cell in cells.items() if (name, data) == (method, dataset)]
+
+
+def best_classic(cells: dict[Cell, dict[str, Any]], dataset: str, figure: str = "dice") -> tuple[str, float]:
+    """The classic method that is best on the test labels of a data set, and its figure."""
+    found = [(cell[figure], name) for (name, data, _), cell in cells.items() if data == dataset and name not in TRAINED]
+    value, name = max(found, default=(float("nan"), "–"))
+    return name, value
+
+
+def table(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], methods: Sequence[str], figure: str) -> list[str]:
+    """Methods by data sets."""
+    lines = ["| | " + " | ".join(f"`{name}`" for name in datasets) + " |", "|---" * (len(datasets) + 1) + "|"]
+    for method in methods:
+        row = [values_of(cells, method, dataset, figure) for dataset in datasets]
+        entries = [mean_and_deviation(values) if values else "missing" for values in row]
+        lines.append(f"| {NAMES.get(method, method.replace('_', ' '))} | " + " | ".join(entries) + " |")
+    return lines
+
+
+def goals(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str]) -> list[str]:
+    """Ours beside what it is to reach, set by set; means over the seeds."""
+    lines = ["| set | ours | supervised | ours / supervised | best classic | published | without EMS |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for dataset in datasets:
+        mean = {name: np.mean(found) if (found := values_of(cells, name, dataset, "dice")) else float("nan")
+                for name in SHOWN}  # fmt: skip
+        name, classic = best_classic(cells, dataset)
+        lines.append(
+            f"| `{dataset}` | {mean['ours']:.3f} | {mean['supervised']:.3f} | {mean['ours'] / mean['supervised']:.1%} "
+            f"| {classic:.3f} ({name.replace('_', ' ')}) | {mean['published']:.3f} | {mean['no_ems']:.3f} |"
+        )
+    return lines
+
+
+def summarize(cells: dict[Cell, dict[str, Any]], wanted: Iterable[Cell], out: Path) -> None:
+    """Print and write the tables of finished cells, name those that are missing, draw curves and overlays."""
+    wanted = list(wanted)
+    datasets = list(dict.fromkeys(dataset for _, dataset, _ in wanted))
+    methods = list(dict.fromkeys(method for method, _, _ in wanted))
+    methods = [name for name in TRAINED if name in methods] + [name for name in methods if name not in TRAINED]
+    lines: list[str] = []
+    if "ours" in methods:
+        lines += ["### Dice at the label-free threshold, means", "", *goals(cells, datasets), ""]
+    for figure, title in FIGURES.items():
+        lines += [f"### {title}", "", *table(cells, datasets, methods, figure), ""]
+    missing = [" ".join(map(str, cell)) for cell in wanted if cell not in cells]
+    lines += [f"Missing cells: {', '.join(missing) if missing else 'none'}.", ""]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.md").write_text("\n".join(lines), encoding="utf-8")
+    write_json(out / "summary.json", {"missing": missing, "cells": len(cells)})
+    print("\n".join(lines))
+    if "ours" in methods:
+        draw_curves(cells, datasets, out / "label_free_curves.png")
+        draw_overlays(datasets, out / "label_free_overlays.png")
+
+
+def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path: Path) -> None:
+    """Dice on the validation list by share of the run, every seed a line; labels are for this figure alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colors = dict(zip(SHOWN, ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=True))
+    figure, axes = pyplot.subplots(1, len(datasets), figsize=(2.9 * len(datasets), 3.1), squeeze=False, sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for (method, data, _), cell in cells.items():
+            if data == dataset and method in SHOWN:
+                dice = [epoch.get("f1", np.nan) for epoch in cell["curve"]]
+                axis.plot(np.arange(1, len(dice) + 1) / len(dice), dice, color=colors[method], lw=1.2, marker=".")
+        axis.axhline(best_classic(cells, dataset)[1], color="black", lw=0.8, ls=":")
+        axis.set(title=dataset, xlabel="share of the run", ylim=(0, 1))
+    axes[0][0].set_ylabel("Dice, validation list")
+    handles = [pyplot.Line2D([], [], color=color, label=name.replace("_", " ")) for name, color in colors.items()]
+    handles.append(pyplot.Line2D([], [], color="black", ls=":", label="best classic (test)"))
+    axes[0][0].legend(handles=handles, fontsize=7, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def draw_overlays(datasets: Sequence[str], path: Path) -> None:
+    """A test image of every set: image, truth, then errors of each method: missed red, too much blue, right white."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from datasets.image_io import read_image, read_label, read_scores
+    from datasets.lists import find_list, read_list
+
+    columns = ("vote", "dfc", "no_ems", "published", "ours", "supervised")
+    titles = ("image", "truth", *(name.replace("_", " ") for name in columns))
+    figure, axes = pyplot.subplots(
+        len(datasets), len(titles), figsize=(1.7 * len(titles), 1.75 * len(datasets)), squeeze=False
+    )  # fmt: skip
+    for row, dataset in zip(axes, datasets, strict=True):
+        samples = read_list(find_list("test", dataset), say=lambda line: None)
+        sample = samples[len(samples) // 2]
+        image, truth = read_image(sample.image).astype(np.float32), read_label(sample.label) == 1
+        row[0].imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))
+        row[1].imshow(truth, cmap="gray")
+        row[0].set_ylabel(dataset, fontsize=8)
+        for axis, method in zip(row[2:], columns, strict=True):
+            folder = LOG_ROOT / "label_free" / dataset / method
+            if (folder / "predictions.json").exists():
+                record = read_json(folder / "predictions.json")
+                found = read_scores(folder / record["maps"][sample.image_id]) >= record["threshold"]
+                axis.imshow(errors_in_color(found, truth))
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=90)
+
+
+def errors_in_color(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """White where both are foreground, red what is missed, blue what is too much; float32 (H, W, 3)."""
+    return np.stack([truth, found & truth, found], -1).astype(np.float32)
