@@ -60,8 +60,14 @@ def goals(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str]) -> list[st
     return lines
 
 
-def summarize(cells: dict[Cell, dict[str, Any]], wanted: Iterable[Cell], out: Path) -> None:
-    """Print and write the tables of finished cells, name those that are missing, draw curves and overlays."""
+def summarize(
+    cells: dict[Cell, dict[str, Any]], wanted: Iterable[Cell], test_lists: dict[str, Path], out: Path
+) -> None:
+    """Print and write the tables of finished cells, name those that are missing, draw curves and overlays.
+
+    Args:
+        test_lists: data set → the list that was scored.
+    """
     wanted = list(wanted)
     datasets = list(dict.fromkeys(dataset for _, dataset, _ in wanted))
     methods = list(dict.fromkeys(method for method, _, _ in wanted))
@@ -79,7 +85,7 @@ def summarize(cells: dict[Cell, dict[str, Any]], wanted: Iterable[Cell], out: Pa
     print("\n".join(lines))
     if "ours" in methods:
         draw_curves(cells, datasets, out / "label_free_curves.png")
-        draw_overlays(datasets, out / "label_free_overlays.png")
+        draw_overlays(test_lists, out / "label_free_overlays.png")
 
 
 def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path: Path) -> None:
@@ -106,7 +112,7 @@ def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path
     figure.savefig(path, dpi=100)
 
 
-def draw_overlays(datasets: Sequence[str], path: Path) -> None:
+def draw_overlays(test_lists: dict[str, Path], path: Path) -> None:
     """A test image of every set: image, truth, then errors of each method: missed red, too much blue, right white."""
     import matplotlib
 
@@ -114,15 +120,15 @@ def draw_overlays(datasets: Sequence[str], path: Path) -> None:
     from matplotlib import pyplot
 
     from datasets.image_io import read_image, read_label, read_scores
-    from datasets.lists import find_list, read_list
+    from datasets.lists import read_list
 
     columns = ("vote", "dfc", "no_ems", "published", "ours", "supervised")
     titles = ("image", "truth", *(name.replace("_", " ") for name in columns))
     figure, axes = pyplot.subplots(
-        len(datasets), len(titles), figsize=(1.7 * len(titles), 1.75 * len(datasets)), squeeze=False
+        len(test_lists), len(titles), figsize=(1.7 * len(titles), 1.75 * len(test_lists)), squeeze=False
     )  # fmt: skip
-    for row, dataset in zip(axes, datasets, strict=True):
-        samples = read_list(find_list("test", dataset), say=lambda line: None)
+    for row, (dataset, test_list) in zip(axes, test_lists.items(), strict=True):
+        samples = read_list(test_list)
         sample = samples[len(samples) // 2]
         image, truth = read_image(sample.image).astype(np.float32), read_label(sample.label) == 1
         row[0].imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))

@@ -170,7 +170,11 @@ def environment_record(device: str | None = None) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": commit,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED_PACKAGES}},
-        "host": {"name": platform.node(), "system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
+        "host": {
+            "name": platform.node(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpus": os.cpu_count(),
+        },
         "device": device,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -198,7 +198,6 @@ def test_an_image_full_of_foreground_does_not_erode():
     assert np.array_equal(steps.erode(full, 7), full)
 
 
-@given(label=SEVERAL)
 def test_coarser_skeletons_widen_with_the_object():
     assert np.array_equal(steps.skeletons(disk(), 1), steps.skeleton(disk()))
     ball, line = disk(radius=20), np.zeros((64, 64), np.uint8)
@@ -210,6 +209,7 @@ def test_coarser_skeletons_widen_with_the_object():
 
 
 @EXAMPLES
+@given(label=SEVERAL)
 def test_skeleton_equals_scikit_image(label):
     assert np.array_equal(steps.skeleton(label), painted(label, skeletonize))
 

@@ -145,3 +145,17 @@ def test_noise_is_drawn_on_the_host_for_images_on_any_device():
     image = torch.zeros(1, 8, 8, device="meta")
     noisy, _ = augment(image, torch.zeros(8, 8, dtype=torch.uint8, device="meta"), ("noise",), np.random.default_rng(0))
     assert noisy.device.type == "meta" and noisy.shape == image.shape
+
+
+def test_local_normalization_evens_out_the_background(rng):
+    y, x = np.mgrid[:256, :256]
+    texture = rng.normal(0, 1, (256, 256)) + 6 * ((x // 4 + y // 4) % 4 == 0)
+    even, uneven = (normalize(1000 + 50 * texture + slope * x, "local")[0] for slope in (0, 20))
+    assert even.dtype == np.float32 and even.shape == (256, 256)
+    inside = np.s_[64:-64, 64:-64]
+    assert np.corrcoef(even[inside].ravel(), uneven[inside].ravel())[0, 1] > 0.95
+    plain = [normalize(1000 + 50 * texture + slope * x)[0][inside].ravel() for slope in (0, 20)]
+    assert np.corrcoef(*plain)[0, 1] < 0.6
+    assert not normalize(np.full((32, 32), 7, np.uint16), "local").any()
+    rgb = normalize(np.stack([texture] * 3, -1), "local")
+    assert rgb.shape == (3, 256, 256) and np.array_equal(rgb[0], rgb[2])

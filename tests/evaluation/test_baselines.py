@@ -11,7 +11,7 @@ import pytest
 from datasets.image_io import read_image, read_label, read_scores
 from evaluation.baselines import BASELINES, graded
 from evaluation.foreground import local_skewness, orient, otsu_mask, resolve_foreground
-from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram
+from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
 LEAST_IOU = {"ridge": 0.75}  # of lines; the others find disks
 
@@ -79,6 +79,20 @@ def test_otsu_reaches_the_known_figures_on_real_images(split, expected, images, 
         label = read_label(path.parents[1] / "labels" / path.name)
         total, count = total + confusion_counts(otsu_mask(read_image(path)), label), count + 1
     assert count == images and iou(total) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_vote_is_what_two_of_three_say(rng):
+    image, _ = draw_disks(rng)
+    ballots = sum((BASELINES[name](image) >= 0.5).astype(int) for name in ("local_contrast", "random_walker", "ridge"))
+    assert np.array_equal(BASELINES["vote"](image) >= 0.5, ballots >= 2)
+
+
+def test_local_contrast_stands_a_background_brighter_than_the_structures(rng):
+    image, mask = draw_disks(rng)
+    image += np.linspace(0, 1500, 96, dtype=np.float32)
+    reached = {name: confusion_counts(BASELINES[name](image) >= 0.5, mask) for name in ("local_contrast", "otsu")}
+    assert sensitivity(reached["local_contrast"]) > 0.95 > sensitivity(reached["otsu"]) + 0.1
+    assert iou(reached["local_contrast"]) > iou(reached["otsu"])
 
 
 def test_graded_scores_keep_the_mask_and_the_order(rng):
