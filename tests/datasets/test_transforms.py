@@ -15,6 +15,7 @@ from datasets.transforms import (
     dihedral,
     normalize,
     pad_to,
+    prepare,
     sample_generator,
 )
 from training.options import AUGMENTATION_NAMES, NORMALIZATION_NAMES
@@ -117,8 +118,9 @@ def test_parts_of_an_image_are_scaled_as_the_whole(mode, shape, rng, monkeypatch
     image = rng.integers(0, 60_000, shape, np.uint16)
     whole = normalize(image, mode)
     monkeypatch.setattr(image_io, "BLOCK_PIXELS", 100)
-    scaling = NORMALIZATIONS[mode](image)
-    parts = [scaling(image[top : top + 5]) for top in range(0, 37, 5)]
+    pixels = prepare(image, mode)
+    scaling = NORMALIZATIONS[mode](pixels)
+    parts = [scaling(pixels[top : top + 5]) for top in range(0, 37, 5)]
     assert np.concatenate(parts, 1) == pytest.approx(whole, abs=1e-6) and whole.dtype == np.float32
 
 
