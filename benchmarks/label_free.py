@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 from benchmarks.label_free_report import summarize
-from benchmarks.noise_grid import TRAIN_IMAGES, VAL_IMAGES, shortened_list, train_cell
+from benchmarks.noise_grid import shortened_list
 from evaluation.baselines import BASELINES
 from utils.cli import CommandParser, run_command
 from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, read_jsonl, write_json
@@ -32,8 +32,9 @@ from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json,
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "label_free"
 DATASETS = ("er_sim", "er_ernet", "mito_sim", "nuc_sim", "nuc", "nuc16")
 SEEDS = (0, 1, 2)
-TEST_IMAGES = 40  # at most, spread evenly over the test list
-EPOCHS, REPEAT = 5, 2  # of 120 images in batches of 8: 150 steps
+IMAGES = {"train_gt": 120, "val": 20, "test": 40}  # at most, spread evenly over each list
+# What every trained method is given: 150 steps where there are 120 images.
+TRAINING = {"preset": "quick", "crop": 128, "batch_size": 8, "epochs": 5, "repeat": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "ours": {"igtt_recipe": "best"},
     "supervised": {},
@@ -99,30 +100,32 @@ def keep_maps(folder: Path, kept: Path) -> None:
     shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.html", "overlays"))
 
 
-def test_list(dataset: str) -> Path:
-    """The test images that every method is scored on."""
-    return shortened_list(dataset, "test", TEST_IMAGES)
+def images_of(dataset: str, split: str) -> Path:
+    """The images of a list that the benchmark uses."""
+    return shortened_list(dataset, split, IMAGES[split], "label_free")
 
 
-def run_trained(dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, split: Path) -> dict:
+def run_trained(dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, split: str) -> dict:
     """Train a network, predict a list with its best checkpoint, score it."""
     from evaluation import inference
+    from training.fit import configure, fit
 
-    lists = (shortened_list(dataset, "train_gt", TRAIN_IMAGES), shortened_list(dataset, "val", VAL_IMAGES))
-    started = time.monotonic()
-    run = train_cell(
-        dataset, "label_free", None, lists, settings.width, 0,
-        **{"seed": seed, "epochs": EPOCHS, "repeat": REPEAT, **options},
-    )  # fmt: skip
+    lists = {split: str(images_of(dataset, split)) for split in IMAGES}
+    started, name = time.monotonic(), "label_free"
+    shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)  # what an interrupted cell left
+    run = fit(configure({
+        "dataset": dataset, "train_list": lists["train_gt"], "val_list": lists["val"], "width": settings.width,
+        "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **TRAINING, **options,
+    }))  # fmt: skip
     seconds = time.monotonic() - started
     curve = [
         {name: line[f"val/{name}"] for name in ("f1", "iou", "auc", "agreement") if f"val/{name}" in line}
         for line in read_jsonl(run / "metrics.jsonl")
     ]
-    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best", "--data_list", str(split)])
+    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best", "--data_list", lists[split]])
     (folder,) = (run / "results").iterdir()
     found = figures_of(folder)
-    if seed == settings.seeds[0] and split == test_list(dataset):
+    if seed == settings.seeds[0] and split == "test":
         keep_maps(folder, LOG_ROOT / "label_free" / dataset / _method_of(options))
     shutil.rmtree(run)
     return {**found, "curve": curve, "training_seconds": seconds}
@@ -138,7 +141,7 @@ def run_untrained(dataset: str, method: str, seed: int) -> dict[str, float]:
     from training import dfc
 
     out = LOG_ROOT / "label_free" / dataset
-    common = ["--dataset", dataset, "--data_list", str(test_list(dataset)), "--out", str(out)]
+    common = ["--dataset", dataset, "--data_list", str(images_of(dataset, "test")), "--out", str(out)]
     if method == "dfc":
         dfc.main([*common, "--seed", str(seed)])
     else:
@@ -160,14 +163,14 @@ def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace)
     """Make the figures of a cell and write them."""
     if settings.ablations:
         options = {**METHODS["ours"], **ABLATIONS[method]}
-        found = run_trained(dataset, seed, options, settings, shortened_list(dataset, "val", VAL_IMAGES))
+        found = run_trained(dataset, seed, options, settings, "val")
     elif method in METHODS:
-        found = run_trained(dataset, seed, METHODS[method], settings, test_list(dataset))
+        found = run_trained(dataset, seed, METHODS[method], settings, "test")
     else:
         found = run_untrained(dataset, method, seed)
     write_json(cell_path(settings.out, method, dataset, seed), {
         "method": method, "dataset": dataset, "seed": seed, **found,
-        "settings": {"width": settings.width, "epochs": EPOCHS, "repeat": REPEAT, "train_images": TRAIN_IMAGES},
+        "settings": {"width": settings.width, "images": IMAGES, **TRAINING},
         "environment": environment_record(),
     })  # fmt: skip
 
@@ -180,7 +183,7 @@ def main() -> None:
     if settings.summarize:
         wanted = {cell: cell_path(settings.out, *cell) for cell in cells(settings)}
         found = {cell: read_json(path) for cell, path in wanted.items() if path.exists()}
-        summarize(found, wanted, {dataset: test_list(dataset) for dataset in settings.datasets}, settings.out)
+        summarize(found, wanted, {dataset: images_of(dataset, "test") for dataset in settings.datasets}, settings.out)
         return
     from datasets.catalog import prepare_dataset
 

@@ -86,12 +86,11 @@ def audit_cell(dataset: str, spec: str, train_list: Path) -> dict[str, Any]:
 
 
 def train_cell(
-    dataset: str, name: str, spec: str | None, lists: tuple[Path, Path], width: int, steps: int, **options: Any
+    dataset: str, name: str, spec: str, lists: tuple[Path, Path], width: int, steps: int, **options: Any
 ) -> Path:
     """Train on noisy labels for about ``steps`` steps and return the run folder.
 
     Args:
-        spec: noise put on the clean labels; None leaves them as the options say.
         name: of the run; what an interrupted cell left under it is removed.
         lists: of training (clean labels) and validation.
         options: further training options.
