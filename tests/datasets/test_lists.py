@@ -334,7 +334,7 @@ def test_samples_without_label_are_checked_by_their_image(tmp_path: Path):
 def test_training_reads_the_noisy_list_unless_it_is_absent_or_clean_labels_are_asked_for(tmp_path: Path):
     folder = tmp_path / "txt" / "er" / "train"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no list 'train_gt\.txt'"):
+    with pytest.raises(UserError, match=r"no list '.*train_gt\.txt'"):
         default_training_list("er", root=tmp_path)
     (folder / "train_gt.txt").write_text("x")
     assert default_training_list("er", root=tmp_path) == folder / "train_gt.txt"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datasets.noisy_labels import write_noisy_labels
 from training.data import load_data
@@ -26,7 +27,7 @@ def options_for(**given) -> TrainingOptions:
 
 def knowledge(root: Path, **given) -> tuple[np.ndarray | None, LabelKnowledge]:
     options = options_for(**given)
-    train = load_data(options, root, "cpu", silent).train
+    train = load_data(options, root, torch.device("cpu"), silent).train
     return stated_matrix(options, train), examine_labels(options, train, root)
 
 
