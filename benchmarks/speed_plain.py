@@ -9,14 +9,13 @@ one threshold after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.morphology import skeletonize
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -108,9 +107,37 @@ def predict_plainly(network: nn.Module, images: Sequence[Path], folder: Path, de
             write_scores(folder / f"{number}_{image.stem}.tif", image_scores[0])
 
 
-def ems_by_loop(mask: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Extraction of the meta-structure pixel by pixel, but for scikit-image's skeleton."""
-    shifted = shift_by_loop(skeletonize(mask.astype(bool)).astype(np.uint8), 1, rng)
+def thin_by_loop(mask: np.ndarray) -> np.ndarray:
+    """The skeleton of a 0/1 mask by Zhang and Suen's thinning (CACM 1984), pixel by pixel."""
+    image = np.pad(mask.astype(np.uint8), 1)
+    height, width = image.shape
+    changed = True
+    while changed:
+        changed = False
+        for first in (True, False):
+            inside = [(y, x) for y in range(1, height - 1) for x in range(1, width - 1) if image[y, x]]
+            removed = [(y, x) for y, x in inside if _is_removable(image, y, x, first)]
+            for y, x in removed:
+                image[y, x] = 0
+            changed = changed or bool(removed)
+    return image[1:-1, 1:-1]
+
+
+def _is_removable(image: np.ndarray, y: int, x: int, first: bool) -> bool:
+    """Whether a pixel goes in the first or second half of a pass; its neighbours are counted clockwise from the top."""
+    around = [int(image[y + dy, x + dx]) for dy, dx in
+              ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))]  # fmt: skip
+    top, right, bottom, left = around[::2]
+    rises = sum(before < after for before, after in zip(around, [*around[1:], around[0]], strict=True))
+    sides = (top * right * bottom, right * bottom * left) if first else (top * right * left, top * bottom * left)
+    return 2 <= sum(around) <= 6 and rises == 1 and sides == (0, 0)
+
+
+def ems_by_loop(
+    mask: np.ndarray, share: float, rng: np.random.Generator, thin: Callable[[np.ndarray], np.ndarray] = thin_by_loop
+) -> np.ndarray:
+    """Extraction of the meta-structure pixel by pixel; ``thin`` makes the skeleton."""
+    shifted = shift_by_loop(thin(mask).astype(np.uint8), 1, rng)
     kept = np.zeros_like(shifted)
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):

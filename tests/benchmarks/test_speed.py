@@ -17,7 +17,7 @@ from skimage.morphology import skeletonize
 from benchmarks.speed import PARTS, SETS, choose_parts, make_settings, measure, parse_options
 from benchmarks.speed_counts import count
 from benchmarks.speed_labels import THRESHOLDS
-from benchmarks.speed_plain import ems_by_loop, metrics_by_threshold, predict_plainly, train_plainly
+from benchmarks.speed_plain import ems_by_loop, metrics_by_threshold, predict_plainly, thin_by_loop, train_plainly
 from benchmarks.speed_record import Figure, Settings, machine_record, table
 from datasets.image_io import read_image, read_label, read_scores
 from datasets.lists import read_list
@@ -102,7 +102,7 @@ def test_finished_parts_are_kept_and_other_settings_refused(tmp_path):
     measure(["ceilings"], replace(TINY, width=8), out, again=True)
     assert read_json(out)["parts"]["ceilings"]["settings"]["width"] == 8
     lines = table(read_json(out)["parts"]).splitlines()
-    assert len(lines) == 2 + 5 + 3 and all(line.count("|") == 8 for line in lines)
+    assert len(lines) == 2 + 5 + 6 and all(line.count("|") == 8 for line in lines)
 
 
 def test_results_do_not_name_the_machine():
@@ -117,10 +117,12 @@ def test_results_do_not_name_the_machine():
 def test_the_plain_ems_is_a_share_of_the_moved_skeleton(rng):
     mask = np.zeros((64, 64), np.uint8)
     mask[10:20, 5:60] = mask[30:55, 20:31] = 1
-    skeleton = skeletonize(mask.astype(bool))
-    everything, tenth = ems_by_loop(mask, 1.0, rng), ems_by_loop(mask, 0.1, rng)
+    skeleton, thinned = skeletonize(mask.astype(bool)), thin_by_loop(mask)
     near = binary_dilation(skeleton, np.ones((3, 3)))
-    assert not (everything > near).any() and 0.4 * skeleton.sum() < everything.sum() <= skeleton.sum()
+    assert not (thinned > near).any() and thinned.sum() == pytest.approx(skeleton.sum(), rel=0.1)
+    everything, tenth = ems_by_loop(mask, 1.0, rng), ems_by_loop(mask, 0.1, rng, skeletonize)
+    assert not (everything > binary_dilation(near, np.ones((3, 3)))).any()
+    assert 0.4 * skeleton.sum() < everything.sum() <= thinned.sum()
     assert 0 < tenth.sum() < 0.3 * everything.sum()
 
 
