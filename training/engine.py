@@ -21,17 +21,21 @@ from training.losses import SegmentationLoss
 from training.optimizers import LearningRateSchedule
 from training.step_guard import StepGuard
 from utils.cli import Progress
-from utils.device import autocast
+from utils.device import autocast, memory_figures, start_memory_figures, tuned_convolutions
 from utils.distributed import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """What an epoch of training reports: mean loss, images per second over all processes, last learning rate."""
+    """What an epoch of training reports: mean loss, images per second over all processes, last learning rate.
+
+    ``memory`` is that of :func:`utils.device.memory_figures`.
+    """
 
     loss: float
     images_per_second: float
     learning_rate: float
+    memory: dict[str, float]
 
 
 def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
@@ -42,7 +46,8 @@ def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) 
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The network without the wrapper of distributed training."""
+    """The network without the wrappers of a compiled and of a distributed one."""
+    network = getattr(network, "_orig_mod", network)
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
@@ -75,6 +80,7 @@ def backward_in_parts(
     return sum_over_ranks(total)
 
 
+@tuned_convolutions()
 def train_one_epoch(
     network: nn.Module,
     batches: Iterable[dict[str, Any]],
@@ -103,6 +109,7 @@ def train_one_epoch(
         NonFiniteLoss: a loss or gradient was not finite; neither that step nor a later one changed anything.
     """
     network.train()
+    held = start_memory_figures(device)
     guard = StepGuard(network, optimizer, scaler, clip_grad, read_every)
     images_seen, started = 0, time.monotonic()
     for batch in batches:
@@ -127,6 +134,7 @@ def train_one_epoch(
         loss=math.fsum(guard.losses) / len(guard.losses),
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],
+        memory=memory_figures(device, held),
     )
 
 

@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
+from training.compilation import compile_network
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
 from training.options import TrainingOptions
-from training.profiling import traced_steps
+from training.profiling import TRACE, traced_steps
 from training.run_config import configure as configure
 from training.run_config import label_facts, make_config, take_up, write_config
 from training.saving import checkpointed_epochs, save_epoch, show_pictures
@@ -98,6 +99,8 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
         describe(journal, options, data, state, run)
         for line in labels.lines:
             journal.say(line)
+        if options.compile:
+            state.network = compile_network(state.network, device, options.accumulate, journal.say)
         with BackgroundWriter() as writer:
             train(options, data, state, run, journal, config, writer)
     except BaseException as error:
@@ -211,6 +214,8 @@ def train(
             pseudo_labels.prepare(epoch)
         trace = run if options.profile and state.epoch == begun else None
         figures = run_epoch(options, data, state, epoch, trace)
+        if trace is not None:
+            journal.say(f"profile of a few steps: {display_path(run / TRACE)}, for ui.perfetto.dev or chrome://tracing")
         state.epoch = epoch
         counts = None if data.val_loader is None else count_validation(options, data, state)
         if pseudo_labels is not None:
@@ -310,6 +315,7 @@ def report_epoch(
         "train/loss": figures.loss,
         "train/images_per_second": figures.images_per_second,
         "train/learning_rate": figures.learning_rate,
+        **{f"train/{name}": value for name, value in figures.memory.items()},
         **{f"val/{name}": value for name, value in selection.figures.items()},
     }
     if selection.threshold is not None:

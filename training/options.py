@@ -136,6 +136,7 @@ class TrainingOptions:
     ema: float = 0.0
     precision: str = "auto"
     channels_last: bool = True
+    compile: bool = False
 
     preset: str = "auto"
     run_name: str | None = None
@@ -328,6 +329,7 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps.add(
         "--channels_last", "store activations with channels last (default: yes)", action=argparse.BooleanOptionalAction
     )
+    steps.add("--compile", "compile the network: slow first steps, then faster ones", action="store_true")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

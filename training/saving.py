@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from training.selection import Selection, decoding_matrix
 from training.state import TrainingState, checkpoint_content
 from utils.background import BackgroundWriter
 from utils.checkpoint import save_checkpoint, take_snapshot
+from utils.cli import RunFailed
 
 
 def show_pictures(
@@ -53,4 +55,15 @@ def save_epoch(
     due += ["best"] if state.best["epoch"] == state.epoch else []
     for name in (*due, "last"):
         path = run / "checkpoints" / f"{name}.pth"
-        writer.put(name, lambda path=path: save_checkpoint(path, snapshot()))
+        writer.put(name, partial(write_checkpoint, path, snapshot))
+
+
+def write_checkpoint(path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
+    """Write what ``snapshot`` gives to ``path``; RunFailed where the disk does not take it."""
+    try:
+        save_checkpoint(path, snapshot())
+    except (OSError, RuntimeError) as error:  # torch.save hides what the disk said in the latter
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise RunFailed(
+            f"{path} could not be written: {reason}; what it held before is kept. Make room, or see to the folder"
+        ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -51,3 +52,33 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor in memory that CUDA copies from without waiting; as it is for other devices."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+@contextmanager
+def tuned_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms once for every new size of input and keep the fastest; for inputs of few sizes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def start_memory_figures(device: torch.device) -> int:
+    """Bytes that are in use on a CUDA device, whose peak is measured from here on; 0 elsewhere."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def memory_figures(device: torch.device, held: int) -> dict[str, float]:
+    """MiB in use at the peak, and how much of them are not what was ``held`` at the start: activations for the most.
+
+    Returns: empty but on CUDA, where memory is what training runs out of.
+    """
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated(device)
+    return {"peak_memory_mib": peak / 2**20, "activation_memory_mib": (peak - held) / 2**20}
