@@ -37,6 +37,7 @@ from training.state import (
     TrainingState,
     add_schedule,
     build_state,
+    check_epochs_left,
     has_checkpoint,
     load_last,
     restore,
@@ -54,7 +55,7 @@ from utils.distributed import (
     local_device,
     local_world_size,
     process_group,
-    restarts,
+    restarted,
     world_size,
 )
 from utils.processors import limit_threads
@@ -87,15 +88,18 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
 
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
-    options, earlier = from_main(lambda: take_up(options, root))
+    options, earlier = from_main(lambda: take_up(options, root)) if restarted(device) else (options, None)
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
-    state = make_state(options, data, device, label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert)))
+    facts = label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert))
+    state = make_state(options, data, device, facts, earlier)
     config = make_config(options, asked, data, state)
     run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
     journal = Journal(run, options.tensorboard, state.epoch)
     try:
+        if earlier is not None:
+            journal.say(f"started again by torchrun: going on after epoch {state.epoch}")
         describe(journal, options, data, state, run)
         for line in labels.lines:
             journal.say(line)
@@ -130,13 +134,24 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 
 
 def make_state(
-    options: TrainingOptions, data: TrainingData, device: torch.device, labels: LabelNoiseFacts
+    options: TrainingOptions,
+    data: TrainingData,
+    device: torch.device,
+    labels: LabelNoiseFacts,
+    earlier: Path | None = None,
 ) -> TrainingState:
-    """Build what is trained, or bring it back from the last checkpoint of the run that is resumed."""
+    """Build what is trained, or bring it back from the last checkpoint of the run that is resumed.
+
+    Args:
+        earlier: the folder of the run where ``torchrun`` has restarted it.
+    """
     counts = class_counts(data.train, COUNTED_LABELS)
     state = build_state(options, device, counts, labels)
     if options.resume:
-        restore(options, state, load_last(Path(options.resume)), len(data.train_batches))
+        checkpoint = load_last(Path(options.resume))
+        if earlier is None:  # else torchrun may have lost a process after the last epoch
+            check_epochs_left(options, checkpoint["epoch"])
+        restore(options, state, checkpoint, len(data.train_batches))
     else:
         add_schedule(options, state, len(data.train_batches))
     if torch.distributed.is_initialized():
@@ -172,8 +187,6 @@ def describe(journal: Journal, options: TrainingOptions, data: TrainingData, sta
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     journal.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
-    if restarts():
-        journal.say(f"restart {restarts()} by torchrun: going on after epoch {state.epoch}")
     if not options.resume:
         journal.say(f"preset {options.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.label_noise}" if options.label_noise else ""

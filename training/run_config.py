@@ -13,7 +13,7 @@ from training.options import CHANGEABLE_ON_RESUME, TrainingOptions, resolve_opti
 from training.selection import decoding_matrix
 from training.state import LabelNoiseFacts, TrainingState, has_checkpoint, network_options
 from utils.device import choose_device
-from utils.distributed import launch_id, restarts, world_size
+from utils.distributed import launch_id, world_size
 from utils.run_folder import (
     REPO_ROOT,
     display_path,
@@ -43,7 +43,7 @@ def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path
 
     From its first checkpoint on, such a run is resumed; before, it begins anew in its folder.
     """
-    if restarts() == 0 or options.resume:
+    if options.resume:
         return options, None
     configs = ((path, read_json(path)) for path in (root / "train_log").glob(f"*/*/{CONFIG}"))
     made = [path for path, config in configs if config.get("launch") == launch_id() and _asks_for(config, options)]

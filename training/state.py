@@ -20,7 +20,7 @@ from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
-from utils.distributed import restarts, synchronize_batch_norm
+from utils.distributed import synchronize_batch_norm
 
 NETWORK_OPTION_NAMES = (
     "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
@@ -217,14 +217,8 @@ def check_epochs_left(options: TrainingOptions, completed: int) -> None:
 
 
 def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
-    """Fill ``state`` from a checkpoint, exactly as the run left it.
-
-    Raises:
-        UserError: the run has already completed ``--epochs``.
-    """
+    """Fill ``state`` from a checkpoint, exactly as the run left it."""
     old = checkpoint["config"]
-    if restarts() == 0:  # one that torchrun restarted may have lost a process after its last epoch
-        check_epochs_left(options, checkpoint["epoch"])
     state.network.load_state_dict(checkpoint["student" if state.teacher else "model"])
     if state.teacher is not None:
         state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})

@@ -55,9 +55,10 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def restarts() -> int:
-    """How often ``torchrun --max_restarts`` has started this run anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def restarted(device: torch.device) -> bool:
+    """Whether ``torchrun`` has started any of the processes anew; all must ask, and all hear the same."""
+    attempts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return int(sum_over_ranks(torch.tensor(attempts, device=device))) > 0
 
 
 def launch_id() -> str | None:
@@ -84,13 +85,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
-    on_gpu = device.type == "cuda"
-    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
-    store = dist.PrefixStore(f"attempt_{restarts()}", store)
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE,
-        device_id=device if on_gpu else None,
-    )  # fmt: skip
+    store = _join(device)
     try:
         yield
     except BaseException as error:
@@ -100,6 +95,22 @@ def process_group(device: torch.device) -> Iterator[None]:
     # of reference cycles, it goes with the garbage.
     gc.collect()
     dist.destroy_process_group()
+
+
+def _join(device: torch.device) -> dist.Store:
+    """Make the process group and return the store that it shares."""
+    on_gpu = device.type == "cuda"
+    try:
+        store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+        joined = store.add(f"joined_by_{number}", 1)  # a program may train several times
+        store = dist.PrefixStore(f"group_{joined}", store)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE,
+            device_id=device if on_gpu else None,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise RunFailed(f"the processes of the run could not join: {error}") from error
+    return store
 
 
 def _fail_as_one(error: BaseException, store: dist.Store) -> NoReturn:
@@ -160,10 +171,12 @@ def local_device(device_type: str) -> torch.device:
         return torch.device(device_type)
     number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if number >= gpus and "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError(
+        error = UserError(
             f"process {number + 1} on {platform.node()} has no GPU of its own: give torchrun --nproc_per_node {gpus}, "
             "or train on processors with --device cpu"
         )
+        error.said_elsewhere = number > gpus
+        raise error
     device = torch.device("cuda", number % gpus)  # a scheduler may show every process its own GPU alone
     torch.cuda.set_device(device)
     return device

@@ -18,7 +18,7 @@ from training.label_free import PseudoLabels
 from training.state import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.distributed import synchronize_batch_norm
+from utils.distributed import local_device, synchronize_batch_norm
 from utils.run_folder import REPO_ROOT, read_jsonl
 
 # In float64, so that only a wrong sum tells two processes from one; rounding does not.
@@ -122,7 +122,7 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     folder = runs[1] / "statistics"
     root = folder.parents[2]
     options = configure({"resume": str(folder)}, root)
-    data = load_data(options, root, "cpu", print)
+    data = load_data(options, root, torch.device("cpu"), print)
     state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts())
     PseudoLabels(options, data.train, tmp_path).refresh(state)
     written = sorted((folder / "igtt" / "epoch_2").glob("*.png"))
@@ -156,3 +156,13 @@ def test_batch_norm_is_synchronized_on_gpus_alone():
         synchronize_batch_norm(build_network("lightunet", width=4), torch.device("cpu"))
     with pytest.raises(UserError, match="has no batch norm"):
         synchronize_batch_norm(build_network("lightunet", width=4, norm="group"), torch.device("cuda"))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for number, is_said in ((2, True), (3, False)):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        with pytest.raises(UserError, match="--nproc_per_node 2") as refusal:
+            local_device("cuda")
+        assert refusal.value.said_elsewhere is not is_said
