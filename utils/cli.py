@@ -91,8 +91,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
 
 
 def _complain(message: str, error: BaseException) -> None:
-    """Print a message to standard error, and below it what was noted on the error on its way up."""
-    print("\n".join([message, *getattr(error, "__notes__", [])]), file=sys.stderr)
+    """Write a message and below it what was noted on the error on its way up, in one piece: others may write too."""
+    sys.stderr.write("\n".join([message, *getattr(error, "__notes__", []), ""]))
 
 
 def _is_one_of_many() -> bool:
