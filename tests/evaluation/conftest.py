@@ -1,9 +1,10 @@
-"""Images of blobs with exact masks, and noise on them, for tests of the audit."""
+"""Images of blobs with exact masks, and noise on them, for tests of the audit; scikit-learn's figures of scores."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn
 
 from datasets.label_noise import make_noisy_label
 
@@ -26,6 +27,18 @@ def blobs() -> tuple[list[np.ndarray], list[np.ndarray]]:
     rng = np.random.default_rng(3)
     pairs = [draw_blobs(rng) for _ in range(IMAGES)]
     return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+def reference_figures(labels: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """scikit-learn's figures of a binary mask, by our names."""
+    return {
+        "iou": sklearn.jaccard_score(labels, mask),
+        "f1": sklearn.f1_score(labels, mask),
+        "accuracy": sklearn.accuracy_score(labels, mask),
+        "precision": sklearn.precision_score(labels, mask),
+        "sensitivity": sklearn.recall_score(labels, mask),
+        "specificity": sklearn.recall_score(labels, mask, pos_label=0),
+    }
 
 
 def noisy_labels(masks, spec: str, num_classes: int = 1) -> list[np.ndarray]:

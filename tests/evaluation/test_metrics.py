@@ -14,6 +14,7 @@ from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
 from evaluation.scoring import find_maps, match_maps, read_map
+from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
 from utils.run_folder import read_json, write_json
 
@@ -78,12 +79,7 @@ def test_figures_are_those_of_scikit_learn(tmp_path, cases):
     mask = scores >= 0.375
     assert summary["pooled"] == pytest.approx(
         {
-            "iou": sklearn.jaccard_score(labels, mask),
-            "f1": sklearn.f1_score(labels, mask),
-            "accuracy": sklearn.accuracy_score(labels, mask),
-            "precision": sklearn.precision_score(labels, mask),
-            "sensitivity": sklearn.recall_score(labels, mask),
-            "specificity": sklearn.recall_score(labels, mask, pos_label=0),
+            **reference_figures(labels, mask),
             "auc": sklearn.roc_auc_score(labels, scores),
             "average_precision": sklearn.average_precision_score(labels, scores),
         },

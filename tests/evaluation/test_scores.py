@@ -8,6 +8,7 @@ import torch
 from sklearn import metrics as sklearn
 
 from evaluation import scores as s
+from tests.evaluation.conftest import reference_figures
 
 
 def disk(size: int, center: tuple[float, float], radius: float) -> np.ndarray:
@@ -122,14 +123,7 @@ def test_counts_equal_scikit_learn(rng, threshold):
     assert counts == s.confusion_counts(mask, labels)
     tn, fp, fn, tp = sklearn.confusion_matrix(labels, mask).ravel()
     assert (counts.tp, counts.fp, counts.fn, counts.tn) == (tp, fp, fn, tn)
-    theirs = {
-        "iou": sklearn.jaccard_score(labels, mask),
-        "f1": sklearn.f1_score(labels, mask),
-        "accuracy": sklearn.accuracy_score(labels, mask),
-        "precision": sklearn.precision_score(labels, mask),
-        "sensitivity": sklearn.recall_score(labels, mask),
-        "specificity": sklearn.recall_score(labels, mask, pos_label=0),
-    }
+    theirs = reference_figures(labels, mask)
     for name, figure in s.COUNT_FIGURES.items():
         assert figure(counts) == pytest.approx(theirs[name], abs=1e-14), name
 
