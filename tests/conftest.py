@@ -118,7 +118,7 @@ def torchrun(
     try:
         return subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))], cwd=cwd,
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **(env or {})},
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
