@@ -108,7 +108,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
         with BackgroundWriter() as writer:
             train(options, data, state, run, journal, config, writer)
     except BaseException as error:
-        if has_checkpoint(run):
+        if has_checkpoint(run) or state.epoch > 1:  # the main process may still be writing the first
             error.add_note(f"finished epochs are kept; go on with: {resume_command(run)}")
         raise
     finally:
