@@ -44,23 +44,24 @@ METHODS: dict[str, dict[str, Any]] = {
 EMS = "skeleton+shift:1+sample:0.1"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "plain z-score": {"normalization": "zscore"},
-    "no average of weights": {"ema": 0.0},
-    "refreshed from half on": {"igtt_warmup": 0.5},
-    "refreshed by the audit": {"igtt_warmup": 0.25, "igtt_refresh": "audit"},
-    "refreshed by DMI": {"igtt_warmup": 0.25, "igtt_refresh": "dmi"},
-    "flips averaged, refreshed": {"igtt_warmup": 0.5, "igtt_tta": True},
-    "contrast masks, refreshed": {"igtt_warmup": 0.5, "igtt_criterion": "contrast"},
+    "published, from the vote": {"igtt_recipe": "published", "igtt_init": "vote"},
     "EMS": {"igtt_ems": EMS},
-    "multi-scale skeletons": {"igtt_ems": "skeletons:3+shift:1+sample:0.1"},
-    "EMS, sampling annealed to 1": {"igtt_ems": EMS, "igtt_final_share": 1.0},
     "EMS, density as target": {"igtt_ems": EMS, "loss": "density(bandwidth=2)"},
+    "multi-scale skeletons": {"igtt_ems": "skeletons:3+shift:1+sample:0.1"},
     "density as target": {"loss": "density(bandwidth=1)"},
+    "no average of weights": {"ema": 0.0},
+    "flips averaged": {"igtt_tta": True},
+    "EMS, sampling annealed to 1": {"igtt_ems": EMS, "igtt_final_share": 1.0},
     "sampled masks": {"igtt_ems": "sample:0.1"},
     "Otsu first": {"igtt_init": "otsu"},
     "ridges first": {"igtt_init": "ridge"},
+    "plain z-score": {"normalization": "zscore"},
+    "never refreshed": {"igtt_warmup": 1.0},
+    "refreshed by the audit": {"igtt_warmup": 0.2, "igtt_refresh": "audit"},
+    "refreshed by DMI": {"igtt_warmup": 0.2, "igtt_refresh": "dmi"},
+    "contrast masks": {"igtt_criterion": "contrast"},
     "DMI and IoU losses": {"loss": "dmi+iou"},
-}  # fmt: skip
+}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -85,7 +85,7 @@ def summarize(
     print("\n".join(lines))
     if "ours" in methods:
         draw_curves(cells, datasets, out / "label_free_curves.png")
-        draw_overlays(test_lists, out / "label_free_overlays.png")
+        draw_overlays(test_lists, out / "label_free_overlays.jpg")
 
 
 def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path: Path) -> None:
@@ -107,8 +107,8 @@ def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path
     axes[0][0].set_ylabel("Dice, validation list")
     handles = [pyplot.Line2D([], [], color=color, label=name.replace("_", " ")) for name, color in colors.items()]
     handles.append(pyplot.Line2D([], [], color="black", ls=":", label="best classic (test)"))
-    axes[0][0].legend(handles=handles, fontsize=7, loc="lower right")
-    figure.tight_layout()
+    figure.legend(handles=handles, fontsize=8, loc="lower center", ncol=len(handles), frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, dpi=100)
 
 
@@ -145,7 +145,7 @@ def draw_overlays(test_lists: dict[str, Path], path: Path) -> None:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 85})
 
 
 def errors_in_color(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
