@@ -172,6 +172,9 @@ def measure_training(settings: Settings) -> list[Figure]:
     figures = [_speed(what, fast, plain, goals, share_of_product=_median(fast) * operations / ceiling)]
     if exact:
         figures.append(_speed(f"{what}, in fp32", exact, plain, {}))
+    if settings.device == "cuda":
+        compiled = [in_fresh_process(train_fast, {**given, "compile": True}) for _ in range(settings.rounds)]
+        figures.append(_speed(f"{what}, compiled", compiled, plain, goals))
     return figures
 
 
@@ -226,18 +229,22 @@ def measure_recipe(settings: Settings) -> list[Figure]:
     samples_of("train/train_gt")
     epochs = 2 if settings.tiny else PAPER_EPOCHS
     sizes = ["--width", "2", "--crop", "32"] if settings.tiny else []
-    with removed_run("speed_recipe") as name:
-        answer, seconds = run_tool(
-            "main.py", "--dataset", DATASET, "--preset", "paper", "--device", settings.device, "--epochs", str(epochs),
-            "--run_name", name, *sizes,
-        )  # fmt: skip
-        last_line(answer)
-        records = read_jsonl(LOG_ROOT / DATASET / name / "metrics.jsonl")
     goal = PAPER_SECONDS if settings.device == "cuda" and not settings.tiny else None
-    return [Figure(f"main.py --preset paper, {epochs} epochs", "s", seconds, goal=goal, more={
-        "validation IoU": records[-1]["val/iou"],
-        "images/s in epochs": statistics.median(record["train/images_per_second"] for record in records),
-    })]  # fmt: skip
+    figures = []
+    for compiling in ([], ["--compile"]) if settings.device == "cuda" else ([],):
+        with removed_run("speed_recipe") as name:
+            answer, seconds = run_tool(
+                "main.py", "--dataset", DATASET, "--preset", "paper", "--device", settings.device,
+                "--epochs", str(epochs), "--run_name", name, *sizes, *compiling,
+            )  # fmt: skip
+            last_line(answer)
+            records = read_jsonl(LOG_ROOT / DATASET / name / "metrics.jsonl")
+        what = " ".join(["main.py --preset paper", *compiling])
+        figures.append(Figure(f"{what}, {epochs} epochs", "s", seconds, goal=goal, more={
+            "validation IoU": records[-1]["val/iou"],
+            "images/s in epochs": statistics.median(record["train/images_per_second"] for record in records),
+        }))  # fmt: skip
+    return figures
 
 
 def measure_processes(settings: Settings) -> list[Figure]:

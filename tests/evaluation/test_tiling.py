@@ -85,3 +85,14 @@ def test_bands_follow_each_other_and_batches_and_strips_are_bounded():
 def test_an_impossible_overlap_is_refused(overlap):
     with pytest.raises(ValueError, match="overlap"):
         predict_tiled(nn.Identity(), torch.zeros(1, 64, 64), window=32, overlap=overlap)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tiles_cut_and_blended_on_a_gpu_give_the_same_scores():
+    torch.manual_seed(0)
+    network = build_network("unet", width=2, init="kaiming").eval().double()
+    image = torch.randn(1, 200, 333, dtype=torch.float64)
+    on_cpu = predict_tiled(network, image, window=96, overlap=32, batch=3)
+    on_gpu = predict_tiled(network.cuda(), image, window=96, overlap=32, batch=3, device="cuda")
+    assert on_gpu == pytest.approx(on_cpu, abs=1e-6) and on_cpu.std() > 0.01
