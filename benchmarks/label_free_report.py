@@ -11,8 +11,10 @@ import numpy as np
 from utils.run_folder import LOG_ROOT, read_json, write_json
 
 Cell = tuple[str, str, int]  # method, data set, seed
-NAMES = {"ours": "**ours** (`--igtt`)", "published": "iGTT as published", "no_ems": "iGTT without EMS", "dfc": "DFC"}
+NAMES = {"ours": "**ours** (`--igtt`)", "published": "iGTT as published", "no_ems": "iGTT without EMS", "dfc": "DFC",
+         "vote": "vote (ours, untrained)"}  # fmt: skip
 TRAINED = ("supervised", "ours", "published", "no_ems", "dfc")
+FIRST_LABELS = "vote"  # what ours starts from, so no rival of it
 FIGURES = {"dice": "Dice", "oracle_dice": "*oracle* Dice", "iou": "IoU", "oracle_iou": "*oracle* IoU", "auc": "AUC"}
 SHOWN = ("ours", "published", "no_ems", "supervised")  # in figures
 
@@ -29,8 +31,9 @@ def values_of(cells: dict[Cell, dict[str, Any]], method: str, dataset: str, figu
 
 
 def best_classic(cells: dict[Cell, dict[str, Any]], dataset: str, figure: str = "dice") -> tuple[str, float]:
-    """The classic method that is best on the test labels of a data set, and its figure."""
-    found = [(cell[figure], name) for (name, data, _), cell in cells.items() if data == dataset and name not in TRAINED]
+    """The classic method that is best on the test labels of a data set, and its figure; the vote is not one."""
+    others = (*TRAINED, FIRST_LABELS)
+    found = [(cell[figure], name) for (name, data, _), cell in cells.items() if data == dataset and name not in others]
     value, name = max(found, default=(float("nan"), "–"))
     return name, value
 
@@ -47,15 +50,16 @@ def table(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], methods: S
 
 def goals(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str]) -> list[str]:
     """Ours beside what it is to reach, set by set; means over the seeds."""
-    lines = ["| set | ours | supervised | ours / supervised | best classic | published | without EMS |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| set | ours | supervised | ratio | best classic | ours, untrained | published | without EMS |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for dataset in datasets:
         mean = {name: np.mean(found) if (found := values_of(cells, name, dataset, "dice")) else float("nan")
-                for name in SHOWN}  # fmt: skip
+                for name in (*SHOWN, FIRST_LABELS)}  # fmt: skip
         name, classic = best_classic(cells, dataset)
         lines.append(
             f"| `{dataset}` | {mean['ours']:.3f} | {mean['supervised']:.3f} | {mean['ours'] / mean['supervised']:.1%} "
-            f"| {classic:.3f} ({name.replace('_', ' ')}) | {mean['published']:.3f} | {mean['no_ems']:.3f} |"
+            f"| {classic:.3f} ({name.replace('_', ' ')}) | {mean[FIRST_LABELS]:.3f} | {mean['published']:.3f} "
+            f"| {mean['no_ems']:.3f} |"
         )
     return lines
 
