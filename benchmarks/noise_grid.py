@@ -31,7 +31,7 @@ SPECS = (
     "missing:0.3", "merge:5",
 )  # fmt: skip
 TRAIN_IMAGES, VAL_IMAGES = 120, 20
-BATCH, STEPS, EPOCHS = 8, 160, 4
+BATCH, STEPS, EPOCHS = 8, 480, 4
 MIN_PHI = 0.02  # of what the scores imply, as of the audit's φ
 COLUMNS = ("labels", "φ", "verdict", "ceiling", "predicted IoU", "measured", "φ of scores", "IoU", "oracle IoU", "AUC",
            "inverted")  # fmt: skip
