@@ -18,6 +18,7 @@ from training.engine import EpochFigures, train_one_epoch, validate
 from training.journal import Journal
 from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
+from training.losses import parse_loss
 from training.options import TrainingOptions
 from training.profiling import TRACE, traced_steps
 from training.run_config import configure as configure
@@ -89,6 +90,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     options, earlier = from_main(lambda: take_up(options, root)) if restarted(device) else (options, None)
+    parse_loss(options.loss, options.num_classes)  # a contradiction is told before the data are read
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))

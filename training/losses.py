@@ -104,13 +104,15 @@ class Summand:
         return self.params.get(parameter, self.term.defaults[parameter])
 
 
-def parse_loss(spec: str) -> tuple[Summand, ...]:
+def parse_loss(spec: str, num_classes: int | None = None) -> tuple[Summand, ...]:
     """Read a loss spec: ``TERM('+'TERM)*``, a term being ``[factor*]name[(parameter=value,…)]``.
 
     ``bce+0.5*dice`` and ``tversky(alpha=0.3,beta=0.7)`` are specs; spaces do not matter.
 
+    Args:
+        num_classes: 1 for binary, else K; None where the classes do not matter yet.
     Raises:
-        UserError: not of this form, an unknown name or parameter, or a value out of range.
+        UserError: not of this form, an unknown name or parameter, a value out of range, or a loss for fewer classes.
     """
     text = "".join(spec.split()).lower()
     summands, position = [], 0
@@ -127,7 +129,15 @@ def parse_loss(spec: str) -> tuple[Summand, ...]:
             f"--loss {spec!r} cannot be read from {text[position:]!r} on: write terms joined by '+', such as "
             "bce+0.5*dice or focal(gamma=2)"
         )
+    check_classes(summands, num_classes or 1)
     return tuple(summands)
+
+
+def check_classes(summands: Sequence[Summand], num_classes: int) -> None:
+    """Refuse, by a UserError, losses for binary labels with more classes."""
+    for summand in summands:
+        if summand.term.binary_only and num_classes > 1:
+            raise UserError(f"--loss {summand.name} is for binary labels; with {num_classes} classes use ce")
 
 
 def _parse_params(spec: str, name: str, text: str | None) -> dict[str, float]:
@@ -201,10 +211,8 @@ class SegmentationLoss(nn.Module):
         transition_matrix: np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        self.spec, self.summands = spec, parse_loss(spec)
+        self.spec, self.summands = spec, parse_loss(spec, num_classes)
         self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
-        if num_classes is not None:
-            self._check_classes(num_classes)
         table = None if class_weights is None else self._weight_table(class_weights, num_classes)
         self.register_buffer("weight_of_label", table, persistent=False)
         self._set_matrices(transition_matrix, num_classes)
@@ -227,11 +235,6 @@ class SegmentationLoss(nn.Module):
                 value = robust_losses.checked_matrix(transition_matrix, num_classes)
                 value = torch.as_tensor(robust_losses.invert_matrix(value) if name == "inverse" else value)
             self.register_buffer(name, None if value is None else value.float(), persistent=False)
-
-    def _check_classes(self, num_classes: int) -> None:
-        for summand in self.summands:
-            if summand.term.binary_only and num_classes > 1:
-                raise UserError(f"--loss {summand.name} is for binary labels; with {num_classes} classes use ce")
 
     @staticmethod
     def _weight_table(class_weights: Sequence[float] | np.ndarray, num_classes: int | None) -> Tensor:
@@ -274,7 +277,7 @@ class SegmentationLoss(nn.Module):
             weights: (T,) denominators of the larger batch that this is a part of; by default this batch's own.
         Returns: a scalar; 0 where nothing counts.
         """
-        self._check_classes(logits.shape[1])
+        check_classes(self.summands, logits.shape[1])
         pixel_weights = self._pixel_weights(labels)
         image_weights = self._image_weights(labels, pixel_weights)
         weights = image_weights.sum(1) if weights is None else weights
