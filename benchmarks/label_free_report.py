@@ -118,7 +118,7 @@ def draw_curves(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], path
 
 
 def draw_overlays(test_lists: dict[str, Path], path: Path) -> None:
-    """A test image of every set that may be shown: image, truth, then each method's errors: missed red, too much blue."""
+    """A test image of each set that may be shown: image, truth, errors of each method: missed red, too much blue."""
     import matplotlib
 
     matplotlib.use("Agg")
