@@ -42,6 +42,7 @@ class Pair:
 
 
 def main() -> None:
+    """Measure every set, print the table, write pages of pictures and the figures."""
     options = parse_options()
     names = [name for pair in COUNTERPARTS.items() for name in pair if name]
     figures, pictures = {}, {}

@@ -44,12 +44,8 @@ class DeviceLoader:
     ) -> None:
         self.dataset, self.batches, self.device, self.labels_change = dataset, batches, device, labels_change
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(dataset.pixels, range(len(dataset))))
-            if labels_change:
-                labels = [dataset.stored_label(index) for index in range(len(dataset))]
-            else:
-                labels = list(pool.map(dataset.label, range(len(dataset))))
-            scalings = list(pool.map(dataset.scaling, range(len(dataset))))
+            images, scalings = zip(*pool.map(dataset.scaled_pixels, range(len(dataset))), strict=True)
+            labels = list(pool.map(dataset.stored_label, range(len(dataset))))
         self.sizes = np.array([image.shape[:2] for image in images])
         self.starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1))[:-1]])
         kind = np.result_type(*{image.dtype for image in images})

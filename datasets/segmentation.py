@@ -109,15 +109,22 @@ class SegmentationDataset(Dataset):
                 self._prepared[index] = prepared
         return prepared
 
-    def scaling(self, index: int) -> Scaling:
-        """How the ``pixels`` of sample ``index`` become network input."""
-        scaling = self._scalings.get(index)
+    def scaled_pixels(self, index: int) -> tuple[np.ndarray, Scaling]:
+        """The ``pixels`` of sample ``index`` and how they become network input; decoded once."""
+        pixels, scaling = self.pixels(index), self._scalings.get(index)
         if scaling is None:
-            scaling = self._scalings[index] = NORMALIZATIONS[self.normalization](self.pixels(index))
-        return scaling
+            scaling = self._scalings[index] = NORMALIZATIONS[self.normalization](pixels)
+        return pixels, scaling
 
     def label(self, index: int, epoch: int = 0) -> np.ndarray:
         """The label that training sees for sample ``index``: uint8 (H, W), noise applied, IGNORE where unknown."""
+        label = self.stored_label(index)
+        if self.noise is not None and self.noise.refresh == "epoch":
+            label = self._add_noise(label, index, epoch)
+        return label
+
+    def stored_label(self, index: int) -> np.ndarray:
+        """The label of sample ``index`` as read or set, without the noise that every epoch draws anew."""
         label = self._labels.get(index)
         if label is None:
             label = self._read_label(index)
@@ -125,17 +132,7 @@ class SegmentationDataset(Dataset):
                 label = self._add_noise(label, index, None)
             if self.cache:
                 self._labels[index] = label
-        if self.noise is not None and self.noise.refresh == "epoch":
-            label = self._add_noise(label, index, epoch)
         return label
-
-    def stored_label(self, index: int) -> np.ndarray:
-        """The label of sample ``index`` as read or set, without the noise that every epoch draws anew."""
-        fresh, self.noise = self.noise, None
-        try:
-            return self.label(index)
-        finally:
-            self.noise = fresh
 
     def set_noise(self, noise: LabelNoise | None) -> None:
         """Replace the noise from now on; labels with fixed noise that are already cached keep theirs."""
@@ -161,8 +158,7 @@ class SegmentationDataset(Dataset):
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
         epoch, draw = key if isinstance(key, tuple) else (0, key)
         index, rng = self.draw(epoch, draw)
-        pixels, label = self.pixels(index), np.ascontiguousarray(self.label(index, epoch))
-        scaling = self.scaling(index)
+        (pixels, scaling), label = self.scaled_pixels(index), np.ascontiguousarray(self.label(index, epoch))
         if self.transform is None:
             image, label = torch.from_numpy(scaling(pixels)), torch.from_numpy(label)
         elif self.transform.strong:

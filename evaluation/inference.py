@@ -16,29 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, Progress, UserError, run_command
+from utils.cli import CommandParser, Progress, UserError, run_command, whole_number
 from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted, write_json
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
     from evaluation.prediction import MapSettings, Picture
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_THRESHOLD = 0.5
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
 RESULT_FOLDERS = ("pred", "masks", "scores", "overlays")
 RESULT_FILES = ("predictions.json", "metrics.json", "per_image.csv", "report.html")
-
-
-def at_least(lowest: int):
-    """An argparse type: a whole number of at least ``lowest``."""
-
-    def whole_number(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {lowest}")
-        return int(text)
-
-    return whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,12 +50,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--pred_invert", default="auto", choices=("auto", "on", "off"),
                      help="invert scores (default: auto, as validation decided)")  # fmt: skip
     how.add_argument("--tta", action="store_true", help="average the scores of the eight flips and rotations")
-    how.add_argument("--batch_size", type=at_least(1), metavar="N",
+    how.add_argument("--batch_size", type=whole_number(1), metavar="N",
                      help="images of 256x256 at once, others count by their area (default: "
                      f"{BATCH_SIZE['cpu']} on a CPU, else {BATCH_SIZE['cuda']})")  # fmt: skip
-    how.add_argument("--tile", type=at_least(64), default=512, metavar="PIXELS",
+    how.add_argument("--tile", type=whole_number(64), default=512, metavar="PIXELS",
                      help="images with a longer side are predicted in tiles of this side (default: 512)")  # fmt: skip
-    how.add_argument("--overlap", type=at_least(0), default=64, metavar="PIXELS",
+    how.add_argument("--overlap", type=whole_number(0), default=64, metavar="PIXELS",
                      help="least overlap of tiles (default: 64)")  # fmt: skip
     how.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default: auto)"
@@ -77,7 +65,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                      "computes with it)")  # fmt: skip
     also = parser.add_argument_group("also written")
     also.add_argument("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
-    also.add_argument("--overlays", type=at_least(0), default=0, metavar="N", help="panels of the first N images")
+    also.add_argument("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
     also.add_argument("--save_scores", action="store_true", help="scores of every class, beside the class map")
     options = parser.parse_args(arguments)
     if 2 * options.overlap > options.tile:
@@ -113,15 +101,15 @@ def choose_images(options: argparse.Namespace, config: dict[str, Any]) -> Source
 def input_images(paths: Sequence[Path]) -> Source:
     """Image files, and the images directly inside folders, as samples without labels."""
     from datasets.lists import Sample
-    from evaluation.map_files import natural_key
+    from datasets.pairing import IMAGE_SUFFIXES, list_images
 
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+            inside = list_images(path)
             if not inside:
                 raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
-            files += sorted((file for file in inside if not file.name.startswith(".")), key=natural_key)
+            files += inside
         elif path.is_file():
             files.append(path)
         else:

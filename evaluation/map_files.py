@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +15,6 @@ import numpy as np
 from utils.run_folder import atomic_write
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sorts ``2.tif`` before ``10.tif``."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def map_names(images: Sequence[Path]) -> list[str]:
@@ -74,7 +68,7 @@ def in_background(items: Iterable[Result]) -> Iterator[Result]:
         yield item
 
 
-class BackgroundWriter:
+class WriterPool:
     """Runs jobs in threads, at most ``ahead`` waiting; what a job raises comes out of a later call or of the end."""
 
     def __init__(self, workers: int, ahead: int) -> None:
@@ -87,7 +81,7 @@ class BackgroundWriter:
             self.waiting.popleft().result()
         self.waiting.append(self.pool.submit(job, *arguments))
 
-    def __enter__(self) -> BackgroundWriter:
+    def __enter__(self) -> WriterPool:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:

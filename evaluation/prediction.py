@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
 from datasets.transforms import NORMALIZATIONS, prepare
-from evaluation.map_files import BackgroundWriter, band_writer, in_background, memory_map, read_ahead
+from evaluation.map_files import WriterPool, band_writer, in_background, memory_map, read_ahead
 from evaluation.overlays import panels
 from evaluation.scores import decode_scores
 from evaluation.tiling import ReadRows, predict_bands
@@ -236,7 +236,7 @@ def predict_pictures(
     def read_batch(batch: Sequence[Picture]) -> Tensor:
         return pinned(settings.network_input(batch), device)
 
-    with BackgroundWriter(workers, ahead=2) as writer:
+    with WriterPool(workers, ahead=2) as writer:
         inputs = read_ahead(read_batch, batches, ahead=workers, workers=workers)
         for batch, images in zip(batches, inputs, strict=True):
             writer.submit(_save_batch, predictor(images), batch, settings, folder)

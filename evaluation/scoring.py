@@ -12,8 +12,9 @@ import numpy as np
 
 from datasets.image_io import IGNORE, read_image, read_label, read_scores
 from datasets.lists import Sample
+from datasets.pairing import natural_key
 from evaluation import scores as s
-from evaluation.map_files import map_names, natural_key, read_ahead
+from evaluation.map_files import map_names, read_ahead
 from evaluation.surface import surface_figures
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, display_path, read_json

@@ -53,6 +53,15 @@ def test_fixed_noise_stays_and_fresh_noise_changes(samples):
         assert (first != clean).sum() == (second != clean).sum() == expected
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_stored_label_has_fixed_noise_and_no_fresh_one(samples, cache):
+    clean = SegmentationDataset(samples).label(0)
+    fresh = SegmentationDataset(samples, noise=LabelNoise("flip:0.3", refresh="epoch"), cache=cache)
+    fixed = SegmentationDataset(samples, noise=LabelNoise("flip:0.3"), cache=cache)
+    assert np.array_equal(fresh.stored_label(0), clean) and not np.array_equal(fresh.label(0, epoch=1), clean)
+    assert np.array_equal(fixed.stored_label(0), fixed.label(0)) and not np.array_equal(fixed.label(0), clean)
+
+
 def test_a_sample_without_label_counts_nowhere(samples):
     from dataclasses import replace
 

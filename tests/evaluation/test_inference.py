@@ -13,7 +13,7 @@ import torch
 from datasets.image_io import read_image, read_label, read_scores, write_image
 from datasets.transforms import normalize
 from evaluation.inference import main
-from evaluation.map_files import band_writer, in_background, map_names, natural_key, read_ahead
+from evaluation.map_files import band_writer, in_background, map_names, read_ahead
 from evaluation.prediction import (
     MapSettings,
     Picture,
@@ -252,12 +252,6 @@ def test_the_command_ends_with_status_2_and_one_message(run_tool):
 )
 def test_map_names_are_short_and_unique(images, names):
     assert map_names([Path(image) for image in images]) == names
-
-
-def test_names_sort_naturally():
-    assert sorted(map(Path, ["10.tif", "2.tif", "a.tif", "1b.tif"]), key=natural_key) == [
-        Path("1b.tif"), Path("2.tif"), Path("10.tif"), Path("a.tif"),
-    ]  # fmt: skip
 
 
 def test_reading_ahead_keeps_the_order_and_raises_in_place():
