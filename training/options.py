@@ -59,6 +59,13 @@ BEST_RECIPE = {
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {"best": BEST_RECIPE, "published": PUBLISHED_RECIPE}
 
+# What other options are about: without them these would do nothing.
+ABOUT = {
+    "label_noise": ("label_noise_refresh", "noise_seed", "noise_device", "unlabelled"),
+    "igtt": ("igtt_init", "igtt_warmup", "igtt_ems", "igtt_final_share", "igtt_criterion", "igtt_tta", "igtt_refresh",
+             "igtt_patience", "use_evaluation", "foreground"),
+}  # fmt: skip
+
 # What may differ when a run is resumed; anything else would make it another run.
 CHANGEABLE_ON_RESUME = ("epochs", "stop_after", "device", "workers", "cache")
 
@@ -345,7 +352,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
     machine = _Group(parser, "machine")
     machine.add("--device", "where to train", choices=("auto", "cpu", "cuda", "mps"))
-    machine.add("--workers", "processes that read images (default: 0 when cached)", type=non_negative_int, metavar="N")
+    machine.add(
+        "--workers",
+        "processes that read images not on the GPU (default: 0 when cached)",
+        type=non_negative_int,
+        metavar="N",
+    )
     machine.add("--cache", "keep decoded images on the GPU or in memory; auto: where they fit", choices=CACHE_NAMES)
     machine.add("--profile", "trace a few steps into the run's profile.json, for ui.perfetto.dev", action="store_true")
 
@@ -388,6 +400,7 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
     options = TrainingOptions(**values)
+    _check_use(options, given)
     if options.loss is None:
         options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
     if options.noise_seed is None:
@@ -405,19 +418,25 @@ def label_free_recipe(given: dict[str, Any]) -> dict[str, Any]:
     return {**RECIPES[one_of(recipe, tuple(RECIPES), "--igtt_recipe")], "igtt": True, "igtt_recipe": recipe}
 
 
+def _check_use(options: TrainingOptions, given: dict[str, Any]) -> None:
+    """Refuse given options that are about another one which is off."""
+    for needed, names in ABOUT.items():
+        for name in names if not getattr(options, needed) else ():
+            if given.get(name, DEFAULTS[name]) != DEFAULTS[name]:
+                raise UserError(f"{as_typed(name, given[name])} does nothing without --{needed}: give both or neither")
+
+
 def _check(options: TrainingOptions) -> None:
     if options.num_classes > 254:
         raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
     if options.num_classes > 1 and options.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
-    if options.noise_device == "gpu" and (options.label_noise is None or options.label_noise_refresh != "epoch"):
+    if options.noise_device == "gpu" and options.label_noise_refresh != "epoch":
         raise UserError("--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
                         "are made once, by the CPU")  # fmt: skip
     if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
         raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
                         "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip
-    if options.use_evaluation and not options.igtt:
-        raise UserError("--use_evaluation is about the labels that --igtt makes: give --igtt too, or leave it out")
     if options.crop < 16:
         raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
     if options.momentum >= 1:

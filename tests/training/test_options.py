@@ -122,3 +122,22 @@ def test_a_refused_change_is_named_as_typed(typed, message):
 def test_nothing_else_may_change_on_resume(name):
     with pytest.raises(UserError, match=f"--{name} "):
         resume_options({"resume": "er/x", name: "something else"}, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"unlabelled": "ignore"}, "label_noise"),
+        ({"noise_seed": 3}, "label_noise"),
+        ({"label_noise_refresh": "epoch"}, "label_noise"),
+        ({"igtt_warmup": 0.5}, "igtt"),
+        ({"use_evaluation": True}, "igtt"),
+        ({"foreground": "dark"}, "igtt"),
+    ],
+)
+def test_an_option_about_another_that_is_off_is_refused(given, needed):
+    (name,) = given
+    with pytest.raises(UserError, match=f"--{name}.* does nothing without --{needed}"):
+        resolve_options(given, has_accelerator=False)
+    switch = {"label_noise": "flip:0.3"} if needed == "label_noise" else {"igtt": True}
+    assert getattr(resolve_options({**switch, **given}, has_accelerator=False), name) == given[name]
