@@ -198,6 +198,19 @@ def merging_classes(counts: np.ndarray, replicates: np.ndarray | None, images: i
     return [classes for classes in members if len(classes) > 1]
 
 
+def shares_before_noise(label_shares: np.ndarray, matrix: np.ndarray, lowest: float = 0.0) -> np.ndarray:
+    """The class shares π of the truth from those of noisy labels, by least squares of Qᵀ·π = label shares.
+
+    Args:
+        label_shares: (K,), of sum 1.
+        matrix: Q (K, K), rows = truth.
+        lowest: share that no class falls below.
+    Returns: (K,), of sum 1.
+    """
+    shares = np.linalg.lstsq(np.asarray(matrix).T, label_shares, rcond=None)[0].clip(lowest)
+    return shares / shares.sum()
+
+
 def implied_threshold(matrix: np.ndarray) -> float | None:
     r"""The score at which the truth is even, for a network that learned the noisy posterior; two classes.
 

@@ -15,6 +15,7 @@ from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import label_classes, read_matrix
 from evaluation.audit_report import AuditReport
 from evaluation.label_audit import audit_labels
+from evaluation.transitions import shares_before_noise
 from training.data import class_counts
 from training.loss_optimum import degenerate_optimum
 from training.losses import needs_transition_matrix
@@ -169,10 +170,9 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 
 def _true_shares(dataset: SegmentationDataset, matrix: np.ndarray) -> np.ndarray:
-    """The class shares of the truth, from those of the labels: label shares = Qᵀ · true shares."""
+    """The class shares of the truth, from those of the labels."""
     counts = class_counts(dataset, AUDITED_IMAGES)
-    shares = np.linalg.lstsq(matrix.T, counts / max(counts.sum(), 1), rcond=None)[0].clip(1e-6)
-    return shares / shares.sum()
+    return shares_before_noise(counts / max(counts.sum(), 1), matrix, lowest=1e-6)
 
 
 def _audit_line(report: AuditReport) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from evaluation.transitions import shares_before_noise
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import bare
@@ -104,7 +105,7 @@ def build_state(
     seed_everything(options.seed, 0)
     network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
     if options.head_bias == "shares" and class_counts.sum():
-        start_from_shares(network, true_shares(options, class_counts, labels.matrix))
+        start_from_shares(network, score_shares(options, class_counts, labels.matrix))
     channels_last = options.channels_last and device.type != "mps"  # slower there, and not in every operator
     network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if options.sync_batchnorm:
@@ -126,13 +127,12 @@ def build_state(
     )  # fmt: skip
 
 
-def true_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+def score_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
     shares = class_counts / class_counts.sum()
     if not needs_transition_matrix(options.loss):
         return shares
-    corrected = np.linalg.lstsq(np.asarray(matrix).T, shares, rcond=None)[0].clip(0)  # label shares = Qᵀ · true shares
-    return corrected / corrected.sum()
+    return shares_before_noise(shares, matrix)
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:

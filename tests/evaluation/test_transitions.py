@@ -14,6 +14,7 @@ from evaluation.transitions import (
     implied_threshold,
     interval,
     needs_decoding,
+    shares_before_noise,
     transition_matrix,
 )
 
@@ -183,3 +184,14 @@ def test_needs_decoding(matrix, needed):
 def test_no_image_is_an_error():
     with pytest.raises(ValueError, match="at least one image"):
         estimate_transitions([])
+
+
+@pytest.mark.parametrize("matrix", [flip_matrix(0.3, classes=3), sample_matrix(0.1, classes=3), SWAP])
+def test_true_shares_come_back_from_those_of_noisy_labels(matrix):
+    truth = np.array([0.7, 0.25, 0.05])
+    assert shares_before_noise(matrix.T @ truth, matrix) == pytest.approx(truth)
+
+
+def test_shares_stay_within_limits():
+    shares = shares_before_noise(np.array([0.1, 0.9]), flip_matrix(0.3, classes=2), lowest=0.01)
+    assert shares.sum() == pytest.approx(1) and shares.min() > 0

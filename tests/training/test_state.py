@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.options import resolve_options
-from training.state import LabelNoiseFacts, build_state, true_shares
+from training.state import LabelNoiseFacts, build_state, score_shares
 
 FLIPPED = np.array([[0.7, 0.3], [0.3, 0.7]])
 
@@ -17,7 +17,7 @@ def test_scores_start_at_the_shares_that_the_loss_is_about(loss, share):
     # 20 % of the truth is foreground; flipping 30 % of both classes makes it 0.2 · 0.7 + 0.8 · 0.3 = 38 % of the label.
     options = resolve_options({"loss": loss, "width": 4}, False)
     counts = np.array([62_000, 38_000])
-    assert true_shares(options, counts, FLIPPED) == pytest.approx([1 - share, share])
+    assert score_shares(options, counts, FLIPPED) == pytest.approx([1 - share, share])
     state = build_state(options, torch.device("cpu"), counts, LabelNoiseFacts(FLIPPED))
     assert torch.sigmoid(state.network.head.bias).item() == pytest.approx(share, abs=1e-5)
 
