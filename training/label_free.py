@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from datasets.segmentation import SegmentationDataset
-from datasets.transforms import normalize
 from evaluation.foreground import resolve_foreground
 from evaluation.prediction import Predictor
 from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
@@ -136,7 +135,7 @@ class PseudoLabels:
         if self._is_warming(state):
             return False
         proposal = Proposal(
-            masks, self.agreements, lambda image: self._scores(state, image)[0], self.dataset, self.held_out,
+            masks, self.agreements, lambda *which: self._scores(state, *which)[0], self.dataset, self.held_out,
             self.foreground, validation,
         )  # fmt: skip
         if self.rule is image_audit and self.figure == -math.inf:  # the first labels have a figure too
@@ -157,7 +156,7 @@ class PseudoLabels:
         """The best mask of every image of this process, uint8 (H, W), oriented; counts scores against them."""
         histogram, masks = torch.zeros(2, BINS, dtype=torch.int64), {}
         for index in self._share():
-            scores, image = self._scores(state, self.dataset.image(index))
+            scores, image = self._scores(state, self.dataset, index)
             chosen = select_masks(scores, self.options.igtt_criterion, image.mean(1, keepdim=True))
             mask = orient_masks(chosen, image, self.foreground)[0, 0].to("cpu", torch.uint8)
             histogram += score_histogram(scores[0, 0].cpu(), mask)
@@ -165,9 +164,10 @@ class PseudoLabels:
         self.histogram = sum_over_ranks(histogram.to(state.device)).cpu()
         return masks
 
-    def _scores(self, state: TrainingState, image: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Scores float32 (1, 1, H, W) of an image as read, in eval mode, and the network's input (1, C, H, W)."""
-        tensor = torch.from_numpy(normalize(image, self.dataset.normalization))[None]
+    def _scores(self, state: TrainingState, dataset: SegmentationDataset, index: int) -> tuple[Tensor, Tensor]:
+        """Scores float32 (1, 1, H, W) of an image, in eval mode, and the network's input (1, C, H, W)."""
+        pixels, scaling = dataset.scaled_pixels(index)
+        tensor = torch.from_numpy(scaling(pixels))[None]
         state.predictor.eval()
         predictor = Predictor(state.predictor, state.device, state.precision, self.options.igtt_tta)
         return predictor(tensor).float(), tensor.to(state.device)

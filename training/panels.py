@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from datasets.segmentation import SegmentationDataset
-from datasets.transforms import normalize
 from evaluation.overlays import beside, panels
 from evaluation.scores import decode_scores
 from models import to_scores
@@ -43,9 +42,10 @@ def predict_some(network: nn.Module, dataset: SegmentationDataset, device: torch
     network.eval()
     shown = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, IMAGES_SHOWN).round().astype(int)):
+        pixels, scaling = dataset.scaled_pixels(int(index))
         image, label = (_middle(array) for array in (dataset.image(int(index)), dataset.label(int(index))))
         with autocast(device, precision):
-            logits = network(torch.from_numpy(normalize(image, dataset.normalization))[None].to(device))
+            logits = network(torch.from_numpy(scaling(_middle(pixels)))[None].to(device))
         shown.append(Shown(image, label, to_scores(logits)[0].cpu().numpy()))
     return shown
 

@@ -27,7 +27,7 @@ class Proposal:
     Args:
         masks: proposed masks by index of the training image, uint8 (H, W).
         agreements: mean Dice of proposed and standing masks at every refresh so far, this one last.
-        predict: an image as read → its scores, float32 (1, 1, H, W).
+        predict: a data set and the index of an image → its scores, float32 (1, 1, H, W).
         train, held_out: the training images, and images that are not trained on; the same where there are none.
         foreground: ``bright``, ``dark`` or ``minority``.
         validation: the score histogram (2, BINS) against validation labels, for ``evaluation``.
@@ -35,7 +35,7 @@ class Proposal:
 
     masks: dict[int, np.ndarray]
     agreements: Sequence[float]
-    predict: Callable[[np.ndarray], torch.Tensor]
+    predict: Callable[[SegmentationDataset, int], torch.Tensor]
     train: SegmentationDataset
     held_out: SegmentationDataset
     foreground: str
@@ -60,7 +60,7 @@ def while_moving(proposal: Proposal) -> float:
 def held_out_dmi(proposal: Proposal) -> float:
     """The mean DMI of held-out images with their own best masks: how clearly the network parts two classes there."""
     indices = _spread(range(len(proposal.held_out)))
-    return float(np.mean([float(separation(proposal.predict(proposal.held_out.image(i)))) for i in indices]))
+    return float(np.mean([float(separation(proposal.predict(proposal.held_out, i))) for i in indices]))
 
 
 def image_audit(proposal: Proposal) -> float:

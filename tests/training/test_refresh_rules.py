@@ -18,7 +18,11 @@ def proposal(disks) -> Proposal:
     samples = read_list(disks / "txt" / "disks" / "train" / "train_gt.txt", root=disks)
     dataset = SegmentationDataset(samples)
     masks = {index: dataset.label(index) for index in range(len(dataset))}
-    return Proposal(masks, [0.5], lambda image: torch.from_numpy(image)[None, None] / 255, dataset, dataset, "bright")
+    return Proposal(masks, [0.5], lambda data, i: as_scores(data, i) / 255, dataset, dataset, "bright")
+
+
+def as_scores(dataset: SegmentationDataset, index: int) -> torch.Tensor:
+    return torch.from_numpy(dataset.image(index))[None, None]
 
 
 def changed(proposal: Proposal, **fields) -> Proposal:
@@ -44,9 +48,9 @@ def test_the_audit_sees_noise_and_the_inverse_but_not_width(proposal, rng):
 
 
 def test_dmi_prefers_clear_predictions(proposal):
-    clear = REFRESH_RULES["dmi"](changed(proposal, predict=lambda image: torch.from_numpy(image)[None, None] > 110))
+    clear = REFRESH_RULES["dmi"](changed(proposal, predict=lambda data, i: as_scores(data, i) > 110))
     assert clear > REFRESH_RULES["dmi"](proposal) > 0
-    assert REFRESH_RULES["dmi"](changed(proposal, predict=lambda image: torch.full((1, 1, 8, 8), 0.5))) == 0
+    assert REFRESH_RULES["dmi"](changed(proposal, predict=lambda data, i: torch.full((1, 1, 8, 8), 0.5))) == 0
 
 
 def test_only_evaluation_looks_at_labels(proposal):
