@@ -62,6 +62,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "contrast masks": {"igtt_criterion": "contrast"},
     "DMI and IoU losses": {"loss": "dmi+iou"},
 }
+CROSS_LABELLED = "two networks"  # an ablation too: a second network, of another seed, learns the masks of the first
+SECOND_NETWORK = {"normalization": "local", "ema": 0.99}  # as the first, but its labels are given
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -106,29 +108,67 @@ def images_of(dataset: str, split: str) -> Path:
     return shortened_list(dataset, split, IMAGES[split], "label_free")
 
 
-def run_trained(dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, split: str) -> dict:
-    """Train a network, predict a list with its best checkpoint, score it."""
-    from evaluation import inference
+def train_network(
+    dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, lists: dict[str, Path], name: str
+) -> Path:
+    """Train on lists by split and return the run folder; what an interrupted cell left is removed first."""
     from training.fit import configure, fit
 
-    lists = {split: str(images_of(dataset, split)) for split in IMAGES}
-    started, name = time.monotonic(), "label_free"
-    shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)  # what an interrupted cell left
-    run = fit(configure({
-        "dataset": dataset, "train_list": lists["train_gt"], "val_list": lists["val"], "width": settings.width,
-        "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **TRAINING, **options,
+    shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
+    return fit(configure({
+        "dataset": dataset, "train_list": str(lists["train_gt"]), "val_list": str(lists["val"]),
+        "width": settings.width, "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **TRAINING,
+        **options,
     }))  # fmt: skip
+
+
+def predict_list(run: Path, path: Path, *flags: str) -> Path:
+    """Predict a list with the best checkpoint of a run and return the folder of the results."""
+    from evaluation import inference
+
+    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best", "--data_list", str(path), *flags])
+    (folder,) = (run / "results").glob(f"*_{path.stem}")
+    return folder
+
+
+def list_with_masks(run: Path, path: Path) -> Path:
+    """A list of the same images with the masks that a run predicts as their labels, in the run folder."""
+    from datasets.lists import read_list, write_list
+
+    folder = predict_list(run, path, "--masks")
+    maps = read_json(folder / "predictions.json")["maps"]
+    masks = {image: folder / "masks" / f"{Path(name).stem}.png" for image, name in maps.items()}
+    new = run / path.name
+    write_list(new, [(sample.image, masks[sample.image_id]) for sample in read_list(path)])
+    return new
+
+
+def run_trained(
+    dataset: str, seed: int, options: dict[str, Any], settings: argparse.Namespace, split: str, cross: bool = False
+) -> dict[str, Any]:
+    """Train a network, predict a list with its best checkpoint, score it.
+
+    Args:
+        cross: train another network first, without labels, and take the masks that it predicts for labels.
+    """
+    lists = {name: images_of(dataset, name) for name in IMAGES}
+    scored, runs, started = lists[split], [], time.monotonic()
+    if cross:
+        runs.append(train_network(dataset, seed, METHODS["ours"], settings, lists, "label_free_first"))
+        lists = {name: list_with_masks(runs[0], lists[name]) for name in ("train_gt", "val")}
+        seed += len(SEEDS)
+    run = train_network(dataset, seed, options, settings, lists, "label_free")
     seconds = time.monotonic() - started
     curve = [
         {name: line[f"val/{name}"] for name in ("f1", "iou", "auc", "agreement") if f"val/{name}" in line}
         for line in read_jsonl(run / "metrics.jsonl")
     ]
-    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best", "--data_list", lists[split]])
-    (folder,) = (run / "results").iterdir()
+    folder = predict_list(run, scored)
     found = figures_of(folder)
     if seed == settings.seeds[0] and split == "test":
         keep_maps(folder, LOG_ROOT / "label_free" / dataset / _method_of(options))
-    shutil.rmtree(run)
+    for finished in (*runs, run):
+        shutil.rmtree(finished)
     return {**found, "curve": curve, "training_seconds": seconds}
 
 
@@ -153,7 +193,8 @@ def run_untrained(dataset: str, method: str, seed: int) -> dict[str, float]:
 def cells(settings: argparse.Namespace) -> list[tuple[str, str, int]]:
     """Method, data set and seed of every cell, in the order in which they are worked on."""
     if settings.ablations:
-        return [(name, dataset, seed) for seed in settings.seeds for name in ABLATIONS for dataset in settings.datasets]
+        names = (*ABLATIONS, CROSS_LABELLED)
+        return [(name, dataset, seed) for seed in settings.seeds for name in names for dataset in settings.datasets]
     classic = [(name, dataset, settings.seeds[0]) for name in BASELINES for dataset in settings.datasets]
     trained = [(name, dataset, seed) for seed in settings.seeds for name in (*METHODS, "dfc")
                for dataset in settings.datasets]  # fmt: skip
@@ -163,8 +204,9 @@ def cells(settings: argparse.Namespace) -> list[tuple[str, str, int]]:
 def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace) -> None:
     """Make the figures of a cell and write them."""
     if settings.ablations:
-        options = {**METHODS["ours"], **ABLATIONS[method]}
-        found = run_trained(dataset, seed, options, settings, "val")
+        cross = method == CROSS_LABELLED
+        options = SECOND_NETWORK if cross else {**METHODS["ours"], **ABLATIONS[method]}
+        found = run_trained(dataset, seed, options, settings, "val", cross)
     elif method in METHODS:
         found = run_trained(dataset, seed, METHODS[method], settings, "test")
     else:
