@@ -118,7 +118,7 @@ def _make_dataset(
 ) -> SegmentationDataset:
     return SegmentationDataset(
         samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed,
-        cache=cache == "ram" or options.igtt,  # pseudo-labels are kept in memory
+        cache=cache == "ram" or (cache == "gpu" and options.igtt),  # every refresh looks at the images on the host
         ignore_index=options.ignore_index, normalization=options.normalization, **training,
     )  # fmt: skip
 
