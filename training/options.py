@@ -1,17 +1,17 @@
-"""What a training run can be told: option groups, presets and their precedence.
+"""What a training run can be told: every option, its help, presets and recipes.
 
 No torch import, so that ``main.py --help`` answers at once; the names listed here are tested equal to the registries.
-Precedence: defaults < preset < given options.
+How options come together is in ``training/resolve.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from utils.cli import CommandParser, UserError, one_of, whole_number
+from utils.cli import CommandParser, whole_number
 
 NETWORK_NAMES = (
     "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
@@ -59,20 +59,10 @@ BEST_RECIPE = {
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {"best": BEST_RECIPE, "published": PUBLISHED_RECIPE}
 
-# What other options are about: without them these would do nothing.
-ABOUT = {
-    "label_noise": ("label_noise_refresh", "noise_seed", "noise_device", "unlabelled"),
-    "igtt": ("igtt_init", "igtt_warmup", "igtt_ems", "igtt_final_share", "igtt_criterion", "igtt_tta", "igtt_refresh",
-             "igtt_patience", "use_evaluation", "foreground"),
-}  # fmt: skip
-
-# What may differ when a run is resumed; anything else would make it another run.
-CHANGEABLE_ON_RESUME = ("epochs", "stop_after", "device", "workers", "cache")
-
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Every option of a run with its default; ``resolve`` fills what depends on preset and machine."""
+    """Every option of a run with its default; ``resolve_options`` fills what depends on preset and machine."""
 
     dataset: str = "er"
     train_list: str | None = None
@@ -380,105 +370,3 @@ def parse_given(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse a command line into the options that were given, by name."""
     given = vars(make_parser().parse_args(arguments))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-
-
-def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOptions:
-    """Combine defaults, preset and given options.
-
-    Args:
-        given: option name → value, from ``parse_given`` or a caller.
-        has_accelerator: whether preset ``auto`` means ``paper`` (True) or ``quick`` (False).
-    Raises:
-        UserError: options that contradict each other.
-    """
-    preset = given.get("preset", DEFAULTS["preset"])
-    if preset == "auto":
-        preset = "paper" if has_accelerator else "quick"
-    network = given.get("network", DEFAULTS["network"])
-    given = {**label_free_recipe(given), **given}
-    values = {**PRESETS[preset], **PRESETS_BY_NETWORK.get((preset, network), {}), **given, "preset": preset}
-    if "pretrained" in given and "width" not in given:
-        values["width"] = None  # pretrained weights have the width they were trained with
-    options = TrainingOptions(**values)
-    _check_use(options, given)
-    if options.loss is None:
-        options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
-    if options.noise_seed is None:
-        options = replace(options, noise_seed=options.seed)
-    _check(options)
-    return options
-
-
-def label_free_recipe(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of ``--igtt_recipe``, which implies ``--igtt``; of ``best`` where only ``--igtt`` is given."""
-    recipe = given.get("igtt_recipe")
-    if recipe is None and not given.get("igtt"):
-        return {}
-    recipe = recipe or "best"
-    return {**RECIPES[one_of(recipe, tuple(RECIPES), "--igtt_recipe")], "igtt": True, "igtt_recipe": recipe}
-
-
-def _check_use(options: TrainingOptions, given: dict[str, Any]) -> None:
-    """Refuse given options that are about another one which is off."""
-    for needed, names in ABOUT.items():
-        for name in names if not getattr(options, needed) else ():
-            if given.get(name, DEFAULTS[name]) != DEFAULTS[name]:
-                raise UserError(f"{as_typed(name, given[name])} does nothing without --{needed}: give both or neither")
-
-
-def _check(options: TrainingOptions) -> None:
-    if options.num_classes > 254:
-        raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
-    if options.num_classes > 1 and options.pred_invert == "on":
-        raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
-    if options.noise_device == "gpu" and options.label_noise_refresh != "epoch":
-        raise UserError("--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
-                        "are made once, by the CPU")  # fmt: skip
-    if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
-        raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
-                        "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip
-    if options.crop < 16:
-        raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
-    if options.momentum >= 1:
-        raise UserError(f"--momentum {options.momentum} must be below 1")
-    if options.warmup_epochs and options.warmup_epochs >= options.epochs:
-        raise UserError(f"--warmup_epochs {options.warmup_epochs} must be below --epochs {options.epochs}")
-    if options.accumulate > options.batch_size:
-        raise UserError(f"--accumulate {options.accumulate} is more than --batch_size {options.batch_size}")
-    if options.stop_after is not None and options.stop_after > options.epochs:
-        raise UserError(f"--stop_after {options.stop_after} lies after the last of --epochs {options.epochs}")
-
-
-def as_typed(name: str, value: Any) -> str:
-    """An option as it stands on a command line."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no_{name}"
-    values = value if isinstance(value, tuple) else (value,)
-    return " ".join([f"--{name}", *map(str, values)])
-
-
-def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOptions:
-    """The options of a resumed run: those of its config, with the changeable ones that were given.
-
-    Raises:
-        UserError: an option was given that differs from the run's and may not change.
-    """
-    known = {name: tuple(config[name]) if isinstance(config[name], list) else config[name]
-             for name in DEFAULTS if name in config}  # fmt: skip
-    known["stop_after"] = None
-    asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
-    for name, value in given.items():
-        is_same = value in (known.get(name, DEFAULTS[name]), asked.get(name, known.get(name)))
-        is_same = is_same or (name, value) == ("preset", "auto")
-        if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:
-            had = known.get(name)
-            before = f"the run, which had no --{name}" if had is None else f"the run's {as_typed(name, had)}"
-            raise UserError(
-                f"{as_typed(name, value)} differs from {before}: on --resume only "
-                + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)
-                + " may change; start a new run for anything else"
-            )
-    changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
-    options = TrainingOptions(**{**known, **changed, "resume": given.get("resume")})
-    _check(options)
-    return options

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from training.data import TrainingData
-from training.options import CHANGEABLE_ON_RESUME, TrainingOptions, resolve_options, resume_options
+from training.options import TrainingOptions
+from training.resolve import CHANGEABLE_ON_RESUME, resolve_options, resume_options
 from training.selection import decoding_matrix
 from training.state import LabelNoiseFacts, TrainingState, has_checkpoint, network_options
 from utils.device import choose_device

@@ -25,7 +25,7 @@ from datasets.transforms import normalize
 from evaluation.prediction import MapSettings, Picture, Predictor, predict_pictures
 from evaluation.scores import auc, average_precision, best_threshold, counts_at, f1, score_histogram
 from models import build_network, fold_batch_norms
-from training.options import resolve_options
+from training.resolve import resolve_options
 from utils.cli import Progress, UserError
 from utils.run_folder import read_json
 

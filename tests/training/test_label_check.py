@@ -11,7 +11,8 @@ import torch
 from datasets.noisy_labels import write_noisy_labels
 from training.data import load_data
 from training.label_check import LabelKnowledge, examine_labels, stated_matrix
-from training.options import TrainingOptions, resolve_options
+from training.options import TrainingOptions
+from training.resolve import resolve_options
 
 FLIP_TWO = np.array([[0.8, 0.2], [0.2, 0.8]])
 FLIP_ONE = np.array([[0.9, 0.1], [0.1, 0.9]])

@@ -14,8 +14,9 @@ import torch
 from datasets.label_noise import EMS_SPEC
 from training.fit import configure, fit
 from training.igtt import CRITERIA, INITIAL_LABELS
-from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES, REFRESH_NAMES, resolve_options
+from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES, REFRESH_NAMES
 from training.refresh_rules import REFRESH_RULES
+from training.resolve import resolve_options
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.run_folder import read_json, read_jsonl

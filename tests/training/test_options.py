@@ -7,16 +7,8 @@ import sys
 
 import pytest
 
-from training.options import (
-    CHANGEABLE_ON_RESUME,
-    DEFAULTS,
-    PAPER_PRESET,
-    QUICK_PRESET,
-    make_parser,
-    parse_given,
-    resolve_options,
-    resume_options,
-)
+from training.options import DEFAULTS, PAPER_PRESET, QUICK_PRESET, make_parser, parse_given
+from training.resolve import CHANGEABLE_ON_RESUME, resolve_options, resume_options
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.options import resolve_options
+from training.resolve import resolve_options
 from training.state import LabelNoiseFacts, build_state, score_shares
 
 FLIPPED = np.array([[0.7, 0.3], [0.3, 0.7]])
