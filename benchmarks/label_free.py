@@ -8,6 +8,8 @@ validation lists.
     python benchmarks/label_free.py
     python benchmarks/label_free.py --ablations --datasets er_sim mito_sim nuc_sim
     python benchmarks/label_free.py --summarize
+    python benchmarks/label_free.py --methods ours supervised published no_ems --epochs 100 --repeat 1 --seeds 0 \\
+        --datasets er_sim nuc_sim mito_sim --out benchmarks/results/label_free/100_epochs
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "published": {"igtt_recipe": "published"},
     "no_ems": {"igtt_recipe": "published", "igtt_ems": "clean"},
 }
+ALL_METHODS = (*METHODS, "dfc", *BASELINES)
 EMS = "skeleton+shift:1+sample:0.1"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -72,6 +75,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME", help="data sets with lists")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="S", help="seeds (default: 0 1 2)")
     parser.add_argument("--width", type=int, default=8, help="channels of the U-Net's first level (default: 8)")
+    parser.add_argument("--methods", nargs="+", default=list(ALL_METHODS), choices=ALL_METHODS, metavar="NAME",
+                        help=f"of {', '.join(ALL_METHODS)} (default: all)")  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=TRAINING["epochs"], metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=TRAINING["repeat"], metavar="N",
+                        help="times that an epoch draws each image (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
     parser.add_argument("--ablations", action="store_true", help="our recipe with one ingredient changed, on val.txt")
     parser.add_argument("--summarize", action="store_true", help="no training: tables and figures of finished cells")
@@ -117,9 +125,13 @@ def train_network(
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
     return fit(configure({
         "dataset": dataset, "train_list": str(lists["train_gt"]), "val_list": str(lists["val"]),
-        "width": settings.width, "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **TRAINING,
-        **options,
+        "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **training_options(settings), **options,
     }))  # fmt: skip
+
+
+def training_options(settings: argparse.Namespace) -> dict[str, Any]:
+    """What every trained method is given."""
+    return {**TRAINING, "width": settings.width, "epochs": settings.epochs, "repeat": settings.repeat}
 
 
 def predict_list(run: Path, path: Path, *flags: str) -> Path:
@@ -195,10 +207,9 @@ def cells(settings: argparse.Namespace) -> list[tuple[str, str, int]]:
     if settings.ablations:
         names = (*ABLATIONS, CROSS_LABELLED)
         return [(name, dataset, seed) for seed in settings.seeds for name in names for dataset in settings.datasets]
-    classic = [(name, dataset, settings.seeds[0]) for name in BASELINES for dataset in settings.datasets]
-    trained = [(name, dataset, seed) for seed in settings.seeds for name in (*METHODS, "dfc")
-               for dataset in settings.datasets]  # fmt: skip
-    return trained[: len(settings.datasets)] + classic + trained[len(settings.datasets) :]
+    seeds = {name: settings.seeds[:1] if name in BASELINES else settings.seeds for name in settings.methods}
+    return [(name, dataset, seed) for seed in settings.seeds for name in settings.methods if seed in seeds[name]
+            for dataset in settings.datasets]  # fmt: skip
 
 
 def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace) -> None:
@@ -213,7 +224,7 @@ def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace)
         found = run_untrained(dataset, method, seed)
     write_json(cell_path(settings.out, method, dataset, seed), {
         "method": method, "dataset": dataset, "seed": seed, **found,
-        "settings": {"width": settings.width, "images": IMAGES, **TRAINING},
+        "settings": {"images": IMAGES, **training_options(settings)},
         "environment": environment_record(),
     })  # fmt: skip
 
