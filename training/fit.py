@@ -66,6 +66,7 @@ from utils.run_folder import (
     display_path,
     quoted,
 )
+from utils.startup import collection_paused
 
 COUNTED_LABELS = 500  # from which class shares are estimated
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
@@ -95,10 +96,11 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
     facts = label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert))
-    state = make_state(options, data, device, facts, earlier)
-    config = make_config(options, asked, data, state)
-    run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
-    journal = Journal(run, options.tensorboard, state.epoch)
+    with collection_paused():  # optimizers and TensorBoard import much
+        state = make_state(options, data, device, facts, earlier)
+        config = make_config(options, asked, data, state)
+        run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
+        journal = Journal(run, options.tensorboard, state.epoch)
     try:
         if earlier is not None:
             journal.say(f"started again by torchrun: going on after epoch {state.epoch}")
