@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed_counts import count, matrix_product, synchronize
+from benchmarks.label_noise import median_ms
+from benchmarks.speed_counts import clock, count, matrix_product, synchronize
 from benchmarks.speed_record import Figure, Settings
 from benchmarks.speed_training import in_fresh_process, peak_mib, samples_of
 
@@ -27,16 +28,19 @@ def measure_inference(settings: Settings) -> list[Figure]:
     fast, plain = found["fast"], found.get("plain", {})
     operations, _ = count(settings.width, SIZE, training=False)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[fast["precision"]]
-    ceiling = matrix_product(settings.device, dtype, 256 if settings.tiny else 2048, settings.seconds)
+    ceiling = matrix_product(settings, dtype)
     what = f"width {settings.width} at {SIZE}², batch {batch_size(settings)}"
     facts = {"precision": fast["precision"], "share_of_product": fast["network"] * operations / ceiling,
              "peak MiB": fast["peak"]}  # fmt: skip
-    is_h100_goal = (settings.device, settings.width) == ("cuda", 64)
-    return [
-        Figure(f"network, {what}", "images/s", fast["network"], plain.get("network"),
-               goal=4000.0 if is_h100_goal else None, more=facts),
+    goal = 4000.0 if (settings.device, settings.width) == ("cuda", 64) else None
+    figures = [
+        Figure(f"network, {what}", "images/s", fast["network"], plain.get("network"), goal=goal, more=facts),
         Figure(f"files to maps, {what}", "images/s", fast["files"], plain.get("files")),
-    ]  # fmt: skip
+    ]
+    if settings.device == "cuda":  # no option of the command: compiling takes longer than most folders of images
+        speed = in_fresh_process(predict_for_a_while, settings, "compiled")["network"]
+        figures.append(Figure(f"network, {what}, compiled", "images/s", speed, plain.get("network"), goal=goal))
+    return figures
 
 
 def batch_size(settings: Settings) -> int:
@@ -47,31 +51,40 @@ def batch_size(settings: Settings) -> int:
 
 
 def predict_for_a_while(settings: Settings, way: str) -> dict[str, Any]:
-    """Images a second of the network alone, of files to maps, and peak memory; ``way`` is ``fast`` or ``plain``."""
+    """Images a second of the network alone, of files to maps, and peak memory.
+
+    Args:
+        way: ``fast``, ``compiled``, which is the network alone, or ``plain``.
+    """
     import torch
 
-    from benchmarks.label_noise import median_ms
     from benchmarks.speed_plain import predict_plainly
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
     from models import build_network, fold_batch_norms
+    from training.compilation import compile_network
     from utils.cli import Progress
     from utils.device import choose_precision
 
     device, batch = torch.device(settings.device), batch_size(settings)
     network = build_network("unet", width=settings.width, init="kaiming").eval().to(device)
-    precision = choose_precision("auto", device) if way == "fast" else "fp32"
+    precision = "fp32" if way == "plain" else choose_precision("auto", device)
     images = torch.randn(batch, 1, SIZE, SIZE, device=device)
-    if way == "fast":
-        network = fold_batch_norms(network).to(memory_format=memory_format(device))
-        predictor = Predictor(network, device, precision)
-    else:
+    if way == "plain":
         predictor = torch.no_grad()(lambda inputs: torch.sigmoid(network(inputs)))
+    else:
+        network = fold_batch_norms(network).to(memory_format=memory_format(device))
+        if way == "compiled":
+            network = compile_network(network, device, 1, print)
+        predictor = Predictor(network, device, precision)
 
     def predict() -> None:
         predictor(images)
         synchronize(settings.device)
 
-    milliseconds = median_ms(predict, 0 if settings.tiny else 4 * settings.seconds, least=3)
+    seconds = 0 if settings.tiny else 4 * settings.seconds
+    milliseconds = median_ms(predict, seconds, least=3, clock=clock(settings.device))
+    if way == "compiled":
+        return {"network": batch / (milliseconds / 1000)}
     repeat = 1 if settings.tiny or settings.device == "cpu" else 50
     files = [sample.image for _ in range(repeat) for sample in samples_of("test")]
     with tempfile.TemporaryDirectory() as folder, Progress(len(files), "predicting") as progress:

@@ -167,7 +167,7 @@ def measure_training(settings: Settings) -> list[Figure]:
                 exact.append(in_fresh_process(train_fast, {**given, "precision": "fp32"}))
     operations, _ = count(settings.width, settings.crop, training=True)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[fast[0]["precision"]]
-    ceiling = matrix_product(settings.device, dtype, 256 if settings.tiny else 2048, settings.seconds)
+    ceiling = matrix_product(settings, dtype)
     what = f"width {settings.width} at {settings.crop}², batch {settings.batch_size}"
     is_h100_goal = (settings.device, settings.width, settings.crop) == ("cuda", 64, 256)
     goals = {"goal": 1000.0 if is_h100_goal else None, "goal_ratio": 5.0 if settings.device == "cuda" else 1.3}
