@@ -15,7 +15,6 @@ from datasets.lists import Sample
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SIZES = [(40, 40), (40, 56), (24, 33), (64, 40), (40, 40)]
 PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "8 bit": lambda x: (x * 255).astype(np.uint8),
@@ -51,7 +50,6 @@ def assert_same_batches(dataset: SegmentationDataset, batches, device: str, **ca
                 assert found[name].dtype == value.dtype and torch.equal(found[name].cpu(), value), name
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("normalization", ["zscore", "unit"])
 def test_training_batches_are_those_of_the_data_set(samples, device, channels, normalization):
@@ -61,7 +59,6 @@ def test_training_batches_are_those_of_the_data_set(samples, device, channels, n
     assert_same_batches(dataset, TrainingBatches(len(dataset), 4, seed=1, repeat=3), device)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_fillers_fresh_noise_and_stronger_augmentation_too(samples, device):
     noise = LabelNoise("flip:0.2+dilate:3", refresh="epoch")
     # A GPU interpolates in another order than a processor: what it rotates differs in the last bits.
@@ -71,12 +68,10 @@ def test_fillers_fresh_noise_and_stronger_augmentation_too(samples, device):
         assert_same_batches(dataset, batches, device, labels_change=True)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_whole_images_for_validation(samples, device):
     assert_same_batches(SegmentationDataset(samples), OrderedBatches(SIZES, 2), device)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_whole_images_of_one_size_are_flipped(samples, device):
     for place in (0, 1):
         dataset = SegmentationDataset([samples[place]], TrainingTransform(None))
@@ -100,7 +95,6 @@ def test_turned_places_of_a_square_are_its_eight_versions():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("strong", [(), ("contrast", "noise")])
 def test_no_batch_waits_for_the_device(samples, strong):
     noise = LabelNoise("flip:0.2", refresh="epoch")

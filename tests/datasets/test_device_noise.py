@@ -15,8 +15,6 @@ from datasets.noise_steps import largest_remainder, share_count
 from datasets.transition_matrix import count_transitions
 from utils.cli import UserError
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-
 
 @pytest.fixture(params=[1, 4], ids=["binary", "4 classes"])
 def labelled(request, rng) -> tuple[np.ndarray, int]:
@@ -35,7 +33,6 @@ def noisy_on(device: str, label: np.ndarray, spec: str, classes: int, epoch: int
     return noisy.cpu().numpy()
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("spec", ["clean", "dilate:1", "dilate:5", "erode:3", "erode:3+dilate:5", "shift:0"])
 def test_steps_without_chance_equal_numpys(labelled, device, spec):
     label, classes = labelled
@@ -43,7 +40,6 @@ def test_steps_without_chance_equal_numpys(labelled, device, spec):
     assert np.array_equal(noisy_on(device, label, spec, classes), expected)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("spec", ["sample:0.3", "flip:0.45", "flip:1", "flip:0"])
 def test_shares_are_exact(labelled, device, spec):
     label, classes = labelled
@@ -53,7 +49,6 @@ def test_shares_are_exact(labelled, device, spec):
     assert np.abs(found - expected).max() <= 1  # what is left over goes to classes drawn at random
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_two_shares_and_ignored_pixels(labelled, device):
     label, classes = labelled
     if classes == 1:
@@ -66,7 +61,6 @@ def test_two_shares_and_ignored_pixels(labelled, device):
         assert (here == value).sum() == share_count(0.25, here.size) and set(here) <= {value, IGNORE}
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_any_matrix(labelled, device, tmp_path, rng):
     label, classes = labelled
     matrix = rng.dirichlet(np.ones(max(classes, 2)), max(classes, 2))
@@ -78,7 +72,6 @@ def test_any_matrix(labelled, device, tmp_path, rng):
         assert np.array_equal(row, largest_remainder(matrix[value], row.sum()))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_random_and_shifted_pixels(labelled, device):
     label, classes = labelled
     known = label != IGNORE
@@ -90,7 +83,6 @@ def test_random_and_shifted_pixels(labelled, device):
     assert (shifted > 0).any() and not (shifted > 0)[known & ~reachable].any()
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("spec", ["flip:0.3", "shift:1+sample:0.5", "random:0.5"])
 def test_a_draw_follows_seed_image_and_epoch(labelled, device, spec):
     label, classes = labelled

@@ -88,7 +88,6 @@ def test_an_impossible_overlap_is_refused(overlap):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tiles_cut_and_blended_on_a_gpu_give_the_same_scores():
     torch.manual_seed(0)
     network = build_network("unet", width=2, init="kaiming").eval().double()

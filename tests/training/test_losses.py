@@ -177,7 +177,6 @@ def test_half_precision_is_raised(name, channels):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("name", "channels"), CASES)
 def test_a_gpu_gives_the_same_values_and_gradients(name, channels):
     logits, labels = draw(channels, size=32)

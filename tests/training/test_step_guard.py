@@ -151,7 +151,6 @@ def test_no_operation_of_a_step_waits_for_the_device(spec, optimizer):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("bad", [None, float("nan")])
 def test_cuda_trains_without_waiting_and_skips_bad_steps(optimizer, bad):
