@@ -46,6 +46,7 @@ class DeviceLoader:
         with ThreadPoolExecutor() as pool:
             images, scalings = zip(*pool.map(dataset.scaled_pixels, range(len(dataset))), strict=True)
             labels = list(pool.map(dataset.stored_label, range(len(dataset))))
+        self.label_epochs: list[int | None] = [None] * len(dataset)  # of which epoch each label is
         self.sizes = np.array([image.shape[:2] for image in images])
         self.starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1))[:-1]])
         kind = np.result_type(*{image.dtype for image in images})
@@ -94,7 +95,10 @@ class DeviceLoader:
         return images[0], labels[0]
 
     def _renew_label(self, index: int, epoch: int) -> None:
-        """Put the label that training sees in this epoch into its place."""
+        """Put the label that training sees in this epoch into its place, unless it lies there."""
+        if self.label_epochs[index] == epoch:
+            return
+        self.label_epochs[index] = epoch
         height, width = self.sizes[index].tolist()
         place = slice(int(self.starts[index]), int(self.starts[index]) + height * width)
         dataset, noise = self.dataset, self.dataset.noise
@@ -116,7 +120,10 @@ class DeviceLoader:
         index, start, height, width, top, left, element = (
             column[:, None, None] for column in facts.to(self.device, non_blocking=True).unbind(1)
         )
-        places = turned_places(*size, self.device)[element[:, 0, 0]]
+        if any(window.element for window in windows):
+            places = turned_places(*size, self.device)[element[:, 0, 0]]
+        else:
+            places = torch.arange(size[0] * size[1], device=self.device).view(1, *size)
         row = top + places // size[1]
         column = left + places % size[1]
         inside = (row < height) & (column < width)
@@ -128,12 +135,12 @@ class DeviceLoader:
         return images, torch.where(inside, self.labels[place], IGNORE)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def turned_places(height: int, width: int, device: torch.device) -> Tensor:
-    """Which pixel of a window each pixel of its eight turned versions shows: row · width + column, int64 (8, h, w).
+    """Which pixel of a window each pixel of its eight turned versions shows: row · width + column, int32 (8, h, w).
 
     Quarter turns of windows that are not square have another shape and are not given: they repeat the half turns.
     """
-    places = torch.arange(height * width).reshape(1, height, width)
+    places = torch.arange(height * width, dtype=torch.int32).reshape(1, height, width)
     elements = range(8) if height == width else [element & 6 for element in range(8)]
     return torch.cat([dihedral(places, places, element)[0] for element in elements]).to(device)

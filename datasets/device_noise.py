@@ -18,6 +18,7 @@ from datasets.image_io import IGNORE
 from datasets.label_noise import Step
 from datasets.transition_matrix import label_classes
 from utils.cli import UserError
+from utils.device import pinned
 
 ALMOST = 1e-9  # 0.3 · 10 is 3, not 2.9999…
 
@@ -134,7 +135,7 @@ def random_label(label: Tensor, draw: Draw, share: float) -> Tensor:
 
 def apply_matrix(label: Tensor, draw: Draw, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Move pixels so that the realised transition matrix is ``matrix``, counts rounded by the largest remainder."""
-    shares = torch.tensor(matrix, dtype=torch.float64).to(label.device)
+    shares = pinned(torch.tensor(matrix, dtype=torch.float64), label.device).to(label.device, non_blocking=True)
     present = class_sizes(label, len(shares))
     exact = shares * present[:, None]
     counts = (exact + ALMOST).floor().long()

@@ -236,7 +236,7 @@ def predict_pictures(
     def read_batch(batch: Sequence[Picture]) -> Tensor:
         return pinned(settings.network_input(batch), device)
 
-    with WriterPool(workers, ahead=2) as writer:
+    with WriterPool(workers, ahead=2 * workers) as writer:
         inputs = read_ahead(read_batch, batches, ahead=workers, workers=workers)
         for batch, images in zip(batches, inputs, strict=True):
             writer.submit(_save_batch, predictor(images), batch, settings, folder)

@@ -31,8 +31,8 @@ def compile_network(
     """A compiled network that shares its weights with ``network``, or ``network`` itself where nothing compiles.
 
     On CUDA one process records CUDA graphs too: a step is then launched at once, which pays where kernels are small.
-    Not with several processes or parts, whose gradients are added up outside of the graphs. Every batch size has a
-    compilation of its own.
+    Not with several processes or parts, whose gradients are added up outside of the graphs. Every batch size would be
+    compiled anew, so the engine takes ``network`` itself for a last batch that is smaller.
 
     Args:
         accumulate: parts that a batch is computed in.

@@ -47,8 +47,13 @@ def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) 
 
 def bare(network: nn.Module) -> nn.Module:
     """The network without the wrappers of a compiled and of a distributed one."""
-    network = getattr(network, "_orig_mod", network)
+    network = uncompiled(network)
     return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network without the wrapper of a compiled one."""
+    return getattr(network, "_orig_mod", network)
 
 
 def backward_in_parts(
@@ -111,12 +116,15 @@ def train_one_epoch(
     network.train()
     held = start_memory_figures(device)
     guard = StepGuard(network, optimizer, scaler, clip_grad, read_every)
-    images_seen, started = 0, time.monotonic()
+    images_seen, batch_size, started = 0, None, time.monotonic()
     for batch in batches:
         images, labels = to_device(batch, device, channels_last)
+        batch_size = batch_size or len(images)
         guard.begin()
+        # The last batch may be smaller: a single step is not worth compiling for its size.
+        stepped = network if len(images) == batch_size else uncompiled(network)
         value = backward_in_parts(
-            network, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
+            stepped, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
         )
         for parameter in loss.parameters():  # those that a loss learns are in no DistributedDataParallel
             if parameter.grad is not None:

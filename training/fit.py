@@ -160,8 +160,9 @@ def make_state(
         add_schedule(options, state, len(data.train_batches))
     if torch.distributed.is_initialized():
         state.network = DistributedDataParallel(
-            state.network, device_ids=[device.index] if device.type == "cuda" else None
-        )
+            state.network, device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # once an epoch is enough: only the main process's are used
+        )  # fmt: skip
     return state
 
 

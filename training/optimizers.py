@@ -70,12 +70,19 @@ def can_be_fused(device: torch.device) -> bool:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Bring an optimizer's state back, also on another device than it was saved on: fused it stays as it is built."""
+    """Bring an optimizer's state back, also on another device than it was saved on.
+
+    Fused it stays as it is built, and its memory gets the memory format of the parameters, which fused kernels need.
+    """
     groups = [
         {**saved, "fused": built.get("fused")}
         for saved, built in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict({**state, "param_groups": groups})
+    for parameter, memory in optimizer.state.items():
+        for name, value in memory.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
+                memory[name] = torch.empty_like(parameter).copy_(value)
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     if state.teacher is not None:
         state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})
     load_optimizer(state.optimizer, checkpoint["optimizer"])
-    state.scaler.load_state_dict(checkpoint["scaler"])
+    if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
+        state.scaler.load_state_dict(checkpoint["scaler"])
     if "loss" in checkpoint:
         state.loss.load_state_dict(checkpoint["loss"])
     state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]

@@ -24,9 +24,12 @@ WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", 
 class Training:
     """A small network with batch norm, and a loss with a parameter of its own."""
 
-    def __init__(self, optimizer: str = "sgd", spec: str = "tloss", fused: bool = True, device: torch.device = CPU):
+    def __init__(
+        self, optimizer: str = "sgd", spec: str = "tloss", fused: bool = True, device: torch.device = CPU,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ):  # fmt: skip
         torch.manual_seed(0)
-        self.network = build_network("lightunet", width=4, init="kaiming").to(device)
+        self.network = build_network("lightunet", width=4, init="kaiming").to(device, memory_format=memory_format)
         self.loss = SegmentationLoss(spec, 1).to(device)
         parameters = [*self.network.parameters(), *self.loss.parameters()]
         self.optimizer = build_optimizer(optimizer, parameters, 0.1, fused=fused)
@@ -98,6 +101,20 @@ def test_fused_and_plain_optimizers_agree_and_exchange_their_state(optimizer):
         load_optimizer(fused.optimizer, copy.deepcopy(plain.optimizer.state_dict()))
         fused.network.load_state_dict(plain.network.state_dict())
         assert all(group["fused"] is True for group in fused.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_memory_of_another_layout_is_brought_back_as_it_is_meant(optimizer):
+    kept, moved = (Training(optimizer, "bce", memory_format=torch.channels_last) for _ in range(2))
+    kept.run(make_batch(0))
+    saved = copy.deepcopy(kept.optimizer.state_dict())
+    for memory in saved["state"].values():  # as a device without channels last saves it
+        memory |= {name: value.contiguous() for name, value in memory.items() if value.ndim}
+    load_optimizer(moved.optimizer, saved)
+    moved.network.load_state_dict(kept.network.state_dict())
+    for training in (kept, moved):
+        training.run(make_batch(1))
+    assert_same(kept.state(), moved.state())
 
 
 def test_an_fp16_overflow_skips_the_step_and_training_goes_on():
