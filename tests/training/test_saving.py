@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +16,15 @@ from utils.checkpoint import load_checkpoint
 from utils.cli import RunFailed
 
 
-def test_an_interrupt_waits_for_the_checkpoint_that_is_being_written(disks, monkeypatch):
+@pytest.fixture
+def listening_to_interrupts() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests were started in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_for_the_checkpoint_that_is_being_written(disks, monkeypatch, listening_to_interrupts):
     fsync, interrupted = os.fsync, threading.Event()
 
     def slow_fsync(file: int) -> None:
