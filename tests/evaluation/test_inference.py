@@ -200,6 +200,20 @@ def test_averaging_over_rotations_makes_the_scores_turn_with_the_image(run):
     assert turned.numpy() == pytest.approx(predictor(image).numpy(), abs=1e-5)
 
 
+def test_arithmetic_and_averaging_that_are_asked_for_are_used(tmp_path, images):
+    run, maps = make_run(tmp_path), {}
+    asked = {"fp32": (), "bf16": ("--precision", "bf16"), "tta": ("--tta",), "one": ("--batch_size", 1)}
+    for name, given in asked.items():
+        predict(run, "--input", images[0], *given)
+        maps[name] = read_scores(next((run / "results" / "epoch_2_images" / "pred").iterdir()))
+    assert maps["one"] == pytest.approx(maps["fp32"], abs=1e-5)
+    assert 0 < np.abs(maps["bf16"] - maps["fp32"]).max() < 0.05
+    network, _, _ = load_network(run)
+    image = torch.from_numpy(normalize(read_image(images[0])))[None]
+    averaged = Predictor(network, torch.device("cpu"), augment=True)(image)[0, 0].numpy()
+    assert maps["tta"] == pytest.approx(averaged, abs=1e-5) and maps["tta"] != pytest.approx(maps["fp32"], abs=1e-4)
+
+
 # wrong use
 
 

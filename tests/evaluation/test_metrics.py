@@ -102,7 +102,7 @@ def test_files_hold_the_contract(tmp_path, cases, capsys):
     assert {"threshold", "oracle_threshold", "n_images", "n_both_empty"} < set(written)
     for name in names:
         record = written["per_image_mean"][name]
-        assert record["low"] <= record["mean"] <= record["high"]
+        assert record["low"] < record["mean"] < record["high"]
     # The blank image has no foreground: these figures are undefined for it and left out of the means.
     undefined = {name for name, record in written["per_image_mean"].items() if record["undefined"]}
     assert undefined == {"precision", "sensitivity", "auc", "average_precision", "hd95"}
@@ -134,6 +134,16 @@ def test_threshold_given_beats_recorded_and_pred_or_parent_are_the_same(tmp_path
     assert evaluate(pred, threshold=0.625)["threshold"] == 0.625
     ours, theirs = evaluate(pred), evaluate(pred.parent)
     assert ours["pooled"] == theirs["pooled"] and ours["threshold"] == 0.375
+
+
+def test_what_the_command_is_given_counts(tmp_path, cases):
+    listed = write_data(tmp_path, cases)
+    pred = write_prediction(tmp_path, cases, threshold=0.375, list="elsewhere.txt")
+    main(["--prd_dir", str(pred), "--test_data_dir", str(listed), "--threshold", "0.625", "--ignore_index", "255"])
+    written = read_json(pred.parent / "metrics.json")
+    assert written["threshold"] == 0.625
+    assert written["pooled"]["sensitivity"] is None  # what is labelled as foreground is ignored
+    assert written["pooled"]["specificity"] is not None
 
 
 @pytest.mark.parametrize("kind", ["tif", "8-bit png", "16-bit tif", "0/1 masks"])

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from training import fit as fit_module
 from training.fit import configure, fit
+from training.losses import SegmentationLoss
+from training.selection import Selection
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, read_jsonl
@@ -82,6 +85,54 @@ def test_the_run_folder_holds_what_the_contract_says(disks):
     assert {"val/f1", "val/auc", "train/learning_rate", "train/images_per_second"} <= set(best)
 
 
+def test_best_is_the_checkpoint_of_the_earliest_best_epoch(disks, monkeypatch):
+    figures = iter([0.5, 0.9, 0.9, 0.1])
+    monkeypatch.setattr(fit_module, "decide", lambda *_: Selection(0.25, False, next(figures)))
+    folder = run(disks, epochs=4, run_name="chosen") / "checkpoints"
+    best, second, last = (load_checkpoint(folder / name) for name in ("best.pth", "epoch_2.pth", "last.pth"))
+    assert (best["epoch"], best["threshold"], last["epoch"]) == (2, 0.25, 4)
+    assert last["best"] == {"epoch": 2, "figure": 0.9}
+    assert_equal_states(best["model"], second["model"])
+    assert any(not torch.equal(value, last["model"][name]) for name, value in best["model"].items())
+
+
+def test_the_test_list_is_not_read_in_training(disks):
+    (disks / "txt" / "disks" / "test.txt").write_text("missing.png\tmissing too.png\n")
+    config = json.loads((run(disks, epochs=1) / "config.json").read_text())
+    assert Path(config["val_list"]).name == "val.txt"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"seed": 9}, {"augment": ("noise",)}, {"flips": False}, {"clip_grad": 1e-3}, {"ema": 0.5}, {"fold": "1/2"},
+     {"weight_decay": 5.0}, {"lr": 1e-4}, {"repeat": 2}, {"crop": 24}, {"loss": "dice"}, {"optimizer": "sgd"}],
+    ids=str,
+)  # fmt: skip
+def test_an_option_reaches_the_weights(disks, extra):
+    folders = [run(disks, epochs=1, run_name=name, **more) for name, more in (("plain", {}), ("other", extra))]
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pth")["model"] for folder in folders)
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("extra", [{"noise_seed": 9}, {"unlabelled": "ignore"}], ids=str)
+def test_an_option_of_the_noise_reaches_the_weights(disks, extra):
+    noise = {"label_noise": "sample:0.3", "epochs": 1}
+    folders = [run(disks, run_name=name, **noise, **more) for name, more in (("plain", {}), ("other", extra))]
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pth")["model"] for folder in folders)
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_direction_can_be_given(disks):
+    best = load_checkpoint(run(disks, epochs=1, pred_invert="on") / "checkpoints" / "best.pth")
+    assert best["pred_invert"] is True
+
+
+def test_a_fold_holds_its_part_out(disks):
+    folder = run(disks, epochs=1, fold="2/4")
+    held_out = (folder / "held_out.txt").read_text().splitlines()
+    assert len(held_out) == 2 and "6 training images" in (folder / "log.txt").read_text()
+
+
 def test_a_second_run_of_one_name_is_kept_apart(disks):
     first, second = (run(disks, epochs=1, run_name="same") for _ in range(2))
     assert (first.name, second.name) == ("same", "same-2")
@@ -123,13 +174,18 @@ def test_the_noisy_list_is_read_by_default_and_noise_starts_from_the_clean_one(d
     assert "train_gt.txt with label noise flip:0.2" in capsys.readouterr().out
 
 
-def test_a_diverging_run_stops_before_the_step_and_keeps_what_is_finished(disks):
+def test_a_diverging_run_stops_before_the_step_and_keeps_what_is_finished(disks, monkeypatch):
     from training.step_guard import NonFiniteLoss
 
-    with pytest.raises(NonFiniteLoss, match="weights were not changed"):
-        run(disks, epochs=3, lr=1e30, optimizer="sgd", schedule="constant", run_name="diverged")
-    for path in (disks / "train_log" / "disks" / "diverged" / "checkpoints").glob("*.pth"):
-        assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model"].values())
+    folder = run(disks, epochs=3, stop_after=1, run_name="diverged")
+    before = load_checkpoint(folder / "checkpoints" / "last.pth")
+    broken = SegmentationLoss.forward
+    monkeypatch.setattr(SegmentationLoss, "forward", lambda *given: broken(*given) * float("nan"))
+    with pytest.raises(NonFiniteLoss, match="weights were not changed") as failure:
+        fit(configure({"resume": str(folder)}, disks), disks)
+    assert any("--resume" in note for note in failure.value.__notes__)
+    assert_equal_states(load_checkpoint(folder / "checkpoints" / "last.pth"), before)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"epoch_1.pth", "best.pth", "last.pth"}
 
 
 def test_the_commands_of_the_next_steps_are_printed_last(disks, capsys):
@@ -186,6 +242,9 @@ def test_ninety_percent_flipped_labels_train_the_right_way_up(disks):
     noisy_validation = run(disks, val_labels="noisy", **options)
     for folder in (clean_validation, noisy_validation):
         assert load_checkpoint(folder / "checkpoints" / "best.pth")["pred_invert"] is True
+    # Labels that cannot be trusted choose no threshold: it is the one that the noise implies.
+    assert load_checkpoint(noisy_validation / "checkpoints" / "best.pth")["threshold"] == pytest.approx(0.5)
+    assert load_checkpoint(clean_validation / "checkpoints" / "best.pth")["threshold"] != pytest.approx(0.5)
     assert max(record["val/iou"] for record in read_jsonl(clean_validation / "metrics.jsonl")) > 0.6
 
 
