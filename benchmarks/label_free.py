@@ -6,10 +6,10 @@ and names the cells that are missing. ``--ablations`` changes one ingredient of 
 validation lists.
 
     python benchmarks/label_free.py
-    python benchmarks/label_free.py --ablations --datasets er_sim mito_sim nuc_sim
+    python benchmarks/label_free.py --ablations --datasets er_sim mito_sim nuc_sim nuc --seeds 0 1
     python benchmarks/label_free.py --summarize
     python benchmarks/label_free.py --methods ours supervised published no_ems --epochs 100 --repeat 1 --seeds 0 \\
-        --datasets er_sim nuc_sim mito_sim --out benchmarks/results/label_free/100_epochs
+        --datasets er_sim nuc_sim --out benchmarks/results/label_free/100_epochs
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.label_free_report import summarize
 from benchmarks.noise_grid import shortened_list
 from evaluation.baselines import BASELINES
+from training.options import RECIPES
 from utils.cli import CommandParser, run_command
 from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, read_jsonl, write_json
 
@@ -73,7 +74,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "DMI and IoU losses": {"loss": "dmi+iou"},
 }
 CROSS_LABELLED = "two networks"  # an ablation too: a second network, of another seed, learns the masks of the first
-SECOND_NETWORK = {"normalization": "local", "ema": 0.99}  # as the first, but its labels are given
+SECOND_NETWORK = {name: RECIPES["best"][name] for name in ("normalization", "ema")}  # the rest is about its labels
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -90,7 +91,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
     parser.add_argument("--ablations", action="store_true", help="our recipe with one ingredient changed, on val.txt")
     parser.add_argument("--summarize", action="store_true", help="no training: tables and figures of finished cells")
-    return parser.parse_args()
+    settings = parser.parse_args()
+    if settings.ablations and settings.methods != list(ALL_METHODS):
+        parser.error("--methods chooses among the cells without --ablations; leave one of the two out")
+    return settings
 
 
 def cell_path(out: Path, method: str, dataset: str, seed: int) -> Path:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.label_noise import median_ms
 from benchmarks.speed_record import Figure, Settings
 from models import build_network, fold_batch_norms
+from utils.device import PRECISIONS
 
 MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # rows of the square matrices of the largest product
 COPIED = {"cpu": 2**27, "mps": 2**28, "cuda": 2**30}  # bytes
@@ -78,9 +79,9 @@ def matrix_rows(settings: Settings) -> int:
     return 256 if settings.tiny else MATRIX[settings.device]
 
 
-def matrix_product(settings: Settings, dtype: torch.dtype) -> float:
-    """Operations a second of the product of two large square matrices."""
-    device, rows = settings.device, matrix_rows(settings)
+def matrix_product(settings: Settings, precision: str) -> float:
+    """Operations a second of the product of two large square matrices in ``bf16``, ``fp16`` or ``fp32``."""
+    device, rows, dtype = settings.device, matrix_rows(settings), PRECISIONS[precision] or torch.float32
     left, right = (torch.randn(rows, rows, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
 
     def multiply() -> None:
@@ -105,7 +106,7 @@ def large_copy(device: str, size: int, seconds: float) -> float:
 def measure_ceilings(settings: Settings) -> list[Figure]:
     """The device's largest matrix product and copy, and the images a second that they would allow in bf16."""
     rows, size = matrix_rows(settings), 2**20 if settings.tiny else COPIED[settings.device]
-    product, exact = (matrix_product(settings, dtype) for dtype in (torch.bfloat16, torch.float32))
+    product, exact = (matrix_product(settings, precision) for precision in ("bf16", "fp32"))
     copy = large_copy(settings.device, size, settings.seconds)
     return [
         Figure(f"product of {rows}² matrices, bf16", "GFLOP/s", product / 1e9),

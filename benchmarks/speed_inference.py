@@ -20,15 +20,13 @@ HUGE = 10_000  # pixels along a side
 
 def measure_inference(settings: Settings) -> list[Figure]:
     """Images of 256² a second through the network, and from files to maps; the plain way beside it."""
-    import torch
 
     samples_of("test")
     ways = ("fast", "plain") if settings.baseline else ("fast",)
     found = {way: in_fresh_process(predict_for_a_while, settings, way) for way in ways}
     fast, plain = found["fast"], found.get("plain", {})
     operations, _ = count(settings.width, SIZE, training=False)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[fast["precision"]]
-    ceiling = matrix_product(settings, dtype)
+    ceiling = matrix_product(settings, fast["precision"])
     what = f"width {settings.width} at {SIZE}², batch {batch_size(settings)}"
     facts = {"precision": fast["precision"], "share_of_product": fast["network"] * operations / ceiling,
              "peak MiB": fast["peak"]}  # fmt: skip

@@ -156,7 +156,6 @@ def samples_of(name: str) -> list[Any]:
 
 def measure_training(settings: Settings) -> list[Figure]:
     """Images a second; fast and plain take turns, so that a busy machine slows both."""
-    import torch
 
     given = training_options(settings)
     fast, plain, exact = [], [], []
@@ -167,18 +166,16 @@ def measure_training(settings: Settings) -> list[Figure]:
             if fast[-1]["precision"] != "fp32":
                 exact.append(in_fresh_process(train_fast, {**given, "precision": "fp32"}))
     operations, _ = count(settings.width, settings.crop, training=True)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[fast[0]["precision"]]
-    ceiling = matrix_product(settings, dtype)
+    ceiling = matrix_product(settings, fast[0]["precision"])
     what = f"width {settings.width} at {settings.crop}², batch {settings.batch_size}"
-    on_cpu = settings.device == "cpu"
     is_h100_goal = (settings.device, settings.width, settings.crop) == ("cuda", 64, 256)
     goals = {"goal": 1000.0 if is_h100_goal else None, "goal_ratio": 5.0 if settings.device == "cuda" else 1.3}
-    figures = [_speed(what, fast, plain, on_cpu, goals, share_of_product=_median(fast) * operations / ceiling)]
+    figures = [_speed(settings, what, fast, plain, goals, share_of_product=_median(fast) * operations / ceiling)]
     if exact:
-        figures.append(_speed(f"{what}, in fp32", exact, plain, on_cpu, {}))
+        figures.append(_speed(settings, f"{what}, in fp32", exact, plain, {}))
     if settings.device == "cuda":
         compiled = [in_fresh_process(train_fast, {**given, "compile": True}) for _ in range(settings.rounds)]
-        figures.append(_speed(f"{what}, compiled", compiled, plain, on_cpu, goals))
+        figures.append(_speed(settings, f"{what}, compiled", compiled, plain, goals))
     return figures
 
 
@@ -187,12 +184,12 @@ def _median(results: Sequence[dict[str, Any]]) -> float:
 
 
 def _speed(
-    what: str, results: list[dict[str, Any]], plain: list[dict[str, Any]], on_cpu: bool, goals: dict[str, Any],
+    settings: Settings, what: str, results: list[dict[str, Any]], plain: list[dict[str, Any]], goals: dict[str, Any],
     **more: Any,
 ) -> Figure:  # fmt: skip
     facts = {"precision": results[0]["precision"], "peak MiB": max(result["peak"] for result in results), **more}
     facts |= {"plain peak MiB": max(result["peak"] for result in plain)} if plain else {}
-    if plain and on_cpu:  # a host that waits for its accelerator uses CPU time too
+    if plain and settings.device == "cpu":  # a host that waits for its accelerator uses CPU time too
         ours, theirs = (statistics.median(result["cpu_ms"] for result in each) for each in (results, plain))
         facts |= {"CPU ms an image": ours, "plain CPU ms": theirs, "CPU ratio": theirs / ours}
     return Figure(what, "images/s", _median(results), _median(plain) if plain else None, **goals, more=facts)

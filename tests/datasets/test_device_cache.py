@@ -102,6 +102,7 @@ def test_no_batch_waits_for_the_device(samples, strong):
     batches = TrainingBatches(len(dataset), 2, seed=1, rank=1, world=2)
     loader = DeviceLoader(dataset, batches, torch.device("cuda"), labels_change=True)
     list(loader)  # tables are made
+    batches.set_epoch(1)  # labels are drawn anew
     torch.cuda.set_sync_debug_mode("error")
     try:
         list(loader)
