@@ -178,3 +178,31 @@ def test_picture_of_every_kind_of_report():
         draw_audit(audit_labels(noisy, None, images), noisy, None, images): 3 * 3,
     }
     assert [len(figure.axes) for figure in panels] == list(panels.values())
+
+
+def test_what_the_command_is_given_counts(audit):
+    noise = ("--label_noise", "sample:0.5", "--train_list", "train_gt")
+    _, folder = audit(*noise)
+    dropped = read(folder)["Q"]
+    assert dropped[1] == pytest.approx([0.5, 0.5], abs=0.01)
+    _, folder = audit(*noise, "--unlabelled", "ignore", "--seed", 7)
+    assert read(folder)["Q"][1] == [0, 1]  # what was not sampled counts nowhere
+
+
+def test_several_classes_with_an_ignored_one(audit, workspace):
+    import cv2
+
+    folder, lists = workspace / "datasets/disks/train", workspace / "txt/disks/train"
+    shutil.copytree(folder / "labels", folder / "labels_classes")
+    for path in (folder / "labels_classes").iterdir():
+        label = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype("uint8")
+        label[:, :32] *= 2
+        label[:4] = 9
+        cv2.imwrite(str(path), label)
+    listed = (lists / "train_gt.txt").read_text().replace("train/labels/", "train/labels_classes/")
+    (lists / "classes.txt").write_text(listed)
+    given = ("--train_list", "classes", "--num_classes", 3, "--ignore_index", 9, "--label_noise", "flip:0.2")
+    _, out = audit(*given, "--in_channels", 3, "--data_root", workspace)
+    found = read(out)["Q"]
+    assert [len(row) for row in found] == [3, 3, 3]
+    assert [found[k][k] for k in range(3)] == pytest.approx([0.8] * 3, abs=0.01)
