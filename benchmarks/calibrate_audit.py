@@ -1,7 +1,7 @@
 """Calibrate the constants of predicted IoU on simulated sets: which bandwidth, blur and number of pixels to trust.
 
-The constants of ``evaluation/predicted_iou.py`` are chosen here and then fixed in its code; real images have no part in
-it. Predictions of every combination are held against one of two references over a grid of label noise:
+The constants of ``evaluation/label_audit/predicted_iou.py`` are chosen here and fixed in its code; real images have no
+part. Predictions of every combination are held against one of two references over a grid of label noise:
 
 - measured (``--measured benchmarks/results/noise_grid``, or a JSON list): test IoU of networks trained on the same
   cells, each ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81}`` or, as ``benchmarks/noise_grid.py`` writes
@@ -32,7 +32,7 @@ from utils.run_folder import environment_record, read_json, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaluation.predicted_iou import Outlook
+    from evaluation.label_audit.predicted_iou import Outlook
 
 SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
 SPECS = (
@@ -85,8 +85,8 @@ def read_cells(path: Path, datasets: Iterable[str]) -> tuple[list[Cell], int]:
 
 def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """The first training images of a simulated set, their masks and image ids, as on disk."""
-    from datasets.simulate import SIMULATED as RECIPES
-    from datasets.simulate import image_rng, simulate_image
+    from datasets.simulation import SIMULATED as RECIPES
+    from datasets.simulation import image_rng, simulate_image
 
     images = min(images, RECIPES[dataset].counts[0])
     pairs = [simulate_image(dataset, image_rng(dataset, "train", index)) for index in range(images)]
@@ -101,9 +101,9 @@ def predict(outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str
 
     from datasets.label_noise import make_noisy_label
     from datasets.transition_matrix import count_transitions
-    from evaluation.iou_ceiling import iou_ceiling
-    from evaluation.label_density import location_counts
-    from evaluation.transitions import estimate_transitions
+    from evaluation.label_audit.by_distance import location_counts
+    from evaluation.label_audit.iou_ceiling import iou_ceiling
+    from evaluation.label_audit.transitions import estimate_transitions
 
     noisy = [make_noisy_label(mask, spec, SEED, name) for mask, name in zip(masks, ids, strict=True)]
     table = np.stack([location_counts(bins, label) for bins, label in zip(outlook.bins, noisy, strict=True)])
@@ -117,8 +117,8 @@ def predict(outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str
 
 def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
     """Predictions of the cells of one data set for every combination, and the reference IoU of each cell."""
-    from evaluation.label_density import location_bins
-    from evaluation.predicted_iou import Outlook
+    from evaluation.label_audit.by_distance import location_bins
+    from evaluation.label_audit.predicted_iou import Outlook
 
     images, masks, ids = simulate(cells[0].dataset, max(cell.images for cell in cells))
     bins = [location_bins(mask) for mask in masks]

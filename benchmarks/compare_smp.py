@@ -97,7 +97,7 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     from training.engine import train_one_epoch, validate
     from training.losses import SegmentationLoss
     from training.optimizers import build_optimizer, build_schedule
-    from training.state import seed_everything
+    from training.run.state import seed_everything
     from utils.device import choose_device, choose_precision
 
     device = torch.device(choose_device(training.device))

@@ -202,7 +202,7 @@ def _method_of(options: dict[str, Any]) -> str:
 def run_untrained(dataset: str, method: str, seed: int) -> dict[str, float]:
     """Segment the test list by a classic method or by feature clustering, and score it."""
     from evaluation import baselines
-    from training import dfc
+    from evaluation.classical import dfc
 
     out = LOG_ROOT / "label_free" / dataset
     common = ["--dataset", dataset, "--data_list", str(images_of(dataset, "test")), "--out", str(out)]

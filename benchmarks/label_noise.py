@@ -60,7 +60,7 @@ def parse_options() -> argparse.Namespace:
 
 def draw_masks(count: int) -> dict[str, list[np.ndarray]]:
     """Masks (256, 256) of 0/1 by kind: ``count`` of each simulation, and the full mask."""
-    from datasets.simulate import image_rng, simulate_image
+    from datasets.simulation import image_rng, simulate_image
 
     masks = {
         name: [simulate_image(name, image_rng(name, "train", index), SIZE)[1] for index in range(count)]

@@ -198,7 +198,7 @@ def draw(finished: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Test mIoU over the share of flipped labels, for each data set, beside what was predicted before training."""
     from matplotlib.figure import Figure
 
-    from evaluation.charts import BLUE, GREY, INK, ORANGE
+    from evaluation.report.charts import BLUE, GREY, INK, ORANGE
 
     figure = Figure(figsize=(5 * len(finished), 3.6), layout="constrained")
     panels = figure.subplots(1, len(finished), squeeze=False)[0]

@@ -58,8 +58,8 @@ def run_cell(dataset: str, spec: str, recipe: str, width: int, steps: int, out: 
     """Train, predict, and score at three thresholds: validation's, one half, the one that the noise implies."""
     from datasets.label_noise import spec_transition_matrix
     from evaluation import inference
+    from evaluation.label_audit.transitions import implied_threshold
     from evaluation.metrics import evaluate_maps
-    from evaluation.transitions import implied_threshold
 
     lists = (shortened_list(dataset, "train_gt", TRAIN_IMAGES), shortened_list(dataset, "val", VAL_IMAGES))
     loss, factor = RECIPES[recipe]

@@ -47,7 +47,7 @@ def row(name: str, side: int):
     from datasets.image_io import read_image, read_label, read_scores
     from datasets.label_noise import make_noisy_label
     from datasets.lists import find_list, read_list
-    from evaluation.overlays import beside, show_classes, show_errors, show_image, show_scores, shrink
+    from utils.overlays import beside, show_classes, show_errors, show_image, show_scores, shrink
 
     run_name, _, place = name.partition(":")
     run = find_run(run_name)
@@ -71,7 +71,7 @@ def main() -> None:
     options = parse_arguments()
     import cv2
 
-    from evaluation.overlays import beside
+    from utils.overlays import beside
 
     picture = beside([row(name, options.side) for name in options.runs], axis=0)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def parse_options():
 def load_split(name: str, split: str, real_dir: Path) -> list[Pair]:
     """All pairs of a split, simulated in memory or read from files."""
     if name in COUNTERPARTS:
-        from datasets.simulate import SIMULATED, image_rng, simulate_image
+        from datasets.simulation import SIMULATED, image_rng, simulate_image
 
         count = SIMULATED[name].counts[SPLITS.index(split)]
         return [Pair(*simulate_image(name, image_rng(name, split, index))) for index in range(count)]

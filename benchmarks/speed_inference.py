@@ -59,7 +59,7 @@ def predict_for_a_while(settings: Settings, way: str) -> dict[str, Any]:
     from benchmarks.speed_plain import predict_plainly
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
     from models import build_network, fold_batch_norms
-    from training.compilation import compile_network
+    from training.run.compilation import compile_network
     from utils.cli import Progress
     from utils.device import choose_precision
 

@@ -103,7 +103,7 @@ def score_files(settings: Settings) -> float:
     from pathlib import Path
 
     from datasets.image_io import write_scores
-    from evaluation.scoring import Scorer, score_maps, summarize
+    from evaluation.scores.images import Scorer, score_maps, summarize
 
     samples = samples_of("test")[: 2 if settings.tiny else None]
     with tempfile.TemporaryDirectory() as folder:

@@ -29,8 +29,8 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import find_list, read_list, write_list
-from evaluation.label_ranking import LabelJudge, Verdict, choose_predictions, rank_labels
-from evaluation.scoring import find_maps
+from evaluation.label_errors.ranking import LabelJudge, Verdict, choose_predictions, rank_labels
+from evaluation.scores.images import find_maps
 from utils.cli import CommandParser, UserError, run_command
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, read_json, write_json
 

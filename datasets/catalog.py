@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.lists import find_list, list_folder
-from datasets.pairing import label_folders
+from datasets.list_pairing import label_folders
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
@@ -52,7 +52,7 @@ def prepare_dataset(
     Raises:
         UserError: images without lists (with the command that makes them), a set that is unknown or not in place.
     """
-    from datasets.simulate import SIMULATED, make_dataset
+    from datasets.simulation import SIMULATED, make_dataset
 
     check_name(name)
     if name in SIMULATED:

@@ -20,7 +20,7 @@ import numpy as np
 
 from datasets.catalog import SPLITS
 from datasets.image_io import IGNORE, read_label, write_label
-from datasets.pairing import list_images, pair_files, shortened
+from datasets.list_pairing import list_images, pair_files, shortened
 from utils.cli import Progress, UserError
 from utils.run_folder import display_path
 

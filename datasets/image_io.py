@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
+from datasets.image_decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
 from utils.cli import UserError
 from utils.run_folder import atomic_write, display_path, read_json
 

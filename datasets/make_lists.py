@@ -20,7 +20,7 @@ from datasets.catalog import SPLITS, check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
 from datasets.image_io import IGNORE, read_label
 from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
-from datasets.pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
+from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
 from utils.cli import CommandParser, UserError, run_command
 from utils.run_folder import REPO_ROOT, display_path, quoted
 

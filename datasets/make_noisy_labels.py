@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
 from datasets.lists import NOISY_LIST
-from datasets.noisy_labels import write_noisy_labels
+from datasets.noise_files import write_noisy_labels
 from utils.cli import CommandParser, run_command, whole_number
 from utils.run_folder import display_path, quoted
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from datasets.lists import Sample
-    from evaluation.audit_report import AuditReport
-    from evaluation.label_statistics import LabelStatistics
+    from evaluation.label_audit.report import AuditReport
+    from evaluation.label_audit.statistics import LabelStatistics
 
 FOREGROUNDS = ("bright", "dark", "minority")
 CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
@@ -171,7 +171,7 @@ def write_audit(
     import numpy as np
 
     from datasets.transition_matrix import write_matrix
-    from evaluation.audit_figure import draw_audit, write_figure
+    from evaluation.label_audit.plot import draw_audit, write_figure
 
     matrix_path = folder / MATRIX_FILE
     matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
@@ -203,9 +203,9 @@ def main() -> None:
     options = parse_options()
     from datasets.catalog import prepare_dataset
     from datasets.lists import default_training_list
-    from evaluation.audit_table import figure_lines
     from evaluation.label_audit import audit_labels
-    from evaluation.label_statistics import label_statistics
+    from evaluation.label_audit.statistics import label_statistics
+    from evaluation.label_audit.text import figure_lines
 
     if options.foreground and options.num_classes > 1:
         raise UserError("--foreground is for binary labels; give --clean_list for several classes")

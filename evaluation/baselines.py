@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from datasets.surroundings import above_surroundings
-from evaluation.foreground import otsu_mask
-from evaluation.untrained import make_parser, run_methods
+from evaluation.classical.foreground import otsu_mask
+from evaluation.classical.runner import make_parser, run_methods
 from utils.cli import run_command
 
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))

@@ -100,8 +100,8 @@ def choose_images(options: argparse.Namespace, config: dict[str, Any]) -> Source
 
 def input_images(paths: Sequence[Path]) -> Source:
     """Image files, and the images directly inside folders, as samples without labels."""
+    from datasets.list_pairing import IMAGE_SUFFIXES, list_images
     from datasets.lists import Sample
-    from datasets.pairing import IMAGE_SUFFIXES, list_images
 
     files: list[Path] = []
     for path in paths:
@@ -130,8 +130,8 @@ def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Pictu
     from dataclasses import replace
 
     from datasets.lists import check_samples
-    from evaluation.map_files import map_names
     from evaluation.prediction import Picture
+    from evaluation.prediction.score_maps import map_names
 
     unlabelled = [replace(sample, label=None) for sample in source.samples]
     sizes = check_samples(unlabelled, source.list_path or "--input", in_channels=in_channels)

@@ -20,7 +20,7 @@ from utils.run_folder import REPO_ROOT, atomic_write, display_path, environment_
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
-    from evaluation.scoring import ImageResult, MapFolder, Matches
+    from evaluation.scores.images import ImageResult, MapFolder, Matches
 
 DEFAULT_THRESHOLD = 0.5
 NAMED_FILES = 5
@@ -77,7 +77,7 @@ def evaluate_maps(
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
     """
-    from evaluation.scoring import Scorer, find_maps, integer_scale, match_maps, score_maps, summarize
+    from evaluation.scores.images import Scorer, find_maps, integer_scale, match_maps, score_maps, summarize
 
     folder = find_maps(prd_dir)
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)
@@ -173,7 +173,7 @@ def write_csv(path: Path, results: Sequence[ImageResult]) -> None:
 
 def print_table(summary: dict[str, Any]) -> None:
     """The figures for people."""
-    from evaluation.scoring import TITLES, show, title_of
+    from evaluation.scores.images import TITLES, show, title_of
 
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
     print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")

@@ -19,8 +19,8 @@ from utils.run_folder import LOG_ROOT, atomic_write, display_path, environment_r
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
-    from evaluation.label_ranking import LabelJudge, Prediction, Verdict
-    from evaluation.scoring import MapFolder
+    from evaluation.label_errors.ranking import LabelJudge, Prediction, Verdict
+    from evaluation.scores.images import MapFolder
 
 NAMED_FILES = 5
 COLUMNS = (
@@ -99,7 +99,7 @@ def write_suspects(folder: Path, verdicts: Sequence[Verdict], judge: LabelJudge,
 
     from datasets.image_io import read_image, write_image
     from datasets.lists import write_list
-    from evaluation.suspect_sheet import suspect_row, write_sheet
+    from evaluation.label_errors.sheet import suspect_row, write_sheet
 
     shutil.rmtree(folder / "maps", ignore_errors=True)  # an earlier ranking's ranks are not this one's
     rows = []
@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
     from datasets.catalog import prepare_dataset
     from datasets.lists import default_training_list, find_list, read_list
-    from evaluation.label_ranking import choose_predictions, rank_labels
-    from evaluation.scoring import find_maps
+    from evaluation.label_errors.ranking import choose_predictions, rank_labels
+    from evaluation.scores.images import find_maps
 
     dataset = prepare_dataset(options.dataset, options.train_list)
     list_path = find_list(options.train_list, dataset) if options.train_list else default_training_list(dataset)

@@ -101,8 +101,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     for room in ROOMS:
         (root / room).mkdir()
-        for source in (REPO_ROOT / room).glob("*.py"):
-            shutil.copy(source, root / room / source.name)
+        for source in (REPO_ROOT / room).rglob("*.py"):
+            target = root / source.relative_to(REPO_ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
     for source in (REPO_ROOT / "main.py", REPO_ROOT / "requirements.txt"):
         if source.exists():
             shutil.copy(source, root / source.name)

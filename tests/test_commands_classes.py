@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from datasets.image_io import IGNORE, read_image, read_label, read_scores, write_image, write_label
-from evaluation.overlays import class_colors, show_classes
 from evaluation.scores import class_iou, confusion_matrix
+from utils.overlays import class_colors, show_classes
 from utils.run_folder import read_json, read_jsonl
 
 CLASSES, SIZE, SHARE = 3, 48, 0.9

@@ -19,8 +19,8 @@ from utils.cli import CommandParser, UserError, run_command
 from utils.run_folder import REPO_ROOT, display_path, environment_record, write_json
 
 if TYPE_CHECKING:
-    from training.budget_cells import Book, Study
-    from training.budget_plan import Cell
+    from training.budget.plan import Cell
+    from training.budget.trials import Book, Study
 
 MARGIN = 1.1  # how much longer than foreseen a training may take and still be begun
 TITLES = {"f1": "F1", "miou": "mean IoU"}
@@ -80,7 +80,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> tuple[argparse.Name
 
 def show_plan(study: Study, ladder: Sequence[Cell], book: Book) -> list[Cell]:
     """Say what is going to be trained; returns the cells that are not finished."""
-    from training.budget_curve import percent
+    from training.budget.curve import percent
 
     counts = sorted({cell.images for cell in ladder}, reverse=True)
     shares = sorted({cell.share for cell in ladder}, reverse=True)
@@ -103,7 +103,7 @@ def show_plan(study: Study, ladder: Sequence[Cell], book: Book) -> list[Cell]:
 
 def name_cells(cells: Sequence[Cell]) -> str:
     """Cells in words, repeats of one kind together: "5 % of the pixels, 40 images, repeat 2 3"."""
-    from training.budget_curve import percent
+    from training.budget.curve import percent
 
     repeats: dict[tuple[float, int], list[int]] = {}
     for cell in sorted(cells, key=lambda cell: (-cell.share, -cell.images, cell.repeat)):
@@ -153,7 +153,7 @@ def run_cells(
     Args:
         ends: the end of the time budget, in the seconds of ``clock``.
     """
-    from training.budget_cells import finish_cell, measure_seconds, tidy_away
+    from training.budget.trials import finish_cell, measure_seconds, tidy_away
 
     if not waiting:
         return []
@@ -176,7 +176,8 @@ def run_cells(
 
 def conclude(study: Study, book: Book, left_out: Sequence[Cell], target: float) -> None:
     """Fit the curve, print table and sentences, write curve.json, table.csv and curve.png."""
-    from training import budget_curve, budget_report
+    from training.budget import curve as budget_curve
+    from training.budget import report as budget_report
 
     scored = [record for record in book.cells.values() if record["score"] is not None]
     if not scored:
@@ -214,8 +215,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = REPO_ROOT) -> None
     """Plan, train, fit, tell."""
     started = time.monotonic()
     own, given = parse_options(arguments)
-    from training.budget_cells import Book, open_study
-    from training.budget_plan import DEFAULT_SHARES, default_counts, make_ladder
+    from training.budget.plan import DEFAULT_SHARES, default_counts, make_ladder
+    from training.budget.trials import Book, open_study
 
     study = open_study(given, own.steps, own.data_list, own.out, root)
     counts = own.image_counts or default_counts(len(study.samples))

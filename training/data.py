@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from datasets.device_cache import DeviceLoader
-from datasets.device_noise import check_steps
+from datasets.gpu_loader import DeviceLoader
 from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
 from datasets.lists import (
@@ -27,6 +26,7 @@ from datasets.lists import (
     read_checked_list,
     read_list,
 )
+from datasets.noise_gpu import check_steps
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions

@@ -12,28 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
-from training.compilation import compile_network
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochFigures, train_one_epoch, validate
-from training.journal import Journal
-from training.label_check import LabelKnowledge, examine_labels, write_audit
 from training.label_free import PseudoLabels
 from training.losses import parse_loss
 from training.options import TrainingOptions
-from training.profiling import TRACE, traced_steps
-from training.run_config import configure as configure
-from training.run_config import label_facts, make_config, take_up, write_config
-from training.saving import checkpointed_epochs, save_epoch, show_pictures
-from training.selection import (
-    Selection,
-    decoding_matrix,
-    select_binary,
-    select_classes,
-    threshold_by_noise,
-    with_logged_figures,
-    without_validation,
-)
-from training.state import (
+from training.run.checkpoints import checkpointed_epochs, save_epoch, show_pictures
+from training.run.compilation import compile_network
+from training.run.config import configure as configure
+from training.run.config import label_facts, make_config, take_up, write_config
+from training.run.label_facts import LabelKnowledge, examine_labels, write_audit
+from training.run.logger import Journal
+from training.run.profiling import TRACE, traced_steps
+from training.run.state import (
     LabelNoiseFacts,
     TrainingState,
     add_schedule,
@@ -43,6 +34,15 @@ from training.state import (
     load_last,
     restore,
     seed_everything,
+)
+from training.selection import (
+    Selection,
+    decoding_matrix,
+    select_binary,
+    select_classes,
+    threshold_by_noise,
+    with_logged_figures,
+    without_validation,
 )
 from utils.background import BackgroundWriter
 from utils.cli import Progress

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evaluation.label_audit.transitions import implied_threshold, needs_decoding
 from evaluation.scores import (
     auc,
     best_threshold,
@@ -24,7 +25,6 @@ from evaluation.scores import (
     mean_iou,
     youden_threshold,
 )
-from evaluation.transitions import implied_threshold, needs_decoding
 
 DEFAULT_THRESHOLD = 0.5
 WORST_CONDITION = 100.0  # of a transition matrix that is inverted: beyond, noise of the scores outweighs them

@@ -8,7 +8,7 @@ import pytest
 
 from datasets.catalog import known_datasets, prepare_dataset
 from datasets.lists import check_samples, read_list
-from datasets.simulate import MARKER, SIMULATED, list_paths, sample_paths
+from datasets.simulation import MARKER, SIMULATED, list_paths, sample_paths
 from utils.cli import UserError
 
 

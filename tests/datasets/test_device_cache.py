@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.device_cache import DeviceLoader, turned_places
+from datasets.gpu_loader import DeviceLoader, turned_places
 from datasets.image_io import IGNORE, write_label
 from datasets.lists import Sample
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.device_noise import check_steps, make_noisy_label_on_device
 from datasets.image_io import IGNORE
 from datasets.label_noise import make_noisy_label, parse_spec
+from datasets.noise_gpu import check_steps, make_noisy_label_on_device
 from datasets.noise_steps import largest_remainder, share_count
 from datasets.transition_matrix import count_transitions
 from utils.cli import UserError

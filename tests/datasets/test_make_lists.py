@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.image_io import write_image, write_label
+from datasets.list_pairing import list_images, natural_key, pair_files
 from datasets.lists import read_list
 from datasets.make_lists import make_lists, next_step
-from datasets.pairing import list_images, natural_key, pair_files
 from utils.cli import UserError
 
 IMAGE = np.zeros((16, 16), np.uint8)

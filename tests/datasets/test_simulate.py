@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import simulate
+from datasets import simulation as simulate
 from datasets.image_io import read_image, read_label
 from datasets.lists import check_samples, read_list
-from datasets.simulate import SIMULATED, detect, expected_electrons, image_rng, make_dataset, simulate_image
-from datasets.simulate_geometry import Curve, draw_tubes, smooth_field
+from datasets.simulation import SIMULATED, detect, expected_electrons, image_rng, make_dataset, simulate_image
+from datasets.simulation_geometry import Curve, draw_tubes, smooth_field
 from utils.cli import UserError
 from utils.run_folder import read_json
 

@@ -11,10 +11,10 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import read_matrix
-from evaluation.audit_figure import draw_audit
 from evaluation.audit_labels import FOREGROUNDS, parse_options
-from evaluation.image_evidence import FOREGROUNDS as KNOWN_FOREGROUNDS
 from evaluation.label_audit import audit_labels
+from evaluation.label_audit.plot import draw_audit
+from evaluation.label_audit.without_reference import FOREGROUNDS as KNOWN_FOREGROUNDS
 
 LINE = re.compile(r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
                   r"\(IoU ceiling (\d\.\d\d|unknown)\)$", re.MULTILINE)  # fmt: skip

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from evaluation.audit_report import VERDICTS
-from evaluation.audit_table import figure_lines
 from evaluation.label_audit import audit_labels
+from evaluation.label_audit.report import VERDICTS
+from evaluation.label_audit.text import figure_lines
 from utils.run_folder import plain
 
 KEYS = {"verdict", "iou_ceiling", "predicted_iou", "phi", "contrast", "Q", "Q_low", "Q_high", "rank", "det", "invert",

@@ -10,7 +10,7 @@ import pytest
 
 from datasets.image_io import read_image, read_label, read_scores
 from evaluation.baselines import BASELINES, graded
-from evaluation.foreground import local_skewness, orient, otsu_mask, resolve_foreground
+from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
 LEAST_IOU = {"ridge": 0.75}  # of lines; the others find disks

@@ -13,7 +13,6 @@ import torch
 from datasets.image_io import read_image, read_label, read_scores, write_image
 from datasets.transforms import normalize
 from evaluation.inference import main
-from evaluation.map_files import band_writer, in_background, map_names, read_ahead
 from evaluation.prediction import (
     MapSettings,
     Picture,
@@ -22,7 +21,8 @@ from evaluation.prediction import (
     load_network,
     predict_pictures,
 )
-from evaluation.tiling import predict_tiled
+from evaluation.prediction.score_maps import band_writer, in_background, map_names, read_ahead
+from evaluation.prediction.tiling import predict_tiled
 from models import build_network, to_scores
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress, UserError

@@ -7,9 +7,9 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions
-from evaluation.image_evidence import ImageEvidence
 from evaluation.label_audit import audit_labels
-from evaluation.predicted_iou import bin_shares, what_labels_teach
+from evaluation.label_audit.predicted_iou import bin_shares, what_labels_teach
+from evaluation.label_audit.without_reference import ImageEvidence
 from evaluation.scores import mean_iou
 from utils.cli import UserError
 from utils.run_folder import plain

@@ -9,7 +9,7 @@ from skimage.morphology import skeletonize
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions, flip_matrix
-from evaluation.label_density import (
+from evaluation.label_audit.by_distance import (
     DEPTH_EDGES,
     DISTANCE_EDGES,
     boundary_coordinates,

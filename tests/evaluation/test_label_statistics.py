@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.label_statistics import label_statistics
+from evaluation.label_audit.statistics import label_statistics
 
 
 def test_statistics_find_planted_oddities(blobs, noisy_labels):
@@ -43,7 +43,7 @@ def test_statistics_say_what_was_not_looked_for(blobs, monkeypatch, noisy_labels
     assert "(3 images, 4 are needed)" in said(label_statistics(masks[:3], images[:3]))
     assert "(no images" in said(label_statistics(masks))
     assert "too weakly" in said(label_statistics(noisy_labels(masks, "random:0.3"), images))
-    monkeypatch.setattr("evaluation.label_statistics.MAX_COMPARED", 12)
+    monkeypatch.setattr("evaluation.label_audit.statistics.MAX_COMPARED", 12)
     found = label_statistics(masks, images)
     assert found.compared == 12 and "only the first 12 labels were compared" in said(found)
 

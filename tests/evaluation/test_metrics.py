@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
-from evaluation.scoring import find_maps, match_maps, read_map
+from evaluation.scores.images import find_maps, match_maps, read_map
 from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
 from utils.run_folder import read_json, write_json

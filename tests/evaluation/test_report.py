@@ -13,10 +13,10 @@ import pytest
 
 from datasets.image_io import IGNORE, write_image, write_label, write_scores
 from datasets.lists import Sample
-from evaluation import overlays
 from evaluation.metrics import evaluate_maps
 from evaluation.report import choose_examples
-from evaluation.scoring import ImageResult
+from evaluation.scores.images import ImageResult
+from utils import overlays
 from utils.run_folder import append_jsonl, write_json
 
 

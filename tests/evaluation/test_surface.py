@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import surface as s
+from evaluation.scores import surface as s
 
 
 def random_mask(rng: np.random.Generator, size: int = 40) -> np.ndarray:

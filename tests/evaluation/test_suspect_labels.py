@@ -14,8 +14,8 @@ import pytest
 from datasets.image_io import IGNORE, read_image, write_label, write_scores
 from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.lists import read_list, write_list
-from evaluation.label_kinds import best_shift, guess_kind, on_grid
-from evaluation.label_quality import (
+from evaluation.label_errors.kinds import best_shift, guess_kind, on_grid
+from evaluation.label_errors.quality import (
     FLOOR,
     Calibration,
     calibration_table,
@@ -24,9 +24,9 @@ from evaluation.label_quality import (
     outliers,
     soft_minimum,
 )
-from evaluation.label_ranking import choose_predictions, rank_labels, trained_pairs
+from evaluation.label_errors.ranking import choose_predictions, rank_labels, trained_pairs
 from evaluation.scores import BINS, score_histogram
-from evaluation.scoring import find_maps
+from evaluation.scores.images import find_maps
 from evaluation.suspect_labels import main
 from utils.cli import UserError
 from utils.run_folder import write_json

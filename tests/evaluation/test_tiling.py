@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.tiling import ALIGNMENT, predict_bands, predict_tiled, tile_starts, tile_weights
+from evaluation.prediction.tiling import ALIGNMENT, predict_bands, predict_tiled, tile_starts, tile_weights
 from models import build_network, to_scores
 
 AXES = [(1, 16, 4), (16, 16, 4), (17, 16, 4), (40, 16, 0), (41, 16, 15), (100, 64, 8), (97, 48, 20), (1001, 512, 64)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.transition_matrix import flip_matrix, random_matrix, sample_matrix
-from evaluation.transitions import (
+from evaluation.label_audit.transitions import (
     MIN_IMAGES,
     association,
     contrast,

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from training.annotation_budget import main, parse_options, run_cells, show_time
-from training.budget_cells import Book, finish_cell, open_study, train_cell
-from training.budget_curve import Scores, cell_means, cheapest_sentence, fit_curve, outlook_sentences, resample
-from training.budget_plan import (
+from training.budget.curve import Scores, cell_means, cheapest_sentence, fit_curve, outlook_sentences, resample
+from training.budget.plan import (
     Cell,
     cell_length,
     choose_images,
@@ -20,6 +19,7 @@ from training.budget_plan import (
     information_order,
     make_ladder,
 )
+from training.budget.trials import Book, finish_cell, open_study, train_cell
 from utils.cli import UserError
 
 TINY = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 2, "device": "cpu"}

@@ -11,7 +11,7 @@ import torch
 
 from models import build_network
 from tests.training.test_fit import SMALL
-from training.compilation import compile_network
+from training.run.compilation import compile_network
 from utils.run_folder import REPO_ROOT, read_jsonl
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evaluation.classical.dfc import DfcSettings, dfc_loss, segment, train_dfc
 from evaluation.scores import confusion_counts, iou
-from training.dfc import DfcSettings, dfc_loss, segment, train_dfc
 
 FAST = DfcSettings(channels=8, layers=2, iterations=25, crop=48)
 
@@ -59,7 +59,7 @@ def test_the_loss_is_confidence_plus_continuity(rng):
 
 def test_the_command_writes_maps_like_the_baselines(run_tool, tmp_path):
     done = run_tool(
-        "training/dfc.py", "--dataset", "disks", "--data_list", "val", "--channels", 8, "--layers", 2,
+        "evaluation/classical/dfc.py", "--dataset", "disks", "--data_list", "val", "--channels", 8, "--layers", 2,
         "--iterations", 15, "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

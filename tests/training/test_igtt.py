@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from datasets.image_io import IGNORE
 from datasets.label_noise import EMS_SPEC
 from evaluation.baselines import BASELINES
-from training.density_loss import density_cross_entropy, density_target
-from training.igtt import (
+from training.label_free.masks import (
     CANDIDATES,
     CRITERIA,
     INITIAL_LABELS,
@@ -26,7 +25,8 @@ from training.igtt import (
     separation,
     stretch,
 )
-from training.loss_functions import cross_entropy
+from training.losses.density import density_cross_entropy, density_target
+from training.losses.functions import cross_entropy
 from utils.cli import UserError
 
 

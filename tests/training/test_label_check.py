@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.noisy_labels import write_noisy_labels
+from datasets.noise_files import write_noisy_labels
 from training.data import load_data
-from training.label_check import LabelKnowledge, examine_labels, stated_matrix
 from training.options import TrainingOptions
 from training.resolve import resolve_options
+from training.run.label_facts import LabelKnowledge, examine_labels, stated_matrix
 
 FLIP_TWO = np.array([[0.8, 0.2], [0.2, 0.8]])
 FLIP_ONE = np.array([[0.9, 0.1], [0.1, 0.9]])

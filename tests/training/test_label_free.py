@@ -13,9 +13,9 @@ import torch
 
 from datasets.label_noise import EMS_SPEC
 from training.fit import configure, fit
-from training.igtt import CRITERIA, INITIAL_LABELS
+from training.label_free.masks import CRITERIA, INITIAL_LABELS
+from training.label_free.refresh_rules import REFRESH_RULES
 from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES, REFRESH_NAMES
-from training.refresh_rules import REFRESH_RULES
 from training.resolve import resolve_options
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.loss_optimum import degenerate_optimum, optimal_scores
+from training.losses.optimum import degenerate_optimum, optimal_scores
 
 FOREGROUND = 0.14
 

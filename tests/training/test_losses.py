@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import loss_functions as lf
 from training.losses import LOSSES, SegmentationLoss, frequency_weights, needs_transition_matrix, parse_loss
+from training.losses import functions as lf
 from utils.cli import UserError
 
 Q2 = np.array([[0.9, 0.1], [0.3, 0.7]])

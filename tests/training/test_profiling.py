@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.fit import configure, fit
-from training.profiling import BEFORE, TRACE, TRACED, traced_steps
+from training.run.profiling import BEFORE, TRACE, TRACED, traced_steps
 
 
 def traced_operations(folder: Path, steps: int) -> set[int]:

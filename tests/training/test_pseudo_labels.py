@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.pseudo_labels import MANIFEST, PseudoLabelStore
+from training.label_free.store import MANIFEST, PseudoLabelStore
 from utils.cli import UserError
 
 IDS = ("datasets/er/train/images/1.tif", "datasets/er/train/images/1.png", "/data/ä b%/1.tif", "../1.tif", "x" * 300)

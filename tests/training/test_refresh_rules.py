@@ -9,7 +9,7 @@ import torch
 
 from datasets.lists import read_list
 from datasets.segmentation import SegmentationDataset
-from training.refresh_rules import REFRESH_RULES, Proposal, validation_iou
+from training.label_free.refresh_rules import REFRESH_RULES, Proposal, validation_iou
 
 
 @pytest.fixture

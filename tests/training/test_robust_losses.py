@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import robust_losses as rl
-from training.loss_functions import cross_entropy
 from training.losses import SegmentationLoss
+from training.losses import robust as rl
+from training.losses.functions import cross_entropy
 from utils.cli import UserError
 
 Q2 = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)

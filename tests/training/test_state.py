@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.resolve import resolve_options
-from training.state import LabelNoiseFacts, build_state, score_shares
+from training.run.state import LabelNoiseFacts, build_state, score_shares
 
 FLIPPED = np.array([[0.7, 0.3], [0.3, 0.7]])
 

@@ -1,0 +1,1 @@
+"""Methods without training: thresholds, clustering, filters."""

@@ -1,0 +1,153 @@
+r"""What images alone say about labels: whether there is any signal, and, told what the foreground looks like, its sign.
+
+Without clean labels φ cannot be known, but it is bounded. Where labels depend on the image through the truth alone,
+a score s that was fitted to labels of *other* images correlates with the labels by
+
+.. math:: \operatorname{corr}(s, \text{label}) = \varphi \, \operatorname{corr}(s, \text{truth})
+          \quad\Rightarrow\quad |\varphi| \ge |\operatorname{corr}(s, \text{label})|.
+
+The direction is beyond images: labels and their inverse fit equally well. Labels that no image feature predicts *and*
+whose neighbouring pixels are unrelated have no spatial density; nothing can be learned from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.image_io import IGNORE
+from datasets.transition_matrix import label_classes
+from evaluation.label_audit.by_distance import local_density, window_mean
+from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
+from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
+from evaluation.label_audit.transitions import MIN_IMAGES, MIN_PHI, bootstrap_counts, interval, safe_ratio
+
+FOREGROUNDS = ("bright", "dark", "minority")
+WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
+BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
+
+
+@dataclass(frozen=True)
+class ImageEvidence:
+    """Label signal as far as images show it.
+
+    Args:
+        correlation: of labels with scores fitted to other images; |φ| is at least that. low, high: 95 % bounds, None
+            with too few images.
+        neighbours: correlation of labels of pixels up to BANDWIDTH apart in x and y; neighbours_low, neighbours_high:
+            95 % bounds.
+        direction: 1 right way up, −1 inverted, None unknown.
+    """
+
+    correlation: float
+    low: float | None
+    high: float | None
+    neighbours: float
+    neighbours_low: float | None
+    neighbours_high: float | None
+    direction: int | None
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether images predict the labels: the interval lies above 0."""
+        return self.low is not None and self.low > 0 and self.correlation >= MIN_PHI
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether labels are unrelated to the images and to their own neighbours: both intervals hold 0 and are narrow.
+
+        Neighbours correlate by φ² times what they do in the truth, so a bound on φ asks for the square on them.
+        """
+        if self.low is None or self.low > 0 or self.high < 0:
+            return False
+        by_image = max(-self.low, self.high) < 2 * MIN_PHI
+        return by_image and self.neighbours_low <= 0 <= self.neighbours_high and self.neighbours_high < WEAK_NEIGHBOURS
+
+
+def _correlation(moments: np.ndarray) -> np.ndarray:
+    """Correlation from summed moments (…, K, 6): count, Σs, Σy, Σsy, Σss, Σyy; classes pooled."""
+    count, s, y, sy, ss, yy = np.moveaxis(np.asarray(moments, float), -1, 0)
+    count = np.maximum(count, 1)
+    covariance = (sy / count - s * y / count**2).sum(-1)
+    variances = (ss / count - (s / count) ** 2).sum(-1) * (yy / count - (y / count) ** 2).sum(-1)
+    return np.nan_to_num(safe_ratio(covariance, np.sqrt(np.maximum(variances, 0))))
+
+
+def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float | None, float | None]:
+    """Pooled correlation of moments per image (n, K, 6) and its bounds from resampling images."""
+    value = float(_correlation(moments.sum(0)))
+    if len(moments) < MIN_IMAGES:
+        return value, None, None
+    low, high = interval(_correlation(bootstrap_counts(moments, seed)), len(moments))
+    return value, float(low), float(high)
+
+
+def _moments(s: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Count, Σs, Σy, Σsy, Σss, Σyy of two (P, K) arrays; (K, 6)."""
+    count = np.full(s.shape[1], len(s))
+    return np.stack([count, s.sum(0), y.sum(0), (s * y).sum(0), (s * s).sum(0), (y * y).sum(0)], 1).astype(float)
+
+
+def neighbour_moments(label: np.ndarray, classes: int) -> np.ndarray:
+    """Moments of the class indicators of all pairs of labelled pixels up to BANDWIDTH apart, (classes − 1, 6)."""
+    area = (2 * BANDWIDTH + 1) ** 2
+
+    def others(values: np.ndarray) -> np.ndarray:
+        return np.rint(window_mean(values, BANDWIDTH) * area) - values
+
+    known = label != IGNORE
+    partners, found = others(known), []
+    for label_class in range(1, classes):
+        marked = label == label_class
+        count, single, both = partners[known].sum(), partners[marked].sum(), others(marked)[marked].sum()
+        found.append([count, single, single, both, single, single])  # an indicator is its own square
+    return np.array(found, float)
+
+
+def _direction(scores: np.ndarray, brightness: np.ndarray, foreground: str | None) -> int | None:
+    """1 where the score is high in what the user calls foreground, −1 where it is low, None without a statement."""
+    if foreground is None:
+        return None
+    if foreground == "minority":
+        from skimage.filters import threshold_otsu
+
+        return 1 if (scores > threshold_otsu(scores)).mean() < 0.5 else -1
+    bright_is_high = np.cov(scores, brightness)[0, 1] > 0
+    return 1 if bright_is_high == (foreground == "bright") else -1
+
+
+def image_evidence(
+    noisy: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
+    num_classes: int = 1,
+    foreground: str | None = None,
+    seed: int = 0,
+) -> ImageEvidence:
+    """Look for the labels' signal in the images.
+
+    Args:
+        noisy: labels with 255 ignored, (H, W) each; images: any dtype, (H, W) or (H, W, C) each.
+        foreground: ``bright``, ``dark`` or ``minority`` (the smaller part of the image), for binary labels.
+    """
+    classes = label_classes(num_classes)
+    rng = np.random.default_rng(seed)
+    positions = [sample_positions(label.shape, PIXELS, rng) for label in noisy]
+    learner = PixelLearner(images, positions, seed)
+    label = np.concatenate([item[place] for item, place in zip(noisy, positions, strict=True)])
+    target = np.stack(
+        [
+            np.concatenate([local_density(item, BANDWIDTH, m)[p] for item, p in zip(noisy, positions, strict=True)])
+            for m in range(1, classes)
+        ],
+        axis=1,
+    )
+    scores = learner.scores(np.nan_to_num(target), np.isfinite(target).all(1)).astype(float)
+    indicator = (label[:, None] == np.arange(1, classes)).astype(float)
+    chosen = [(learner.image == image) & (label != IGNORE) for image in range(len(images))]
+    moments = np.stack([_moments(scores[use], indicator[use]) for use in chosen])
+    neighbours = np.stack([neighbour_moments(item, classes) for item in noisy])
+    binary = classes == 2
+    direction = _direction(scores[:, 0], learner.design[:, BRIGHTNESS], foreground) if binary else None
+    return ImageEvidence(*_with_interval(moments, seed), *_with_interval(neighbours, seed), direction)

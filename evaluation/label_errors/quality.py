@@ -1,0 +1,205 @@
+r"""How good a given label is, judged by out-of-sample predictions: quality of pixels and of images, noise-aware.
+
+Cleanlab's self-confidence of a pixel is the predicted probability of its given label,
+:math:`q(x) = p_{y(x)}(x)`. Under label noise that is low for right labels too: where nine of ten foreground pixels
+were left out, every kept one has a probability of 0.1. A network learns the *density* of labels, so here the local
+density of the given label is held against the local mean of the predicted posterior, both in (2h+1)² windows W:
+
+.. math:: \rho_k(x) = \frac1{|W|} \sum_{y \in W(x)} [\text{label}(y) = k], \qquad
+          \pi_k(x) = \frac1{|W|} \sum_{y \in W(x)} p_k(y), \qquad
+          q(x) = \exp\Bigl(-\sum_k \rho_k \ln \frac{\rho_k}{\pi_k}\Bigr).
+
+q is 1 where labels are as dense as expected and falls with the Kullback–Leibler divergence; for h = 0 it is the
+self-confidence. Noise that is the same everywhere is expected, and costs nothing. Scores are calibrated first: p is
+the share of foreground *labels* among pixels of a score, made monotone, so that thresholds, inversion and
+overconfidence drop out. The quality of an image is the soft minimum of its pixels', as cleanlab's.
+
+Sources: Lad and Mueller, *Estimating label quality and errors in semantic segmentation data via any model*, arXiv
+2307.05080 (self-confidence, soft minimum); Northcutt et al., *Confident learning*, JAIR 2021 (class thresholds);
+the densities are this project's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.image_io import IGNORE
+from evaluation.label_audit.by_distance import window_mean
+from evaluation.scores import BINS, auc
+
+WINDOW = 3  # h: windows of 7×7 pixels
+TEMPERATURE = 0.3  # of the soft minimum; cleanlab's 0.1 looks at fewer pixels, the doubtful ones along each boundary
+FLOOR = 1e-3  # of posteriors: no single pixel proves a label wrong
+EVIDENCE = 5.4  # nats: half the 99.9 % quantile of χ² with one degree of freedom
+
+
+def calibration_table(histogram: np.ndarray) -> np.ndarray:
+    """The share of foreground labels among pixels of each score, monotone in the score (isotonic regression).
+
+    Falling where foreground scores lower than background, as with labels that are inverted against the scores.
+
+    Args:
+        histogram: of scores against the labels to be judged, (2, BINS).
+    Returns: float32 (BINS,) in [0, 1]; bins without pixels are interpolated.
+    """
+    from scipy.optimize import isotonic_regression
+
+    total = histogram.sum(0)
+    occupied = np.flatnonzero(total)
+    if not occupied.size:
+        return np.linspace(0, 1, BINS, dtype=np.float32)
+    shares = histogram[1, occupied] / total[occupied]
+    falling = auc(histogram) < 0.5  # NaN, where there is one class alone, is not
+    fitted = isotonic_regression(shares, weights=total[occupied].astype(float), increasing=not falling).x
+    return np.interp(np.arange(BINS), occupied, fitted).astype(np.float32)
+
+
+def class_table(confusion: np.ndarray) -> np.ndarray:
+    """The share of each label among pixels of each predicted class, rows = prediction.
+
+    Args:
+        confusion: pixels, rows = label, columns = prediction, (K, K).
+    Returns: float32 (K, K), rows sum to 1; a class that is never predicted has equal shares.
+    """
+    counts = confusion.T.astype(float)
+    total = counts.sum(1, keepdims=True)
+    return np.where(total > 0, counts / np.maximum(total, 1), 1 / len(counts)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a map becomes the posterior of the labels to be judged.
+
+    Args:
+        table: binary: P(label 1 | score), (BINS,); K classes: P(label | predicted class), (K, K).
+        confidence: mean posterior of each class over the pixels that carry its label, (K,) (confident learning's
+            class thresholds); 1 for a class that no label has.
+    """
+
+    table: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def of_histogram(cls, histogram: np.ndarray) -> Calibration:
+        """For binary score maps, from their histogram against the labels (2, BINS)."""
+        table = calibration_table(histogram)
+        sums = np.array([(histogram[0] * (1 - table)).sum(), (histogram[1] * table).sum()])
+        return cls(table, _mean_or_one(sums, histogram.sum(1)))
+
+    @classmethod
+    def of_confusion(cls, confusion: np.ndarray) -> Calibration:
+        """For class maps, from their confusion with the labels (K, K), rows = label."""
+        table = class_table(confusion)
+        return cls(table, _mean_or_one((confusion * table.T).sum(1), confusion.sum(1)))
+
+    def posterior(self, prediction: np.ndarray) -> np.ndarray:
+        """P(label = k) of every pixel, float32 (K, H, W), each at least FLOOR and of sum 1.
+
+        Args:
+            prediction: scores (H, W) in [0, 1], or class indices (H, W).
+        """
+        if self.table.ndim == 1:
+            foreground = self.table[np.clip((prediction * BINS).astype(np.int32), 0, BINS - 1)]
+            shares = np.stack([1 - foreground, foreground])
+        else:
+            shares = np.moveaxis(self.table[prediction], -1, 0)
+        shares = np.maximum(shares, np.float32(FLOOR))
+        return shares / shares.sum(0)
+
+
+def _mean_or_one(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A label beside what is expected of it, in windows around every pixel.
+
+    Args:
+        given: local density of the given labels, (K, H, W).
+        expected: local mean of the posterior, (K, H, W).
+        pixels: labelled pixels in the window, (H, W).
+        valid: pixels that carry a label, bool (H, W).
+    """
+
+    given: np.ndarray
+    expected: np.ndarray
+    pixels: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def divergence(self) -> np.ndarray:
+        """Kullback–Leibler divergence of the given from the expected density, nats, (H, W); 0 without labels."""
+        ratio = np.log(np.maximum(self.given, 1e-12) / self.expected)
+        return np.maximum(np.where(self.given > 0, self.given * ratio, 0).sum(0), 0) * self.valid
+
+    @property
+    def quality(self) -> np.ndarray:
+        """Quality of every pixel in (0, 1], (H, W); 1 where no label is."""
+        return np.exp(-self.divergence)
+
+    def stated(self, confidence: np.ndarray) -> np.ndarray:
+        """The class that the given labels stand for around each pixel, as against their usual density, (H, W)."""
+        return (self.given / confidence[:, None, None]).argmax(0)
+
+    def predicted(self, confidence: np.ndarray) -> np.ndarray:
+        """The class that the predictions stand for around each pixel, (H, W)."""
+        return (self.expected / confidence[:, None, None]).argmax(0)
+
+    def suspects(self, confidence: np.ndarray) -> np.ndarray:
+        """Pixels around which labels stand for another class than predictions, by more than chance; bool (H, W).
+
+        Chance: labels that err independently with the expected density, a likelihood ratio at the 0.1 % level.
+        """
+        differs = self.stated(confidence) != self.predicted(confidence)
+        return differs & (self.divergence * self.pixels > EVIDENCE) & self.valid
+
+
+def judge(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> Judgement:
+    """Local densities of a label and of what is expected of it.
+
+    Args:
+        label: class indices with 255 ignored, (H, W).
+        posterior: P(label = k), (K, H, W).
+        window: h; windows have (2h+1)² pixels and end at the image's edge.
+    """
+    area = (2 * window + 1) ** 2
+    valid = label != IGNORE
+    share = np.maximum(window_mean(valid, window), 0.5 / area)
+    given = np.stack([window_mean(label == index, window) for index in range(len(posterior))]) / share
+    expected = np.stack([window_mean(plane * valid, window) for plane in posterior]) / share
+    return Judgement(given, np.maximum(expected, 1e-12), share * area, valid)
+
+
+def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
+    r"""A mean that leans towards the lowest values; NaN without values.
+
+    .. math:: \frac{\sum_i s_i\, e^{(1 - s_i)/T}}{\sum_i e^{(1 - s_i)/T}}
+
+    Args:
+        values: qualities in [0, 1], any shape.
+        temperature: T; 0⁺ is the minimum, infinity the mean.
+    """
+    if values.size == 0:
+        return float("nan")
+    values = np.asarray(values, np.float64)
+    weights = np.exp((values.min() - values) / temperature)
+    return float((values * weights).sum() / weights.sum())
+
+
+def image_quality(judgement: Judgement) -> float:
+    """The quality of a whole label in [0, 1]: the soft minimum over its labelled pixels; NaN without any."""
+    return soft_minimum(judgement.quality[judgement.valid])
+
+
+def outliers(qualities: np.ndarray, deviations: float = 3.0) -> np.ndarray:
+    """Which images stand out as worse than the others, bool (n,).
+
+    More than ``deviations`` robust standard deviations (1.4826 · median absolute deviation) below the median; half
+    of the images may be wrong before that fails.
+    """
+    middle = np.nanmedian(qualities)
+    spread = 1.4826 * np.nanmedian(np.abs(qualities - middle))
+    return qualities < middle - deviations * max(spread, 1e-6)

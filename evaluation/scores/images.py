@@ -1,0 +1,328 @@
+"""Score maps against labels: which map belongs to which label, the figures of each image, and their summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.image_io import IGNORE, read_image, read_label, read_scores
+from datasets.list_pairing import natural_key
+from datasets.lists import Sample
+from evaluation import scores as s
+from evaluation.prediction.score_maps import map_names, read_ahead
+from evaluation.scores.surface import surface_figures
+from utils.cli import UserError
+from utils.run_folder import REPO_ROOT, display_path, read_json
+
+MAP_SUFFIXES = (".tif", ".tiff", ".png")
+CURVE_FIGURES: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
+TITLES = {
+    "iou": "IoU", "f1": "F1 (Dice)", "accuracy": "accuracy", "precision": "precision", "sensitivity": "sensitivity",
+    "specificity": "specificity", "auc": "AUC", "average_precision": "average precision", "cldice": "clDice",
+    "boundary_iou": "boundary IoU", "nsd": "surface Dice (2 px)", "hd95": "HD95 (px)",
+}  # fmt: skip
+
+
+def title_of(name: str, num_classes: int) -> str:
+    """What a figure is called; of several classes all but the accuracy are means over the classes."""
+    return f"mean {TITLES[name]}" if num_classes > 1 and name != "accuracy" else TITLES[name]
+
+
+def show(value: float | None, digits: int = 4) -> str:
+    """A figure for people; undefined ones as a dash."""
+    return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class MapFolder:
+    """Score maps on disk.
+
+    Args:
+        folder: where the figures of these maps go.
+        maps: the folder of the maps themselves.
+        record: the content of predictions.json; empty for maps from elsewhere.
+    """
+
+    folder: Path
+    maps: Path
+    record: dict[str, Any]
+
+
+def find_maps(prd_dir: Path) -> MapFolder:
+    """The maps of ``pred/`` or of the folder above it, or any folder of TIFF or PNG maps.
+
+    Raises:
+        UserError: no such folder, or none with maps in it; the message lists the results beside it.
+    """
+    prd_dir = Path(prd_dir)
+    for folder in (prd_dir, prd_dir.parent if prd_dir.name == "pred" else prd_dir):
+        if (folder / "predictions.json").is_file():
+            return MapFolder(folder, folder / "pred", read_json(folder / "predictions.json"))
+    for folder in (prd_dir, prd_dir / "pred"):
+        if folder.is_dir() and any(file.suffix.lower() in MAP_SUFFIXES for file in folder.iterdir()):
+            return MapFolder(folder.parent if folder.name == "pred" else folder, folder, {})
+    reason = "holds no predictions.json and no maps" if prd_dir.is_dir() else "does not exist"
+    results = [parent for parent in prd_dir.parents if parent.name == "results" and parent.is_dir()][:1]
+    known = sorted((path.parent for root in results for path in root.glob("*/predictions.json")), key=natural_key)
+    hint = f"; predictions of this run: {', '.join(map(display_path, known))}" if known else "; run inference.py first"
+    raise UserError(f"--prd_dir {display_path(prd_dir)} {reason} ({', '.join(MAP_SUFFIXES)}){hint}")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which sample has which map, and what has no partner."""
+
+    pairs: list[tuple[Sample, Path]]
+    images_without_map: list[Path]
+    maps_without_image: list[Path]
+
+
+def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
+    """Find the map of every sample: by predictions.json, else by the name inference would give it, else by stem.
+
+    Raises:
+        UserError: two maps of one stem, a stem that several images share, or no map that belongs to an image.
+    """
+    recorded: dict[Path, Path] = {}
+    if folder.record:
+        recorded = {_absolute(image): folder.folder / name for image, name in folder.record["maps"].items()}
+        known = list(recorded.values())
+    else:
+        known = sorted((file for file in folder.maps.iterdir() if file.suffix.lower() in MAP_SUFFIXES), key=natural_key)
+    found = [recorded.get(sample.image) for sample in samples]
+    if not any(found):  # no record, or the images have moved since
+        by_stem = {file.stem: file for file in known}
+        if len(by_stem) < len(known):
+            raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")
+        names = map_names([sample.image for sample in samples])
+        found = [
+            by_stem.get(name) or by_stem.get(sample.image.stem) for name, sample in zip(names, samples, strict=True)
+        ]
+        _check_shared(samples, found)
+    pairs = [(sample, path) for sample, path in zip(samples, found, strict=True) if path is not None]
+    if not pairs:
+        raise UserError(
+            f"none of the {len(known)} maps in {display_path(folder.maps)} belongs to an image of the list: the first "
+            f"map is {known[0].name}, the first image {display_path(samples[0].image)}; they are matched by stem"
+        )
+    used = {path for _, path in pairs}
+    missing = [sample.image for sample, path in zip(samples, found, strict=True) if path is None]
+    return Matches(pairs, missing, [path for path in known if path not in used])
+
+
+def _absolute(image: str) -> Path:
+    return Path(os.path.abspath(REPO_ROOT / image))
+
+
+def _check_shared(samples: Sequence[Sample], found: Sequence[Path | None]) -> None:
+    first: dict[Path, Sample] = {}
+    for sample, path in zip(samples, found, strict=True):
+        if path is not None and first.setdefault(path, sample).image != sample.image:
+            raise UserError(
+                f"the map {path.name} could belong to {display_path(first[path].image)} and to "
+                f"{display_path(sample.image)}: name maps of equal stems <folder>__<stem>"
+            )
+
+
+def integer_scale(paths: Iterable[Path]) -> float:
+    """What whole-number maps are divided by: 1 if all of them hold nothing above 1, else 0 (their type's maximum)."""
+    for path in paths:
+        values = read_image(path)
+        if not np.issubdtype(values.dtype, np.integer) or values.max() > 1:
+            return 0.0
+    return 1.0
+
+
+def read_map(path: Path, num_classes: int = 1, scale: float = 0.0) -> np.ndarray:
+    """Read a map of any origin.
+
+    Args:
+        path: binary: scores as floats in [0, 1] or as 8- or 16-bit numbers; K classes: class indices, or scores
+            (K, H, W) in a float32 TIFF.
+        scale: what whole numbers are divided by; 0 stands for their type's maximum.
+    Returns: float32 (H, W) in [0, 1], or uint8 class indices (H, W) for K > 1.
+    Raises:
+        UserError: unreadable, or values out of range.
+    """
+    if num_classes > 1:
+        return _read_class_map(path, num_classes)
+    values = read_image(path)
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32) / np.float32(scale or np.iinfo(values.dtype).max)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{display_path(path)} is no score map: its values run from {low:.4g} to {high:.4g}, expected 0 to 1"
+            " (put logits through a sigmoid first)"
+        )
+    return values
+
+
+def _read_class_map(path: Path, num_classes: int) -> np.ndarray:
+    try:
+        classes = read_image(path)
+    except UserError:
+        classes = read_scores(path)  # raises in its turn where this is no stack of scores either
+        if classes.ndim != 3 or len(classes) != num_classes:
+            raise
+        return classes.argmax(0).astype(np.uint8)
+    bad = np.unique(classes[(classes >= num_classes) | (classes < 0) | (classes != np.floor(classes))])
+    if bad.size:
+        raise UserError(
+            f"{display_path(path)} holds {', '.join(f'{value:g}' for value in bad[:10])}, "
+            f"which {'is' if bad.size == 1 else 'are'} none of the {num_classes} classes 0…{num_classes - 1}"
+        )
+    return classes.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image: its figures by name, and what is added up over images: a score histogram or a confusion matrix."""
+
+    sample: Sample
+    map_path: Path
+    counts: s.Counts | None
+    totals: np.ndarray | None
+    figures: dict[str, float]
+    both_empty: bool
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a map is held against its label."""
+
+    num_classes: int = 1
+    ignore_index: int | None = None
+    threshold: float = 0.5
+    scale: float = 0.0
+
+    def __call__(self, pair: tuple[Sample, Path]) -> ImageResult:
+        """Read and score one image.
+
+        Raises:
+            UserError: unreadable files or sizes that differ.
+        """
+        sample, map_path = pair
+        values = read_map(map_path, self.num_classes, self.scale)
+        label = read_label(sample.label, self.num_classes, self.ignore_index)
+        if values.shape != label.shape:
+            raise UserError(
+                f"the map {display_path(map_path)} is {values.shape[0]}×{values.shape[1]}, "
+                f"the label {display_path(sample.label)} {label.shape[0]}×{label.shape[1]}"
+            )
+        return self._classes(pair, values, label) if self.num_classes > 1 else self._binary(pair, values, label)
+
+    def _binary(self, pair: tuple[Sample, Path], scores: np.ndarray, label: np.ndarray) -> ImageResult:
+        mask, valid = scores >= self.threshold, label != IGNORE
+        counts = s.confusion_counts(mask, label)
+        histogram = s.score_histogram(scores, label)
+        figures = {
+            **{name: figure(counts) for name, figure in s.COUNT_FIGURES.items()},
+            **{name: figure(histogram) for name, figure in CURVE_FIGURES.items()},
+            **surface_figures(mask & valid, label == 1),
+        }
+        return ImageResult(*pair, counts, histogram, figures, counts.tp + counts.fp + counts.fn == 0)
+
+    def _classes(self, pair: tuple[Sample, Path], classes: np.ndarray, label: np.ndarray) -> ImageResult:
+        matrix = s.confusion_matrix(classes, label, self.num_classes)
+        return ImageResult(*pair, None, matrix, class_means(matrix), bool(matrix[0, 0] == matrix.sum()))
+
+
+def class_means(matrix: np.ndarray) -> dict[str, float]:
+    """The figures of `scores.COUNT_FIGURES`: accuracy over pixels, the others as means over the classes defined."""
+    counts = s.class_counts(matrix)
+    figures = {name: s.defined_mean(figure(counts)) for name, figure in s.COUNT_FIGURES.items()}
+    total = matrix.sum()
+    overall = float(matrix.trace() / total) if total else float("nan")
+    return {**figures, "iou": s.mean_iou(matrix), "f1": s.defined_mean(s.class_f1(matrix)), "accuracy": overall}
+
+
+@dataclass
+class Totals:
+    """Results of all images: one sum of histograms or matrices, and the figures of each image."""
+
+    results: list[ImageResult] = field(default_factory=list)
+    sum: np.ndarray | None = None
+
+    def add(self, result: ImageResult) -> None:
+        """Take in an image; its own histogram is let go."""
+        self.sum = result.totals.copy() if self.sum is None else self.sum + result.totals
+        self.results.append(replace(result, totals=None))
+
+
+def score_maps(
+    pairs: Sequence[tuple[Sample, Path]],
+    scorer: Scorer,
+    workers: int | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Totals:
+    """Score every image, in threads; ``tick`` is called after each."""
+    totals = Totals()
+    workers = workers or min(8, os.cpu_count() or 1)
+    for result in read_ahead(scorer, pairs, ahead=2 * workers, workers=workers):
+        totals.add(result)
+        if tick is not None:
+            tick()
+    return totals
+
+
+def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
+    """The content of metrics.json: pooled over pixels, at the oracle's threshold, and as means over images."""
+    results = totals.results
+    shared = {
+        "n_images": len(results),
+        "n_both_empty": sum(result.both_empty for result in results),
+        "num_classes": scorer.num_classes,
+    }
+    means = {name: _mean_record([result.figures[name] for result in results]) for name in results[0].figures}
+    if scorer.num_classes == 1:
+        return {**_summarize_binary(totals, scorer.threshold), **shared, "per_image_mean": means}
+    return {**_summarize_classes(totals.sum), **shared, "per_image_mean": means}
+
+
+def _mean_record(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = s.bootstrap_mean(np.array(values))
+    return {"mean": mean, "low": low, "high": high, "undefined": int(np.isnan(values).sum())}
+
+
+def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
+    histogram = totals.sum
+    oracle, _ = s.best_threshold(histogram)
+    curves = {name: figure(histogram) for name, figure in CURVE_FIGURES.items()}
+
+    def figures(counts: s.Counts) -> dict[str, float]:
+        return {**{name: figure(counts) for name, figure in s.COUNT_FIGURES.items()}, **curves}
+
+    return {
+        "threshold": threshold,
+        "oracle_threshold": oracle,
+        "pooled": figures(sum((result.counts for result in totals.results), s.Counts(0, 0, 0, 0))),
+        "oracle": figures(s.counts_at(histogram, oracle)),
+        "calibration_error": s.calibration_error(histogram),
+    }
+
+
+def _summarize_classes(matrix: np.ndarray) -> dict[str, Any]:
+    counts = s.class_counts(matrix)
+    per_class = {"iou": s.class_iou(matrix), "f1": s.class_f1(matrix)}
+    per_class.update({name: figure(counts) for name, figure in s.COUNT_FIGURES.items() if name not in per_class})
+    return {
+        "threshold": None,
+        "oracle_threshold": None,
+        "pooled": {**class_means(matrix), "auc": None, "average_precision": None},
+        "oracle": None,
+        "classes": [
+            {
+                "class": index,
+                "pixels": int(matrix[index].sum()),
+                **{name: row[index] for name, row in per_class.items()},
+            }
+            for index in range(len(matrix))
+        ],
+        "confusion": matrix,
+    }

@@ -1,0 +1,1 @@
+"""How much annotation is enough: trainings on parts of the labels, and the curve through them."""

@@ -1,0 +1,285 @@
+"""The trainings of an annotation budget: each goes through ``training.fit``, is scored, recorded and tidied away."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.catalog import prepare_dataset
+from datasets.lists import CLEAN_LIST, Sample, check_samples, find_list, list_folder, read_list, write_list
+from datasets.segmentation import OrderedBatches, SegmentationDataset, make_loader
+from evaluation.prediction import load_network
+from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
+from training.budget.plan import Cell, Length, cell_length, choose_images, full_length
+from training.data import validation_batch_size
+from training.engine import validate
+from training.fit import configure, fit
+from training.options import TrainingOptions
+from training.step_guard import NonFiniteLoss
+from utils.checkpoint import load_checkpoint
+from utils.cli import UserError
+from utils.device import choose_device
+from utils.run_folder import display_path, read_json, read_jsonl, write_json
+
+LEAST_STEPS, MOST_STEPS = 100, 300
+# Options that leave a finished training as it is, or that the cells set.
+NO_SETTINGS = ("device", "workers", "cache", "epochs", "stop_after", "run_name", "resume", "train_list", "val_list")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cells have in common.
+
+    Args:
+        given: options of main.py, for every training.
+        options: those, resolved.
+        samples: the whole training list; subsets of it are drawn.
+        scored_on: the list that scores are measured on; ``data_list`` is None where that is the validation list.
+        full: how long the whole list trains.
+    """
+
+    given: dict[str, Any]
+    options: TrainingOptions
+    train_list: Path
+    samples: list[Sample]
+    scored_on: Path
+    data_list: Path | None
+    full: Length
+    folder: Path
+    root: Path
+
+    @property
+    def score(self) -> str:
+        """The figure that cells are compared by: pooled F1, or mean IoU of several classes."""
+        return "f1" if self.options.num_classes == 1 else "miou"
+
+    def settings(self) -> dict[str, Any]:
+        """What a cell's score depends on besides the cell itself."""
+        pairs = [(display_path(sample.image), display_path(sample.label)) for sample in self.samples]
+        options = {name: value for name, value in self.options.to_dict().items() if name not in NO_SETTINGS}
+        return {
+            **options,
+            "train_list": display_path(self.train_list),
+            "list_content": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12],
+            "scored_on": display_path(self.scored_on),
+            "steps": self.full.steps,
+        }
+
+    def length(self, cell: Cell) -> Length:
+        """Epochs and draws of a cell."""
+        if cell.images == len(self.samples):
+            return self.full
+        return cell_length(cell.images, self.options.batch_size, self.full)
+
+    def run_folder(self, cell: Cell) -> Path:
+        """Where ``fit`` writes the cell's run; the name tells studies in different folders apart."""
+        study = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]
+        return self.root / "train_log" / self.options.dataset / f"budget-{study}_{cell.name}"
+
+
+def open_study(
+    given: dict[str, Any], steps: int | None, data_list: str | None, folder: Path | None, root: Path
+) -> Study:
+    """Find the lists and settle the number of steps.
+
+    Args:
+        given: options of main.py.
+        steps: of every training; None takes the preset's, within bounds.
+        data_list: the list to score on, instead of the validation list.
+    Raises:
+        UserError: no clean list to train or score on.
+    """
+    dataset = prepare_dataset(given.get("dataset", "er"), given.get("train_list"), given.get("real_only", False), root)
+    options = configure({**given, "dataset": dataset}, root)
+    train_list = find_list(options.train_list or CLEAN_LIST, dataset, root)
+    samples = read_list(train_list, options.data_root, root)
+    scored_on = find_list(data_list, dataset, root) if data_list else validation_list(options, root)
+    full = full_length(
+        len(samples), options.batch_size, options.epochs, steps or LEAST_STEPS, steps or MOST_STEPS
+    )  # fmt: skip
+    folder = folder or root / "train_log" / dataset / "annotation_budget"
+    return Study(
+        {**given, "dataset": dataset}, options, train_list, samples, scored_on, scored_on if data_list else None, full,
+        folder, root,
+    )  # fmt: skip
+
+
+def validation_list(options: TrainingOptions, root: Path) -> Path:
+    """The clean validation list that scores are measured on.
+
+    Raises:
+        UserError: there is none, or its labels are noisy.
+    """
+    default = list_folder(options.dataset, root) / "val.txt"
+    if options.val_labels == "noisy" or (options.val_list is None and not default.exists()):
+        reason = "its labels are noisy" if options.val_labels == "noisy" else f"{display_path(default)} is absent"
+        raise UserError(
+            f"scores need a list with clean labels, and the validation list is none ({reason}): name one by "
+            "--data_list LIST, or by --val_list LIST"
+        )
+    return default if options.val_list is None else find_list(options.val_list, options.dataset, root)
+
+
+@dataclass
+class Book:
+    """The record of finished cells, kept in ``cells.json``."""
+
+    path: Path
+    settings: dict[str, Any]
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, study: Study) -> Book:
+        """Open the study's record, or begin one.
+
+        Raises:
+            UserError: the folder holds cells of other settings.
+        """
+        path, settings = study.folder / "cells.json", json.loads(json.dumps(study.settings()))
+        if not path.exists():
+            return cls(path, settings)
+        record = read_json(path)
+        differing = [name for name in settings if record["settings"].get(name) != settings[name]]
+        if differing:
+            changes = ", ".join(f"{name} {record['settings'].get(name)} → {settings[name]}" for name in differing)
+            raise UserError(
+                f"{display_path(path)} holds trainings of other settings ({changes}); give another folder by --out"
+            )
+        return cls(path, settings, record["cells"])
+
+    def add(self, cell: Cell, record: dict[str, Any]) -> None:
+        """Keep the record of a finished cell, at once."""
+        self.cells[cell.name] = {**asdict(cell), **record}
+        write_json(self.path, {"settings": self.settings, "cells": self.cells})
+
+
+def epochs_done(run: Path) -> int:
+    """Completed epochs of a run folder; 0 where there is none or nothing in it."""
+    last = run / "checkpoints" / "last.pth"
+    return int(load_checkpoint(last)["epoch"]) if last.exists() else 0
+
+
+def train_cell(study: Study, cell: Cell, stop_after: int | None = None) -> Path:
+    """Train a cell, or go on with it where an interruption left it; returns its run folder.
+
+    Args:
+        stop_after: end after this epoch, to be gone on with.
+    """
+    run, length = study.run_folder(cell), study.length(cell)
+    done = epochs_done(run)
+    if done >= length.epochs:
+        return run
+    stop = {} if stop_after is None else {"stop_after": stop_after}
+    with quietly(study.folder / "log.txt"):
+        if done:
+            device = {name: study.given[name] for name in ("device", "workers", "cache") if name in study.given}
+            return fit(configure({"resume": str(run), **device, **stop}, study.root), study.root)
+        shutil.rmtree(run, ignore_errors=True)  # ours by its name, and interrupted before its first epoch
+        return fit(configure({**cell_options(study, cell), **stop}, study.root), study.root)
+
+
+def cell_options(study: Study, cell: Cell) -> dict[str, Any]:
+    """The options of a cell's training; its images are written as a list."""
+    length = study.length(cell)
+    chosen = choose_images(len(study.samples), cell.images, cell.repeat, study.options.seed)
+    path = study.folder / "lists" / f"n{cell.images}_r{cell.repeat}.txt"
+    write_list(path, [(study.samples[index].image, study.samples[index].label) for index in chosen], study.root)
+    seed = study.options.seed + cell.repeat - 1
+    return {
+        **study.given, "train_list": str(path), "label_noise": f"sample:{cell.share:g}" if cell.share < 1 else "clean",
+        "seed": seed, "noise_seed": seed, "epochs": length.epochs, "repeat": length.repeat,
+        "checkpoint_every": length.epochs, "checkpoint_from": length.epochs + 1, "tensorboard": False,
+        "run_name": study.run_folder(cell).name,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def quietly(log: Path) -> Iterator[None]:
+    """Send what trainings print to a file; errors still come out."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def measure_seconds(study: Study, cell: Cell) -> float:
+    """Train one epoch of a cell, which is kept, and tell from it how long a whole cell takes, in seconds."""
+    done = epochs_done(study.run_folder(cell))
+    length = study.length(cell)
+    if done >= length.epochs:
+        return 0.0
+    started = time.time()
+    run = train_cell(study, cell, stop_after=done + 1)
+    began = (run / "config.json").stat().st_mtime  # written when everything is read and checked
+    return max(began - started, 0) + length.epochs * (time.time() - began)
+
+
+def finish_cell(study: Study, cell: Cell) -> dict[str, Any]:
+    """Train what is left of a cell and score it; a diverging training is recorded as failed."""
+    started = time.monotonic()
+    length = study.length(cell)
+    try:
+        run = train_cell(study, cell)
+    except NonFiniteLoss as error:
+        return {"score": None, "failed": str(error), "steps": length.steps, "seconds": time.monotonic() - started}
+    figures = score_run(study, run)
+    return {**figures, "score": figures[study.score], "steps": length.steps, "seconds": time.monotonic() - started}
+
+
+def score_run(study: Study, run: Path) -> dict[str, Any]:
+    """The figures of a run's best checkpoint, at the threshold that validation chose.
+
+    On the validation list they are those of the training's own record; another list is predicted.
+    """
+    if study.data_list is not None:
+        return score_on_list(study, run)
+    best = load_checkpoint(run / "checkpoints" / "last.pth")["best"]["epoch"]
+    record = next(record for record in read_jsonl(run / "metrics.jsonl") if record["epoch"] == best)
+    names = ("f1", "iou", "auc", "miou", "threshold")
+    return {"epoch": best, **{name: record[f"val/{name}"] for name in names if f"val/{name}" in record}}
+
+
+def score_on_list(study: Study, run: Path) -> dict[str, Any]:
+    """Predict ``--data_list`` with a run's best checkpoint and score it at the checkpoint's threshold."""
+    options, device = study.options, torch.device(choose_device(study.options.device))
+    network, checkpoint, epoch = load_network(run, "best", device)
+    samples = read_list(study.data_list, options.data_root, study.root)
+    sizes = check_samples(
+        samples, study.data_list, options.num_classes, options.ignore_index, options.in_channels
+    )  # fmt: skip
+    dataset = SegmentationDataset(
+        samples, num_classes=options.num_classes, in_channels=options.in_channels, ignore_index=options.ignore_index,
+        normalization=options.normalization, cache=False,
+    )  # fmt: skip
+    loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options)))
+    matrix = checkpoint["config"]["decode_matrix"]
+    counts = validate(
+        network, loader, num_classes=options.num_classes, device=device, channels_last=options.channels_last,
+        transition=None if matrix is None else torch.tensor(matrix, dtype=torch.float64),
+    )  # fmt: skip
+    if options.num_classes > 1:
+        return {"epoch": epoch, "miou": float(mean_iou(counts))}
+    counts = invert_histogram(counts) if checkpoint["pred_invert"] else counts
+    at = counts_at(counts, checkpoint["threshold"])
+    figures = {"f1": float(f1(at)), "iou": float(iou(at)), "auc": float(auc(counts))}
+    return {"epoch": epoch, **figures, "threshold": float(checkpoint["threshold"])}
+
+
+def tidy_away(study: Study, cell: Cell, keep_checkpoints: bool) -> None:
+    """Move a finished cell's run into the study's folder; its weights go unless they are to be kept."""
+    run, place = study.run_folder(cell), study.folder / "runs" / cell.name
+    if not run.exists():
+        return
+    if not keep_checkpoints:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(run, place)

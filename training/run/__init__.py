@@ -1,0 +1,1 @@
+"""What belongs to one run: its state, folder, checkpoints, log and the facts about its labels."""

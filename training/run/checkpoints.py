@@ -1,0 +1,69 @@
+"""What a run keeps of an epoch: checkpoints, and pictures in TensorBoard; written while the next one trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.data import TrainingData
+from training.run.logger import Journal
+from training.run.pictures import Shown, picture_of, predict_some
+from training.run.state import TrainingState, checkpoint_content
+from training.selection import Selection, decoding_matrix
+from utils.background import BackgroundWriter
+from utils.checkpoint import save_checkpoint, take_snapshot
+from utils.cli import RunFailed
+
+
+def show_pictures(
+    writer: BackgroundWriter, journal: Journal, data: TrainingData, state: TrainingState, selection: Selection
+) -> None:
+    """Put rows image | label | score | error of training and validation images into TensorBoard."""
+    if journal.writer is None:
+        return
+    epoch, num_classes = state.epoch, data.train.num_classes
+    transition = decoding_matrix(state.noise_matrix, num_classes, state.loss.class_weights)
+
+    def draw(name: str, shown: list[Shown]) -> None:
+        journal.picture(name, picture_of(shown, num_classes, selection, transition), epoch)
+
+    for name, dataset in (("train", data.train), ("val", data.val)):
+        if dataset is not None:
+            shown = predict_some(state.predictor, dataset, state.device, state.precision)
+            writer.put(f"{name} pictures {epoch}", partial(draw, name, shown))
+
+
+def checkpointed_epochs(run: Path) -> list[int]:
+    """The epochs that have a numbered checkpoint."""
+    return [int(path.stem.removeprefix("epoch_")) for path in (run / "checkpoints").glob("epoch_*.pth")]
+
+
+def save_epoch(
+    writer: BackgroundWriter,
+    state: TrainingState,
+    run: Path,
+    config: dict[str, Any],
+    selection: Selection,
+    numbered: bool,
+) -> None:
+    """Have the checkpoints written that are due: numbered, ``best`` and, last of all, ``last``."""
+    content = checkpoint_content(state, config, selection.threshold, selection.invert)
+    snapshot = take_snapshot(content, state.device)
+    due = [f"epoch_{state.epoch}"] if numbered else []
+    due += ["best"] if state.best["epoch"] == state.epoch else []
+    for name in (*due, "last"):
+        path = run / "checkpoints" / f"{name}.pth"
+        writer.put(name, partial(write_checkpoint, path, snapshot))
+
+
+def write_checkpoint(path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
+    """Write what ``snapshot`` gives to ``path``; RunFailed where the disk does not take it."""
+    try:
+        save_checkpoint(path, snapshot())
+    except (OSError, RuntimeError) as error:  # torch.save hides what the disk said in the latter
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise RunFailed(
+            f"{path} could not be written: {reason}; what it held before is kept. Make room, or see to the folder"
+        ) from error

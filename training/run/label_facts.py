@@ -1,0 +1,186 @@
+"""What a run knows of its labels before the first step: the audit's line, and the noise to decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.image_io import read_label
+from datasets.label_noise import spec_transition_matrix
+from datasets.lists import CLEAN_LIST, list_folder, read_list
+from datasets.segmentation import SegmentationDataset
+from datasets.transition_matrix import label_classes, read_matrix
+from evaluation.label_audit import audit_labels
+from evaluation.label_audit.report import AuditReport
+from evaluation.label_audit.transitions import shares_before_noise
+from training.data import class_counts
+from training.losses import needs_transition_matrix
+from training.losses.optimum import degenerate_optimum
+from training.options import TrainingOptions
+from utils.cli import UserError
+from utils.run_folder import read_json, write_json
+
+AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
+IMAGES_LOOKED_INTO = 24  # for ceiling and prediction
+
+
+@dataclass(frozen=True)
+class LabelKnowledge:
+    """What is known of the training labels.
+
+    Args:
+        matrix: the transition matrix Q (K, K) that holds wherever a pixel lies; None where it is unknown or where the
+            noise depends on the place.
+        invert: whether the labels teach the inverse; None where the direction is not known.
+        lines: what to tell the user.
+        audit: the report behind it, if there was one.
+    """
+
+    matrix: np.ndarray | None = None
+    invert: bool | None = None
+    lines: tuple[str, ...] = ()
+    audit: AuditReport | None = None
+
+
+class _Lazy(Sequence):
+    """A sequence whose items are made when asked for."""
+
+    def __init__(self, make: Callable[[int], np.ndarray | None], indices: Sequence[int]) -> None:
+        self.make, self.indices = make, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> np.ndarray | None:
+        return self.make(self.indices[place])
+
+
+def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
+    """Q as it is stated, without a look at the labels: Q (K, K), rows = truth, or None.
+
+    From ``--transition_matrix``, else from the manifest that ``make_noisy_labels.py`` left beside the labels and from
+    ``--label_noise``: noise on noise is the product of both. Noise that depends on the place has no such matrix.
+    """
+    if options.transition_matrix is not None:
+        return read_matrix(options.transition_matrix, options.num_classes)
+    folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
+    manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
+    listed = None
+    if manifests:
+        listed = _matrix_of(manifests[0], options.num_classes) if len(folders) == 1 else None
+    elif options.label_noise is not None:  # the list is taken as clean
+        listed = np.eye(label_classes(options.num_classes))
+    if listed is None or options.label_noise is None:
+        return listed
+    added = spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
+    return None if added is None else listed @ added
+
+
+def _matrix_of(manifest_path: Path, num_classes: int) -> np.ndarray | None:
+    """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
+    manifest = read_json(manifest_path)
+    if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != CLEAN_LIST:
+        return None
+    theory = manifest.get("transition_matrix", {}).get("theory")
+    matrix = None if theory is None else np.asarray(theory, np.float64)
+    return matrix if np.shape(matrix) == (label_classes(num_classes),) * 2 else None
+
+
+def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> dict[int, Path]:
+    """The clean label of every training image that has one, by index.
+
+    Images are looked up in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks are taken as clean
+    themselves. Without, a label is never compared with itself.
+    """
+    clean = _listed_labels(list_folder(options.dataset, root) / "train" / CLEAN_LIST, options.data_root, root)
+    if options.label_noise is not None:
+        return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
+    pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
+    return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
+
+
+def _listed_labels(path: Path, data_root: str | None, root: Path) -> dict[str, Path]:
+    """The labels of a list by image id; none where it is absent or, since this run does not read it, out of date."""
+    if not path.exists():
+        return {}
+    try:
+        listed = read_list(path, data_root, root, say=lambda line: None)
+    except UserError:
+        return {}
+    return {sample.image_id: sample.label for sample in listed}
+
+
+def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> LabelKnowledge:
+    """Audit the labels of a run, in seconds, and settle what it will decide by.
+
+    Raises:
+        UserError: the loss needs a transition matrix and none is known.
+    """
+    if options.igtt:
+        return LabelKnowledge()
+    matrix = stated_matrix(options, dataset)
+    report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.audit else None
+    found = None if report is None else report.transitions
+    place_free = found is not None and report.verdict in ("learnable", "inverted") and found.phi_low is not None
+    if matrix is None and place_free and np.isfinite(found.matrix).all():
+        matrix = found.matrix
+    if matrix is None and needs_transition_matrix(options.loss):
+        raise UserError(
+            f"--loss {options.loss} needs the labels' transition matrix: give --transition_matrix FILE; "
+            f"python evaluation/audit_labels.py --dataset {options.dataset} writes one where clean labels exist"
+        )
+    lines = []
+    if report is not None:
+        lines.append(_audit_line(report))
+    noise = matrix if matrix is not None or found is None else found.matrix
+    if noise is not None and np.isfinite(noise).all():
+        shares = _true_shares(dataset, noise)
+        warning = degenerate_optimum(options.loss, noise, shares, binary=options.num_classes == 1)
+        lines += [f"warning: {warning}"] if warning else []
+    invert = None if report is None else report.invert
+    if matrix is not None and options.num_classes == 1:
+        invert = bool(matrix[1][1] < matrix[0][1])
+    return LabelKnowledge(matrix, invert, tuple(lines), report)
+
+
+def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> AuditReport:
+    """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
+    rng = np.random.default_rng(options.seed)
+    indices = sorted(clean) or list(range(len(dataset)))
+    indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
+    truth = None
+    if clean:
+        truth = _Lazy(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]), indices)
+    return audit_labels(
+        _Lazy(dataset.label, indices), truth, _Lazy(dataset.image, indices), options.num_classes,
+        seed=options.seed, max_images=IMAGES_LOOKED_INTO, training_images=len(dataset),
+    )  # fmt: skip
+
+
+def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]) -> np.ndarray | None:
+    """A clean label, or None where it is broken: this run is not trained on it."""
+    try:
+        label = read_label(path, dataset.num_classes, dataset.ignore_index)
+    except UserError:
+        return None
+    return label if label.shape == shape else None
+
+
+def _true_shares(dataset: SegmentationDataset, matrix: np.ndarray) -> np.ndarray:
+    """The class shares of the truth, from those of the labels."""
+    counts = class_counts(dataset, AUDITED_IMAGES)
+    return shares_before_noise(counts / max(counts.sum(), 1), matrix, lowest=1e-6)
+
+
+def _audit_line(report: AuditReport) -> str:
+    expected = "" if report.predicted_iou is None else f", predicted IoU {report.predicted_iou:.2f}"
+    return f"audit of {report.images} labels against {report.reference}: {report.line()}{expected}"
+
+
+def write_audit(report: AuditReport | None, run: Path) -> None:
+    """Keep the audit in the run folder, for its report."""
+    if report is not None:
+        write_json(run / "audit.json", report.to_json())

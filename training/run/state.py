@@ -1,0 +1,236 @@
+"""What a run carries from epoch to epoch, how it is built, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluation.label_audit.transitions import shares_before_noise
+from models import build_network, start_from_shares
+from training.ema import EmaTeacher
+from training.engine import bare
+from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
+from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule, can_be_fused, load_optimizer
+from training.options import TrainingOptions
+from utils.checkpoint import load_checkpoint
+from utils.cli import UserError
+from utils.device import choose_precision
+from utils.distributed import synchronize_batch_norm
+
+NETWORK_OPTION_NAMES = (
+    "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LabelNoiseFacts:
+    """What is known of the labels' noise: Q (K, K) and whether they show the inverse; None where it is not known."""
+
+    matrix: np.ndarray | None = None
+    invert: bool | None = None
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a run goes on.
+
+    Args:
+        schedule: None until the number of steps is known.
+        noise_matrix: transition matrix from truth to what the scores are about; None where it is not known.
+        scores_invert: whether the scores are about the inverse of the truth; None where it is not known.
+        labels: the same of the labels, which differs where the loss undoes the noise.
+        channels_last: whether activations are stored with channels last.
+        epoch: epochs completed.
+        best: epoch and figure of the best checkpoint so far; None before the first.
+        annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
+        teacher: the moving average of the network, with ``--ema``.
+    """
+
+    network: nn.Module
+    loss: SegmentationLoss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: LearningRateSchedule | None
+    precision: str
+    device: torch.device
+    noise_matrix: np.ndarray | None
+    scores_invert: bool | None
+    labels: LabelNoiseFacts
+    channels_last: bool
+    epoch: int = 0
+    best: dict[str, Any] | None = None
+    annealing: dict[str, float] | None = None
+    teacher: EmaTeacher | None = None
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrapper of distributed training."""
+        return bare(self.network)
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network that predicts: the teacher where there is one."""
+        return self.bare_network if self.teacher is None else self.teacher.network
+
+
+def seed_everything(seed: int, epoch: int) -> None:
+    """Make all hidden random streams a function of (seed, epoch), so that a resumed run meets the same ones."""
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)  # noqa: NPY002 - for libraries that draw from NumPy's global stream
+    torch.manual_seed(mixed)
+
+
+def network_options(options: TrainingOptions) -> dict[str, Any]:
+    """The options of ``models.build_network`` that this run sets."""
+    given = {name: getattr(options, name) for name in NETWORK_OPTION_NAMES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def build_state(
+    options: TrainingOptions, device: torch.device, class_counts: np.ndarray, labels: LabelNoiseFacts
+) -> TrainingState:
+    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
+
+    Args:
+        class_counts: pixels of each class in the training labels.
+        labels: what is known of their noise.
+    """
+    seed_everything(options.seed, 0)
+    network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
+    if options.head_bias == "shares" and class_counts.sum():
+        start_from_shares(network, score_shares(options, class_counts, labels.matrix))
+    channels_last = options.channels_last and device.type != "mps"  # slower there, and not in every operator
+    network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if options.sync_batchnorm:
+        network = synchronize_batch_norm(network, device)
+    weights = class_weights(options, class_counts)
+    loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
+    optimizer = build_optimizer(
+        options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
+        weight_decay=options.weight_decay, momentum=options.momentum, fused=can_be_fused(device),
+    )  # fmt: skip
+    precision = choose_precision(options.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    matrix, invert = labels.matrix, labels.invert
+    if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
+        matrix, invert = np.eye(len(matrix)), False
+    return TrainingState(
+        network, loss, optimizer, scaler, None, precision, device, matrix, invert, labels, channels_last,
+        teacher=EmaTeacher(network, options.ema) if options.ema else None,
+    )  # fmt: skip
+
+
+def score_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
+    shares = class_counts / class_counts.sum()
+    if not needs_transition_matrix(options.loss):
+        return shares
+    return shares_before_noise(shares, matrix)
+
+
+def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:
+    """The weights of ``--class_weights``: given ones, or from class frequencies."""
+    if not options.class_weights:
+        return None
+    classes = max(options.num_classes, 2)
+    if options.class_weights == ("frequency",):
+        return list(frequency_weights(class_counts))
+    try:
+        weights = [float(value) for value in options.class_weights]
+    except ValueError:
+        weights = []
+    if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
+        raise UserError(
+            f"--class_weights {' '.join(options.class_weights)}: give 'frequency' or {classes} numbers ≥ 0, "
+            "one of them above 0, background first"
+        )
+    return weights
+
+
+def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: int) -> None:
+    """Give ``state`` its learning-rate schedule; a run with a new number of epochs anneals over those left."""
+    anneal = None
+    if state.annealing is not None:
+        anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
+    state.schedule = build_schedule(
+        options.schedule, state.optimizer, total_steps=options.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch, warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        step_epochs=options.step_epochs, gamma=options.step_gamma, anneal_from=anneal,
+    )  # fmt: skip
+
+
+def checkpoint_content(
+    state: TrainingState, config: dict[str, Any], threshold: float | None, pred_invert: bool
+) -> dict[str, Any]:
+    """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from.
+
+    ``model`` are the weights to predict with. With ``--ema`` these are the teacher's; ``student`` are those trained.
+    """
+    content = {
+        "model": state.predictor.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.schedule.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "epoch": state.epoch,
+        "best": state.best,
+        "threshold": threshold,
+        "pred_invert": pred_invert,
+        "rng": {"seed": config["seed"], "epoch": state.epoch},
+        "config": config,
+    }
+    if state.teacher is not None:
+        content |= {"student": state.bare_network.state_dict(), "teacher_updates": state.teacher.updates}
+    if any(True for _ in state.loss.parameters()):
+        content["loss"] = state.loss.state_dict()
+    return content
+
+
+def _last(run: Path) -> Path:
+    return run / "checkpoints" / "last.pth"
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has finished an epoch and can be resumed."""
+    return _last(run).exists()
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run that is to be resumed."""
+    if not has_checkpoint(run):
+        raise UserError(f"{_last(run)} does not exist: the run ended before its first epoch; start it anew")
+    return load_checkpoint(_last(run))
+
+
+def check_epochs_left(options: TrainingOptions, completed: int) -> None:
+    """Raise a UserError where a run has no epoch left to go on with."""
+    if options.stop_after is not None and options.stop_after <= completed:
+        raise UserError(f"--stop_after {options.stop_after}: the run has completed {completed} epochs already")
+    if completed >= options.epochs:
+        raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
+
+
+def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
+    """Fill ``state`` from a checkpoint, exactly as the run left it."""
+    old = checkpoint["config"]
+    state.network.load_state_dict(checkpoint["student" if state.teacher else "model"])
+    if state.teacher is not None:
+        state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})
+    load_optimizer(state.optimizer, checkpoint["optimizer"])
+    if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
+        state.scaler.load_state_dict(checkpoint["scaler"])
+    if "loss" in checkpoint:
+        state.loss.load_state_dict(checkpoint["loss"])
+    state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
+    state.annealing = old.get("annealing")
+    if options.epochs != old["epochs"]:
+        state.annealing = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
+    add_schedule(options, state, steps_per_epoch)
+    if options.epochs == old["epochs"]:
+        state.schedule.load_state_dict(checkpoint["scheduler"])
