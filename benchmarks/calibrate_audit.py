@@ -36,10 +36,29 @@ if TYPE_CHECKING:
 
 SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
 SPECS = (
-    "clean", "sample:0.5", "sample:0.1", "sample:0.02", "flip:0.2", "flip:0.45", "flip:0.5", "flip:0.55", "flip:0.9",
-    "random:0.1", "random:0.3", "random:0.5", "dilate:3", "dilate:7", "erode:3", "erode:5", "skeleton", "wobble:2,8",
-    "wobble:4,8", "missing:0.3", "merge:6", "skeleton+shift:1+sample:0.1",
-)  # fmt: skip
+    "clean",
+    "sample:0.5",
+    "sample:0.1",
+    "sample:0.02",
+    "flip:0.2",
+    "flip:0.45",
+    "flip:0.5",
+    "flip:0.55",
+    "flip:0.9",
+    "random:0.1",
+    "random:0.3",
+    "random:0.5",
+    "dilate:3",
+    "dilate:7",
+    "erode:3",
+    "erode:5",
+    "skeleton",
+    "wobble:2,8",
+    "wobble:4,8",
+    "missing:0.3",
+    "merge:6",
+    "skeleton+shift:1+sample:0.1",
+)
 BANDWIDTHS, BLURS, PIXELS = (0, 1, 2, 3, 4), (0, 1), (750, 1500, 3000)
 MANY_PIXELS, IMAGES, SEED = 12000, 40, 0
 MEASURED_IMAGES = 60  # as many as the audit looks at; the networks saw more
@@ -58,14 +77,21 @@ class Cell:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="benchmarks/calibrate_audit.py", formatter_class=argparse.HelpFormatter,
+        prog="benchmarks/calibrate_audit.py",
+        formatter_class=argparse.HelpFormatter,
         description="Calibrate the predicted IoU of the label audit on simulated sets.",
-    )  # fmt: skip
-    parser.add_argument("--measured", type=Path, metavar="PATH",
-                        help="trained cells: a JSON list, or the noise grid's folder")  # fmt: skip
+    )
+    parser.add_argument(
+        "--measured", type=Path, metavar="PATH", help="trained cells: a JSON list, or the noise grid's folder"
+    )
     parser.add_argument("--datasets", nargs="+", choices=SIMULATED, default=SIMULATED, help="simulated sets to use")
-    parser.add_argument("--out", type=Path, default=Path("calibration.json"), metavar="FILE",
-                        help="where the table goes (calibration.json)")  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("calibration.json"),
+        metavar="FILE",
+        help="where the table goes (calibration.json)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -94,8 +120,9 @@ def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarr
     return [image for image, _ in pairs], [mask for _, mask in pairs], ids
 
 
-def predict(outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str,
-            settings: Iterable[tuple[int, int]]) -> list[float]:  # fmt: skip
+def predict(
+    outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str, settings: Iterable[tuple[int, int]]
+) -> list[float]:
     """Predicted IoU of one label set for every (bandwidth, blur)."""
     import numpy as np
 
@@ -132,8 +159,14 @@ def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
                 found.append(predict(outlook, masks, ids, cell.spec, settings))
                 progress.update()
             for place, (bandwidth, blur) in enumerate(settings):
-                rows.append({"bandwidth": bandwidth, "blur": blur, "pixels": pixels,
-                             "predicted": [values[place] for values in found]})  # fmt: skip
+                rows.append(
+                    {
+                        "bandwidth": bandwidth,
+                        "blur": blur,
+                        "pixels": pixels,
+                        "predicted": [values[place] for values in found],
+                    }
+                )
     if cells[0].iou is not None:
         return rows, [cell.iou for cell in cells]
     dense = Outlook(images, masks, bins, seed=SEED, pixels=MANY_PIXELS)
@@ -157,15 +190,19 @@ def calibrate(cells: list[Cell]) -> dict[str, Any]:
     results = {name: predict_set(members) for name, members in sets.items()}
     table = []
     for combination in zip(*(rows for rows, _ in results.values()), strict=True):
-        figures = {name: compare(row["predicted"], results[name][1])
-                   for name, row in zip(results, combination, strict=True)}  # fmt: skip
+        figures = {
+            name: compare(row["predicted"], results[name][1]) for name, row in zip(results, combination, strict=True)
+        }
         mean = {key: float(np.mean([figure[key] for figure in figures.values()])) for key in ("tau", "rms")}
         constants = {key: combination[0][key] for key in ("bandwidth", "blur", "pixels")}
         predicted = {name: row["predicted"] for name, row in zip(results, combination, strict=True)}
         table.append({**constants, **mean, "sets": figures, "predicted": predicted})
     table.sort(key=lambda row: row["rms"] - row["tau"])
-    return {"specs": {name: [cell.spec for cell in members] for name, members in sets.items()},
-            "reference": {name: values for name, (_, values) in results.items()}, "table": table}  # fmt: skip
+    return {
+        "specs": {name: [cell.spec for cell in members] for name, members in sets.items()},
+        "reference": {name: values for name, (_, values) in results.items()},
+        "table": table,
+    }
 
 
 def main() -> None:

@@ -81,12 +81,20 @@ def make_options(options: argparse.Namespace, seed: int) -> TrainingOptions:
     from benchmarks.noise_grid import shortened_list
     from training.fit import configure
 
-    return configure({
-        "dataset": options.dataset, "num_classes": options.num_classes, "preset": "quick", "seed": seed,
-        "train_list": str(shortened_list(options.dataset, "train_gt", options.train_images, "compare_smp")),
-        "val_list": str(shortened_list(options.dataset, "test", options.test_images, "compare_smp")),
-        "crop": options.crop, "batch_size": options.batch_size, "epochs": options.epochs, "lr": options.lr,
-    })  # fmt: skip
+    return configure(
+        {
+            "dataset": options.dataset,
+            "num_classes": options.num_classes,
+            "preset": "quick",
+            "seed": seed,
+            "train_list": str(shortened_list(options.dataset, "train_gt", options.train_images, "compare_smp")),
+            "val_list": str(shortened_list(options.dataset, "test", options.test_images, "compare_smp")),
+            "crop": options.crop,
+            "batch_size": options.batch_size,
+            "epochs": options.epochs,
+            "lr": options.lr,
+        }
+    )
 
 
 def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data: TrainingData) -> dict[str, Any]:
@@ -107,14 +115,22 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     seed_everything(training.seed, 0)
     network = make().to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(
-        training.optimizer, network.parameters(), training.lr, weight_decay=training.weight_decay,
+        training.optimizer,
+        network.parameters(),
+        training.lr,
+        weight_decay=training.weight_decay,
         momentum=training.momentum,
-    )  # fmt: skip
+    )
     steps = len(data.train_batches)
     schedule = build_schedule(
-        training.schedule, optimizer, total_steps=training.epochs * steps, steps_per_epoch=steps,
-        warmup_steps=0, step_epochs=training.step_epochs, gamma=training.step_gamma,
-    )  # fmt: skip
+        training.schedule,
+        optimizer,
+        total_steps=training.epochs * steps,
+        steps_per_epoch=steps,
+        warmup_steps=0,
+        step_epochs=training.step_epochs,
+        gamma=training.step_gamma,
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     shared = {"device": device, "precision": precision, "channels_last": True}
     speeds, core_speeds = [], []
@@ -129,11 +145,17 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     confusion = validate(network, data.val_loader, num_classes=training.num_classes, **shared)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
-        "miou": mean_iou(confusion), "class_iou": class_iou(confusion), "images_per_second": statistics.median(speeds),
+        "miou": mean_iou(confusion),
+        "class_iou": class_iou(confusion),
+        "images_per_second": statistics.median(speeds),
         "images_per_core_second": statistics.median(core_speeds) if device.type == "cpu" else None,
-        "last_loss": figures.loss, "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "peak_gpu_gib": peak, "device": str(device), "precision": precision, "steps": training.epochs * steps,
-    }  # fmt: skip
+        "last_loss": figures.loss,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "peak_gpu_gib": peak,
+        "device": str(device),
+        "precision": precision,
+        "steps": training.epochs * steps,
+    }
 
 
 def run(options: argparse.Namespace) -> None:
@@ -144,8 +166,10 @@ def run(options: argparse.Namespace) -> None:
     from utils.device import choose_device
 
     makers = make_networks(options.num_classes)
-    settings = {name: getattr(options, name) for name in (
-        "dataset", "num_classes", "train_images", "test_images", "crop", "batch_size", "epochs", "lr")}  # fmt: skip
+    settings = {
+        name: getattr(options, name)
+        for name in ("dataset", "num_classes", "train_images", "test_images", "crop", "batch_size", "epochs", "lr")
+    }
     content = read_json(options.out) if options.out.exists() else {"settings": settings, "trainings": []}
     if content["settings"] != settings:
         raise UserError(f"{options.out} holds trainings with other settings: {content['settings']}; give another --out")
@@ -167,8 +191,10 @@ def run(options: argparse.Namespace) -> None:
 def summarize(path: Path) -> str:
     """The table of what is finished; missing networks are named."""
     content = read_json(path)
-    lines = ["| network | parameters | seeds | mIoU, mean ± half range | training images/s | a second of one core |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| network | parameters | seeds | mIoU, mean ± half range | training images/s | a second of one core |",
+        "|---|---|---|---|---|---|",
+    ]
     missing = []
     for name in (name for pair in PAIRS for name in pair):
         found = [training for training in content["trainings"] if training["network"] == name]
@@ -181,9 +207,11 @@ def summarize(path: Path) -> str:
             for key in ("images_per_second", "images_per_core_second")
         )
         spread = (max(scores) - min(scores)) / 2
-        lines.append(f"| {name} | {found[0]['parameters'] / 1e6:.1f} M | {len(found)} | "
-                     f"{statistics.mean(scores):.3f} ± {spread:.3f} | {statistics.median(speed):.2f} | "
-                     f"{f'{statistics.median(core_speed):.2f}' if core_speed else '–'} |")  # fmt: skip
+        lines.append(
+            f"| {name} | {found[0]['parameters'] / 1e6:.1f} M | {len(found)} | "
+            f"{statistics.mean(scores):.3f} ± {spread:.3f} | {statistics.median(speed):.2f} | "
+            f"{f'{statistics.median(core_speed):.2f}' if core_speed else '–'} |"
+        )
     return "\n".join([*lines, "", f"Missing: {', '.join(missing) or 'none'}."])
 
 

@@ -52,11 +52,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "EMS": {"igtt_ems": EMS},
     "EMS, masks by DMI": {"igtt_ems": EMS, "igtt_criterion": "dmi"},
     "EMS, density as target": {"igtt_ems": EMS, "loss": "density(bandwidth=2)"},
-    "EMS, density as target, masks by DMI": {
-        "igtt_ems": EMS,
-        "loss": "density(bandwidth=2)",
-        "igtt_criterion": "dmi",
-    },
+    "EMS, density as target, masks by DMI": {"igtt_ems": EMS, "loss": "density(bandwidth=2)", "igtt_criterion": "dmi"},
     "multi-scale skeletons": {"igtt_ems": "skeletons:3+shift:1+sample:0.1"},
     "density as target": {"loss": "density(bandwidth=1)"},
     "no average of weights": {"ema": 0.0},
@@ -83,11 +79,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME", help="data sets with lists")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="S", help="seeds (default: 0 1 2)")
     parser.add_argument("--width", type=int, default=8, help="channels of the U-Net's first level (default: 8)")
-    parser.add_argument("--methods", nargs="+", default=list(ALL_METHODS), choices=ALL_METHODS, metavar="NAME",
-                        help=f"of {', '.join(ALL_METHODS)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(ALL_METHODS),
+        choices=ALL_METHODS,
+        metavar="NAME",
+        help=f"of {', '.join(ALL_METHODS)} (default: all)",
+    )
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"], metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=TRAINING["repeat"], metavar="N",
-                        help="times that an epoch draws each image (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=TRAINING["repeat"],
+        metavar="N",
+        help="times that an epoch draws each image (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where cells and summary go")
     parser.add_argument("--ablations", action="store_true", help="our recipe with one ingredient changed, on val.txt")
     parser.add_argument("--summarize", action="store_true", help="no training: tables and figures of finished cells")
@@ -110,10 +117,14 @@ def figures_of(folder: Path) -> dict[str, float]:
     summary = evaluate_maps(folder, report=False)
     pooled, oracle = summary["pooled"], summary["oracle"]
     return {
-        "dice": pooled["f1"], "iou": pooled["iou"], "auc": pooled["auc"], "oracle_dice": oracle["f1"],
-        "oracle_iou": oracle["iou"], "threshold": summary["threshold"],
+        "dice": pooled["f1"],
+        "iou": pooled["iou"],
+        "auc": pooled["auc"],
+        "oracle_dice": oracle["f1"],
+        "oracle_iou": oracle["iou"],
+        "threshold": summary["threshold"],
         "mean_image_iou": summary["per_image_mean"]["iou"]["mean"],
-    }  # fmt: skip
+    }
 
 
 def keep_maps(folder: Path, kept: Path) -> None:
@@ -134,10 +145,21 @@ def train_network(
     from training.fit import configure, fit
 
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
-    return fit(configure({
-        "dataset": dataset, "train_list": str(lists["train_gt"]), "val_list": str(lists["val"]),
-        "seed": seed, "audit": False, "tensorboard": False, "run_name": name, **training_options(settings), **options,
-    }))  # fmt: skip
+    return fit(
+        configure(
+            {
+                "dataset": dataset,
+                "train_list": str(lists["train_gt"]),
+                "val_list": str(lists["val"]),
+                "seed": seed,
+                "audit": False,
+                "tensorboard": False,
+                "run_name": name,
+                **training_options(settings),
+                **options,
+            }
+        )
+    )
 
 
 def training_options(settings: argparse.Namespace) -> dict[str, Any]:
@@ -219,8 +241,13 @@ def cells(settings: argparse.Namespace) -> list[tuple[str, str, int]]:
         names = (*ABLATIONS, CROSS_LABELLED)
         return [(name, dataset, seed) for seed in settings.seeds for name in names for dataset in settings.datasets]
     seeds = {name: settings.seeds[:1] if name in BASELINES else settings.seeds for name in settings.methods}
-    return [(name, dataset, seed) for seed in settings.seeds for name in settings.methods if seed in seeds[name]
-            for dataset in settings.datasets]  # fmt: skip
+    return [
+        (name, dataset, seed)
+        for seed in settings.seeds
+        for name in settings.methods
+        if seed in seeds[name]
+        for dataset in settings.datasets
+    ]
 
 
 def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace) -> None:
@@ -233,11 +260,17 @@ def run_cell(method: str, dataset: str, seed: int, settings: argparse.Namespace)
         found = run_trained(dataset, seed, METHODS[method], settings, "test")
     else:
         found = run_untrained(dataset, method, seed)
-    write_json(cell_path(settings.out, method, dataset, seed), {
-        "method": method, "dataset": dataset, "seed": seed, **found,
-        "settings": {"images": IMAGES, **training_options(settings)},
-        "environment": environment_record(),
-    })  # fmt: skip
+    write_json(
+        cell_path(settings.out, method, dataset, seed),
+        {
+            "method": method,
+            "dataset": dataset,
+            "seed": seed,
+            **found,
+            "settings": {"images": IMAGES, **training_options(settings)},
+            "environment": environment_record(),
+        },
+    )
 
 
 def main() -> None:

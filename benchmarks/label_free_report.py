@@ -11,8 +11,13 @@ import numpy as np
 from utils.run_folder import LOG_ROOT, read_json, write_json
 
 Cell = tuple[str, str, int]  # method, data set, seed
-NAMES = {"ours": "**ours** (`--igtt`)", "published": "iGTT as published", "no_ems": "iGTT without EMS", "dfc": "DFC",
-         "vote": "vote (ours, untrained)"}  # fmt: skip
+NAMES = {
+    "ours": "**ours** (`--igtt`)",
+    "published": "iGTT as published",
+    "no_ems": "iGTT without EMS",
+    "dfc": "DFC",
+    "vote": "vote (ours, untrained)",
+}
 TRAINED = ("supervised", "ours", "published", "no_ems", "dfc")
 FIRST_LABELS = "vote"  # what ours starts from, so no rival of it
 FIGURES = {"dice": "Dice", "oracle_dice": "*oracle* Dice", "iou": "IoU", "oracle_iou": "*oracle* IoU", "auc": "AUC"}
@@ -51,11 +56,15 @@ def table(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str], methods: S
 
 def goals(cells: dict[Cell, dict[str, Any]], datasets: Sequence[str]) -> list[str]:
     """Ours beside what it is to reach, set by set; means over the seeds."""
-    lines = ["| set | ours | supervised | ratio | best classic | ours, untrained | published | without EMS |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| set | ours | supervised | ratio | best classic | ours, untrained | published | without EMS |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for dataset in datasets:
-        mean = {name: np.mean(found) if (found := values_of(cells, name, dataset, "dice")) else float("nan")
-                for name in (*SHOWN, FIRST_LABELS)}  # fmt: skip
+        mean = {
+            name: np.mean(found) if (found := values_of(cells, name, dataset, "dice")) else float("nan")
+            for name in (*SHOWN, FIRST_LABELS)
+        }
         name, classic = best_classic(cells, dataset)
         lines.append(
             f"| `{dataset}` | {mean['ours']:.3f} | {mean['supervised']:.3f} | {mean['ours'] / mean['supervised']:.1%} "
@@ -132,7 +141,7 @@ def draw_overlays(test_lists: dict[str, Path], path: Path) -> None:
     titles = ("image", "truth", *(name.replace("_", " ") for name in columns))
     figure, axes = pyplot.subplots(
         len(test_lists), len(titles), figsize=(1.7 * len(titles), 1.75 * len(test_lists)), squeeze=False
-    )  # fmt: skip
+    )
     for row, (dataset, test_list) in zip(axes, test_lists.items(), strict=True):
         samples = read_list(test_list)
         sample = samples[len(samples) // 2]

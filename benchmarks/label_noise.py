@@ -29,10 +29,26 @@ from utils.run_folder import environment_record, write_json
 SIZE = 256
 SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
 SPECS = (
-    "clean", "sample:0.1", "sample:0.9", "flip:0.45", "flip:0.9,0.2", "random:0.3", "ntm", "dilate:3", "dilate:15",
-    "erode:3", "erode:15", "skeleton", "shift:1", "shift:5", "missing:0.3", "merge:5", "wobble:2,1", "wobble:2,10",
+    "clean",
+    "sample:0.1",
+    "sample:0.9",
+    "flip:0.45",
+    "flip:0.9,0.2",
+    "random:0.3",
+    "ntm",
+    "dilate:3",
+    "dilate:15",
+    "erode:3",
+    "erode:15",
+    "skeleton",
+    "shift:1",
+    "shift:5",
+    "missing:0.3",
+    "merge:5",
+    "wobble:2,1",
+    "wobble:2,10",
     "polygon:2",
-)  # fmt: skip
+)
 LIMITS_MS = {"wobble": 10.0, "polygon": 10.0}  # the project's bar; 2 ms for every other step
 LEAST_SPEEDUP = 100.0  # of the shift, against the loop
 

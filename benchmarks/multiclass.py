@@ -89,8 +89,10 @@ def audit_cell(spec: str, train_list: Path, num_classes: int, seed: int) -> dict
 
     samples = read_list(train_list)
     truth = [read_label(sample.label, num_classes) for sample in samples]
-    noisy = [make_noisy_label(label, spec, seed, sample.image_id, num_classes)
-             for label, sample in zip(truth, samples, strict=True)]  # fmt: skip
+    noisy = [
+        make_noisy_label(label, spec, seed, sample.image_id, num_classes)
+        for label, sample in zip(truth, samples, strict=True)
+    ]
     started = time.monotonic()
     report = audit_labels(noisy, truth, [read_image(sample.image) for sample in samples], num_classes)
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
@@ -103,12 +105,22 @@ def train_cell(dataset: str, spec: str, train_list: Path, num_classes: int, opti
     name = f"multiclass_{spec.replace(':', '-')}"
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
     given = {
-        "dataset": dataset, "num_classes": num_classes, "label_noise": spec, "preset": "quick", "width": options.width,
-        "train_list": str(train_list), "batch_size": options.batch_size, "epochs": options.epochs,
-        "val_list": str(shortened_list(dataset, "val", options.val_images, "multiclass")), "repeat": options.repeat,
-        "checkpoint_every": options.epochs, "audit": False, "tensorboard": False, "run_name": name,
+        "dataset": dataset,
+        "num_classes": num_classes,
+        "label_noise": spec,
+        "preset": "quick",
+        "width": options.width,
+        "train_list": str(train_list),
+        "batch_size": options.batch_size,
+        "epochs": options.epochs,
+        "val_list": str(shortened_list(dataset, "val", options.val_images, "multiclass")),
+        "repeat": options.repeat,
+        "checkpoint_every": options.epochs,
+        "audit": False,
+        "tensorboard": False,
+        "run_name": name,
         "seed": options.seed,
-    }  # fmt: skip
+    }
     return fit(configure(given))
 
 
@@ -132,12 +144,18 @@ def test_cell(run: Path, test_list: Path, num_classes: int) -> dict[str, Any]:
         plain = plain + confusion_matrix(scores.argmax(0), label, num_classes)
     config = read_json(run / "config.json")
     return {
-        "miou": figures["pooled"]["iou"], "mf1": figures["pooled"]["f1"], "accuracy": figures["pooled"]["accuracy"],
-        "miou_per_image": figures["per_image_mean"]["iou"], "plain_argmax_miou": mean_iou(plain),
-        "decoded": config["decode_matrix"] is not None, "class_iou": [row["iou"] for row in figures["classes"]],
-        "class_f1": [row["f1"] for row in figures["classes"]], "confusion": figures["confusion"],
-        "test_images": figures["n_images"], "epoch": record["epoch"],
-    }  # fmt: skip
+        "miou": figures["pooled"]["iou"],
+        "mf1": figures["pooled"]["f1"],
+        "accuracy": figures["pooled"]["accuracy"],
+        "miou_per_image": figures["per_image_mean"]["iou"],
+        "plain_argmax_miou": mean_iou(plain),
+        "decoded": config["decode_matrix"] is not None,
+        "class_iou": [row["iou"] for row in figures["classes"]],
+        "class_f1": [row["f1"] for row in figures["classes"]],
+        "confusion": figures["confusion"],
+        "test_images": figures["n_images"],
+        "epoch": record["epoch"],
+    }
 
 
 def run_cell(dataset: str, spec: str, options: argparse.Namespace) -> None:
@@ -152,11 +170,18 @@ def run_cell(dataset: str, spec: str, options: argparse.Namespace) -> None:
     kept = ("train_images", "val_images", "batch_size", "epochs", "repeat", "width", "seed")
     settings = {name: getattr(options, name) for name in kept}
     steps = -(-options.train_images * options.repeat // options.batch_size) * options.epochs
-    write_json(cell_path(options.out, dataset, spec), {
-        "dataset": dataset, "spec": spec, "audit": audit, "measured": test_cell(run, test_list, num_classes),
-        "training_seconds": seconds, "settings": {**settings, "steps": steps, "preset": "quick"},
-        "environment": environment_record("cpu"),
-    })  # fmt: skip
+    write_json(
+        cell_path(options.out, dataset, spec),
+        {
+            "dataset": dataset,
+            "spec": spec,
+            "audit": audit,
+            "measured": test_cell(run, test_list, num_classes),
+            "training_seconds": seconds,
+            "settings": {**settings, "steps": steps, "preset": "quick"},
+            "environment": environment_record("cpu"),
+        },
+    )
     shutil.rmtree(run)
 
 
@@ -168,8 +193,12 @@ def summarize(datasets: list[str], out: Path) -> str:
         paths = {spec: cell_path(out, dataset, spec) for spec in known.specs}
         classes = len(known.classes)
         lines += [f"### {dataset}: {classes} classes, no signal at flip:{(classes - 1) / classes:.4g}", ""]
-        lines += ["| labels | φ | contrast | verdict | ceiling | predicted mIoU | mIoU | plain argmax | "
-                  + " | ".join(known.classes) + " |", "|---" * (8 + classes) + "|"]  # fmt: skip
+        lines += [
+            "| labels | φ | contrast | verdict | ceiling | predicted mIoU | mIoU | plain argmax | "
+            + " | ".join(known.classes)
+            + " |",
+            "|---" * (8 + classes) + "|",
+        ]
         finished[dataset] = [read_json(path) for path in paths.values() if path.exists()]
         lines += map(row, finished[dataset])
         missing = [spec for spec, path in paths.items() if not path.exists()]
@@ -188,8 +217,13 @@ def row(cell: dict[str, Any]) -> str:
         return "–" if value is None else f"{value:.{digits}f}"
 
     audit, found = cell["audit"], cell["measured"]
-    said = [number(audit["phi"], 3), number(audit["contrast"], 3), audit["verdict"], number(audit["iou_ceiling"]),
-            number(audit["predicted_iou"])]  # fmt: skip
+    said = [
+        number(audit["phi"], 3),
+        number(audit["contrast"], 3),
+        audit["verdict"],
+        number(audit["iou_ceiling"]),
+        number(audit["predicted_iou"]),
+    ]
     reached = [number(found["miou"], 3), number(found["plain_argmax_miou"], 3) if found["decoded"] else "same"]
     return f"| {' | '.join([cell['spec'], *said, *reached, *map(number, found['class_iou'])])} |"
 
@@ -203,8 +237,11 @@ def draw(finished: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure = Figure(figsize=(5 * len(finished), 3.6), layout="constrained")
     panels = figure.subplots(1, len(finished), squeeze=False)[0]
     for axes, (dataset, cells) in zip(panels, finished.items(), strict=True):
-        flips = [(float(cell["spec"].removeprefix("flip:").replace("clean", "0")), cell)
-                 for cell in cells if not cell["spec"].startswith("sample")]  # fmt: skip
+        flips = [
+            (float(cell["spec"].removeprefix("flip:").replace("clean", "0")), cell)
+            for cell in cells
+            if not cell["spec"].startswith("sample")
+        ]
         shares = [share for share, _ in flips]
         for name, color, style, values in (
             ("predicted before training", ORANGE, "s:", [cell["audit"]["predicted_iou"] for _, cell in flips]),

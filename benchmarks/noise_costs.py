@@ -26,9 +26,11 @@ SPECS = ("sample:0.1", "flip:0.45")
 MORE = 3  # times the steps
 # name → (loss, factor of the steps)
 RECIPES = {
-    "plain": ("bce", 1), "plain, more steps": ("bce", MORE),
-    "forward": ("forward", 1), "forward, more steps": ("forward", MORE),
-}  # fmt: skip
+    "plain": ("bce", 1),
+    "plain, more steps": ("bce", MORE),
+    "forward": ("forward", 1),
+    "forward, more steps": ("forward", MORE),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,12 +71,20 @@ def run_cell(dataset: str, spec: str, recipe: str, width: int, steps: int, out: 
     implied = 0.5 if loss == "forward" else implied_threshold(spec_transition_matrix(spec))
     thresholds = {"validation": None, "half": 0.5, "implied": implied}
     figures = {name: evaluate_maps(folder, threshold=value, report=False) for name, value in thresholds.items()}
-    write_json(cell_path(out, dataset, spec, recipe), {
-        "dataset": dataset, "spec": spec, "recipe": recipe, "width": width, "steps": steps * factor,
-        "iou": {name: value["pooled"]["iou"] for name, value in figures.items()},
-        "oracle_iou": figures["validation"]["oracle"]["iou"], "auc": figures["validation"]["pooled"]["auc"],
-        "environment": environment_record(),
-    })  # fmt: skip
+    write_json(
+        cell_path(out, dataset, spec, recipe),
+        {
+            "dataset": dataset,
+            "spec": spec,
+            "recipe": recipe,
+            "width": width,
+            "steps": steps * factor,
+            "iou": {name: value["pooled"]["iou"] for name, value in figures.items()},
+            "oracle_iou": figures["validation"]["oracle"]["iou"],
+            "auc": figures["validation"]["pooled"]["auc"],
+            "environment": environment_record(),
+        },
+    )
     shutil.rmtree(run)
 
 
@@ -85,8 +95,10 @@ def gap_closed(value: float, plain: float, clean: float) -> str:
 
 def summarize(datasets: list[str], out: Path) -> None:
     """Print and write the table of finished cells."""
-    lines = ["| set | labels | recipe | IoU at 0.5 | IoU at implied | at validation's | best IoU | AUC | gap closed |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| set | labels | recipe | IoU at 0.5 | IoU at implied | at validation's | best IoU | AUC | gap closed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     missing = []
     for cell in cells(datasets):

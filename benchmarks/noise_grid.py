@@ -26,15 +26,43 @@ from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json,
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "noise_grid"
 SPECS = (
-    "clean", "sample:0.5", "sample:0.1", "sample:0.02", "flip:0.2", "flip:0.45", "flip:0.5", "flip:0.55", "flip:0.9",
-    "random:0.1", "random:0.3", "random:0.5", "dilate:5", "dilate:11", "erode:3", "erode:5", "skeleton", "wobble:3,8",
-    "missing:0.3", "merge:5",
-)  # fmt: skip
+    "clean",
+    "sample:0.5",
+    "sample:0.1",
+    "sample:0.02",
+    "flip:0.2",
+    "flip:0.45",
+    "flip:0.5",
+    "flip:0.55",
+    "flip:0.9",
+    "random:0.1",
+    "random:0.3",
+    "random:0.5",
+    "dilate:5",
+    "dilate:11",
+    "erode:3",
+    "erode:5",
+    "skeleton",
+    "wobble:3,8",
+    "missing:0.3",
+    "merge:5",
+)
 TRAIN_IMAGES, VAL_IMAGES = 120, 20
 BATCH, STEPS, EPOCHS = 8, 480, 4
 MIN_PHI = 0.02  # of what the scores imply, as of the audit's φ
-COLUMNS = ("labels", "φ", "verdict", "ceiling", "predicted IoU", "measured", "φ of scores", "IoU", "oracle IoU", "AUC",
-           "inverted")  # fmt: skip
+COLUMNS = (
+    "labels",
+    "φ",
+    "verdict",
+    "ceiling",
+    "predicted IoU",
+    "measured",
+    "φ of scores",
+    "IoU",
+    "oracle IoU",
+    "AUC",
+    "inverted",
+)
 BIAS = 0.05  # IoU below that of the clean labels from which a measured result counts as biased
 
 
@@ -77,9 +105,7 @@ def audit_cell(dataset: str, spec: str, train_list: Path) -> dict[str, Any]:
 
     samples = read_list(train_list)
     truth = [read_label(sample.label) for sample in samples]
-    noisy = [
-        make_noisy_label(label, spec, 0, sample.image_id) for label, sample in zip(truth, samples, strict=True)
-    ]  # fmt: skip
+    noisy = [make_noisy_label(label, spec, 0, sample.image_id) for label, sample in zip(truth, samples, strict=True)]
     started = time.monotonic()
     report = audit_labels(noisy, truth, [read_image(sample.image) for sample in samples])
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
@@ -102,10 +128,21 @@ def train_cell(
     repeat = max(1, round(steps * BATCH / EPOCHS / len(read_list(train_list))))
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
     given = {
-        "dataset": dataset, "train_list": str(train_list), "val_list": str(val_list), "label_noise": spec,
-        "preset": "quick", "width": width, "batch_size": BATCH, "epochs": EPOCHS, "repeat": repeat, "audit": False,
-        "tensorboard": False, "checkpoint_every": EPOCHS, "run_name": name, **options,
-    }  # fmt: skip
+        "dataset": dataset,
+        "train_list": str(train_list),
+        "val_list": str(val_list),
+        "label_noise": spec,
+        "preset": "quick",
+        "width": width,
+        "batch_size": BATCH,
+        "epochs": EPOCHS,
+        "repeat": repeat,
+        "audit": False,
+        "tensorboard": False,
+        "checkpoint_every": EPOCHS,
+        "run_name": name,
+        **options,
+    }
     return fit(configure(given))
 
 
@@ -146,10 +183,14 @@ def test_cell(run: Path, dataset: str) -> dict[str, Any]:
     phi = implied_phi(folder, read_list(find_list("test", dataset)))
     shutil.rmtree(run)
     return {
-        "iou": figures["pooled"]["iou"], "f1": figures["pooled"]["f1"], "auc": figures["pooled"]["auc"],
-        "oracle_iou": figures["oracle"]["iou"], "threshold": figures["threshold"], "inverted": record["inverted"],
+        "iou": figures["pooled"]["iou"],
+        "f1": figures["pooled"]["f1"],
+        "auc": figures["pooled"]["auc"],
+        "oracle_iou": figures["oracle"]["iou"],
+        "threshold": figures["threshold"],
+        "inverted": record["inverted"],
         "phi": phi,
-    }  # fmt: skip
+    }
 
 
 def run_cell(dataset: str, spec: str, width: int, steps: int, out: Path) -> None:
@@ -162,11 +203,18 @@ def run_cell(dataset: str, spec: str, width: int, steps: int, out: Path) -> None
     run = train_cell(dataset, name, spec, (train_list, val_list), width, steps)
     seconds = time.monotonic() - started
     measured = test_cell(run, dataset)
-    write_json(cell_path(out, dataset, spec), {
-        "dataset": dataset, "spec": spec, "audit": audit, "measured": measured, "training_seconds": seconds,
-        "settings": {"width": width, "steps": steps, "batch": BATCH, "train_images": TRAIN_IMAGES},
-        "environment": environment_record(),
-    })  # fmt: skip
+    write_json(
+        cell_path(out, dataset, spec),
+        {
+            "dataset": dataset,
+            "spec": spec,
+            "audit": audit,
+            "measured": measured,
+            "training_seconds": seconds,
+            "settings": {"width": width, "steps": steps, "batch": BATCH, "train_images": TRAIN_IMAGES},
+            "environment": environment_record(),
+        },
+    )
 
 
 def measured_verdict(measured: dict[str, Any], clean: dict[str, Any]) -> str:
@@ -251,8 +299,13 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     datasets = list(dict.fromkeys(cell["dataset"] for cell in cells))
-    colors = {"learnable": "tab:green", "biased at boundaries": "tab:orange", "inverted": "tab:purple",
-              "not learnable": "tab:red", "unknown": "tab:gray"}  # fmt: skip
+    colors = {
+        "learnable": "tab:green",
+        "biased at boundaries": "tab:orange",
+        "inverted": "tab:purple",
+        "not learnable": "tab:red",
+        "unknown": "tab:gray",
+    }
     figure, axes = pyplot.subplots(1, len(datasets), figsize=(4.6 * len(datasets), 4.4), squeeze=False, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for cell in (cell for cell in cells if cell["dataset"] == dataset):

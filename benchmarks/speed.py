@@ -43,17 +43,22 @@ PARTS = {
     "gpu_tests": ("speed_training", "measure_gpu_tests"),
 }
 SETS = {
-    "cpu": ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit",
-            "accuracy"),
+    "cpu": ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit", "accuracy"),
     "gpu": ("ceilings", "training", "networks", "inference", "huge", "startup", "recipe", "processes", "gpu_tests"),
-}  # fmt: skip
+}
 
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["cpu"], choices=(*SETS, *PARTS), metavar="PART",
-                        help=f"sets: cpu, gpu (which includes --baseline), or parts: {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=["cpu"],
+        choices=(*SETS, *PARTS),
+        metavar="PART",
+        help=f"sets: cpu, gpu (which includes --baseline), or parts: {', '.join(PARTS)}",
+    )
     parser.add_argument("--baseline", action="store_true", help="run the plain recipe beside the fast one")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)")
     parser.add_argument("--width", type=int, metavar="CHANNELS", help="of the U-Net (default: 64 on CUDA, else 16)")
@@ -83,9 +88,15 @@ def make_settings(options: argparse.Namespace) -> Settings:
         raise UserError("--parts gpu needs an accelerator; add --tiny to see that every part works without one")
     width, crop, batch_size, repeat = (4, 32, 8, 1) if options.tiny else SIZES[device]
     settings = Settings(
-        device, width, crop, batch_size, repeat, options.rounds, baseline=options.baseline or "gpu" in options.parts,
+        device,
+        width,
+        crop,
+        batch_size,
+        repeat,
+        options.rounds,
+        baseline=options.baseline or "gpu" in options.parts,
         tiny=options.tiny,
-    )  # fmt: skip
+    )
     given = {name: getattr(options, name) for name in ("width", "crop", "batch_size")}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, rounds=1, seconds=0.0) if options.tiny else settings
@@ -98,8 +109,10 @@ def measure(parts: list[str], settings: Settings, out: Path, again: bool) -> Non
         found = content["parts"].get(name)
         if found is not None and not again:
             if found["settings"] != asdict(settings):
-                raise UserError(f"{display_path(out)} holds part {name} at other settings, {found['settings']}: give "
-                                "--again or another --out")  # fmt: skip
+                raise UserError(
+                    f"{display_path(out)} holds part {name} at other settings, {found['settings']}: give "
+                    "--again or another --out"
+                )
             continue
         print(f"== {name}", flush=True)
         module, function = PARTS[name]

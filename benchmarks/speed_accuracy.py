@@ -17,9 +17,15 @@ def accuracy_options(settings: Settings, seed: int) -> dict[str, Any]:
     """The quick preset."""
     sizes = {"width": 2, "crop": 32, "epochs": 1} if settings.tiny else {}
     return {
-        "dataset": DATASET, "label_noise": NOISE, "preset": "quick", "device": settings.device, "seed": seed,
-        "audit": False, "tensorboard": False, **sizes,
-    }  # fmt: skip
+        "dataset": DATASET,
+        "label_noise": NOISE,
+        "preset": "quick",
+        "device": settings.device,
+        "seed": seed,
+        "audit": False,
+        "tensorboard": False,
+        **sizes,
+    }
 
 
 def train_and_score(settings: Settings, way: str, seeds: Sequence[int]) -> list[float]:
@@ -80,7 +86,17 @@ def measure_accuracy(settings: Settings) -> list[Figure]:
     fast, plain = (in_fresh_process(train_and_score, settings, way, seeds) for way in ("fast", "plain"))
     error = float(np.sqrt((np.var(fast, ddof=1) + np.var(plain, ddof=1)) / len(fast)))
     what = f"test IoU, {'tiny' if settings.tiny else 'quick'} preset, mean of {len(fast)} seeds"
-    return [Figure(what, "IoU", float(np.mean(fast)), float(np.mean(plain)), more={
-        "fast": [round(value, 4) for value in fast], "plain": [round(value, 4) for value in plain],
-        "difference": float(np.mean(fast) - np.mean(plain)), "standard error": error,
-    })]  # fmt: skip
+    return [
+        Figure(
+            what,
+            "IoU",
+            float(np.mean(fast)),
+            float(np.mean(plain)),
+            more={
+                "fast": [round(value, 4) for value in fast],
+                "plain": [round(value, 4) for value in plain],
+                "difference": float(np.mean(fast) - np.mean(plain)),
+                "standard error": error,
+            },
+        )
+    ]

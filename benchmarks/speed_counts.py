@@ -112,17 +112,28 @@ def measure_ceilings(settings: Settings) -> list[Figure]:
         Figure(f"product of {rows}² matrices, bf16", "GFLOP/s", product / 1e9),
         Figure(f"product of {rows}² matrices, fp32", "GFLOP/s", exact / 1e9),
         Figure(f"copy of {size / 2**20:.0f} MiB, read and written", "GB/s", copy / 1e9),
-        bound(f"training, width {settings.width} at {settings.crop}²",
-              count(settings.width, settings.crop, training=True), product, copy),
+        bound(
+            f"training, width {settings.width} at {settings.crop}²",
+            count(settings.width, settings.crop, training=True),
+            product,
+            copy,
+        ),
         bound(f"prediction, width {settings.width} at 256²", count(settings.width, 256, training=False), product, copy),
-    ]  # fmt: skip
+    ]
 
 
 def bound(what: str, counts: tuple[float, float], product: float, copy: float) -> Figure:
     """Images a second if arithmetic and memory worked at their ceilings, one after the other."""
     operations, traffic = counts
     arithmetic, memory = operations / product, traffic / copy
-    return Figure(f"bound: {what}", "images/s", 1 / (arithmetic + memory), more={
-        "GFLOP an image": operations / 1e9, "MB an image": traffic / 1e6, "ms of arithmetic": 1000 * arithmetic,
-        "ms of memory": 1000 * memory,
-    })  # fmt: skip
+    return Figure(
+        f"bound: {what}",
+        "images/s",
+        1 / (arithmetic + memory),
+        more={
+            "GFLOP an image": operations / 1e9,
+            "MB an image": traffic / 1e6,
+            "ms of arithmetic": 1000 * arithmetic,
+            "ms of memory": 1000 * memory,
+        },
+    )

@@ -28,8 +28,11 @@ def measure_inference(settings: Settings) -> list[Figure]:
     operations, _ = count(settings.width, SIZE, training=False)
     ceiling = matrix_product(settings, fast["precision"])
     what = f"width {settings.width} at {SIZE}², batch {batch_size(settings)}"
-    facts = {"precision": fast["precision"], "share_of_product": fast["network"] * operations / ceiling,
-             "peak MiB": fast["peak"]}  # fmt: skip
+    facts = {
+        "precision": fast["precision"],
+        "share_of_product": fast["network"] * operations / ceiling,
+        "peak MiB": fast["peak"],
+    }
     goal = 4000.0 if (settings.device, settings.width) == ("cuda", 64) else None
     figures = [
         Figure(f"network, {what}", "images/s", fast["network"], plain.get("network"), goal=goal, more=facts),
@@ -89,23 +92,30 @@ def predict_for_a_while(settings: Settings, way: str) -> dict[str, Any]:
         started = time.perf_counter()
         if way == "fast":
             pictures = [Picture(image, f"{number}_{image.stem}", (SIZE, SIZE)) for number, image in enumerate(files)]
-            predict_pictures(
-                predictor, pictures, MapSettings(), Path(folder), batch_size=batch, progress=progress
-            )  # fmt: skip
+            predict_pictures(predictor, pictures, MapSettings(), Path(folder), batch_size=batch, progress=progress)
         else:
             predict_plainly(network, files, Path(folder), settings.device, batch)
         seconds = time.perf_counter() - started
-    return {"network": batch / (milliseconds / 1000), "files": len(files) / seconds, "precision": precision,
-            "peak": peak_mib(settings.device)}  # fmt: skip
+    return {
+        "network": batch / (milliseconds / 1000),
+        "files": len(files) / seconds,
+        "precision": precision,
+        "peak": peak_mib(settings.device),
+    }
 
 
 def measure_huge(settings: Settings) -> list[Figure]:
     """Seconds and peak memory for one image of 10,000² pixels of 16 bits, file to map."""
     side = 600 if settings.tiny else HUGE
     seconds, peak, before = in_fresh_process(predict_huge, settings, side)
-    return [Figure(f"{side}×{side} image of 16 bits, width {settings.width}", "s", seconds, more={
-        "peak resident MiB": peak, "before MiB": before, "one float32 copy MiB": 4 * side**2 / 2**20,
-    })]  # fmt: skip
+    return [
+        Figure(
+            f"{side}×{side} image of 16 bits, width {settings.width}",
+            "s",
+            seconds,
+            more={"peak resident MiB": peak, "before MiB": before, "one float32 copy MiB": 4 * side**2 / 2**20},
+        )
+    ]
 
 
 def predict_huge(settings: Settings, side: int) -> tuple[float, float, float]:
@@ -128,9 +138,13 @@ def predict_huge(settings: Settings, side: int) -> tuple[float, float, float]:
         before = peak_mib("cpu")
         started = time.perf_counter()
         predict_pictures(
-            predictor, [Picture(path, "map", (side, side))], MapSettings(), Path(folder),
-            batch_size=BATCH_SIZE[settings.device], progress=progress,
-        )  # fmt: skip
+            predictor,
+            [Picture(path, "map", (side, side))],
+            MapSettings(),
+            Path(folder),
+            batch_size=BATCH_SIZE[settings.device],
+            progress=progress,
+        )
         return time.perf_counter() - started, peak_mib("cpu"), before
 
 

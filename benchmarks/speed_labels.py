@@ -21,14 +21,26 @@ def measure_label_noise(settings: Settings) -> list[Figure]:
     seconds = 0.0 if settings.tiny else settings.seconds / 10
     masks = draw_masks(1)
     figures = [
-        Figure(spec, "ms", float(np.mean([row[kind]["mean_ms"] for kind in row if kind != "full"])),
-               more={"full mask": row["full"]["mean_ms"]})
+        Figure(
+            spec,
+            "ms",
+            float(np.mean([row[kind]["mean_ms"] for kind in row if kind != "full"])),
+            more={"full mask": row["full"]["mean_ms"]},
+        )
         for spec, row in time_steps(masks, seconds).items()
-    ]  # fmt: skip
+    ]
     shift = time_shift(seconds)
     goal = LEAST_SHIFT if settings.baseline else None
-    return [*figures, Figure("shift:1 of a full mask, against a loop over pixels", "ms", shift["vectorised_ms"],
-                             shift["loop_ms"], goal_ratio=goal)]  # fmt: skip
+    return [
+        *figures,
+        Figure(
+            "shift:1 of a full mask, against a loop over pixels",
+            "ms",
+            shift["vectorised_ms"],
+            shift["loop_ms"],
+            goal_ratio=goal,
+        ),
+    ]
 
 
 def measure_ems(settings: Settings) -> list[Figure]:
@@ -74,11 +86,16 @@ def measure_metrics(settings: Settings) -> list[Figure]:
     plain = median_ms(lambda: metrics_by_threshold(scores, label, thresholds), settings.seconds, least=2)
     one = median_ms(lambda: metrics_by_threshold(scores, label, [0.5]), settings.seconds, least=2)
     return [
-        Figure(f"every threshold, AUC, AP of an image; scikit-learn: {len(thresholds)} thresholds", "ms", fast, plain,
-               goal_ratio=LEAST_METRICS),
+        Figure(
+            f"every threshold, AUC, AP of an image; scikit-learn: {len(thresholds)} thresholds",
+            "ms",
+            fast,
+            plain,
+            goal_ratio=LEAST_METRICS,
+        ),
         Figure("the same; scikit-learn: one threshold", "ms", fast, one),
         Figure("every figure of metrics.py, from files", "ms", score_files(settings)),
-    ]  # fmt: skip
+    ]
 
 
 def scored_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -57,9 +57,7 @@ def foreground_share(samples: Sequence[Sample], options: TrainingOptions) -> flo
     return float(np.mean([dataset[place][1].float().mean().item() for place in range(min(20, len(samples)))]))
 
 
-def train_plainly(
-    options: TrainingOptions, samples: Sequence[Sample], device: str
-) -> tuple[nn.Module, list[float]]:  # fmt: skip
+def train_plainly(options: TrainingOptions, samples: Sequence[Sample], device: str) -> tuple[nn.Module, list[float]]:
     """Train as ``options`` say, in the plain way; the network and the images per second of every epoch."""
     torch.manual_seed(options.seed)
     network = build_network(options.network, width=options.width, init=options.init)
@@ -72,13 +70,20 @@ def train_plainly(
         network.parameters(), lr=options.lr, weight_decay=options.weight_decay, **settings
     )
     loader = DataLoader(
-        PlainDataset(samples, options), options.batch_size, shuffle=True, num_workers=usable_processors(),
+        PlainDataset(samples, options),
+        options.batch_size,
+        shuffle=True,
+        num_workers=usable_processors(),
         pin_memory=device == "cuda",
-    )  # fmt: skip
+    )
     schedule = build_schedule(
-        options.schedule, optimizer, options.epochs * len(loader), len(loader), step_epochs=options.step_epochs,
+        options.schedule,
+        optimizer,
+        options.epochs * len(loader),
+        len(loader),
+        step_epochs=options.step_epochs,
         gamma=options.step_gamma,
-    )  # fmt: skip
+    )
     speeds = []
     for _ in range(options.epochs):
         network.train()
@@ -125,8 +130,9 @@ def thin_by_loop(mask: np.ndarray) -> np.ndarray:
 
 def _is_removable(image: np.ndarray, y: int, x: int, first: bool) -> bool:
     """Whether a pixel goes in the first or second half of a pass; its neighbours are counted clockwise from the top."""
-    around = [int(image[y + dy, x + dx]) for dy, dx in
-              ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))]  # fmt: skip
+    around = [
+        int(image[y + dy, x + dx]) for dy, dx in ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+    ]
     top, right, bottom, left = around[::2]
     rises = sum(before < after for before, after in zip(around, [*around[1:], around[0]], strict=True))
     sides = (top * right * bottom, right * bottom * left) if first else (top * right * left, top * bottom * left)

@@ -134,8 +134,9 @@ def table(parts: dict[str, dict[str, Any]]) -> str:
             ratio = "" if figure.ratio is None else f"{figure.ratio:.3g}×"
             also = ", ".join(f"{key} {_show(value)}" for key, value in figure.more.items())
             goals = "; ".join(figure.verdicts())
-            lines.append(f"| {name} | {figure.what} | {show(figure.value, figure.unit)} | {plain} | {ratio} | {goals} "
-                         f"| {also} |")  # fmt: skip
+            lines.append(
+                f"| {name} | {figure.what} | {show(figure.value, figure.unit)} | {plain} | {ratio} | {goals} | {also} |"
+            )
     return "\n".join(lines)
 
 

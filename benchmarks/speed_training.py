@@ -84,10 +84,20 @@ def training_options(settings: Settings, **more: Any) -> dict[str, Any]:
     val_list = LOG_ROOT / DATASET / "speed_val.txt"  # of one image, so that little but training takes time
     write_list(val_list, [(sample.image, sample.label) for sample in samples_of("val")[:1]])
     return {
-        "dataset": DATASET, "val_list": str(val_list), "label_noise": NOISE, "preset": preset,
-        "device": settings.device, "width": settings.width, "crop": settings.crop, "batch_size": settings.batch_size,
-        "repeat": settings.repeat, "epochs": 3, "audit": False, "tensorboard": False, **more,
-    }  # fmt: skip
+        "dataset": DATASET,
+        "val_list": str(val_list),
+        "label_noise": NOISE,
+        "preset": preset,
+        "device": settings.device,
+        "width": settings.width,
+        "crop": settings.crop,
+        "batch_size": settings.batch_size,
+        "repeat": settings.repeat,
+        "epochs": 3,
+        "audit": False,
+        "tensorboard": False,
+        **more,
+    }
 
 
 def train_fast(given: dict[str, Any]) -> dict[str, Any]:
@@ -109,9 +119,11 @@ def train_fast(given: dict[str, Any]) -> dict[str, Any]:
     draws = (given["epochs"] - 1) * given["repeat"] * len(samples_of("train/train_gt"))
     return {
         "speeds": [record["train/images_per_second"] for record in records[1:]],
-        "cpu_ms": 1000 * (times[3] - 2 * times[2] + times[1]) / draws, "loss": records[-1]["train/loss"],
-        "peak": max(peak, peak_mib(given["device"])), "precision": config["used_precision"],
-    }  # fmt: skip
+        "cpu_ms": 1000 * (times[3] - 2 * times[2] + times[1]) / draws,
+        "loss": records[-1]["train/loss"],
+        "peak": max(peak, peak_mib(given["device"])),
+        "precision": config["used_precision"],
+    }
 
 
 def train_plain(given: dict[str, Any]) -> dict[str, Any]:
@@ -184,9 +196,13 @@ def _median(results: Sequence[dict[str, Any]]) -> float:
 
 
 def _speed(
-    settings: Settings, what: str, results: list[dict[str, Any]], plain: list[dict[str, Any]], goals: dict[str, Any],
+    settings: Settings,
+    what: str,
+    results: list[dict[str, Any]],
+    plain: list[dict[str, Any]],
+    goals: dict[str, Any],
     **more: Any,
-) -> Figure:  # fmt: skip
+) -> Figure:
     facts = {"precision": results[0]["precision"], "peak MiB": max(result["peak"] for result in results), **more}
     facts |= {"plain peak MiB": max(result["peak"] for result in plain)} if plain else {}
     if plain and settings.device == "cpu":  # a host that waits for its accelerator uses CPU time too
@@ -216,8 +232,9 @@ def measure_startup(settings: Settings) -> list[Figure]:
     figures = []
     for audit in (False, True):
         with removed_run("speed_startup") as name:
-            given = json.dumps({"dataset": DATASET, "label_noise": NOISE, "device": settings.device, "run_name": name,
-                                "audit": audit})  # fmt: skip
+            given = json.dumps(
+                {"dataset": DATASET, "label_noise": NOISE, "device": settings.device, "run_name": name, "audit": audit}
+            )
             lines = [last_line(run_tool("-c", UNTIL_FIRST_EPOCH, given)[0]) for _ in range(tries)]
             seconds, cpu = min([float(number) for number in line.split()] for line in lines)
         what = "to the first epoch, beyond import torch" + (", with the audit" if audit else "")
@@ -236,16 +253,35 @@ def measure_recipe(settings: Settings) -> list[Figure]:
     for compiling in ([], ["--compile"]) if settings.device == "cuda" else ([],):
         with removed_run("speed_recipe") as name:
             answer, seconds = run_tool(
-                "main.py", "--dataset", DATASET, "--preset", "paper", "--device", settings.device,
-                "--epochs", str(epochs), "--run_name", name, *sizes, *compiling,
-            )  # fmt: skip
+                "main.py",
+                "--dataset",
+                DATASET,
+                "--preset",
+                "paper",
+                "--device",
+                settings.device,
+                "--epochs",
+                str(epochs),
+                "--run_name",
+                name,
+                *sizes,
+                *compiling,
+            )
             last_line(answer)
             records = read_jsonl(LOG_ROOT / DATASET / name / "metrics.jsonl")
         what = " ".join(["main.py --preset paper", *compiling])
-        figures.append(Figure(f"{what}, {epochs} epochs", "s", seconds, goal=goal, more={
-            "validation IoU": records[-1]["val/iou"],
-            "images/s in epochs": statistics.median(record["train/images_per_second"] for record in records),
-        }))  # fmt: skip
+        figures.append(
+            Figure(
+                f"{what}, {epochs} epochs",
+                "s",
+                seconds,
+                goal=goal,
+                more={
+                    "validation IoU": records[-1]["val/iou"],
+                    "images/s in epochs": statistics.median(record["train/images_per_second"] for record in records),
+                },
+            )
+        )
     return figures
 
 
@@ -253,8 +289,15 @@ def measure_processes(settings: Settings) -> list[Figure]:
     """Training in DistributedDataParallel, as a single process on one device, and without it; losses should agree."""
     given = {**training_options(settings), "precision": "fp32"}
     wrapped, alone = in_fresh_process(train_wrapped, given), in_fresh_process(train_fast, given)
-    return [Figure("in DistributedDataParallel, one process; plain: without it", "images/s", _median([wrapped]),
-                   _median([alone]), more={"losses": [wrapped["loss"], alone["loss"]]})]  # fmt: skip
+    return [
+        Figure(
+            "in DistributedDataParallel, one process; plain: without it",
+            "images/s",
+            _median([wrapped]),
+            _median([alone]),
+            more={"losses": [wrapped["loss"], alone["loss"]]},
+        )
+    ]
 
 
 def measure_gpu_tests(settings: Settings) -> list[Figure]:

@@ -121,11 +121,20 @@ def plant_errors(options: argparse.Namespace, folder: Path) -> dict[str, str]:
 def training_options(options: argparse.Namespace, folder: Path, fold: int) -> dict[str, Any]:
     """The options of the training that leaves out a part of the list."""
     return {
-        "dataset": options.dataset, "train_list": str(folder / "planted.txt"), "val_list": str(folder / "val.txt"),
-        "fold": f"{fold}/{options.folds}", "preset": "quick", "epochs": options.epochs, "repeat": options.repeat,
-        "width": options.width, "crop": options.crop, "seed": options.seed, "checkpoint_every": options.epochs,
-        "tensorboard": False, "run_name": f"{folder.name}_fold{fold}",
-    }  # fmt: skip
+        "dataset": options.dataset,
+        "train_list": str(folder / "planted.txt"),
+        "val_list": str(folder / "val.txt"),
+        "fold": f"{fold}/{options.folds}",
+        "preset": "quick",
+        "epochs": options.epochs,
+        "repeat": options.repeat,
+        "width": options.width,
+        "crop": options.crop,
+        "seed": options.seed,
+        "checkpoint_every": options.epochs,
+        "tensorboard": False,
+        "run_name": f"{folder.name}_fold{fold}",
+    }
 
 
 def predict_fold(options: argparse.Namespace, folder: Path, fold: int) -> Path:
@@ -200,18 +209,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     maps = [find_maps(predict_fold(options, folder, fold)) for fold in range(1, options.folds + 1)]
     verdicts, judge = rank_labels(choose_predictions(read_list(folder / "planted.txt"), maps), maps)
     kinds = [planted[display_path(verdict.prediction.sample.image)] for verdict in verdicts]
-    qualities = {
-        "ours": np.array([verdict.quality for verdict in verdicts]),
-        **cleanlab_qualities(verdicts, judge),
-    }
+    qualities = {"ours": np.array([verdict.quality for verdict in verdicts]), **cleanlab_qualities(verdicts, judge)}
     rows = {name: figures(quality, kinds) for name, quality in qualities.items()}
     guesses = [(kind, verdict.kind) for kind, verdict in zip(kinds, verdicts, strict=True) if verdict.stands_out]
     print(f"{len(verdicts)} labels, {sum(map(bool, kinds))} with planted errors; {len(guesses)} stand out")
     print_table(rows, guesses)
-    write_json(folder / "found.json", {
-        "settings": settings, "labels": len(verdicts), "methods": rows, "stand_out": guesses,
-        "environment": environment_record("cpu"),
-    })  # fmt: skip
+    write_json(
+        folder / "found.json",
+        {
+            "settings": settings,
+            "labels": len(verdicts),
+            "methods": rows,
+            "stand_out": guesses,
+            "environment": environment_record("cpu"),
+        },
+    )
     print(f"written to {display_path(folder / 'found.json')}")
 
 

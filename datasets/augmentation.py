@@ -93,7 +93,7 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
         if not strengths[name] > 0:
             raise ValueError(f"the strength of {item!r} must be a positive number")
     steps = [step for name in STRONG_AUGMENTATIONS if name in strengths
-             for step in STRONG_AUGMENTATIONS[name][1](strengths[name])]  # fmt: skip
+             for step in STRONG_AUGMENTATIONS[name][1](strengths[name])]
     return v2.Compose(steps) if steps else None
 
 

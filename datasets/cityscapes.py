@@ -30,7 +30,7 @@ CLASSES = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
-}  # fmt: skip
+}
 """Class name → label id, in the order of the class indices 0…18; every other id counts nowhere."""
 
 Say = Callable[[str], object]
@@ -69,7 +69,7 @@ def cityscapes_pairs(
             f"{IMAGES}_trainvaltest.zip and {FINE}_trainvaltest.zip into the folder that --source names"
         )
     splits = {split: _pair(images[split], source / kind / split, kind, target / split / "labels", say)
-              for split in found}  # fmt: skip
+              for split in found}
     noisy = None
     if noisy_labels is not None:
         folder = source / noisy_labels / "train"
@@ -78,7 +78,7 @@ def cityscapes_pairs(
     for option, name, pairs in (("--labels", labels, every), ("--noisy_labels", noisy_labels, noisy)):
         if name is not None and not any(label for _, label in pairs):
             raise UserError(f"{option} {name}: no image has a label {display_path(source / name)}/<split>/<city>/"
-                            f"*_{name}_labelIds.png that shows a class")  # fmt: skip
+                            f"*_{name}_labelIds.png that shows a class")
     return splits, noisy
 
 
@@ -112,7 +112,7 @@ def _pair(images: Sequence[Path], folder: Path, kind: str, target: Path, say: Sa
     pairing = pair_files(
         images, frames(folder, kind, "_labelIds"),
         image_key=partial(_frame, ending=f"_{IMAGES}"), label_key=partial(_frame, ending=f"_{kind}_labelIds"),
-    )  # fmt: skip
+    )
     if not pairing.pairs:
         say(f"{display_path(folder)} has no labels of these images: the list names images alone")
         return [(image, None) for image in images]

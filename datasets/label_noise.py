@@ -41,7 +41,7 @@ __all__ = [
     "EMS_SPEC", "STEPS", "UNLABELLED", "Step", "count_transitions", "label_classes", "make_noisy_label",
     "noisy_stages", "normalize_rows", "parse_spec", "read_matrix", "spec_folder_name", "spec_transition_matrix",
     "step_generator", "write_matrix",
-]  # fmt: skip
+]
 
 EMS_SPEC = "skeleton+shift:1+sample:0.1"  # extraction of meta-structure, the label-free training's last step
 UNLABELLED = ("background", "ignore")
@@ -159,7 +159,7 @@ STEPS: dict[str, StepRule] = {
         noise_steps.apply_matrix, needs=("rng",), matrix=lambda rows, classes: np.array(rows),
         example="ntm:matrix.json",
     ),
-}  # fmt: skip
+}
 
 
 def parse_spec(text: str, num_classes: int = 1) -> tuple[Step, ...]:
@@ -348,4 +348,4 @@ def _matrix_path(step: str) -> Path:
         if path.is_file():
             return path
     _fail(step, f"the matrix file {display_path(Path(written))} does not exist",
-          "ntm:matrix.json, with the path of a transition matrix as the audit writes it")  # fmt: skip
+          "ntm:matrix.json, with the path of a transition matrix as the audit writes it")

@@ -144,7 +144,7 @@ def _skeletons(mask: np.ndarray, scales: int) -> np.ndarray:
         small = -(-width // 2**scale), -(-height // 2**scale)
         coarse = cv2.resize(mask.astype(np.float32), small, interpolation=cv2.INTER_AREA) >= 0.5
         lines = cv2.resize(_skeleton(coarse.astype(np.uint8)).astype(np.uint8), (width, height),
-                           interpolation=cv2.INTER_NEAREST)  # fmt: skip
+                           interpolation=cv2.INTER_NEAREST)
         found = found | ((lines & mask) > 0)
     return found
 

@@ -152,7 +152,7 @@ class SegmentationDataset(Dataset):
         return make_noisy_label(
             label, self.steps, self.noise.seed, self.samples[index].image_id,
             num_classes=self.num_classes, epoch=epoch, unlabelled=self.noise.unlabelled,
-        )  # fmt: skip
+        )
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""
@@ -255,4 +255,4 @@ def make_loader(
         dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
         persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None,
         generator=torch.Generator().manual_seed(dataset.seed),
-    )  # fmt: skip
+    )

@@ -111,7 +111,7 @@ SIMULATED = {
         counts=(160, 20, 40),
         least_foreground=0.005,
     ),
-}  # fmt: skip
+}
 
 
 def simulate_image(name: str, rng: np.random.Generator, size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -212,10 +212,10 @@ def make_dataset(name: str, root: Path = REPO_ROOT, say: Callable[[str], object]
     if is_complete(name, root):
         if read_json(marker) != record:
             say(f"{display_path(marker.parent)} was made by another version of the simulation; "
-                "delete the folder to have it made again")  # fmt: skip
+                "delete the folder to have it made again")
         return
     say(f"simulating {name} in {display_path(marker.parent)}: {' + '.join(map(str, recipe.counts))} images "
-        "(train + val + test) with exact ground truth")  # fmt: skip
+        "(train + val + test) with exact ground truth")
     try:
         marker.unlink(missing_ok=True)
         write_samples(name, root)

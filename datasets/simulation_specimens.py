@@ -275,7 +275,7 @@ class Nuclei:
     def _add_nucleus(
         self, rng: np.random.Generator, covered: np.ndarray, light: np.ndarray, centre: np.ndarray, radius: float,
         level: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add one nucleus to the fine canvases: ``covered`` (bool) and ``light`` (float32), both in place."""
         stretch = np.sqrt(rng.uniform(*self.elongation))
         tilt = rng.uniform(0, np.pi)

@@ -31,29 +31,44 @@ MATRIX_FILE = "transition_matrix.json"
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/audit_labels.py", formatter_class=argparse.HelpFormatter,
+        prog="evaluation/audit_labels.py",
+        formatter_class=argparse.HelpFormatter,
         description="Say what labels will teach, before training on them.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="name of the data set: datasets/NAME and txt/NAME")
     add("--train_list", metavar="LIST", help="labels to audit (default: train_noisyLabel.txt, else train_gt.txt)")
     truth = parser.add_argument_group("what the labels are held against; nothing: the images alone")
     reference = truth.add_mutually_exclusive_group()
-    reference.add_argument("--clean_list", metavar="LIST",
-                           help="clean labels of some or all of the images (default: train_gt.txt)")  # fmt: skip
+    reference.add_argument(
+        "--clean_list", metavar="LIST", help="clean labels of some or all of the images (default: train_gt.txt)"
+    )
     reference.add_argument("--second_annotator", metavar="LIST", help="another person's labels of the images")
-    reference.add_argument("--label_noise", metavar="SPEC",
-                           help="put noise on the list's labels, e.g. flip:0.3, and audit the result")  # fmt: skip
-    truth.add_argument("--foreground", choices=FOREGROUNDS,
-                       help="what the foreground looks like: settles the direction without clean labels")  # fmt: skip
+    reference.add_argument(
+        "--label_noise", metavar="SPEC", help="put noise on the list's labels, e.g. flip:0.3, and audit the result"
+    )
+    truth.add_argument(
+        "--foreground",
+        choices=FOREGROUNDS,
+        help="what the foreground looks like: settles the direction without clean labels",
+    )
     add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="1 for binary labels (default)")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that counts nowhere")
     add("--in_channels", type=int, choices=(1, 3), default=1, help="1 reads images as grey (default), 3 as RGB")
     add("--data_root", metavar="DIR", help="folder that relative paths in lists start from (default: $SEG_ROOT)")
-    add("--unlabelled", choices=("background", "ignore"), default="background",
-        help="what sampling in --label_noise drops becomes (default: background)")  # fmt: skip
-    add("--max_images", type=whole_number(1), default=200, metavar="N",
-        help="images for profile, ceiling and prediction; Q counts all (default: 200)")  # fmt: skip
+    add(
+        "--unlabelled",
+        choices=("background", "ignore"),
+        default="background",
+        help="what sampling in --label_noise drops becomes (default: background)",
+    )
+    add(
+        "--max_images",
+        type=whole_number(1),
+        default=200,
+        metavar="N",
+        help="images for profile, ceiling and prediction; Q counts all (default: 200)",
+    )
     add("--seed", type=whole_number(), default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/audit_<list>)")
     return parser.parse_args(arguments)
@@ -146,8 +161,14 @@ def load_sequences(
         steps = parse_spec(options.label_noise, options.num_classes)
 
         def noisy(place: int) -> np.ndarray:
-            return make_noisy_label(labels[place], steps, options.seed, samples[place].image_id, options.num_classes,
-                                    unlabelled=options.unlabelled)  # fmt: skip
+            return make_noisy_label(
+                labels[place],
+                steps,
+                options.seed,
+                samples[place].image_id,
+                options.num_classes,
+                unlabelled=options.unlabelled,
+            )
 
         return Loaded(noisy, count), labels, images, "clean labels"
     matched = reference_labels(options, samples, dataset)
@@ -217,8 +238,17 @@ def main() -> None:
     print(f"{display_path(list_path)}: {len(samples)} images")
     statistics = label_statistics(labels, images, options.num_classes)
     print("\n".join(statistics.lines(names)))
-    report = audit_labels(labels, truth, images, options.num_classes, options.seed, options.foreground,
-                          options.max_images, reference, training_images=len(samples))  # fmt: skip
+    report = audit_labels(
+        labels,
+        truth,
+        images,
+        options.num_classes,
+        options.seed,
+        options.foreground,
+        options.max_images,
+        reference,
+        training_images=len(samples),
+    )
     print("\n".join([*report.notes(), *figure_lines(report)]))
     if report.predicted_iou is not None:
         print(f"predicted IoU {report.predicted_iou:.2f}, {report.prediction_basis()}")
@@ -226,8 +256,10 @@ def main() -> None:
     folder = output_folder(options, dataset, list_path)
     matrix_file = write_audit(folder, report, statistics, names, (labels, truth, images))
     print("\n".join(report.advice(matrix_file)))
-    print(f"written to {display_path(folder)}: audit.json, audit_details.json, audit.png"
-          + (f", {MATRIX_FILE}" if matrix_file else ""))  # fmt: skip
+    print(
+        f"written to {display_path(folder)}: audit.json, audit_details.json, audit.png"
+        + (f", {MATRIX_FILE}" if matrix_file else "")
+    )
 
 
 if __name__ == "__main__":

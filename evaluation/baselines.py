@@ -219,8 +219,14 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the methods that the command line names."""
     parser = make_parser("evaluation/baselines.py", "Classic segmentation without training, scored like networks.")
-    parser.add_argument("--methods", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="METHOD",
-                        help=f"of: {', '.join(BASELINES)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(BASELINES),
+        choices=list(BASELINES),
+        metavar="METHOD",
+        help=f"of: {', '.join(BASELINES)} (default: all)",
+    )
     options = parser.parse_args(arguments)
     run_methods(options, {name: functools.partial(map, BASELINES[name]) for name in options.methods})
 

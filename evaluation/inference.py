@@ -32,37 +32,58 @@ RESULT_FILES = ("predictions.json", "metrics.json", "per_image.csv", "report.htm
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/inference.py", formatter_class=argparse.HelpFormatter,
+        prog="evaluation/inference.py",
+        formatter_class=argparse.HelpFormatter,
         description="Predict images with a trained run.",
-    )  # fmt: skip
+    )
     which = parser.add_argument_group("what")
     which.add_argument("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")
     which.add_argument(
         "--test_ckpt_epoch", default="best", metavar="N|best|last", help="checkpoint of the run (default: best)"
     )
     images = which.add_mutually_exclusive_group()
-    images.add_argument("--data_list", metavar="LIST", help="list of images, with labels or without (default: the "
-                        "run's test list)")  # fmt: skip
+    images.add_argument(
+        "--data_list", metavar="LIST", help="list of images, with labels or without (default: the run's test list)"
+    )
     images.add_argument("--input", nargs="+", metavar="FILE", help="image files or folders of images")
-    which.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from "
-                       "(default: the run's)")  # fmt: skip
+    which.add_argument(
+        "--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: the run's)"
+    )
     how = parser.add_argument_group("how")
-    how.add_argument("--pred_invert", default="auto", choices=("auto", "on", "off"),
-                     help="invert scores (default: auto, as validation decided)")  # fmt: skip
+    how.add_argument(
+        "--pred_invert",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="invert scores (default: auto, as validation decided)",
+    )
     how.add_argument("--tta", action="store_true", help="average the scores of the eight flips and rotations")
-    how.add_argument("--batch_size", type=whole_number(1), metavar="N",
-                     help="images of 256x256 at once, others count by their area (default: "
-                     f"{BATCH_SIZE['cpu']} on a CPU, else {BATCH_SIZE['cuda']})")  # fmt: skip
-    how.add_argument("--tile", type=whole_number(64), default=512, metavar="PIXELS",
-                     help="images with a longer side are predicted in tiles of this side (default: 512)")  # fmt: skip
-    how.add_argument("--overlap", type=whole_number(0), default=64, metavar="PIXELS",
-                     help="least overlap of tiles (default: 64)")  # fmt: skip
+    how.add_argument(
+        "--batch_size",
+        type=whole_number(1),
+        metavar="N",
+        help="images of 256x256 at once, others count by their area (default: "
+        f"{BATCH_SIZE['cpu']} on a CPU, else {BATCH_SIZE['cuda']})",
+    )
+    how.add_argument(
+        "--tile",
+        type=whole_number(64),
+        default=512,
+        metavar="PIXELS",
+        help="images with a longer side are predicted in tiles of this side (default: 512)",
+    )
+    how.add_argument(
+        "--overlap", type=whole_number(0), default=64, metavar="PIXELS", help="least overlap of tiles (default: 64)"
+    )
     how.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default: auto)"
     )
-    how.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
-                     help="arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device "
-                     "computes with it)")  # fmt: skip
+    how.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device "
+        "computes with it)",
+    )
     also = parser.add_argument_group("also written")
     also.add_argument("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     also.add_argument("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
@@ -156,11 +177,16 @@ def decide_settings(options: argparse.Namespace, checkpoint: dict[str, Any]) -> 
     threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
     matrix = config.get("decode_matrix")
     return MapSettings(
-        num_classes=config["num_classes"], in_channels=config["in_channels"], ignore_index=config.get("ignore_index"),
-        normalization=config["normalization"], threshold=threshold if invert == trained else 1 - threshold,
-        invert=invert, transition=None if matrix is None else np.asarray(matrix, np.float64),
-        masks=options.masks, save_scores=options.save_scores,
-    )  # fmt: skip
+        num_classes=config["num_classes"],
+        in_channels=config["in_channels"],
+        ignore_index=config.get("ignore_index"),
+        normalization=config["normalization"],
+        threshold=threshold if invert == trained else 1 - threshold,
+        invert=invert,
+        transition=None if matrix is None else np.asarray(matrix, np.float64),
+        masks=options.masks,
+        save_scores=options.save_scores,
+    )
 
 
 def clear_results(folder: Path) -> None:
@@ -231,18 +257,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     with Progress(len(pictures), "predicting") as progress:
         predict_pictures(
-            predictor, pictures, settings, folder, batch_size=options.batch_size or BATCH_SIZE[device.type],
-            window=options.tile, overlap=options.overlap, progress=progress,
-        )  # fmt: skip
+            predictor,
+            pictures,
+            settings,
+            folder,
+            batch_size=options.batch_size or BATCH_SIZE[device.type],
+            window=options.tile,
+            overlap=options.overlap,
+            progress=progress,
+        )
     seconds = time.monotonic() - started
     record = make_record(
-        pictures, source, settings, run, epoch, dataset=config["dataset"],
+        pictures,
+        source,
+        settings,
+        run,
+        epoch,
+        dataset=config["dataset"],
         data_root=options.data_root or config.get("data_root"),
-        checkpoint=display_path(find_checkpoint(run, options.test_ckpt_epoch)), tta=options.tta, precision=precision,
-        tile=options.tile, overlap=options.overlap, device=str(device),
+        checkpoint=display_path(find_checkpoint(run, options.test_ckpt_epoch)),
+        tta=options.tta,
+        precision=precision,
+        tile=options.tile,
+        overlap=options.overlap,
+        device=str(device),
         timing={"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds},
         environment=environment_record(str(device)),
-    )  # fmt: skip
+    )
     write_json(folder / "predictions.json", record)
     print(summarize(pictures, folder, record))
 

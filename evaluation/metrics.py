@@ -40,20 +40,35 @@ def unit_number(text: str) -> float:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/metrics.py", formatter_class=argparse.HelpFormatter,
+        prog="evaluation/metrics.py",
+        formatter_class=argparse.HelpFormatter,
         description="Score predicted maps against labels.",
-    )  # fmt: skip
-    parser.add_argument("--prd_dir", required=True, type=Path, metavar="DIR",
-                        help="pred/ of a prediction, its parent, or any folder of TIFF or PNG maps")  # fmt: skip
-    parser.add_argument("--test_data_dir", metavar="LIST",
-                        help="list of images and labels (default: the one that inference recorded)")  # fmt: skip
-    parser.add_argument("--threshold", type=unit_number, metavar="T",
-                        help="scores at or above it are foreground (default: the recorded one, else 0.5)")  # fmt: skip
+    )
+    parser.add_argument(
+        "--prd_dir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="pred/ of a prediction, its parent, or any folder of TIFF or PNG maps",
+    )
+    parser.add_argument(
+        "--test_data_dir", metavar="LIST", help="list of images and labels (default: the one that inference recorded)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=unit_number,
+        metavar="T",
+        help="scores at or above it are foreground (default: the recorded one, else 0.5)",
+    )
     parser.add_argument(
         "--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)"
     )
-    parser.add_argument("--ignore_index", type=whole_number(), metavar="V",
-                        help="label value that counts nowhere (default: as recorded)")  # fmt: skip
+    parser.add_argument(
+        "--ignore_index",
+        type=whole_number(),
+        metavar="V",
+        help="label value that counts nowhere (default: as recorded)",
+    )
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     parser.add_argument("--no_report", action="store_true", help="write no report.html and no overlays")
@@ -178,8 +193,10 @@ def print_table(summary: dict[str, Any]) -> None:
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
     print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
     oracle = summary["oracle"]
-    print(f"{'':22}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
-          + (f"{'*oracle*':>11}" if oracle else ""))  # fmt: skip
+    print(
+        f"{'':22}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
+        + (f"{'*oracle*':>11}" if oracle else "")
+    )
     for name, mean in summary["per_image_mean"].items():
         interval = f"[{show(mean['low'])}, {show(mean['high'])}]"
         undefined = f"{mean['undefined']}" if mean["undefined"] else ""
@@ -199,9 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Score what the command line names."""
     options = parse_options(arguments)
     evaluate_maps(
-        options.prd_dir, options.test_data_dir, threshold=options.threshold, num_classes=options.num_classes,
-        ignore_index=options.ignore_index, data_root=options.data_root, out=options.out, report=not options.no_report,
-    )  # fmt: skip
+        options.prd_dir,
+        options.test_data_dir,
+        threshold=options.threshold,
+        num_classes=options.num_classes,
+        ignore_index=options.ignore_index,
+        data_root=options.data_root,
+        out=options.out,
+        report=not options.no_report,
+    )
 
 
 if __name__ == "__main__":

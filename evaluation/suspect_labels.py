@@ -24,23 +24,40 @@ if TYPE_CHECKING:
 
 NAMED_FILES = 5
 COLUMNS = (
-    "rank", "image", "label", "quality", "stands_out", "kind", "suspect_share", "missing_share", "invented_share",
-    "in_sample", "map", "suspect_map",
-)  # fmt: skip
+    "rank",
+    "image",
+    "label",
+    "quality",
+    "stands_out",
+    "kind",
+    "suspect_share",
+    "missing_share",
+    "invented_share",
+    "in_sample",
+    "map",
+    "suspect_map",
+)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/suspect_labels.py", formatter_class=argparse.HelpFormatter,
+        prog="evaluation/suspect_labels.py",
+        formatter_class=argparse.HelpFormatter,
         description="Which labels are suspect? Ranks labels by predictions of networks that never saw them: train "
         "with main.py --fold k/K, predict each run's held_out.txt, and give all the folders of predictions.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="name of the data set: datasets/NAME and txt/NAME")
     add("--train_list", metavar="LIST", help="labels to judge (default: train_noisyLabel.txt, else train_gt.txt)")
-    add("--prd_dir", required=True, nargs="+", type=Path, metavar="DIR",
-        help="folders of predictions; of an image in several, the first that is out of sample counts")  # fmt: skip
+    add(
+        "--prd_dir",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="folders of predictions; of an image in several, the first that is out of sample counts",
+    )
     add("--top", type=whole_number(), default=16, metavar="N", help="labels to draw (default: 16)")
     add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary labels (default: as recorded)")
     add("--ignore_index", type=whole_number(), metavar="V", help="value that counts nowhere (default: as recorded)")
@@ -55,14 +72,18 @@ def tell_provenance(samples: Sequence[Sample], predictions: Sequence[Prediction]
     missing = [sample.image for sample in samples if sample.image not in predicted]
     if missing:
         more = f" and {len(missing) - NAMED_FILES} more" if len(missing) > NAMED_FILES else ""
-        print(f"images without a prediction, not judged ({len(missing)}): "
-              f"{', '.join(map(display_path, missing[:NAMED_FILES]))}{more}")  # fmt: skip
+        print(
+            f"images without a prediction, not judged ({len(missing)}): "
+            f"{', '.join(map(display_path, missing[:NAMED_FILES]))}{more}"
+        )
     known = [prediction for prediction in predictions if prediction.in_sample]
     if known:
         runs = sorted({folders[prediction.folder].record["run"] for prediction in known})
-        print(f"WARNING: {len(known)} of {len(predictions)} labels are judged by a network that was trained on them "
-              f"({', '.join(runs)}): it may have learned their errors, which then hide. Train with --fold k/K and "
-              "predict <run>/held_out.txt.")  # fmt: skip
+        print(
+            f"WARNING: {len(known)} of {len(predictions)} labels are judged by a network that was trained on them "
+            f"({', '.join(runs)}): it may have learned their errors, which then hide. Train with --fold k/K and "
+            "predict <run>/held_out.txt."
+        )
     unknown = sorted({prediction.folder for prediction in predictions if prediction.in_sample is None})
     for number in unknown:
         print(f"{display_path(folders[number].folder)}: not known whether its network was trained on these labels")
@@ -84,11 +105,17 @@ def csv_rows(verdicts: Sequence[Verdict], drawn: int) -> Iterator[list[Any]]:
         prediction = verdict.prediction
         shares = (verdict.suspect_share, verdict.missing_share, verdict.invented_share)
         yield [
-            rank, display_path(prediction.sample.image), display_path(prediction.sample.label),
-            f"{verdict.quality:.4f}", "yes" if verdict.stands_out else "no", verdict.kind,
-            *(f"{share:.5f}" for share in shares), in_sample[prediction.in_sample], display_path(prediction.map_path),
+            rank,
+            display_path(prediction.sample.image),
+            display_path(prediction.sample.label),
+            f"{verdict.quality:.4f}",
+            "yes" if verdict.stands_out else "no",
+            verdict.kind,
+            *(f"{share:.5f}" for share in shares),
+            in_sample[prediction.in_sample],
+            display_path(prediction.map_path),
             map_file(rank, verdict) if rank <= drawn else "",
-        ]  # fmt: skip
+        ]
 
 
 def write_suspects(folder: Path, verdicts: Sequence[Verdict], judge: LabelJudge, top: int, in_channels: int) -> None:
@@ -124,8 +151,10 @@ def tell(folder: Path, verdicts: Sequence[Verdict], dataset: str, top: int) -> N
     standing_out = [verdict for verdict in verdicts if verdict.stands_out]
     print(f"{len(standing_out)} of {len(verdicts)} labels stand out as worse than the others")
     for rank, verdict in enumerate(verdicts[: min(top, len(standing_out))], start=1):
-        print(f"{rank:4d}  quality {verdict.quality:.3f}  {verdict.kind:<24}  "
-              f"{display_path(verdict.prediction.sample.label)}")  # fmt: skip
+        print(
+            f"{rank:4d}  quality {verdict.quality:.3f}  {verdict.kind:<24}  "
+            f"{display_path(verdict.prediction.sample.label)}"
+        )
     print(f"written to {display_path(folder)}: suspects.csv, sheet.png, maps/, without_suspects.txt")
     print("next: look at sheet.png and correct the labels at the head of suspects.csv, or train without them:")
     kept = quoted(display_path(folder / "without_suspects.txt"))
@@ -153,14 +182,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verdicts, judge = rank_labels(predictions, folders, num_classes, ignore_index)
     folder = options.out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     write_suspects(folder, verdicts, judge, options.top, recorded.get("in_channels", 1))
-    write_json(folder / "suspects.json", {
-        "list": display_path(list_path), "predictions": [display_path(item.folder) for item in folders],
-        "judged": len(verdicts), "stand_out": sum(verdict.stands_out for verdict in verdicts),
-        "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
-        "without_prediction": len({sample.image for sample in samples}) - len(predictions),
-        "confidence": [calibration.confidence for calibration in judge.calibrations],
-        "environment": environment_record("cpu"),
-    })  # fmt: skip
+    write_json(
+        folder / "suspects.json",
+        {
+            "list": display_path(list_path),
+            "predictions": [display_path(item.folder) for item in folders],
+            "judged": len(verdicts),
+            "stand_out": sum(verdict.stands_out for verdict in verdicts),
+            "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
+            "without_prediction": len({sample.image for sample in samples}) - len(predictions),
+            "confidence": [calibration.confidence for calibration in judge.calibrations],
+            "environment": environment_record("cpu"),
+        },
+    )
     tell(folder, verdicts, dataset, options.top)
 
 

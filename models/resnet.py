@@ -24,11 +24,7 @@ BACKBONES: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
 }
 # output stride: (stride, dilation of the first block, dilation of the others) of layer 3 and of layer 4
-DEEP_LAYERS = {
-    32: ((2, 1, 1), (2, 1, 1)),
-    16: ((2, 1, 1), (1, 1, 2)),
-    8: ((1, 1, 2), (1, 2, 4)),
-}
+DEEP_LAYERS = {32: ((2, 1, 1), (2, 1, 1)), 16: ((2, 1, 1), (1, 1, 2)), 8: ((1, 1, 2), (1, 2, 4))}
 
 
 def residual_layer(

@@ -127,10 +127,13 @@ def torchrun(
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in (name for _, name in socket.if_nameindex()) else {}
     try:
         return subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))], cwd=cwd,
-            capture_output=True, text=True, timeout=600,
+            [sys.executable, "-m", "torch.distributed.run", *map(str, (*launch, *command))],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **(env or {})},
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as late:
         raise AssertionError(f"no end after {late.timeout} s\n{late.stdout}\n{late.stderr}") from None
 

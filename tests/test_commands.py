@@ -104,9 +104,13 @@ MISTAKES = {
     "wrong fold": ((*DISKS, "--fold", "3/2"), ("--fold", "3/2")),
     "unknown run": (("main.py", "--resume", "disks/none"), ("disks/none", "no run folder")),
     "no run to predict with": (
-        ("evaluation/inference.py", "--train_dir", "disks/none", "--test_ckpt_epoch", "best"), ("disks/none",)),
+        ("evaluation/inference.py", "--train_dir", "disks/none", "--test_ckpt_epoch", "best"),
+        ("disks/none",),
+    ),
     "no such checkpoint": (
-        ("evaluation/inference.py", "--train_dir", "disks/commands", "--test_ckpt_epoch", "7"), ("7", "2", "best")),
+        ("evaluation/inference.py", "--train_dir", "disks/commands", "--test_ckpt_epoch", "7"),
+        ("7", "2", "best"),
+    ),
     "no predictions": (("evaluation/metrics.py", "--prd_dir", "train_log/none/pred"), ("train_log/none/pred",)),
     "empty list": ((*DISKS, "--train_list", "empty.txt"), ("empty.txt", "empty")),
     "missing image": ((*DISKS, "--train_list", "image.txt"), ("99.png", "image.txt:2")),
@@ -117,7 +121,7 @@ MISTAKES = {
     "spaces without tab": ((*DISKS, "--train_list", "spaces.txt"), ("spaces.txt:2", "tab")),
     "wrong label values": ((*DISKS, "--train_list", "seven.txt", "--num_classes", "3"), ("seven.png", "7")),
     "truncated image": ((*DISKS, "--train_list", "cut.txt", "--crop", "32", "--width", "4"), ("cut.png",)),
-}  # fmt: skip
+}
 LISTS = {
     "image": f"{LISTED}/images/99.png\t{LISTED}/labels/0.png",
     "label": f"{LISTED}/images/0.png\t{LISTED}/labels/99.png",

@@ -56,7 +56,7 @@ def said(workspace: Path) -> dict[str, str]:
         "inference": "evaluation/inference.py --train_dir shapes/path --overlays 1 --masks --save_scores",
         "metrics": "evaluation/metrics.py --prd_dir RESULTS/pred",
         "one class more": "evaluation/metrics.py --prd_dir RESULTS --num_classes 4 --out four --no_report",
-    }  # fmt: skip
+    }
     answers = {}
     for name, command in commands.items():
         results = "".join(map(str, (workspace / "train_log/shapes/path/results").glob("*")))

@@ -40,9 +40,18 @@ sys.argv[0] = "main.py"
 runpy.run_path("main.py", run_name="__main__")
 """
 OPTIONS = {
-    "dataset": "disks", "train_list": "train_gt", "epochs": 3, "width": 4, "crop": 32, "batch_size": 4, "seed": 3,
-    "norm": "group", "precision": "fp32", "device": "cpu", "tensorboard": False,
-}  # fmt: skip
+    "dataset": "disks",
+    "train_list": "train_gt",
+    "epochs": 3,
+    "width": 4,
+    "crop": 32,
+    "batch_size": 4,
+    "seed": 3,
+    "norm": "group",
+    "precision": "fp32",
+    "device": "cpu",
+    "tensorboard": False,
+}
 COMMAND = [part for name, value in OPTIONS.items() for part in (f"--{name}", value) if name != "tensorboard"]
 COMMAND.append("--no_tensorboard")
 IN_EPOCH_3 = 5  # the step, of two in an epoch

@@ -43,11 +43,24 @@ def data_on_device(monkeypatch, device) -> None:
 
 def train(root: Path, device: str, **given) -> Path:
     return fit(
-        configure({
-            "dataset": "disks", "preset": "quick", "width": 8, "crop": 32, "batch_size": 4, "repeat": 6, "epochs": 3,
-            "device": device, "tensorboard": False, "audit": False, **given,
-        }, root), root,
-    )  # fmt: skip
+        configure(
+            {
+                "dataset": "disks",
+                "preset": "quick",
+                "width": 8,
+                "crop": 32,
+                "batch_size": 4,
+                "repeat": 6,
+                "epochs": 3,
+                "device": device,
+                "tensorboard": False,
+                "audit": False,
+                **given,
+            },
+            root,
+        ),
+        root,
+    )
 
 
 def params(*names: str) -> list:

@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 MARGIN = 1.1  # how much longer than foreseen a training may take and still be begun
 TITLES = {"f1": "F1", "miou": "mean IoU"}
 SET_HERE = {  # options of main.py that this tool sets itself → what to give instead
-    "label_noise": "--pixel_shares", "label_noise_refresh": "--pixel_shares", "noise_seed": "--seed",
-    "transition_matrix": "--pixel_shares", "epochs": "--steps", "repeat": "--steps", "stop_after": "--steps",
-    "fold": "--image_counts", "run_name": "--out", "resume": "the same command again, which goes on",
-    "checkpoint_every": "--keep_checkpoints", "checkpoint_from": "--keep_checkpoints",
-    "tensorboard": "the folder's curve.png", "igtt": "main.py: it needs no annotation",
-}  # fmt: skip
+    "label_noise": "--pixel_shares",
+    "label_noise_refresh": "--pixel_shares",
+    "noise_seed": "--seed",
+    "transition_matrix": "--pixel_shares",
+    "epochs": "--steps",
+    "repeat": "--steps",
+    "stop_after": "--steps",
+    "fold": "--image_counts",
+    "run_name": "--out",
+    "resume": "the same command again, which goes on",
+    "checkpoint_every": "--keep_checkpoints",
+    "checkpoint_from": "--keep_checkpoints",
+    "tensorboard": "the folder's curve.png",
+    "igtt": "main.py: it needs no annotation",
+}
 
 
 def share(text: str) -> float:
@@ -47,32 +56,54 @@ def share(text: str) -> float:
 def parse_options(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The tool's own options, and the options of main.py that were given; see ``--help``."""
     parser = CommandParser(
-        prog="training/annotation_budget.py", formatter_class=argparse.HelpFormatter,
+        prog="training/annotation_budget.py",
+        formatter_class=argparse.HelpFormatter,
         description="How much annotation is enough? Trains with shares of the pixels labelled on numbers of images, "
         "and says what reaches the score of the full labels.",
         epilog="The options of main.py hold for every training: --dataset NAME, --train_list LIST (default: "
         "train_gt.txt), --val_list LIST, --preset (default here: quick), --network, --seed, --device, …; "
         "see python main.py --help.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--time_budget", type=positive_float, default=60.0, metavar="MINUTES", help="time to use (default: 60)")
-    add("--pixel_shares", type=share, nargs="+", metavar="P",
-        help="shares of the foreground pixels that are labelled (default: 1 0.25 0.05 0.01)")  # fmt: skip
-    add("--image_counts", type=positive_int, nargs="+", metavar="N",
-        help="numbers of images (default: all of the list, a third, a ninth, …)")  # fmt: skip
+    add(
+        "--pixel_shares",
+        type=share,
+        nargs="+",
+        metavar="P",
+        help="shares of the foreground pixels that are labelled (default: 1 0.25 0.05 0.01)",
+    )
+    add(
+        "--image_counts",
+        type=positive_int,
+        nargs="+",
+        metavar="N",
+        help="numbers of images (default: all of the list, a third, a ninth, …)",
+    )
     add("--repeats", type=positive_int, default=3, metavar="N", help="trainings of each cell (default: 3)")
-    add("--target", type=share, default=0.95, metavar="P",
-        help="share of the full labels' score that is enough (default: 0.95)")  # fmt: skip
-    add("--steps", type=positive_int, metavar="N", help="steps of every training (default: those of the preset on "
-        "the whole list, within 100 and 300)")  # fmt: skip
+    add(
+        "--target",
+        type=share,
+        default=0.95,
+        metavar="P",
+        help="share of the full labels' score that is enough (default: 0.95)",
+    )
+    add(
+        "--steps",
+        type=positive_int,
+        metavar="N",
+        help="steps of every training (default: those of the preset on the whole list, within 100 and 300)",
+    )
     add("--data_list", metavar="LIST", help="score on this list instead of the validation list")
     add("--out", type=Path, metavar="DIR", help="folder of the results (default: train_log/NAME/annotation_budget)")
     add("--keep_checkpoints", action="store_true", help="keep the weights of every training")
     own, rest = parser.parse_known_args(arguments)
     training = make_parser()
     training.prog = parser.prog
-    given = {name: tuple(value) if isinstance(value, list) else value
-             for name, value in vars(training.parse_args(rest)).items()}  # fmt: skip
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(training.parse_args(rest)).items()
+    }
     for name in sorted(SET_HERE.keys() & given.keys()):
         parser.error(f"--{name} is set by this tool; use {SET_HERE[name]}")
     return own, {"preset": "quick", **given}
@@ -84,13 +115,19 @@ def show_plan(study: Study, ladder: Sequence[Cell], book: Book) -> list[Cell]:
 
     counts = sorted({cell.images for cell in ladder}, reverse=True)
     shares = sorted({cell.share for cell in ladder}, reverse=True)
-    print(f"{len(study.samples)} images of {display_path(study.train_list)}, scores on {display_path(study.scored_on)}"
-          f"; preset {study.options.preset}, {study.full.steps} steps a training")  # fmt: skip
-    print(f"pixels labelled: {', '.join(map(percent, shares))}; images: {', '.join(map(str, counts))}; "
-          f"repeats: {max(cell.repeat for cell in ladder)}; trainings: {len(ladder)}")  # fmt: skip
+    print(
+        f"{len(study.samples)} images of {display_path(study.train_list)}, scores on {display_path(study.scored_on)}"
+        f"; preset {study.options.preset}, {study.full.steps} steps a training"
+    )
+    print(
+        f"pixels labelled: {', '.join(map(percent, shares))}; images: {', '.join(map(str, counts))}; "
+        f"repeats: {max(cell.repeat for cell in ladder)}; trainings: {len(ladder)}"
+    )
     if study.data_list is None:
-        print("threshold and epoch are chosen on that list too, as in every run: a little flattering, to all alike; "
-              "--data_list LIST scores on another")  # fmt: skip
+        print(
+            "threshold and epoch are chosen on that list too, as in every run: a little flattering, to all alike; "
+            "--data_list LIST scores on another"
+        )
     for images in counts:
         steps = study.length(next(cell for cell in ladder if cell.images == images)).steps
         if steps != study.full.steps:
@@ -124,8 +161,10 @@ def show_time(waiting: Sequence[Cell], seconds: float, left: float) -> None:
         UserError: not even one training fits.
     """
     fitting = int(left / seconds) if seconds else len(waiting)
-    print(f"a training takes about {minutes(seconds)}, the {len(waiting)} to do {minutes(seconds * len(waiting))}; "
-          f"{minutes(left)} are left")  # fmt: skip
+    print(
+        f"a training takes about {minutes(seconds)}, the {len(waiting)} to do {minutes(seconds * len(waiting))}; "
+        f"{minutes(left)} are left"
+    )
     if fitting < 1:
         raise UserError(
             f"one training takes about {minutes(seconds)}, more than the {minutes(left)} left of --time_budget: "
@@ -169,8 +208,11 @@ def run_cells(
         if number:  # the first one's time lacks the epoch that was trained before
             seconds = record["seconds"]
         figure = "failed: " + record["failed"] if "failed" in record else f"{TITLES[study.score]} {record['score']:.3f}"
-        print(f"[{number + 1}/{len(waiting)}] {name_cells([cell])}: {figure}  ({minutes(record['seconds'])}, "
-              f"{minutes(max(ends - clock(), 0))} left)", flush=True)  # fmt: skip
+        print(
+            f"[{number + 1}/{len(waiting)}] {name_cells([cell])}: {figure}  ({minutes(record['seconds'])}, "
+            f"{minutes(max(ends - clock(), 0))} left)",
+            flush=True,
+        )
     return []
 
 
@@ -197,14 +239,23 @@ def conclude(study: Study, book: Book, left_out: Sequence[Cell], target: float) 
         print("no intervals: every cell was trained once")
     budget_report.write_table(study.folder / "table.csv", rows)
     budget_report.draw_curve(study.folder / "curve.png", data, curve, target, title)
-    write_json(study.folder / "curve.json", {
-        "score": study.score, "scored_on": display_path(study.scored_on), "steps": study.full.steps, "target": target,
-        "sentences": sentences, "model": budget_report.MODEL,
-        "parameters": None if curve is None else curve.parameters(), "cells": rows,
-        "left_out": [cell.name for cell in left_out],
-        "failed": [name for name, record in book.cells.items() if record["score"] is None],
-        "settings": book.settings, "environment": environment_record(),
-    })  # fmt: skip
+    write_json(
+        study.folder / "curve.json",
+        {
+            "score": study.score,
+            "scored_on": display_path(study.scored_on),
+            "steps": study.full.steps,
+            "target": target,
+            "sentences": sentences,
+            "model": budget_report.MODEL,
+            "parameters": None if curve is None else curve.parameters(),
+            "cells": rows,
+            "left_out": [cell.name for cell in left_out],
+            "failed": [name for name, record in book.cells.items() if record["score"] is None],
+            "settings": book.settings,
+            "environment": environment_record(),
+        },
+    )
     if left_out:
         print(f"left out for want of time: {name_cells(left_out)}\ntype the same command again to add them")
     print(f"written to {display_path(study.folder)}: curve.png, table.csv, curve.json")

@@ -117,10 +117,15 @@ def _make_dataset(
     options: TrainingOptions, samples: list[Sample], cache: str, **training: object
 ) -> SegmentationDataset:
     return SegmentationDataset(
-        samples, num_classes=options.num_classes, in_channels=options.in_channels, seed=options.seed,
+        samples,
+        num_classes=options.num_classes,
+        in_channels=options.in_channels,
+        seed=options.seed,
         cache=cache == "ram" or (cache == "gpu" and options.igtt),  # every refresh looks at the images on the host
-        ignore_index=options.ignore_index, normalization=options.normalization, **training,
-    )  # fmt: skip
+        ignore_index=options.ignore_index,
+        normalization=options.normalization,
+        **training,
+    )
 
 
 def _make_loader(
@@ -150,16 +155,16 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
     train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
     val_samples, val_sizes = ([], []) if val_list is None else from_main(lambda: _read(val_list, options, root, say))
     cache = choose_cache(
-        options.cache, decoded_bytes(train_sizes + val_sizes, options.in_channels), device,
+        options.cache,
+        decoded_bytes(train_sizes + val_sizes, options.in_channels),
+        device,
         max(1, options.workers or 0) * local_world_size(),
-    )  # fmt: skip
+    )
     if options.noise_device == "gpu" and cache != "gpu":
         raise UserError("--noise_device gpu changes labels that lie on a GPU; here they do not: use --noise_device cpu")
     kept, held_out = split_fold(len(train_samples), options.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
-    batches = TrainingBatches(
-        len(train), options.batch_size, options.seed, options.repeat, rank(), world_size()
-    )  # fmt: skip
+    batches = TrainingBatches(len(train), options.batch_size, options.seed, options.repeat, rank(), world_size())
     train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
     if val_list is not None:
@@ -167,9 +172,16 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
         val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
         val_loader = _make_loader(options, val, val_batches, cache, device)
     return TrainingData(
-        train_list, val_list, test_list, train, batches, train_loader, val, val_loader,
+        train_list,
+        val_list,
+        test_list,
+        train,
+        batches,
+        train_loader,
+        val,
+        val_loader,
         [train_samples[i] for i in held_out],
-    )  # fmt: skip
+    )
 
 
 def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:
@@ -232,9 +244,15 @@ def _read(
 ) -> tuple[list[Sample], list[tuple[int, int]]]:
     """Samples with labels and the sizes of their images; every fault of the list and of its files at once."""
     return read_checked_list(
-        path, options.data_root, root, labels="optional" if options.igtt else "required",
-        num_classes=options.num_classes, ignore_index=options.ignore_index, in_channels=options.in_channels, say=say,
-    )  # fmt: skip
+        path,
+        options.data_root,
+        root,
+        labels="optional" if options.igtt else "required",
+        num_classes=options.num_classes,
+        ignore_index=options.ignore_index,
+        in_channels=options.in_channels,
+        say=say,
+    )
 
 
 def _read_images(

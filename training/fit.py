@@ -60,12 +60,7 @@ from utils.distributed import (
     world_size,
 )
 from utils.processors import limit_threads
-from utils.run_folder import (
-    REPO_ROOT,
-    create_run_folder,
-    display_path,
-    quoted,
-)
+from utils.run_folder import REPO_ROOT, create_run_folder, display_path, quoted
 from utils.startup import collection_paused
 
 COUNTED_LABELS = 500  # from which class shares are estimated
@@ -160,9 +155,10 @@ def make_state(
         add_schedule(options, state, len(data.train_batches))
     if torch.distributed.is_initialized():
         state.network = DistributedDataParallel(
-            state.network, device_ids=[device.index] if device.type == "cuda" else None,
+            state.network,
+            device_ids=[device.index] if device.type == "cuda" else None,
             broadcast_buffers=False,  # once an epoch is enough: only the main process's are used
-        )  # fmt: skip
+        )
     return state
 
 
@@ -175,9 +171,14 @@ def open_run(
     earlier: Path | None,
 ) -> Path:
     """Make the run folder, or take that of the run that goes on, and write what the run begins with."""
-    run = Path(options.resume) if options.resume else earlier or create_run_folder(
-        options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
-    )  # fmt: skip
+    run = (
+        Path(options.resume)
+        if options.resume
+        else earlier
+        or create_run_folder(
+            options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
+        )
+    )
     write_config(run, config)
     write_audit(labels.audit, run)
     if data.held_out:
@@ -281,11 +282,20 @@ def run_epoch(
         batches = traced_steps(batches, len(data.train_batches), state.device, trace)
     with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
         figures = train_one_epoch(
-            state.network, batches, state.loss, state.optimizer, state.schedule, state.scaler,
-            device=state.device, precision=state.precision, channels_last=state.channels_last,
-            accumulate=options.accumulate, clip_grad=options.clip_grad, teacher=state.teacher,
+            state.network,
+            batches,
+            state.loss,
+            state.optimizer,
+            state.schedule,
+            state.scaler,
+            device=state.device,
+            precision=state.precision,
+            channels_last=state.channels_last,
+            accumulate=options.accumulate,
+            clip_grad=options.clip_grad,
+            teacher=state.teacher,
             progress=progress if is_main() else None,
-        )  # fmt: skip
+        )
     copy_buffers_from_main(state.bare_network)
     copy_buffers_from_main(state.predictor)
     return figures
@@ -310,19 +320,22 @@ def decide(
     if options.num_classes > 1:
         return select_classes(counts, labels_are_clean=clean, label_matrix=state.labels.matrix)
     return select_binary(
-        counts, labels_are_clean=clean, pred_invert=invert, implied=implied,
-        labels_inverted=bool(state.labels.invert),
-    )  # fmt: skip
+        counts, labels_are_clean=clean, pred_invert=invert, implied=implied, labels_inverted=bool(state.labels.invert)
+    )
 
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
     transition = decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)
     return validate(
-        state.predictor, data.val_loader, num_classes=options.num_classes, device=state.device,
-        precision=state.precision, channels_last=state.channels_last,
+        state.predictor,
+        data.val_loader,
+        num_classes=options.num_classes,
+        device=state.device,
+        precision=state.precision,
+        channels_last=state.channels_last,
         transition=None if transition is None else torch.from_numpy(transition),
-    )  # fmt: skip
+    )
 
 
 def report_epoch(

@@ -13,14 +13,29 @@ from typing import Any
 
 from utils.cli import CommandParser, whole_number
 
-NETWORK_NAMES = (
-    "unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50",
-)  # fmt: skip
+NETWORK_NAMES = ("unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50")
 BACKBONE_NAMES = ("resnet50", "resnet101")
 LOSS_NAMES = (
-    "bce", "ce", "dice", "iou", "tversky", "focal", "boundary", "cldice", "dmi", "forward", "backward", "gce", "mae",
-    "sce", "nce", "rce", "nr_dice", "tloss", "density",
-)  # fmt: skip
+    "bce",
+    "ce",
+    "dice",
+    "iou",
+    "tversky",
+    "focal",
+    "boundary",
+    "cldice",
+    "dmi",
+    "forward",
+    "backward",
+    "gce",
+    "mae",
+    "sce",
+    "nce",
+    "rce",
+    "nr_dice",
+    "tloss",
+    "density",
+)
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")
 NORMALIZATION_NAMES = ("zscore", "unit", "local")
@@ -28,9 +43,18 @@ AUGMENTATION_NAMES = ("rotate", "scale", "elastic", "brightness", "contrast", "b
 CACHE_NAMES = ("auto", "gpu", "ram", "none")
 PRESET_NAMES = ("auto", "paper", "quick")
 INITIAL_LABEL_NAMES = (
-    "black", "random", "otsu", "local_threshold", "local_contrast", "kmeans", "gaussian_mixture", "chan_vese", "ridge",
-    "random_walker", "vote",
-)  # fmt: skip
+    "black",
+    "random",
+    "otsu",
+    "local_threshold",
+    "local_contrast",
+    "kmeans",
+    "gaussian_mixture",
+    "chan_vese",
+    "ridge",
+    "random_walker",
+    "vote",
+)
 REFRESH_NAMES = ("epoch", "agreement", "dmi", "audit")
 CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
 FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
@@ -38,25 +62,54 @@ LARGEST_SEED = 2**63 - 1  # that torch takes
 EMS = "skeleton+shift:1+sample:0.1"  # extraction of the meta-structure, tested equal to label_noise.EMS_SPEC
 
 PAPER_PRESET = {
-    "epochs": 100, "batch_size": 32, "crop": 256, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9,
-    "weight_decay": 1e-3, "schedule": "step", "step_epochs": 20, "step_gamma": 0.1, "init": "normal",
-    "head_bias": "zero", "checkpoint_every": 2, "checkpoint_from": 80,
-}  # fmt: skip
+    "epochs": 100,
+    "batch_size": 32,
+    "crop": 256,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 1e-3,
+    "schedule": "step",
+    "step_epochs": 20,
+    "step_gamma": 0.1,
+    "init": "normal",
+    "head_bias": "zero",
+    "checkpoint_every": 2,
+    "checkpoint_from": 80,
+}
 QUICK_PRESET = {
-    "epochs": 20, "batch_size": 16, "crop": 128, "width": 16, "optimizer": "adamw", "lr": 3e-3,
-    "weight_decay": 1e-4, "schedule": "one_cycle", "init": "kaiming", "checkpoint_every": 5,
-}  # fmt: skip
+    "epochs": 20,
+    "batch_size": 16,
+    "crop": 128,
+    "width": 16,
+    "optimizer": "adamw",
+    "lr": 3e-3,
+    "weight_decay": 1e-4,
+    "schedule": "one_cycle",
+    "init": "kaiming",
+    "checkpoint_every": 5,
+}
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER_PRESET, "quick": QUICK_PRESET}
 # At the image's full resolution HRNet needs twenty times the U-Net's arithmetic, at a quarter of it as much.
 PRESETS_BY_NETWORK: dict[tuple[str, str], dict[str, Any]] = {("quick", "hrnet"): {"stem_stride": 4}}
 
 PUBLISHED_RECIPE = {
-    "igtt_init": "black", "igtt_ems": EMS, "igtt_criterion": "dmi", "foreground": "minority", "loss": "dmi+iou",
-}  # fmt: skip
+    "igtt_init": "black",
+    "igtt_ems": EMS,
+    "igtt_criterion": "dmi",
+    "foreground": "minority",
+    "loss": "dmi+iou",
+}
 BEST_RECIPE = {
-    "igtt_init": "vote", "igtt_ems": "clean", "igtt_criterion": "bce", "igtt_warmup": 0.5, "foreground": "auto",
-    "loss": "bce", "ema": 0.99, "normalization": "local",
-}  # fmt: skip
+    "igtt_init": "vote",
+    "igtt_ems": "clean",
+    "igtt_criterion": "bce",
+    "igtt_warmup": 0.5,
+    "foreground": "auto",
+    "loss": "bce",
+    "ema": 0.99,
+    "normalization": "local",
+}
 RECIPES: dict[str, dict[str, Any]] = {"best": BEST_RECIPE, "published": PUBLISHED_RECIPE}
 
 
@@ -169,9 +222,7 @@ class _Group:
         by_preset = [f"{preset}: {values[name]}" for preset, values in PRESETS.items() if name in values]
         is_plain = shown not in (None, ()) and not isinstance(shown, bool)
         note = ", ".join(by_preset) or (f"default: {shown}" if is_plain else "")
-        self.group.add_argument(
-            flag, help=f"{help} ({note})" if note else help, default=argparse.SUPPRESS, **kwargs
-        )  # fmt: skip
+        self.group.add_argument(flag, help=f"{help} ({note})" if note else help, default=argparse.SUPPRESS, **kwargs)
 
 
 positive_int, non_negative_int, seed_number = whole_number(1), whole_number(), whole_number(0, LARGEST_SEED)
@@ -240,8 +291,9 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     noise.add("--label_noise", "noise put on the clean labels, e.g. flip:0.3 or skeleton+shift:1", metavar="SPEC")
     noise.add("--label_noise_refresh", "draw the noise once or every epoch anew", choices=("fixed", "epoch"))
     noise.add("--noise_seed", "seed of the noise (default: --seed)", type=seed_number, metavar="S")
-    noise.add("--noise_device", "where fresh noise is drawn; gpu: with random numbers of its own",
-              choices=("cpu", "gpu"))  # fmt: skip
+    noise.add(
+        "--noise_device", "where fresh noise is drawn; gpu: with random numbers of its own", choices=("cpu", "gpu")
+    )
     noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
 
 
@@ -249,21 +301,35 @@ def _add_label_free_options(parser: argparse.ArgumentParser) -> None:
     free = _Group(parser, "training without labels")
     free.add("--igtt", "train from images alone, by iterative ground-truth training", action="store_true")
     free.add("--igtt_init", "first labels; black: those of the random network", choices=INITIAL_LABEL_NAMES)
-    free.add("--igtt_recipe", "set all of these options at once; those given besides still count (default: best)",
-             choices=tuple(RECIPES))  # fmt: skip
+    free.add(
+        "--igtt_recipe",
+        "set all of these options at once; those given besides still count (default: best)",
+        choices=tuple(RECIPES),
+    )
     free.add("--igtt_warmup", "share of the epochs before labels are first refreshed", type=share, metavar="SHARE")
     free.add("--igtt_ems", "noise spec that turns masks into labels; clean: the masks themselves", metavar="SPEC")
-    free.add("--igtt_final_share", "what the sampling of the spec has become by the last epoch", type=share,
-             metavar="SHARE")  # fmt: skip
+    free.add(
+        "--igtt_final_share", "what the sampling of the spec has become by the last epoch", type=share, metavar="SHARE"
+    )
     free.add("--igtt_criterion", "which mask of a score map becomes the label", choices=CRITERION_NAMES)
     free.add("--igtt_tta", "average predictions over flips and rotations", action="store_true")
-    free.add("--igtt_refresh", "when labels are replaced: every epoch; until they settle (agreement); when held-out "
-             "images are parted more clearly (dmi); when other images predict them better (audit)",
-             choices=REFRESH_NAMES)  # fmt: skip
-    free.add("--igtt_patience", "stop after this many refreshes that change under 1%%; 0: never", type=non_negative_int,
-             metavar="N")  # fmt: skip
-    free.add("--use_evaluation", "replace labels when the IoU with validation labels rises: no longer label-free",
-             action="store_true")  # fmt: skip
+    free.add(
+        "--igtt_refresh",
+        "when labels are replaced: every epoch; until they settle (agreement); when held-out "
+        "images are parted more clearly (dmi); when other images predict them better (audit)",
+        choices=REFRESH_NAMES,
+    )
+    free.add(
+        "--igtt_patience",
+        "stop after this many refreshes that change under 1%%; 0: never",
+        type=non_negative_int,
+        metavar="N",
+    )
+    free.add(
+        "--use_evaluation",
+        "replace labels when the IoU with validation labels rises: no longer label-free",
+        action="store_true",
+    )
     free.add("--foreground", "what tells structure from background", choices=FOREGROUND_NAMES)
 
 
@@ -271,8 +337,12 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     augmentation = _Group(parser, "augmentation")
     augmentation.add("--crop", "side of the training window in pixels", type=positive_int, metavar="PIXELS")
     augmentation.add("--no_flips", "leave out flips and quarter turns", action="store_false", dest="flips")
-    augmentation.add("--augment", f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(AUGMENTATION_NAMES)}",
-                     nargs="*", metavar="NAME")  # fmt: skip
+    augmentation.add(
+        "--augment",
+        f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(AUGMENTATION_NAMES)}",
+        nargs="*",
+        metavar="NAME",
+    )
     augmentation.add("--repeat", "draws of every image in an epoch", type=positive_int, metavar="N")
 
 
@@ -283,8 +353,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add("--norm", "normalization layers", choices=("batch", "group"))
     network.add("--sync_batchnorm", "batch norm over the images of all processes (GPUs only)", action="store_true")
     network.add("--init", "initialization of the weights", choices=("normal", "kaiming", "xavier"))
-    network.add("--head_bias", "start scores at the classes' shares in the labels, or at one half",
-                choices=("shares", "zero"))  # fmt: skip
+    network.add(
+        "--head_bias", "start scores at the classes' shares in the labels, or at one half", choices=("shares", "zero")
+    )
     network.add("--backbone", "encoder of deeplabv3plus", choices=BACKBONE_NAMES)
     network.add("--output_stride", "resolution of deeplabv3plus's encoder", type=int, choices=(8, 16))
     network.add(
@@ -295,14 +366,22 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     network.add("--pretrained", "weights of a ResNet encoder: imagenet, or a file", metavar="FILE")
     network.add("--activation_checkpointing", "compute activations twice to save memory", action="store_true")
-    network.add("--loss", f"loss or weighted sum such as bce+0.5*dice, of: {', '.join(LOSS_NAMES)}"
-                " (default: bce for binary labels, else ce)", metavar="SPEC")  # fmt: skip
+    network.add(
+        "--loss",
+        f"loss or weighted sum such as bce+0.5*dice, of: {', '.join(LOSS_NAMES)}"
+        " (default: bce for binary labels, else ce)",
+        metavar="SPEC",
+    )
     network.add("--class_weights", "a weight per class, or 'frequency'", nargs="+", metavar="W")
-    network.add("--transition_matrix", "JSON file with the noise of the labels, as audit_labels.py writes it",
-                metavar="FILE")  # fmt: skip
+    network.add(
+        "--transition_matrix", "JSON file with the noise of the labels, as audit_labels.py writes it", metavar="FILE"
+    )
     network.add("--no_audit", "train without auditing the labels first", action="store_false", dest="audit")
-    network.add("--pred_invert", "whether scores are inverted, for labels flipped by more than half",
-                choices=("auto", "on", "off"))  # fmt: skip
+    network.add(
+        "--pred_invert",
+        "whether scores are inverted, for labels flipped by more than half",
+        choices=("auto", "on", "off"),
+    )
 
 
 def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
@@ -319,10 +398,17 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps.add("--step_epochs", "epochs between steps of the step schedule", type=positive_int, metavar="E")
     steps.add("--step_gamma", "factor of the step schedule", type=positive_float, metavar="FACTOR")
     steps.add("--clip_grad", "largest norm of the gradient", type=positive_float, metavar="NORM")
-    steps.add("--ema", "predict with the moving average of the weights over steps, of this decay; 0: with the latest",
-              type=decay, metavar="DECAY")  # fmt: skip
-    steps.add("--precision", "arithmetic of the forward pass; auto: bf16 or fp16 where the device has it, else fp32",
-              choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
+    steps.add(
+        "--ema",
+        "predict with the moving average of the weights over steps, of this decay; 0: with the latest",
+        type=decay,
+        metavar="DECAY",
+    )
+    steps.add(
+        "--precision",
+        "arithmetic of the forward pass; auto: bf16 or fp16 where the device has it, else fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     steps.add(
         "--channels_last", "store activations with channels last (default: yes)", action=argparse.BooleanOptionalAction
     )
@@ -355,13 +441,19 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``main.py``; its result holds given options only."""
     parser = CommandParser(
-        prog="main.py", formatter_class=argparse.HelpFormatter,
+        prog="main.py",
+        formatter_class=argparse.HelpFormatter,
         description="Train a segmentation network on noisy, sparse or clean labels.",
-    )  # fmt: skip
+    )
     for add_group in (
-        _add_data_options, _add_noise_options, _add_label_free_options, _add_augmentation_options, _add_network_options,
-        _add_optimization_options, _add_run_options,
-    ):  # fmt: skip
+        _add_data_options,
+        _add_noise_options,
+        _add_label_free_options,
+        _add_augmentation_options,
+        _add_network_options,
+        _add_optimization_options,
+        _add_run_options,
+    ):
         add_group(parser)
     return parser
 

@@ -14,9 +14,19 @@ from utils.cli import UserError, one_of
 # What other options are about: without them these would do nothing.
 ABOUT = {
     "label_noise": ("label_noise_refresh", "noise_seed", "noise_device", "unlabelled"),
-    "igtt": ("igtt_init", "igtt_warmup", "igtt_ems", "igtt_final_share", "igtt_criterion", "igtt_tta", "igtt_refresh",
-             "igtt_patience", "use_evaluation", "foreground"),
-}  # fmt: skip
+    "igtt": (
+        "igtt_init",
+        "igtt_warmup",
+        "igtt_ems",
+        "igtt_final_share",
+        "igtt_criterion",
+        "igtt_tta",
+        "igtt_refresh",
+        "igtt_patience",
+        "use_evaluation",
+        "foreground",
+    ),
+}
 
 # What may differ when a run is resumed; anything else would make it another run.
 CHANGEABLE_ON_RESUME = ("epochs", "stop_after", "device", "workers", "cache")
@@ -72,11 +82,15 @@ def _check(options: TrainingOptions) -> None:
     if options.num_classes > 1 and options.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
     if options.noise_device == "gpu" and options.label_noise_refresh != "epoch":
-        raise UserError("--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
-                        "are made once, by the CPU")  # fmt: skip
+        raise UserError(
+            "--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
+            "are made once, by the CPU"
+        )
     if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
-        raise UserError("--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
-                        "and --class_weights (--igtt_ems takes a noise spec)")  # fmt: skip
+        raise UserError(
+            "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
+            "and --class_weights (--igtt_ems takes a noise spec)"
+        )
     if options.crop < 16:
         raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
     if options.momentum >= 1:
@@ -103,8 +117,11 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
     Raises:
         UserError: an option was given that differs from the run's and may not change.
     """
-    known = {name: tuple(config[name]) if isinstance(config[name], list) else config[name]
-             for name in DEFAULTS if name in config}  # fmt: skip
+    known = {
+        name: tuple(config[name]) if isinstance(config[name], list) else config[name]
+        for name in DEFAULTS
+        if name in config
+    }
     known["stop_after"] = None
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
     for name, value in given.items():

@@ -168,7 +168,5 @@ def with_logged_figures(selection: Selection, histogram: np.ndarray | None) -> S
     """A decision that validation has no part in, with the figures that it reaches there, for the record."""
     if histogram is None or not histogram.sum(1).all():
         return selection
-    logged = select_binary(
-        histogram, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold
-    )  # fmt: skip
+    logged = select_binary(histogram, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold)
     return replace(selection, figures={**logged.figures, **selection.figures})

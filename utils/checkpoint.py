@@ -15,8 +15,17 @@ from utils.cli import UserError
 from utils.run_folder import atomic_write
 
 CHECKPOINT_KEYS = (
-    "model", "optimizer", "scheduler", "scaler", "epoch", "best", "threshold", "pred_invert", "rng", "config",
-)  # fmt: skip
+    "model",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "epoch",
+    "best",
+    "threshold",
+    "pred_invert",
+    "rng",
+    "config",
+)
 OPTIONAL_KEYS = ("loss", "student", "teacher_updates")  # of losses that learn, of runs with --ema
 
 

@@ -105,9 +105,13 @@ def _join(device: torch.device) -> dist.Store:
         joined = store.add(f"joined_by_{number}", 1)  # a program may train several times
         store = dist.PrefixStore(f"group_{joined}", store)
         dist.init_process_group(
-            "nccl" if on_gpu else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE,
+            "nccl" if on_gpu else "gloo",
+            store=store,
+            rank=number,
+            world_size=count,
+            timeout=PATIENCE,
             device_id=device if on_gpu else None,
-        )  # fmt: skip
+        )
     except RuntimeError as error:
         raise RunFailed(f"the processes of the run could not join: {error}") from error
     return store

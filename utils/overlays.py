@@ -14,9 +14,15 @@ from datasets.image_io import IGNORE
 
 # Background, then the colours of Okabe and Ito (Color Universal Design, 2008), dark ones late.
 NAMED_COLORS = (
-    (0, 0, 0), (86, 180, 233), (230, 159, 0), (0, 158, 115),
-    (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178),
-)  # fmt: skip
+    (0, 0, 0),
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 158, 115),
+    (240, 228, 66),
+    (204, 121, 167),
+    (213, 94, 0),
+    (0, 114, 178),
+)
 FOUND, MISSED, INVENTED, IGNORED = (255, 255, 255), (0, 114, 255), (255, 120, 0), (110, 110, 110)
 SCORE_COLORS = ((0, 0, 0), (70, 15, 105), (180, 40, 100), (250, 140, 20), (255, 255, 200))  # at 0, ¼, ½, ¾, 1
 BACKDROP = 0.45  # brightness of the image behind the error colours

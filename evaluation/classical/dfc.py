@@ -160,12 +160,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(
         "evaluation/classical/dfc.py", "Differentiable feature clustering: segmentation trained without labels."
     )
-    parser.add_argument("--scope", default="image", choices=("image", "set"),
-                        help="train a network for each image, or one for all (default: image)")  # fmt: skip
+    parser.add_argument(
+        "--scope",
+        default="image",
+        choices=("image", "set"),
+        help="train a network for each image, or one for all (default: image)",
+    )
     for own in fields(DfcSettings):
-        parser.add_argument(f"--{own.name}", type=type(own.default), default=own.default,
-                            metavar="N" if isinstance(own.default, int) else "X",
-                            help=f"{own.metadata['help']} (default: {own.default})")  # fmt: skip
+        parser.add_argument(
+            f"--{own.name}",
+            type=type(own.default),
+            default=own.default,
+            metavar="N" if isinstance(own.default, int) else "X",
+            help=f"{own.metadata['help']} (default: {own.default})",
+        )
     options = parser.parse_args(arguments)
     settings = DfcSettings(**{own.name: getattr(options, own.name) for own in fields(DfcSettings)})
     run_methods(options, {"dfc": functools.partial(segment, settings=settings, scope=options.scope)})

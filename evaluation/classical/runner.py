@@ -52,15 +52,27 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """The options that every command for methods without training labels has."""
     parser = CommandParser(prog=prog, description=description, formatter_class=argparse.HelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="data set, or whose lists to look in")
-    parser.add_argument("--data_list", default="test", metavar="LIST", help="list of images; labels are used for the "
-                        "table alone (default: test)")  # fmt: skip
+    parser.add_argument(
+        "--data_list",
+        default="test",
+        metavar="LIST",
+        help="list of images; labels are used for the table alone (default: test)",
+    )
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     parser.add_argument("--ignore_index", type=int, metavar="V", help="label value that counts nowhere")
-    parser.add_argument("--foreground", default="auto", choices=FOREGROUNDS,
-                        help="what structures look like; auto: bright or dark, by the skewness of the images; "
-                        "minority: the smaller part of each (default: auto)")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where a folder for each method is written (default: "
-                        "train_log/NAME/baselines/LIST)")  # fmt: skip
+    parser.add_argument(
+        "--foreground",
+        default="auto",
+        choices=FOREGROUNDS,
+        help="what structures look like; auto: bright or dark, by the skewness of the images; "
+        "minority: the smaller part of each (default: auto)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where a folder for each method is written (default: train_log/NAME/baselines/LIST)",
+    )
     return parser
 
 
@@ -104,11 +116,21 @@ def write_maps(
                 ious.append(iou(counts_at(histogram, 0.5)))
             progress.update()
     record = {
-        "method": name, "dataset": source.dataset, "list": display_path(source.path), "data_root": source.data_root,
-        "num_classes": 1, "in_channels": 1, "ignore_index": source.ignore_index, "threshold": 0.5, "inverted": False,
-        "foreground": images.foreground, "maps": dict(zip(sizes, names, strict=True)), "sizes": sizes,
-        "timing": {"images": len(images), "seconds": seconds}, "environment": environment_record("cpu"),
-    }  # fmt: skip
+        "method": name,
+        "dataset": source.dataset,
+        "list": display_path(source.path),
+        "data_root": source.data_root,
+        "num_classes": 1,
+        "in_channels": 1,
+        "ignore_index": source.ignore_index,
+        "threshold": 0.5,
+        "inverted": False,
+        "foreground": images.foreground,
+        "maps": dict(zip(sizes, names, strict=True)),
+        "sizes": sizes,
+        "timing": {"images": len(images), "seconds": seconds},
+        "environment": environment_record("cpu"),
+    }
     write_json(folder / "predictions.json", record)
     return pooled, ious, seconds / len(images)
 
@@ -119,8 +141,11 @@ def print_row(name: str, pooled: np.ndarray, ious: Sequence[float], seconds: flo
 
     counts = counts_at(pooled, 0.5)
     mean, low, high = bootstrap_mean(np.array(ious))
-    print(f"{name:18}{f1(counts):7.4f}{iou(counts):8.4f}{auc(pooled):8.4f}{best_threshold(pooled)[1]:13.4f}"
-          f"{mean:10.4f} [{low:.4f}, {high:.4f}]{seconds:9.3f}", flush=True)  # fmt: skip
+    print(
+        f"{name:18}{f1(counts):7.4f}{iou(counts):8.4f}{auc(pooled):8.4f}{best_threshold(pooled)[1]:13.4f}"
+        f"{mean:10.4f} [{low:.4f}, {high:.4f}]{seconds:9.3f}",
+        flush=True,
+    )
 
 
 def run_methods(options: argparse.Namespace, methods: Mapping[str, SetMethod]) -> None:
@@ -144,5 +169,7 @@ def run_methods(options: argparse.Namespace, methods: Mapping[str, SetMethod]) -
         if labelled:
             print_row(name, pooled, ious, seconds)
     maps = quoted(display_path(out / next(iter(methods)) / "pred"))
-    print(f"maps: {display_path(out)}/METHOD/pred; every figure of one of them:\n"
-          f"python evaluation/metrics.py --prd_dir {maps}")  # fmt: skip
+    print(
+        f"maps: {display_path(out)}/METHOD/pred; every figure of one of them:\n"
+        f"python evaluation/metrics.py --prd_dir {maps}"
+    )

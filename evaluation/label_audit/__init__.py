@@ -94,8 +94,10 @@ def audit_labels(
     if foreground is not None:
         one_of(foreground, FOREGROUNDS, "--foreground")
         if num_classes > 1:
-            raise UserError("--foreground settles the direction of binary labels; --num_classes is "
-                            f"{num_classes}: give clean labels of some images instead")  # fmt: skip
+            raise UserError(
+                "--foreground settles the direction of binary labels; --num_classes is "
+                f"{num_classes}: give clean labels of some images instead"
+            )
     rng = np.random.default_rng(seed)
     counts, known = _count(noisy, truth, num_classes, workers)
     if not known and images is None:
@@ -108,8 +110,17 @@ def audit_labels(
         verdict = decide_by_images(evidence)
         directed = num_classes == 1 and verdict in ("inverted", "learnable")
         invert = verdict == "inverted" if directed else None
-        return AuditReport(verdict, num_classes, "images only", len(noisy), 0, invert=invert, evidence=evidence,
-                           foreground=foreground, sampled=sampled)  # fmt: skip
+        return AuditReport(
+            verdict,
+            num_classes,
+            "images only",
+            len(noisy),
+            0,
+            invert=invert,
+            evidence=evidence,
+            foreground=foreground,
+            sampled=sampled,
+        )
     parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
     transitions = estimate_transitions(counts, seed)
     trained_on = training_images or len(noisy)
@@ -189,9 +200,10 @@ def _agreement(labels: Labels, truths: Labels, num_classes: int) -> DensityAgree
     found = [asdict(density_agreement(labels, truths, label_class=m)) for m in present]
     means = {name: np.array([item[name] for item in found]) for name in found[0]}
     known = {name: values[np.isfinite(values)] for name, values in means.items()}
-    return DensityAgreement(**{
-        name: float(values.mean()) if values.size else float("nan") for name, values in known.items()
-    } | {"bandwidth": found[0]["bandwidth"]})  # fmt: skip
+    return DensityAgreement(
+        **{name: float(values.mean()) if values.size else float("nan") for name, values in known.items()}
+        | {"bandwidth": found[0]["bandwidth"]}
+    )
 
 
 def may_be_chance(truths: Labels, labels: Labels, num_classes: int = 1, seed: int = 0) -> bool:

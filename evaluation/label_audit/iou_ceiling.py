@@ -184,8 +184,9 @@ def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np
     is_foreground = np.arange(flat.shape[1]) >= flat.shape[1] // 2
     pixels = flat.sum((0, 2))
     counts = np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0)
-    merged, single = (merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int), limit)
-                      for limit in (DIFFERENT, 0.0))  # fmt: skip
+    merged, single = (
+        merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int), limit) for limit in (DIFFERENT, 0.0)
+    )
     alone = is_foreground if len(np.unique(merged[pixels > 0])) > 1 else np.ones_like(is_foreground)
     masks = [merged >= _best_cut(merged, *counts), alone, single >= _best_cut(single, *counts)]
     return tuple(_confusions(mask.astype(int), scored) for mask in masks)

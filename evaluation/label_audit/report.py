@@ -77,8 +77,12 @@ class AuditReport:
         """
         if self.transitions is None:
             return _image_advice(self)
-        sentences = [_direction_advice(self, matrix_file), _loss_advice(self, matrix_file), _training_size_advice(self),
-                     _image_count_advice(self)]  # fmt: skip
+        sentences = [
+            _direction_advice(self, matrix_file),
+            _loss_advice(self, matrix_file),
+            _training_size_advice(self),
+            _image_count_advice(self),
+        ]
         return [sentence for sentence in sentences if sentence]
 
     def prediction_basis(self) -> str:
@@ -107,8 +111,18 @@ class AuditReport:
     def details(self, matrix_file: str | None = None) -> dict[str, Any]:
         """Everything else, for ``audit_details.json``; ``matrix_file`` as for `advice`."""
         found = self.transitions
-        derived = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low",
-                   "singular_high", "merged", "counts", "too_few")  # fmt: skip
+        derived = (
+            "phi_low",
+            "phi_high",
+            "contrast_low",
+            "contrast_high",
+            "singular_values",
+            "singular_low",
+            "singular_high",
+            "merged",
+            "counts",
+            "too_few",
+        )
         return {
             "reference": self.reference,
             "num_classes": self.num_classes,
@@ -199,9 +213,11 @@ def _image_notes(report: AuditReport) -> list[str]:
         elif found.direction is None:
             lines.append("Which label names which class cannot be seen from images.")
         else:
-            lines.append(f"With {report.foreground} foreground they are "
-                         f"{'right way up' if found.direction > 0 else 'inverted'}; a bias at boundaries "
-                         "cannot be seen without clean labels.")  # fmt: skip
+            lines.append(
+                f"With {report.foreground} foreground they are "
+                f"{'right way up' if found.direction > 0 else 'inverted'}; a bias at boundaries "
+                "cannot be seen without clean labels."
+            )
     return lines
 
 
@@ -232,13 +248,17 @@ def _loss_advice(report: AuditReport, matrix_file: str | None) -> str | None:
     if report.verdict == "unknown":
         return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
     if report.verdict == "biased at boundaries":
-        return ("No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
-                "and choose the threshold on clean validation labels.")  # fmt: skip
+        return (
+            "No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
+            "and choose the threshold on clean validation labels."
+        )
     errors = 1 - np.diagonal(found.matrix)[np.isfinite(found.matrix[:, 0])]
     if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
         return None
-    return (f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
-            "right way up and with an even threshold.")  # fmt: skip
+    return (
+        f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
+        "right way up and with an even threshold."
+    )
 
 
 def _training_size_advice(report: AuditReport) -> str | None:
@@ -253,9 +273,11 @@ def _training_size_advice(report: AuditReport) -> str | None:
     if report.verdict not in ("learnable", "inverted") or weight > ENOUGH_WEIGHT:
         return None
     clean = report.training_images or report.images
-    return (f"{clean} training images with these labels carry about as much as {_count(clean * weight)} "
-            f"with clean labels; to carry what {clean} clean ones do takes {1 / weight:.3g} times as many, about "
-            f"{_count(clean / weight)} (effective sample size n·φ²).")  # fmt: skip
+    return (
+        f"{clean} training images with these labels carry about as much as {_count(clean * weight)} "
+        f"with clean labels; to carry what {clean} clean ones do takes {1 / weight:.3g} times as many, about "
+        f"{_count(clean / weight)} (effective sample size n·φ²)."
+    )
 
 
 def _count(number: float) -> str:
@@ -283,8 +305,10 @@ def _image_advice(report: AuditReport) -> list[str]:
     """What to do without a reference."""
     if report.verdict == "not learnable":
         return ["Training on these labels teaches nothing: get other labels, or train without any (--igtt)."]
-    lines = [f"Give clean labels of some images (--clean_list), {MIN_IMAGES} at least: then Q, the ceiling and the "
-             "predicted IoU can be estimated."]  # fmt: skip
+    lines = [
+        f"Give clean labels of some images (--clean_list), {MIN_IMAGES} at least: then Q, the ceiling and the "
+        "predicted IoU can be estimated."
+    ]
     if report.verdict == "unknown" and report.evidence.has_signal and report.num_classes == 1:
         lines.insert(0, "Say what the foreground looks like: --foreground bright, dark or minority.")
     if report.invert:

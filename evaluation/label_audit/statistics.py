@@ -112,8 +112,9 @@ class LabelStatistics:
             elif np.isnan(self.signal):
                 why = "no images, or only labels of a single class"
             else:
-                why = (f"images predict them too weakly, with a correlation of {self.signal:.2f}; "
-                       f"{CLEAR_SIGNAL} is needed")  # fmt: skip
+                why = (
+                    f"images predict them too weakly, with a correlation of {self.signal:.2f}; {CLEAR_SIGNAL} is needed"
+                )
             return [f"not looked for: labels that are inverted or fit another image better ({why})"]
         if self.compared < self.images:
             return [f"only the first {self.compared:,} labels were compared with other images"]

@@ -142,7 +142,7 @@ class LabelJudge:
         shares = (suspects, suspects & (stated == 0), suspects & (predicted == 0))
         found = Verdict(
             prediction, image_quality(judgement), *(float(mask.sum()) / pixels for mask in shares), speckle(label)
-        )  # fmt: skip
+        )
         return found, *coarse_pair(label, posterior)
 
 
@@ -159,8 +159,12 @@ def calibrate(judge: LabelJudge, predictions: Sequence[Prediction]) -> LabelJudg
     return replace(judge, calibrations=calibrations)
 
 
-def rank_labels(predictions: Sequence[Prediction], folders: Sequence[MapFolder], num_classes: int = 1,
-                ignore_index: int | None = None) -> tuple[list[Verdict], LabelJudge]:  # fmt: skip
+def rank_labels(
+    predictions: Sequence[Prediction],
+    folders: Sequence[MapFolder],
+    num_classes: int = 1,
+    ignore_index: int | None = None,
+) -> tuple[list[Verdict], LabelJudge]:
     """Judge every label that has a prediction; the command's whole computation, for other tools.
 
     Returns: the verdicts, the worst label first, and what can judge single labels again.

@@ -10,16 +10,7 @@ import numpy as np
 
 from datasets.image_io import write_image
 from evaluation.label_errors.quality import Judgement
-from utils.overlays import (
-    BACKDROP,
-    INVENTED,
-    MISSED,
-    beside,
-    show_classes,
-    show_image,
-    show_scores,
-    shrink,
-)
+from utils.overlays import BACKDROP, INVENTED, MISSED, beside, show_classes, show_image, show_scores, shrink
 
 SIDE = 224  # pixels of a panel
 STRIP = 20  # pixels of a caption
@@ -64,9 +55,9 @@ def suspect_row(
         posterior: P(label = k), (K, H, W).
     """
     classes = len(posterior)
-    expected = show_scores(posterior[1]) if classes == 2 else show_classes(
-        posterior.argmax(0).astype(np.uint8), classes
-    )  # fmt: skip
+    expected = (
+        show_scores(posterior[1]) if classes == 2 else show_classes(posterior.argmax(0).astype(np.uint8), classes)
+    )
     pictures = [
         show_image(shrink(image, SIDE, average=True)),
         show_classes(shrink(label, SIDE, average=False), 1 if classes == 2 else classes),

@@ -76,11 +76,14 @@ class Example(NamedTuple):
 
 def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -> list[tuple[str, ImageResult]]:
     """The best, median and worst images by IoU, ``each`` of them, no image twice: [("best 1", …), …]."""
-    order = sorted((result for result in results if not math.isnan(result.figures["iou"])),
-                   key=lambda result: -result.figures["iou"])  # fmt: skip
+    order = sorted(
+        (result for result in results if not math.isnan(result.figures["iou"])),
+        key=lambda result: -result.figures["iou"],
+    )
     middle = max(0, (len(order) - each) // 2)
-    places = dict(zip(RANKS, (range(each), range(middle, middle + each), range(len(order) - each, len(order))),
-                      strict=True))  # fmt: skip
+    places = dict(
+        zip(RANKS, (range(each), range(middle, middle + each), range(len(order) - each, len(order))), strict=True)
+    )
     chosen: dict[int, str] = {}
     for name, numbers in places.items():
         for count, place in enumerate((place for place in numbers if 0 <= place < len(order)), start=1):
@@ -123,11 +126,15 @@ def write_report(
         _head(summary, run),
         _cards(summary),
         _verdict(run),
-        "<h2>Figures</h2>", _table(summary), _class_table(summary),
-        "<h2>Curves</h2>", _charts(summary, totals, run),
-        "<h2>Best, median and worst images</h2>", _examples(examples, summary),
+        "<h2>Figures</h2>",
+        _table(summary),
+        _class_table(summary),
+        "<h2>Curves</h2>",
+        _charts(summary, totals, run),
+        "<h2>Best, median and worst images</h2>",
+        _examples(examples, summary),
         _footer(summary, run),
-    ]  # fmt: skip
+    ]
     title = escape(_title(summary, run))
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -151,8 +158,11 @@ def _head(summary: dict[str, Any], run: Path | None) -> str:
 
 
 def _cards(summary: dict[str, Any]) -> str:
-    cards = [(title_of(name, summary["num_classes"]), summary["pooled"][name])
-             for name in CARDS if summary["pooled"][name] is not None]  # fmt: skip
+    cards = [
+        (title_of(name, summary["num_classes"]), summary["pooled"][name])
+        for name in CARDS
+        if summary["pooled"][name] is not None
+    ]
     inside = "\n".join(
         f'<div class="card"><b>{show(value)}</b><span>{name}, pooled</span></div>' for name, value in cards
     )
@@ -203,8 +213,10 @@ def _table(summary: dict[str, Any]) -> str:
 
 def _class_table(summary: dict[str, Any]) -> str:
     names = ("iou", "f1", "precision", "sensitivity", "specificity")
-    rows = [[str(row["class"]), *(show(row[name]) for name in names), f"{row['pixels']:,}"]
-            for row in summary.get("classes", ())]  # fmt: skip
+    rows = [
+        [str(row["class"]), *(show(row[name]) for name in names), f"{row['pixels']:,}"]
+        for row in summary.get("classes", ())
+    ]
     return "<br>" + _rows(["class", *(TITLES[name] for name in names), "pixels"], rows) if rows else ""
 
 
@@ -215,8 +227,10 @@ def _charts(summary: dict[str, Any], totals: Totals, run: Path | None) -> str:
     else:
         thresholds = (summary["threshold"], summary["oracle_threshold"])
         if totals.sum.sum(1).all():
-            drawn += [("Receiver operating characteristic", charts.roc(totals.sum, *thresholds)),
-                      ("Precision and recall", charts.precision_recall(totals.sum, *thresholds))]  # fmt: skip
+            drawn += [
+                ("Receiver operating characteristic", charts.roc(totals.sum, *thresholds)),
+                ("Precision and recall", charts.precision_recall(totals.sum, *thresholds)),
+            ]
         drawn.append(("Scores of background and foreground pixels", charts.score_distribution(totals.sum, *thresholds)))
     records = read_jsonl(run / "metrics.jsonl") if run is not None else []
     drawn += [("Training", figure) for figure in charts.training(records)]

@@ -118,8 +118,12 @@ def training(records: Sequence[dict[str, Any]]) -> list[Figure]:
         for name in names:
             points = [(record["epoch"], record[name]) for record in records if record.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name.split("/")[1], linewidth=1.6,
-                          linestyle=":" if name == "val/threshold" else "-")  # fmt: skip
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=name.split("/")[1],
+                    linewidth=1.6,
+                    linestyle=":" if name == "val/threshold" else "-",
+                )
         if axes.lines:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(frameon=False)

@@ -22,10 +22,19 @@ from utils.run_folder import REPO_ROOT, display_path, read_json
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 CURVE_FIGURES: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
 TITLES = {
-    "iou": "IoU", "f1": "F1 (Dice)", "accuracy": "accuracy", "precision": "precision", "sensitivity": "sensitivity",
-    "specificity": "specificity", "auc": "AUC", "average_precision": "average precision", "cldice": "clDice",
-    "boundary_iou": "boundary IoU", "nsd": "surface Dice (2 px)", "hd95": "HD95 (px)",
-}  # fmt: skip
+    "iou": "IoU",
+    "f1": "F1 (Dice)",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "cldice": "clDice",
+    "boundary_iou": "boundary IoU",
+    "nsd": "surface Dice (2 px)",
+    "hd95": "HD95 (px)",
+}
 
 
 def title_of(name: str, num_classes: int) -> str:

@@ -77,9 +77,17 @@ def test_every_part_exists_and_sets_expand_in_order():
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
     assert all(set(parts) <= set(PARTS) for parts in SETS.values())
     assert choose_parts(["audit", "gpu", "ceilings"]) == [
-        "ceilings", "training", "networks", "inference", "huge", "startup", "audit", "recipe", "processes",
+        "ceilings",
+        "training",
+        "networks",
+        "inference",
+        "huge",
+        "startup",
+        "audit",
+        "recipe",
+        "processes",
         "gpu_tests",
-    ]  # fmt: skip
+    ]
 
 
 def test_the_goals_of_a_gpu_are_not_measured_without_one(monkeypatch):

@@ -49,8 +49,27 @@ def made(root: Path, source: Path, **options) -> str:
 
 def test_the_table_is_the_published_one():
     table = class_table()
-    published = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
-                 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}  # fmt: skip
+    published = {
+        7: 0,
+        8: 1,
+        11: 2,
+        12: 3,
+        13: 4,
+        17: 5,
+        19: 6,
+        20: 7,
+        21: 8,
+        22: 9,
+        23: 10,
+        24: 11,
+        25: 12,
+        26: 13,
+        27: 14,
+        28: 15,
+        31: 16,
+        32: 17,
+        33: 18,
+    }
     assert {int(value): int(table[value]) for value in np.flatnonzero(table != IGNORE)} == published
     assert len(CLASSES) == 19 and list(CLASSES)[13] == "car"
 

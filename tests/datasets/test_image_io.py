@@ -243,9 +243,13 @@ def test_class_labels_are_indices_with_255_ignored(dtype: type, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("values", "listed"),
-    [([0, 3, 7, 7, 255], "3, 7, in 3 pixels"), ([0, -1, 1], "-1, in 1 pixels"), ([0.5, 1, 2], "0.5, in 1 pixels"),
-     (list(range(3, 20)), "3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 7 more, in 17 pixels")],
-)  # fmt: skip
+    [
+        ([0, 3, 7, 7, 255], "3, 7, in 3 pixels"),
+        ([0, -1, 1], "-1, in 1 pixels"),
+        ([0.5, 1, 2], "0.5, in 1 pixels"),
+        (list(range(3, 20)), "3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 7 more, in 17 pixels"),
+    ],
+)
 def test_values_that_are_no_class_are_listed(values: list[float], listed: str, tmp_path: Path):
     path = written(tmp_path, tiff(np.array([values], np.float32)))
     with pytest.raises(UserError, match=rf"7\.tif holds values that are no class: {listed}; expected 0…2"):

@@ -31,10 +31,24 @@ EXAMPLES = settings(max_examples=40, deadline=None)
 BINARY = hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 24)] * 2), elements=st.sampled_from([0, 1, 1, IGNORE]))
 SEEDS = st.integers(0, 2**40)
 SPECS = [
-    "clean", "sample:0.1", "flip:0.45", "flip:0.3,0.1", "random:0.3", "dilate:3", "erode:3", "skeleton", "shift:2",
+    "clean",
+    "sample:0.1",
+    "flip:0.45",
+    "flip:0.3,0.1",
+    "random:0.3",
+    "dilate:3",
+    "erode:3",
+    "skeleton",
+    "shift:2",
     "skeletons:3",
-    "wobble:2,5", "missing:0.4", "merge:2", "polygon:1.5", EMS_SPEC, "sample:0.5+flip:0.2", "dilate:5+random:0.2",
-]  # fmt: skip
+    "wobble:2,5",
+    "missing:0.4",
+    "merge:2",
+    "polygon:1.5",
+    EMS_SPEC,
+    "sample:0.5+flip:0.2",
+    "dilate:5+random:0.2",
+]
 
 
 def drawn_label(classes: int = 2, shape: tuple[int, int] = (40, 50), seed: int = 0) -> np.ndarray:
@@ -58,8 +72,10 @@ def error_of(spec: str, num_classes: int = 1) -> str:
 def test_blanks_mean_nothing_and_values_are_numbers():
     steps = parse_spec(" skeleton + shift : 1 +sample:.1 ")
     assert [(step.name, step.values, step.text) for step in steps] == [
-        ("skeleton", (), "skeleton"), ("shift", (1,), "shift:1"), ("sample", (0.1,), "sample:.1"),
-    ]  # fmt: skip
+        ("skeleton", (), "skeleton"),
+        ("shift", (1,), "shift:1"),
+        ("sample", (0.1,), "sample:.1"),
+    ]
 
 
 @pytest.mark.parametrize("name", STEPS)

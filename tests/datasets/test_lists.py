@@ -115,9 +115,13 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("train_gt.txt has 6 faults:")
     expected = [
-        (2, "image 8.tif does not exist"), (4, "label 8.png does not exist"), (5, "3 columns between tabs"),
-        (6, "image folder is a folder"), (7, "no label"), (8, "image 8.tif does not exist; label 8.png does not exist"),
-    ]  # fmt: skip
+        (2, "image 8.tif does not exist"),
+        (4, "label 8.png does not exist"),
+        (5, "3 columns between tabs"),
+        (6, "image folder is a folder"),
+        (7, "no label"),
+        (8, "image 8.tif does not exist; label 8.png does not exist"),
+    ]
     for line, (number, message) in zip(lines[1:-1], expected, strict=True):
         assert f"train_gt.txt:{number}: {message}" in line
     assert lines[-1].startswith("Relative paths were tried from: ") and str(tmp_path) in lines[-1]
@@ -302,10 +306,13 @@ def test_all_faults_of_files_are_told_with_their_lines(tmp_path: Path):
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("val.txt has 6 faults:")
     expected = [
-        r"val.txt:1: image .*images/0\.tif cannot be read", r"val.txt:2: label .*1\.png is 32×31, its image 32×32$",
-        r"val.txt:3: label .*labels/2\.png cannot be read", r"val.txt:4: image .*3\.tif is 8×32, at least 16×16",
-        r"val.txt:5: label .*4\.png holds values that are no class: 7, in", r"val.txt:6: label .*5\.png does not exist",
-    ]  # fmt: skip
+        r"val.txt:1: image .*images/0\.tif cannot be read",
+        r"val.txt:2: label .*1\.png is 32×31, its image 32×32$",
+        r"val.txt:3: label .*labels/2\.png cannot be read",
+        r"val.txt:4: image .*3\.tif is 8×32, at least 16×16",
+        r"val.txt:5: label .*4\.png holds values that are no class: 7, in",
+        r"val.txt:6: label .*5\.png does not exist",
+    ]
     for line, pattern in zip(lines[1:], expected, strict=True):
         assert re.search(pattern, line), line
 

@@ -196,9 +196,14 @@ def test_names_of_which_no_two_agree_are_an_error(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 255], ""), ([0, 1], ""), ([0, 1, 2], " --num_classes 3"), ([0, 4, 2, 255], " --num_classes 5"),
-     ([0, 7, 90, 200], "")],
-)  # fmt: skip
+    [
+        ([0, 255], ""),
+        ([0, 1], ""),
+        ([0, 1, 2], " --num_classes 3"),
+        ([0, 4, 2, 255], " --num_classes 5"),
+        ([0, 7, 90, 200], ""),
+    ],
+)
 def test_the_next_command_fits_the_labels(values: list[int], expected: str, tmp_path: Path):
     pairs = []
     for number, value in enumerate(values):
@@ -227,9 +232,12 @@ def test_the_command_writes_lists_and_says_what_is_next(run_tool, workspace: Pat
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--dataset", "nowhere"], "error: no images found (datasets/nowhere does not exist)"), ([], "--dataset"),
-     (["--dataset", "disks", "--form", "x"], "unrecognized arguments: --form x")],
-)  # fmt: skip
+    [
+        (["--dataset", "nowhere"], "error: no images found (datasets/nowhere does not exist)"),
+        ([], "--dataset"),
+        (["--dataset", "disks", "--form", "x"], "unrecognized arguments: --form x"),
+    ],
+)
 def test_the_command_ends_with_status_2_and_one_message(arguments: list[str], message: str, run_tool):
     done = run_tool("datasets/make_lists.py", *arguments)
     assert done.returncode == 2 and done.stdout == ""

@@ -190,8 +190,11 @@ def test_equal_stems_get_files_of_their_own(root):
     )
     new_list = write_noisy_labels("disks", "flip:0.3", source_list="both", root=root, say=quiet)
     assert [sample.label.name for sample in read_list(new_list, root=root, say=quiet)] == [
-        "a__7.png", "b__7.png", "a__7.png", "1.png",
-    ]  # fmt: skip
+        "a__7.png",
+        "b__7.png",
+        "a__7.png",
+        "1.png",
+    ]
 
 
 def test_one_image_with_two_labels_is_refused(root):
@@ -203,10 +206,12 @@ def test_one_image_with_two_labels_is_refused(root):
 
 def test_image_ids_are_relative_to_the_data_root(root):
     labels = [
-        labels_of(write_noisy_labels("disks", "flip:0.3", root=root, data_root=place, say=quiet).parents[3]
-                  / "datasets/disks/train/labels_flip-0.3")
+        labels_of(
+            write_noisy_labels("disks", "flip:0.3", root=root, data_root=place, say=quiet).parents[3]
+            / "datasets/disks/train/labels_flip-0.3"
+        )
         for place in (None, root, root / "datasets")
-    ]  # fmt: skip
+    ]
     assert labels[0] == labels[1]
     assert labels[0]["0.png"] != labels[2]["0.png"]
 

@@ -138,11 +138,7 @@ def test_what_an_even_split_leaves_over_prefers_no_class():
     assert set(seen) == {1, 2, 3} and min(seen.values()) > 60
 
 
-@given(
-    label=SEVERAL,
-    weights=hnp.arrays(float, (CLASSES, CLASSES), elements=st.floats(0.01, 1)),
-    seed=SEEDS,
-)
+@given(label=SEVERAL, weights=hnp.arrays(float, (CLASSES, CLASSES), elements=st.floats(0.01, 1)), seed=SEEDS)
 @EXAMPLES
 def test_a_matrix_is_realised_as_exactly_as_pixels_allow(label, weights, seed):
     matrix = weights / weights.sum(axis=1, keepdims=True)

@@ -10,13 +10,7 @@ import torch
 
 from datasets.image_io import IGNORE
 from datasets.lists import read_list
-from datasets.segmentation import (
-    LabelNoise,
-    OrderedBatches,
-    SegmentationDataset,
-    TrainingBatches,
-    make_loader,
-)
+from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 
 

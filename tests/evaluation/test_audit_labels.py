@@ -16,8 +16,11 @@ from evaluation.label_audit import audit_labels
 from evaluation.label_audit.plot import draw_audit
 from evaluation.label_audit.without_reference import FOREGROUNDS as KNOWN_FOREGROUNDS
 
-LINE = re.compile(r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
-                  r"\(IoU ceiling (\d\.\d\d|unknown)\)$", re.MULTILINE)  # fmt: skip
+LINE = re.compile(
+    r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
+    r"\(IoU ceiling (\d\.\d\d|unknown)\)$",
+    re.MULTILINE,
+)
 TOOL = "evaluation/audit_labels.py"
 
 
@@ -158,8 +161,10 @@ def test_the_vessel_annotators_agree_within_reason(shared_data):
 
     folder = shared_data / "vessel" / "train"
     names = sorted(path.name for path in (folder / "images").iterdir())[:40:2]
-    first, second = ([(cv2.imread(str(folder / kind / name), 0) > 0).astype("uint8") for name in names]
-                     for kind in ("labels", "labels_2nd_observer"))  # fmt: skip
+    first, second = (
+        [(cv2.imread(str(folder / kind / name), 0) > 0).astype("uint8") for name in names]
+        for kind in ("labels", "labels_2nd_observer")
+    )
     report = audit_labels(second, first, reference="second annotator")
     assert report.verdict == "learnable"
     assert 0.6 < report.transitions.phi < 0.9

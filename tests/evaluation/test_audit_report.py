@@ -13,8 +13,21 @@ from evaluation.label_audit.report import VERDICTS
 from evaluation.label_audit.text import figure_lines
 from utils.run_folder import plain
 
-KEYS = {"verdict", "iou_ceiling", "predicted_iou", "phi", "contrast", "Q", "Q_low", "Q_high", "rank", "det", "invert",
-        "threshold", "profile"}  # fmt: skip
+KEYS = {
+    "verdict",
+    "iou_ceiling",
+    "predicted_iou",
+    "phi",
+    "contrast",
+    "Q",
+    "Q_low",
+    "Q_high",
+    "rank",
+    "det",
+    "invert",
+    "threshold",
+    "profile",
+}
 
 
 def test_decoding_is_not_advised_where_classes_merge(draw):

@@ -13,14 +13,7 @@ import torch
 from datasets.image_io import read_image, read_label, read_scores, write_image
 from datasets.transforms import normalize
 from evaluation.inference import main
-from evaluation.prediction import (
-    MapSettings,
-    Picture,
-    Predictor,
-    find_checkpoint,
-    load_network,
-    predict_pictures,
-)
+from evaluation.prediction import MapSettings, Picture, Predictor, find_checkpoint, load_network, predict_pictures
 from evaluation.prediction.score_maps import band_writer, in_background, map_names, read_ahead
 from evaluation.prediction.tiling import predict_tiled
 from models import build_network, to_scores
@@ -43,18 +36,32 @@ def make_run(root: Path, test_list: Path | None = None, invert: bool = False, **
     """A run folder with a tiny untrained network, its last epoch 3 and its best epoch 2."""
     run = root / "train_log" / "set" / "run"
     config = {
-        "dataset": "set", "network": "unet", "network_options": {"width": 2, "init": "kaiming"},
-        "in_channels": 1, "num_classes": 1, "ignore_index": None, "normalization": "zscore", "data_root": None,
-        "test_list": None if test_list is None else str(test_list), **config,
-    }  # fmt: skip
+        "dataset": "set",
+        "network": "unet",
+        "network_options": {"width": 2, "init": "kaiming"},
+        "in_channels": 1,
+        "num_classes": 1,
+        "ignore_index": None,
+        "normalization": "zscore",
+        "data_root": None,
+        "test_list": None if test_list is None else str(test_list),
+        **config,
+    }
     torch.manual_seed(0)
     network = build_network("unet", config["in_channels"], config["num_classes"], width=2, init="kaiming")
     for name, epoch in (("epoch_2", 2), ("best", 2), ("last", 3)):
         state = {
-            "model": network.state_dict(), "optimizer": {}, "scheduler": {}, "scaler": {}, "epoch": epoch,
-            "best": {"epoch": 2, "figure": 0.5}, "rng": {}, "config": config, "pred_invert": invert,
+            "model": network.state_dict(),
+            "optimizer": {},
+            "scheduler": {},
+            "scaler": {},
+            "epoch": epoch,
+            "best": {"epoch": 2, "figure": 0.5},
+            "rng": {},
+            "config": config,
+            "pred_invert": invert,
             "threshold": 0.4 if config["num_classes"] == 1 else None,
-        }  # fmt: skip
+        }
         save_checkpoint(run / "checkpoints" / f"{name}.pth", state)
     return run
 

@@ -75,9 +75,15 @@ def test_a_bias_so_strong_that_all_foreground_is_best_is_still_a_bias(noisy_labe
 
 @pytest.mark.parametrize(
     ("classes", "spec", "verdict"),
-    [(3, "flip:0.9", "inverted"), (3, "flip:0.3", "learnable"), (3, "random:0.3", "not learnable"),
-     (3, "dilate:5", "biased at boundaries"), (19, "flip:0.9", "learnable"), (5, "flip:0.9", "inverted")],
-)  # fmt: skip
+    [
+        (3, "flip:0.9", "inverted"),
+        (3, "flip:0.3", "learnable"),
+        (3, "random:0.3", "not learnable"),
+        (3, "dilate:5", "biased at boundaries"),
+        (19, "flip:0.9", "learnable"),
+        (5, "flip:0.9", "inverted"),
+    ],
+)
 def test_verdict_of_several_classes(classes, spec, verdict, noisy_labels):
     rng = np.random.default_rng(0)
     masks = [np.kron(rng.integers(0, classes, (4, 4)), np.ones((16, 16), int)).astype(np.uint8) for _ in range(10)]
@@ -238,10 +244,14 @@ def test_images_alone_never_call_weak_labels_unlearnable(spec, noise, draw, nois
 
 @pytest.mark.parametrize(
     ("bounds", "nothing"),
-    [((-0.01, 0.02, -0.002, 0.002), True), ((0.003, 0.018, -0.002, 0.002), False),
-     ((-0.01, 0.02, 0.001, 0.002), False), ((-0.01, 0.02, -0.002, 0.004), False),
-     ((-0.06, 0.03, -0.002, 0.002), False)],
-)  # fmt: skip
+    [
+        ((-0.01, 0.02, -0.002, 0.002), True),
+        ((0.003, 0.018, -0.002, 0.002), False),
+        ((-0.01, 0.02, 0.001, 0.002), False),
+        ((-0.01, 0.02, -0.002, 0.004), False),
+        ((-0.06, 0.03, -0.002, 0.002), False),
+    ],
+)
 def test_images_show_nothing_only_where_both_intervals_hold_zero(bounds, nothing):
     low, high, neighbours_low, neighbours_high = bounds
     evidence = ImageEvidence(0.01, low, high, 0.001, neighbours_low, neighbours_high, None)

@@ -88,8 +88,10 @@ def test_figures_are_those_of_scikit_learn(tmp_path, cases):
     best = max(sklearn.jaccard_score(labels, scores >= level / 8) for level in range(9))
     assert summary["oracle"]["iou"] == pytest.approx(best)
     assert sklearn.jaccard_score(labels, scores >= summary["oracle_threshold"]) == pytest.approx(best)
-    per_image = [sklearn.jaccard_score(label.ravel(), (scores >= 0.375).ravel(), zero_division=1)
-                 for scores, label in cases.values()]  # fmt: skip
+    per_image = [
+        sklearn.jaccard_score(label.ravel(), (scores >= 0.375).ravel(), zero_division=1)
+        for scores, label in cases.values()
+    ]
     assert summary["per_image_mean"]["iou"]["mean"] == pytest.approx(np.mean(per_image))
 
 

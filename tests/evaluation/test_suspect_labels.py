@@ -160,11 +160,21 @@ def plant(kind: str, label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return {"empty": np.zeros_like(label), "inverted": 1 - label, "full": np.ones_like(label)}.get(kind, wrong)
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("empty", "empty"), ("full", "no background"), ("inverted", "inverted"), ("mirrored", "mirrored left to right"),
-    ("shifted", "shifted by 4 down, -6 right"), ("missing", "1 missing object"), ("invented", "1 invented object"),
-    ("large", "drawn too large"), ("small", "drawn too small"), ("flipped", "scattered errors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("empty", "empty"),
+        ("full", "no background"),
+        ("inverted", "inverted"),
+        ("mirrored", "mirrored left to right"),
+        ("shifted", "shifted by 4 down, -6 right"),
+        ("missing", "1 missing object"),
+        ("invented", "1 invented object"),
+        ("large", "drawn too large"),
+        ("small", "drawn too small"),
+        ("flipped", "scattered errors"),
+    ],
+)
 def test_the_kind_of_a_planted_error_is_named(kind, words, rng):
     label = np.zeros((SIZE, SIZE), np.uint8)
     for x, y, radius in ((18, 16, 9), (16, 46, 7), (50, 46, 8)):
@@ -254,18 +264,36 @@ def run_folder(root: Path, fold: str | None, held_out: slice) -> Path:
     for sample in samples[held_out]:
         source = root / "pred" / f"{sample.image.stem}.tif"
         (folder / "pred" / source.name).write_bytes(source.read_bytes())
-    write_json(folder / "predictions.json", {
-        "run": str(run), "num_classes": 1, "in_channels": 1, "ignore_index": None,
-        "maps": {str(sample.image): f"pred/{sample.image.stem}.tif" for sample in samples[held_out]},
-    })  # fmt: skip
+    write_json(
+        folder / "predictions.json",
+        {
+            "run": str(run),
+            "num_classes": 1,
+            "in_channels": 1,
+            "ignore_index": None,
+            "maps": {str(sample.image): f"pred/{sample.image.stem}.tif" for sample in samples[held_out]},
+        },
+    )
     return folder
 
 
 def test_the_command_ranks_the_folds_and_says_what_to_do(tmp_path, capsys):
     write_study(tmp_path, "clean", count=24)
     folders = [run_folder(tmp_path, "1/2", slice(0, None, 2)), run_folder(tmp_path, "2/2", slice(1, 23, 2))]
-    main(["--dataset", "nuc_sim_x", "--train_list", str(tmp_path / "list.txt"), "--prd_dir", *map(str, folders),
-          "--out", str(tmp_path / "out"), "--top", "5"])  # fmt: skip
+    main(
+        [
+            "--dataset",
+            "nuc_sim_x",
+            "--train_list",
+            str(tmp_path / "list.txt"),
+            "--prd_dir",
+            *map(str, folders),
+            "--out",
+            str(tmp_path / "out"),
+            "--top",
+            "5",
+        ]
+    )
     output = capsys.readouterr().out
     assert "not judged (1)" in output and "23.png" in output and "WARNING" not in output
     assert output.splitlines()[-1].startswith("python main.py --dataset nuc_sim_x --train_list")
@@ -290,12 +318,36 @@ def test_predictions_of_a_network_that_knew_the_labels_are_called_out(tmp_path, 
     assert len(trained_pairs(maps[0].record)) == 12 and len(trained_pairs(maps[1].record)) == 7
     chosen = choose_predictions(samples, maps)
     assert [prediction.in_sample for prediction in chosen] == [False] * 5 + [True] * 7
-    main(["--dataset", "nuc_sim_x", "--train_list", str(tmp_path / "list.txt"), "--prd_dir", str(whole),
-          "--out", str(tmp_path / "out"), "--top", "0"])  # fmt: skip
+    main(
+        [
+            "--dataset",
+            "nuc_sim_x",
+            "--train_list",
+            str(tmp_path / "list.txt"),
+            "--prd_dir",
+            str(whole),
+            "--out",
+            str(tmp_path / "out"),
+            "--top",
+            "0",
+        ]
+    )
     assert "WARNING: 12 of 12 labels are judged by a network that was trained on them" in capsys.readouterr().out
     assert trained_pairs({}) is None
-    main(["--dataset", "nuc_sim_x", "--train_list", str(tmp_path / "list.txt"), "--prd_dir", str(tmp_path / "pred"),
-          "--out", str(tmp_path / "out"), "--top", "0"])  # fmt: skip
+    main(
+        [
+            "--dataset",
+            "nuc_sim_x",
+            "--train_list",
+            str(tmp_path / "list.txt"),
+            "--prd_dir",
+            str(tmp_path / "pred"),
+            "--out",
+            str(tmp_path / "out"),
+            "--top",
+            "0",
+        ]
+    )
     assert "not known whether its network was trained" in capsys.readouterr().out
 
 
@@ -303,5 +355,15 @@ def test_a_map_of_another_size_is_named(tmp_path):
     write_study(tmp_path, "clean", count=8)
     write_scores(tmp_path / "pred" / "3.tif", np.zeros((10, 12), np.float32))
     with pytest.raises(UserError, match=r"3\.tif is 10×12, the label .*3\.png 64×64"):
-        main(["--dataset", "nuc_sim_x", "--train_list", str(tmp_path / "list.txt"),
-              "--prd_dir", str(tmp_path / "pred"), "--out", str(tmp_path / "out")])  # fmt: skip
+        main(
+            [
+                "--dataset",
+                "nuc_sim_x",
+                "--train_list",
+                str(tmp_path / "list.txt"),
+                "--prd_dir",
+                str(tmp_path / "pred"),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )

@@ -171,12 +171,18 @@ def test_no_threshold_without_contrast_or_for_several_classes():
 
 @pytest.mark.parametrize(
     ("matrix", "needed"),
-    [(np.eye(3), False), (flip_matrix(0.3, classes=3), False), (sample_matrix(0.1, 3), True),
-     (flip_matrix(0.9, classes=3), True), (flip_matrix(0.9, classes=2), True), (flip_matrix(0.3, classes=2), False),
-     (np.array([[1, 0, 0], [0.55, 0.45, 0], [0, 0, 1]]), True),  # the columns are dominated, row 1 is not
-     (np.array([[1, 0, 0], [np.nan] * 3, [0, 0.2, 0.8]]), False),
-     (np.array([[1, 0, 0], [np.nan] * 3, [0, 0.6, 0.4]]), True)],
-)  # fmt: skip
+    [
+        (np.eye(3), False),
+        (flip_matrix(0.3, classes=3), False),
+        (sample_matrix(0.1, 3), True),
+        (flip_matrix(0.9, classes=3), True),
+        (flip_matrix(0.9, classes=2), True),
+        (flip_matrix(0.3, classes=2), False),
+        (np.array([[1, 0, 0], [0.55, 0.45, 0], [0, 0, 1]]), True),  # the columns are dominated, row 1 is not
+        (np.array([[1, 0, 0], [np.nan] * 3, [0, 0.2, 0.8]]), False),
+        (np.array([[1, 0, 0], [np.nan] * 3, [0, 0.6, 0.4]]), True),
+    ],
+)
 def test_needs_decoding(matrix, needed):
     assert needs_decoding(matrix) is needed
 

@@ -198,11 +198,17 @@ def test_scores_are_those_of_a_clean_list_and_never_of_the_test_list_unasked(dis
         open_study(TINY, 12, None, None, disks)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (["--pixel_shares", "0"], "above 0 and up to 1"), (["--pixel_shares", "5"], "0.05 or 5%"),
-    (["--epochs", "3"], "use --steps"), (["--label_noise", "flip:0.3"], "use --pixel_shares"),
-    (["--network", "vnet"], "unet"), (["--nonsense"], "--nonsense"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["--pixel_shares", "0"], "above 0 and up to 1"),
+        (["--pixel_shares", "5"], "0.05 or 5%"),
+        (["--epochs", "3"], "use --steps"),
+        (["--label_noise", "flip:0.3"], "use --pixel_shares"),
+        (["--network", "vnet"], "unet"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
 def test_wrong_options_are_named(wrong, message, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_options(["--dataset", "disks", *wrong])

@@ -14,9 +14,16 @@ from utils.cli import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SMALL = {
-    "dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 3, "epochs": 2, "device": "cpu",
-    "tensorboard": False, "audit": False,
-}  # fmt: skip
+    "dataset": "disks",
+    "preset": "quick",
+    "width": 4,
+    "crop": 32,
+    "batch_size": 3,
+    "epochs": 2,
+    "device": "cpu",
+    "tensorboard": False,
+    "audit": False,
+}
 
 
 @pytest.mark.parametrize(

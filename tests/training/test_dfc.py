@@ -59,9 +59,20 @@ def test_the_loss_is_confidence_plus_continuity(rng):
 
 def test_the_command_writes_maps_like_the_baselines(run_tool, tmp_path):
     done = run_tool(
-        "evaluation/classical/dfc.py", "--dataset", "disks", "--data_list", "val", "--channels", 8, "--layers", 2,
-        "--iterations", 15, "--out", tmp_path,
-    )  # fmt: skip
+        "evaluation/classical/dfc.py",
+        "--dataset",
+        "disks",
+        "--data_list",
+        "val",
+        "--channels",
+        8,
+        "--layers",
+        2,
+        "--iterations",
+        15,
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "dfc" / "predictions.json").read_text())
     assert len(record["maps"]) == 3 and all((tmp_path / "dfc" / name).is_file() for name in record["maps"].values())

@@ -19,9 +19,15 @@ from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, read_jsonl
 
 SMALL = {
-    "dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 3, "device": "cpu",
-    "tensorboard": False, "checkpoint_every": 1,
-}  # fmt: skip
+    "dataset": "disks",
+    "preset": "quick",
+    "width": 4,
+    "crop": 32,
+    "batch_size": 3,
+    "device": "cpu",
+    "tensorboard": False,
+    "checkpoint_every": 1,
+}
 
 
 def run(root: Path, **given) -> Path:
@@ -104,10 +110,22 @@ def test_the_test_list_is_not_read_in_training(disks):
 
 @pytest.mark.parametrize(
     "extra",
-    [{"seed": 9}, {"augment": ("noise",)}, {"flips": False}, {"clip_grad": 1e-3}, {"ema": 0.5}, {"fold": "1/2"},
-     {"weight_decay": 5.0}, {"lr": 1e-4}, {"repeat": 2}, {"crop": 24}, {"loss": "dice"}, {"optimizer": "sgd"}],
+    [
+        {"seed": 9},
+        {"augment": ("noise",)},
+        {"flips": False},
+        {"clip_grad": 1e-3},
+        {"ema": 0.5},
+        {"fold": "1/2"},
+        {"weight_decay": 5.0},
+        {"lr": 1e-4},
+        {"repeat": 2},
+        {"crop": 24},
+        {"loss": "dice"},
+        {"optimizer": "sgd"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_an_option_reaches_the_weights(disks, extra):
     folders = [run(disks, epochs=1, run_name=name, **more) for name, more in (("plain", {}), ("other", extra))]
     one, other = (load_checkpoint(folder / "checkpoints" / "last.pth")["model"] for folder in folders)
@@ -197,8 +215,10 @@ def test_the_commands_of_the_next_steps_are_printed_last(disks, capsys):
 
 @pytest.mark.parametrize("weights", [("frequency",), ("1", "3")])
 def test_class_weights_reach_the_loss(disks, weights):
-    plain, weighted = (read_jsonl(run(disks, epochs=1, **extra) / "metrics.jsonl")[0]["train/loss"]
-                       for extra in ({}, {"class_weights": weights}))  # fmt: skip
+    plain, weighted = (
+        read_jsonl(run(disks, epochs=1, **extra) / "metrics.jsonl")[0]["train/loss"]
+        for extra in ({}, {"class_weights": weights})
+    )
     assert plain != weighted
 
 

@@ -22,9 +22,17 @@ from utils.cli import UserError
 from utils.run_folder import read_json, read_jsonl
 
 FREE = {
-    "dataset": "disks", "preset": "quick", "igtt": True, "width": 4, "crop": 64, "batch_size": 4, "device": "cpu",
-    "tensorboard": False, "igtt_init": "otsu", "foreground": "bright",
-}  # fmt: skip
+    "dataset": "disks",
+    "preset": "quick",
+    "igtt": True,
+    "width": 4,
+    "crop": 64,
+    "batch_size": 4,
+    "device": "cpu",
+    "tensorboard": False,
+    "igtt_init": "otsu",
+    "foreground": "bright",
+}
 
 
 def run(root: Path, **given) -> Path:

@@ -18,9 +18,22 @@ from utils.cli import UserError
 from utils.run_folder import read_json, read_jsonl
 
 SMALL = [
-    "--dataset", "disks", "--preset", "quick", "--width", "8", "--crop", "64", "--batch_size", "2", "--device", "cpu",
-    "--no_tensorboard", "--run_name", "small",
-]  # fmt: skip
+    "--dataset",
+    "disks",
+    "--preset",
+    "quick",
+    "--width",
+    "8",
+    "--crop",
+    "64",
+    "--batch_size",
+    "2",
+    "--device",
+    "cpu",
+    "--no_tensorboard",
+    "--run_name",
+    "small",
+]
 
 
 def run(root: Path, *arguments: object) -> Path:
@@ -57,8 +70,9 @@ def test_every_network_trains_on_three_classes(network: str, three_classes: Path
 
 
 def test_activation_checkpointing_changes_nothing_but_memory(disks: Path):
-    plain, saving = (run(disks, "--network", "unet", "--epochs", 2, *extra)
-                     for extra in ([], ["--activation_checkpointing"]))  # fmt: skip
+    plain, saving = (
+        run(disks, "--network", "unet", "--epochs", 2, *extra) for extra in ([], ["--activation_checkpointing"])
+    )
     assert read_json(saving / "config.json")["network_options"]["activation_checkpointing"] is True
     one, other = (load_network(folder, "last")[0].state_dict() for folder in (plain, saving))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

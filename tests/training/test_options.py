@@ -27,8 +27,7 @@ def test_given_options_beat_the_preset_and_the_preset_beats_defaults():
 
 
 @pytest.mark.parametrize(
-    ("given", "stride"),
-    [({}, 4), ({"stem_stride": 1}, 1), ({"preset": "paper"}, None), ({"network": "unet"}, None)],
+    ("given", "stride"), [({}, 4), ({"stem_stride": 1}, 1), ({"preset": "paper"}, None), ({"network": "unet"}, None)]
 )
 def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwise(given, stride):
     assert resolve_options({"network": "hrnet", **given}, False).stem_stride == stride
@@ -37,8 +36,9 @@ def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwi
 def test_only_given_options_are_reported():
     assert parse_given([]) == {}
     assert parse_given(["--no_flips", "--augment", "blur", "noise:0.1"]) == {
-        "flips": False, "augment": ("blur", "noise:0.1"),
-    }  # fmt: skip
+        "flips": False,
+        "augment": ("blur", "noise:0.1"),
+    }
 
 
 def test_every_option_has_a_flag():
@@ -73,9 +73,14 @@ def test_a_bad_value_names_option_value_and_choices(arguments, words, capsys):
 
 @pytest.mark.parametrize(
     "given",
-    [{"num_classes": 300}, {"num_classes": 3, "pred_invert": "on"}, {"crop": 8}, {"stop_after": 9, "epochs": 4},
-     {"accumulate": 8, "batch_size": 4}],
-)  # fmt: skip
+    [
+        {"num_classes": 300},
+        {"num_classes": 3, "pred_invert": "on"},
+        {"crop": 8},
+        {"stop_after": 9, "epochs": 4},
+        {"accumulate": 8, "batch_size": 4},
+    ],
+)
 def test_contradictions_are_refused(given):
     with pytest.raises(UserError, match="--"):
         resolve_options(given, False)

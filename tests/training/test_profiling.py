@@ -31,9 +31,17 @@ def test_a_few_steps_are_traced(tmp_path, steps, first):
 
 def test_profile_puts_a_trace_of_training_into_the_run_folder(disks):
     given = {
-        "dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 3, "device": "cpu", "epochs": 2,
-        "tensorboard": False, "audit": False, "profile": True,
-    }  # fmt: skip
+        "dataset": "disks",
+        "preset": "quick",
+        "width": 4,
+        "crop": 32,
+        "batch_size": 3,
+        "device": "cpu",
+        "epochs": 2,
+        "tensorboard": False,
+        "audit": False,
+        "profile": True,
+    }
     run = fit(configure(given, disks), disks)
     names = {event["name"] for event in json.loads((run / TRACE).read_text())["traceEvents"]}
     assert {"aten::convolution", "autograd::engine::evaluate_function: ConvolutionBackward0"} <= names

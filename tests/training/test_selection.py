@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.scores import BINS
-from training.selection import (
-    decoding_matrix,
-    select_binary,
-    select_classes,
-    threshold_by_noise,
-    without_validation,
-)
+from training.selection import decoding_matrix, select_binary, select_classes, threshold_by_noise, without_validation
 
 
 def histogram(background: dict[float, int], foreground: dict[float, int]) -> np.ndarray:

@@ -25,9 +25,13 @@ class Training:
     """A small network with batch norm, and a loss with a parameter of its own."""
 
     def __init__(
-        self, optimizer: str = "sgd", spec: str = "tloss", fused: bool = True, device: torch.device = CPU,
+        self,
+        optimizer: str = "sgd",
+        spec: str = "tloss",
+        fused: bool = True,
+        device: torch.device = CPU,
         memory_format: torch.memory_format = torch.contiguous_format,
-    ):  # fmt: skip
+    ):
         torch.manual_seed(0)
         self.network = build_network("lightunet", width=4, init="kaiming").to(device, memory_format=memory_format)
         self.loss = SegmentationLoss(spec, 1).to(device)

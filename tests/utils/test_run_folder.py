@@ -112,9 +112,12 @@ def test_sigkill_while_saving_always_leaves_a_loadable_checkpoint(tmp_path, rng)
     path = tmp_path / "last.pth"
     for _ in range(3):
         writer = subprocess.Popen(
-            [sys.executable, "-c", KILLED_WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=REPO_ROOT,
+            [sys.executable, "-c", KILLED_WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPO_ROOT,
             env={**os.environ, "PYTHONPATH": str(REPO_ROOT)},
-        )  # fmt: skip
+        )
         first = int(writer.stdout.readline())
         time.sleep(float(rng.uniform(0, 0.05)))
         writer.send_signal(signal.SIGKILL)

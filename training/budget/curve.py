@@ -75,8 +75,9 @@ class Curve:
     def parameters(self) -> dict[str, dict[str, float]]:
         """Each parameter with its 95 % interval, NaN without resamples."""
         named = {"plateau": self.plateau, "drop": self.drop, "power": self.power, "pixel_worth": self.worth}
-        return {name: dict(zip(("value", "low", "high"), interval(values), strict=True))
-                for name, values in named.items()}  # fmt: skip
+        return {
+            name: dict(zip(("value", "low", "high"), interval(values), strict=True)) for name, values in named.items()
+        }
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -183,9 +184,13 @@ def _solve(scores: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarra
     plateau = np.where(over, 1, plateau)
     drop = np.where(over, ((terms_total - products) / squares).clip(0), drop)
     error = (
-        (scores**2).sum(1)[:, None] - 2 * plateau * total + 2 * drop * products
-        + count * plateau**2 - 2 * plateau * drop * terms_total + drop**2 * squares
-    )  # fmt: skip
+        (scores**2).sum(1)[:, None]
+        - 2 * plateau * total
+        + 2 * drop * products
+        + count * plateau**2
+        - 2 * plateau * drop * terms_total
+        + drop**2 * squares
+    )
     return plateau, drop, error.clip(0)
 
 

@@ -15,9 +15,19 @@ from utils.run_folder import atomic_write
 
 MODEL = "score = plateau - drop * (full / x)^power, x = images * share^pixel_worth, full = x of the most annotation"
 COLUMNS = (
-    "share", "images", "repeats", "mean", "low", "high", "of_full", "of_full_low", "of_full_high", "curve", "lowest",
+    "share",
+    "images",
+    "repeats",
+    "mean",
+    "low",
+    "high",
+    "of_full",
+    "of_full_low",
+    "of_full_high",
+    "curve",
+    "lowest",
     "highest",
-)  # fmt: skip
+)
 COLORS = ("#0b6fa4", "#d1641a", "#2a8f5c", "#8d4bab", "#b8860b", "#1c2733")
 INK, GREY = "#1c2733", "#9aa7b3"
 
@@ -43,8 +53,10 @@ def table(rows: Sequence[dict[str, Any]], score: str) -> str:
         for count in counts:
             row = cells.get((share, count))
             texts.append("–" if row is None else f"{row['mean']:.3f} ({100 * row['of_full']:.0f} %)")
-        lines.append(f"{percent(share) + ' of the pixels':<{len(lines[0]) - 18 * len(counts)}}"
-                     + "".join(f"{text:>18}" for text in texts))  # fmt: skip
+        lines.append(
+            f"{percent(share) + ' of the pixels':<{len(lines[0]) - 18 * len(counts)}}"
+            + "".join(f"{text:>18}" for text in texts)
+        )
     return "\n".join(lines)
 
 
@@ -55,9 +67,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         values = (row[name] for name in COLUMNS)
-        writer.writerow(
-            "" if isinstance(value, float) and np.isnan(value) else f"{value:.6g}" for value in values
-        )  # fmt: skip
+        writer.writerow("" if isinstance(value, float) and np.isnan(value) else f"{value:.6g}" for value in values)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 
@@ -83,8 +93,12 @@ def draw_curve(path: Path, data: Scores, curve: Curve | None, target: float, sco
     full = data.scores[(data.images == data.images.max()) & (data.shares == data.shares.max())]
     if full.size:
         level = target * full.mean()
-        axes.axhline(level, color=GREY, linestyle=":", label=f"{percent(target)} of the full labels' {score}"
-                     f" ({show_score(level)})")  # fmt: skip
+        axes.axhline(
+            level,
+            color=GREY,
+            linestyle=":",
+            label=f"{percent(target)} of the full labels' {score} ({show_score(level)})",
+        )
     axes.set_xscale("log")
     counts = sorted(set(data.images.tolist()))
     axes.set_xticks(counts, [f"{count:g}" for count in counts], minor=False)

@@ -103,14 +103,19 @@ def open_study(
     train_list = find_list(options.train_list or CLEAN_LIST, dataset, root)
     samples = read_list(train_list, options.data_root, root)
     scored_on = find_list(data_list, dataset, root) if data_list else validation_list(options, root)
-    full = full_length(
-        len(samples), options.batch_size, options.epochs, steps or LEAST_STEPS, steps or MOST_STEPS
-    )  # fmt: skip
+    full = full_length(len(samples), options.batch_size, options.epochs, steps or LEAST_STEPS, steps or MOST_STEPS)
     folder = folder or root / "train_log" / dataset / "annotation_budget"
     return Study(
-        {**given, "dataset": dataset}, options, train_list, samples, scored_on, scored_on if data_list else None, full,
-        folder, root,
-    )  # fmt: skip
+        {**given, "dataset": dataset},
+        options,
+        train_list,
+        samples,
+        scored_on,
+        scored_on if data_list else None,
+        full,
+        folder,
+        root,
+    )
 
 
 def validation_list(options: TrainingOptions, root: Path) -> Path:
@@ -195,11 +200,18 @@ def cell_options(study: Study, cell: Cell) -> dict[str, Any]:
     write_list(path, [(study.samples[index].image, study.samples[index].label) for index in chosen], study.root)
     seed = study.options.seed + cell.repeat - 1
     return {
-        **study.given, "train_list": str(path), "label_noise": f"sample:{cell.share:g}" if cell.share < 1 else "clean",
-        "seed": seed, "noise_seed": seed, "epochs": length.epochs, "repeat": length.repeat,
-        "checkpoint_every": length.epochs, "checkpoint_from": length.epochs + 1, "tensorboard": False,
+        **study.given,
+        "train_list": str(path),
+        "label_noise": f"sample:{cell.share:g}" if cell.share < 1 else "clean",
+        "seed": seed,
+        "noise_seed": seed,
+        "epochs": length.epochs,
+        "repeat": length.repeat,
+        "checkpoint_every": length.epochs,
+        "checkpoint_from": length.epochs + 1,
+        "tensorboard": False,
         "run_name": study.run_folder(cell).name,
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -252,19 +264,25 @@ def score_on_list(study: Study, run: Path) -> dict[str, Any]:
     options, device = study.options, torch.device(choose_device(study.options.device))
     network, checkpoint, epoch = load_network(run, "best", device)
     samples = read_list(study.data_list, options.data_root, study.root)
-    sizes = check_samples(
-        samples, study.data_list, options.num_classes, options.ignore_index, options.in_channels
-    )  # fmt: skip
+    sizes = check_samples(samples, study.data_list, options.num_classes, options.ignore_index, options.in_channels)
     dataset = SegmentationDataset(
-        samples, num_classes=options.num_classes, in_channels=options.in_channels, ignore_index=options.ignore_index,
-        normalization=options.normalization, cache=False,
-    )  # fmt: skip
+        samples,
+        num_classes=options.num_classes,
+        in_channels=options.in_channels,
+        ignore_index=options.ignore_index,
+        normalization=options.normalization,
+        cache=False,
+    )
     loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options)))
     matrix = checkpoint["config"]["decode_matrix"]
     counts = validate(
-        network, loader, num_classes=options.num_classes, device=device, channels_last=options.channels_last,
+        network,
+        loader,
+        num_classes=options.num_classes,
+        device=device,
+        channels_last=options.channels_last,
         transition=None if matrix is None else torch.tensor(matrix, dtype=torch.float64),
-    )  # fmt: skip
+    )
     if options.num_classes > 1:
         return {"epoch": epoch, "miou": float(mean_iou(counts))}
     counts = invert_histogram(counts) if checkpoint["pred_invert"] else counts

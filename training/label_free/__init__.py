@@ -72,10 +72,9 @@ class PseudoLabels:
     def description(self) -> str:
         """A line on what is learned from."""
         supervised = "; --use_evaluation: refreshed by validation labels, so this run is no longer label-free"
-        return (
-            f"pseudo-labels: {self.options.igtt_init}, foreground {self.foreground}, {self.options.igtt_ems}"
-            + (supervised if self.options.use_evaluation else "")
-        )  # fmt: skip
+        return f"pseudo-labels: {self.options.igtt_init}, foreground {self.foreground}, {self.options.igtt_ems}" + (
+            supervised if self.options.use_evaluation else ""
+        )
 
     def _share(self) -> range:
         """The images that this process predicts and writes."""
@@ -97,9 +96,12 @@ class PseudoLabels:
 
     def _initial_mask(self, index: int) -> np.ndarray:
         return initial_mask(
-            self.options.igtt_init, self.dataset.image(index), self.foreground, self.options.seed,
+            self.options.igtt_init,
+            self.dataset.image(index),
+            self.foreground,
+            self.options.seed,
             self.dataset.samples[index].image_id,
-        )  # fmt: skip
+        )
 
     def prepare(self, epoch: int) -> None:
         """Set the spec of an epoch's labels: with ``--igtt_final_share`` its sampling moves from epoch to epoch."""
@@ -142,9 +144,14 @@ class PseudoLabels:
         if self._is_warming(state):
             return False
         proposal = Proposal(
-            masks, self.agreements, lambda *which: self._scores(state, *which)[0], self.dataset, self.held_out,
-            self.foreground, validation,
-        )  # fmt: skip
+            masks,
+            self.agreements,
+            lambda *which: self._scores(state, *which)[0],
+            self.dataset,
+            self.held_out,
+            self.foreground,
+            validation,
+        )
         if self.rule is image_audit and self.figure == -math.inf:  # the first labels have a figure too
             standing = {index: self._standing(index) for index in masks}
             self.figure = self._mean_over_ranks(self.rule(replace(proposal, masks=standing)), 1, state)
@@ -185,9 +192,12 @@ class PseudoLabels:
         barrier()
         if is_main():
             record: dict[str, Any] = {
-                "criterion": self.options.igtt_criterion, "ems": self.options.igtt_ems, "foreground": self.foreground,
-                "agreements": self.agreements, "figure": str(self.figure),
-            }  # fmt: skip
+                "criterion": self.options.igtt_criterion,
+                "ems": self.options.igtt_ems,
+                "foreground": self.foreground,
+                "agreements": self.agreements,
+                "figure": str(self.figure),
+            }
             self.store.complete(epoch, [sample.image_id for sample in self.dataset.samples], record)
         barrier()
 

@@ -70,9 +70,8 @@ def image_audit(proposal: Proposal) -> float:
     """
     indices = _spread(list(proposal.masks))
     evidence = image_evidence(
-        [proposal.masks[i] for i in indices], [proposal.train.image(i) for i in indices],
-        foreground=proposal.foreground,
-    )  # fmt: skip
+        [proposal.masks[i] for i in indices], [proposal.train.image(i) for i in indices], foreground=proposal.foreground
+    )
     return evidence.correlation * (evidence.direction or 1)
 
 

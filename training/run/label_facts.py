@@ -155,9 +155,14 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
     if clean:
         truth = _Lazy(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]), indices)
     return audit_labels(
-        _Lazy(dataset.label, indices), truth, _Lazy(dataset.image, indices), options.num_classes,
-        seed=options.seed, max_images=IMAGES_LOOKED_INTO, training_images=len(dataset),
-    )  # fmt: skip
+        _Lazy(dataset.label, indices),
+        truth,
+        _Lazy(dataset.image, indices),
+        options.num_classes,
+        seed=options.seed,
+        max_images=IMAGES_LOOKED_INTO,
+        training_images=len(dataset),
+    )
 
 
 def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]) -> np.ndarray | None:

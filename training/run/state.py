@@ -24,8 +24,15 @@ from utils.device import choose_precision
 from utils.distributed import synchronize_batch_norm
 
 NETWORK_OPTION_NAMES = (
-    "width", "norm", "init", "backbone", "output_stride", "stem_stride", "pretrained", "activation_checkpointing",
-)  # fmt: skip
+    "width",
+    "norm",
+    "init",
+    "backbone",
+    "output_stride",
+    "stem_stride",
+    "pretrained",
+    "activation_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -113,18 +120,32 @@ def build_state(
     weights = class_weights(options, class_counts)
     loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
-        options.optimizer, [*network.parameters(), *loss.parameters()], options.lr,
-        weight_decay=options.weight_decay, momentum=options.momentum, fused=can_be_fused(device),
-    )  # fmt: skip
+        options.optimizer,
+        [*network.parameters(), *loss.parameters()],
+        options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        fused=can_be_fused(device),
+    )
     precision = choose_precision(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     matrix, invert = labels.matrix, labels.invert
     if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
         matrix, invert = np.eye(len(matrix)), False
     return TrainingState(
-        network, loss, optimizer, scaler, None, precision, device, matrix, invert, labels, channels_last,
+        network,
+        loss,
+        optimizer,
+        scaler,
+        None,
+        precision,
+        device,
+        matrix,
+        invert,
+        labels,
+        channels_last,
         teacher=EmaTeacher(network, options.ema) if options.ema else None,
-    )  # fmt: skip
+    )
 
 
 def score_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
@@ -160,10 +181,15 @@ def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch
     if state.annealing is not None:
         anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
     state.schedule = build_schedule(
-        options.schedule, state.optimizer, total_steps=options.epochs * steps_per_epoch,
-        steps_per_epoch=steps_per_epoch, warmup_steps=round(options.warmup_epochs * steps_per_epoch),
-        step_epochs=options.step_epochs, gamma=options.step_gamma, anneal_from=anneal,
-    )  # fmt: skip
+        options.schedule,
+        state.optimizer,
+        total_steps=options.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        step_epochs=options.step_epochs,
+        gamma=options.step_gamma,
+        anneal_from=anneal,
+    )
 
 
 def checkpoint_content(
