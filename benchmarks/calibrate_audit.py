@@ -32,7 +32,7 @@ from utils.run_folder import environment_record, read_json, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaluation.label_audit.predicted_iou import Outlook
+    from evaluation.label_audit.predicted_iou import IoUPredictor
 
 SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
 SPECS = (
@@ -121,7 +121,7 @@ def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarr
 
 
 def predict(
-    outlook: Outlook, masks: list[np.ndarray], ids: list[str], spec: str, settings: Iterable[tuple[int, int]]
+    outlook: IoUPredictor, masks: list[np.ndarray], ids: list[str], spec: str, settings: Iterable[tuple[int, int]]
 ) -> list[float]:
     """Predicted IoU of one label set for every (bandwidth, blur)."""
     import numpy as np
@@ -145,7 +145,7 @@ def predict(
 def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
     """Predictions of the cells of one data set for every combination, and the reference IoU of each cell."""
     from evaluation.label_audit.by_distance import location_bins
-    from evaluation.label_audit.predicted_iou import Outlook
+    from evaluation.label_audit.predicted_iou import IoUPredictor
 
     images, masks, ids = simulate(cells[0].dataset, max(cell.images for cell in cells))
     bins = [location_bins(mask) for mask in masks]
@@ -153,7 +153,7 @@ def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
     rows = []
     with Progress(len(cells) * len(PIXELS), cells[0].dataset, "prediction") as progress:
         for pixels in PIXELS:
-            outlook = Outlook(images, masks, bins, seed=SEED, pixels=pixels)
+            outlook = IoUPredictor(images, masks, bins, seed=SEED, pixels=pixels)
             found = []
             for cell in cells:
                 found.append(predict(outlook, masks, ids, cell.spec, settings))
@@ -169,7 +169,7 @@ def predict_set(cells: list[Cell]) -> tuple[list[dict[str, Any]], list[float]]:
                 )
     if cells[0].iou is not None:
         return rows, [cell.iou for cell in cells]
-    dense = Outlook(images, masks, bins, seed=SEED, pixels=MANY_PIXELS)
+    dense = IoUPredictor(images, masks, bins, seed=SEED, pixels=MANY_PIXELS)
     return rows, [predict(dense, masks, ids, cell.spec, [(0, 0)])[0] for cell in cells]
 
 

@@ -28,7 +28,7 @@ from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_reco
 COUNTERPARTS = {"er_sim": "er_ernet", "nuc_sim": "nuc", "mito_sim": None}
 PUBLISHED = ("er_sim", "mito_sim", "nuc_sim", "nuc")  # the sets whose pictures may be shown to anybody
 SPLITS = ("train", "val", "test")
-SMALLEST_OBJECT = 20  # pixels
+MIN_OBJECT = 20  # pixels
 Z_BINS = np.linspace(-4, 12, 641)  # of z-scored intensities; values outside go to the ends
 CELL, PAIRS = 160, 4  # side of a picture on the page, pixels; image/mask pairs in a row
 
@@ -147,7 +147,7 @@ def object_diameters(mask: np.ndarray) -> np.ndarray:
     import cv2
 
     areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA]
-    return 2 * np.sqrt(areas[areas >= SMALLEST_OBJECT] / np.pi)
+    return 2 * np.sqrt(areas[areas >= MIN_OBJECT] / np.pi)
 
 
 def signal_above_surroundings(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:

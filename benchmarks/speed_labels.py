@@ -13,7 +13,7 @@ from benchmarks.speed_training import NOISE, samples_of
 from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
-LEAST_EMS, LEAST_METRICS, LEAST_SHIFT = 20.0, 20.0, 100.0
+MIN_EMS, MIN_METRICS, MIN_SHIFT = 20.0, 20.0, 100.0
 
 
 def measure_label_noise(settings: Settings) -> list[Figure]:
@@ -30,7 +30,7 @@ def measure_label_noise(settings: Settings) -> list[Figure]:
         for spec, row in time_steps(masks, seconds).items()
     ]
     shift = time_shift(seconds)
-    goal = LEAST_SHIFT if settings.baseline else None
+    goal = MIN_SHIFT if settings.baseline else None
     return [
         *figures,
         Figure(
@@ -63,7 +63,7 @@ def measure_ems(settings: Settings) -> list[Figure]:
         for kind, drawn in masks.items():
             fast = milliseconds(lambda mask: make_noisy_label(mask, steps, 0, "image"), drawn)
             plain = milliseconds(lambda mask: ems_by_loop(mask, 0.1, rng, thin), drawn)  # noqa: B023
-            figures.append(Figure(f"EMS, {kind}; plain: {what}", "ms", fast, plain, goal_ratio=LEAST_EMS))
+            figures.append(Figure(f"EMS, {kind}; plain: {what}", "ms", fast, plain, goal_ratio=MIN_EMS))
     return figures
 
 
@@ -91,7 +91,7 @@ def measure_metrics(settings: Settings) -> list[Figure]:
             "ms",
             fast,
             plain,
-            goal_ratio=LEAST_METRICS,
+            goal_ratio=MIN_METRICS,
         ),
         Figure("the same; scikit-learn: one threshold", "ms", fast, one),
         Figure("every figure of metrics.py, from files", "ms", score_files(settings)),

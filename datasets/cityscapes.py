@@ -31,7 +31,7 @@ CLASSES = {
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }
-"""Class name → label id, in the order of the class indices 0…18; every other id counts nowhere."""
+"""Class name → label id, in the order of the class indices 0…18; every other id is ignored."""
 
 Say = Callable[[str], object]
 Pairs = list[tuple[Path, Path | None]]

@@ -66,7 +66,7 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
     Args:
         path: a label file; the indices of a palette PNG are its values.
         num_classes: 1 is binary: 0 background, anything else foreground. K: values 0…K−1 are classes, 255 is ignored.
-        ignore_index: the value that counts nowhere, unless a ``manifest.json`` in the label's folder states an
+        ignore_index: the value that is ignored, unless a ``manifest.json`` in the label's folder states an
             ``ignore_value`` (null: every pixel counts): labels of different origin may then meet in one list.
     Returns: uint8 (H, W), class indices with `IGNORE` (255) where no pixel counts.
     Raises:

@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class Parameter:
     """What a value of a step must be: a number within limits."""
 
     letter: str
@@ -78,7 +78,7 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRule:
+class NoiseStep:
     """A step of the grammar.
 
     Attributes:
@@ -91,7 +91,7 @@ class StepRule:
     """
 
     apply: Callable[..., np.ndarray]
-    quantities: tuple[Quantity, ...] = ()
+    quantities: tuple[Parameter, ...] = ()
     optional: int = 0
     needs: tuple[str, ...] = ()
     matrix: Callable[..., np.ndarray] | None = None
@@ -105,57 +105,57 @@ class StepRule:
         return text + "".join(f"[,{letter}]" for letter in letters[least:])
 
 
-def _share(letter: str, meaning: str) -> Quantity:
-    return Quantity(letter, f"{meaning}, from 0 to 1", 1)
+def _share(letter: str, meaning: str) -> Parameter:
+    return Parameter(letter, f"{meaning}, from 0 to 1", 1)
 
 
-_SIDE = Quantity("k", f"the side of a square kernel, an odd number from 1 to {MAX_PIXELS}", MAX_PIXELS, 1, True, True)
+_SIDE = Parameter("k", f"the side of a square kernel, an odd number from 1 to {MAX_PIXELS}", MAX_PIXELS, 1, True, True)
 _WHOLE = f"a whole number of pixels from 0 to {MAX_PIXELS}"
 _LENGTH = f"pixels from 0 to {MAX_PIXELS}"
 
-STEPS: dict[str, StepRule] = {
-    "clean": StepRule(noise_steps.clean, matrix=lambda classes: np.eye(classes), example="clean"),
-    "sample": StepRule(
+STEPS: dict[str, NoiseStep] = {
+    "clean": NoiseStep(noise_steps.clean, matrix=lambda classes: np.eye(classes), example="clean"),
+    "sample": NoiseStep(
         noise_steps.sample, (_share("p", "the share of pixels to keep"),), needs=("unlabelled", "rng"),
         matrix=sample_matrix, example="sample:0.1",
     ),
-    "flip": StepRule(
+    "flip": NoiseStep(
         noise_steps.flip, (_share("f", "the share of the foreground"), _share("b", "the share of the background")),
         optional=1, needs=("num_classes", "rng"), matrix=flip_matrix, example="flip:0.45,0.2",
     ),
-    "random": StepRule(
+    "random": NoiseStep(
         noise_steps.random_label, (_share("r", "the probability of foreground"),), needs=("num_classes", "rng"),
         matrix=random_matrix, example="random:0.3",
     ),
-    "dilate": StepRule(noise_steps.dilate, (_SIDE,), example="dilate:5"),
-    "erode": StepRule(noise_steps.erode, (_SIDE,), example="erode:5"),
-    "skeleton": StepRule(noise_steps.skeleton, example="skeleton"),
-    "skeletons": StepRule(
-        noise_steps.skeletons, (Quantity("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
+    "dilate": NoiseStep(noise_steps.dilate, (_SIDE,), example="dilate:5"),
+    "erode": NoiseStep(noise_steps.erode, (_SIDE,), example="erode:5"),
+    "skeleton": NoiseStep(noise_steps.skeleton, example="skeleton"),
+    "skeletons": NoiseStep(
+        noise_steps.skeletons, (Parameter("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
         example="skeletons:3",
     ),
-    "shift": StepRule(
-        noise_steps.shift, (Quantity("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),), needs=("rng",),
+    "shift": NoiseStep(
+        noise_steps.shift, (Parameter("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),), needs=("rng",),
         example="shift:1",
     ),
-    "wobble": StepRule(
+    "wobble": NoiseStep(
         noise_steps.wobble,
         (
-            Quantity("A", f"the amplitude, {_LENGTH}", MAX_PIXELS),
-            Quantity("L", f"the correlation length, pixels from 0.1 to {MAX_PIXELS}", MAX_PIXELS, 0.1),
+            Parameter("A", f"the amplitude, {_LENGTH}", MAX_PIXELS),
+            Parameter("L", f"the correlation length, pixels from 0.1 to {MAX_PIXELS}", MAX_PIXELS, 0.1),
         ),
         needs=("rng",), example="wobble:2,10",
     ),
-    "missing": StepRule(
+    "missing": NoiseStep(
         noise_steps.missing, (_share("p", "the share of objects to drop"),), needs=("rng",), example="missing:0.2"
     ),
-    "merge": StepRule(
-        noise_steps.merge, (Quantity("d", f"the widest gap, {_WHOLE}", MAX_PIXELS, whole=True),), example="merge:3"
+    "merge": NoiseStep(
+        noise_steps.merge, (Parameter("d", f"the widest gap, {_WHOLE}", MAX_PIXELS, whole=True),), example="merge:3"
     ),
-    "polygon": StepRule(
-        noise_steps.polygon, (Quantity("t", f"the tolerance, {_LENGTH}", MAX_PIXELS),), example="polygon:2"
+    "polygon": NoiseStep(
+        noise_steps.polygon, (Parameter("t", f"the tolerance, {_LENGTH}", MAX_PIXELS),), example="polygon:2"
     ),
-    "ntm": StepRule(
+    "ntm": NoiseStep(
         noise_steps.apply_matrix, needs=("rng",), matrix=lambda rows, classes: np.array(rows),
         example="ntm:matrix.json",
     ),
@@ -313,7 +313,7 @@ def _parse_step(text: str, num_classes: int) -> Step:
     return Step(name, values, text)
 
 
-def _parse_value(written: str, quantity: Quantity, step: str, example: str) -> float | int:
+def _parse_value(written: str, quantity: Parameter, step: str, example: str) -> float | int:
     value = float(written) if NUMBER.fullmatch(written) else math.nan
     if quantity.check(value):
         return int(value) if quantity.whole else value

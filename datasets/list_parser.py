@@ -57,7 +57,7 @@ def parse_list(path: Path, data_root: Path | str | None, root: Path, label_requi
         except UserError as fault:
             faults.append((number, str(fault)))
     if not samples and not faults:
-        raise UserError(f"the list {display_path(path)} is empty: it names no images, one a line as image<TAB>label")
+        raise UserError(f"the list {display_path(path)} is empty: it lists no images; expected one a line as image<TAB>label")
     return ParsedList(samples, faults, _tried_note(faults, places))
 
 
@@ -75,7 +75,7 @@ class _Places(NamedTuple):
 
 def _search_places(path: Path, data_root: Path | str | None, root: Path) -> _Places:
     if data_root is not None and not Path(data_root).is_dir():
-        raise UserError(f"--data_root {data_root} is no folder")
+        raise UserError(f"--data_root {data_root} is not a directory")
     data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE) or None
     absolute = None if data_root is None else Path(os.path.abspath(data_root))
     return _Places(absolute, Path(os.path.abspath(path)).parent, Path(os.path.abspath(root)))
@@ -118,7 +118,7 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path,
     else:
         parts = [part for part in line.split(" ") if part]
         if len(parts) > 2:
-            raise UserError(f"'{line}' names no file and has {len(parts)} parts between spaces; {TAB_REMEDY}")
+            raise UserError(f"'{line}' is not a file and has {len(parts)} parts between spaces; {TAB_REMEDY}")
     found = [_find(part, places) for part in parts]
     faults = [
         f"{kind} {part} {'is a folder' if _is_folder(part, places) else 'does not exist'}"
@@ -128,14 +128,14 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path,
     if faults and len(parts) == 2 and "\t" not in line:
         faults.append(f"separated at the space; {TAB_REMEDY}")
     if label_required and len(parts) == 1:
-        faults.append("no label stands beside the image; expected image<TAB>label")
+        faults.append("has no label; expected image<TAB>label")
     if faults:
         raise UserError("; ".join(faults))
     return found[0], found[1] if len(found) == 2 else None
 
 
 def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:
-    if not any("does not exist" in message or "names no file" in message for _, message in faults):
+    if not any("does not exist" in message or "file not found" in message for _, message in faults):
         return ""
     tried = ", ".join(dict.fromkeys(display_path(place) for place in places.in_order))
     return f"\nRelative paths were tried from: {tried} (--data_root names one to try first)"

@@ -76,7 +76,7 @@ def read_list(
         data_root: the folder that relative paths are tried from first (default: ``$SEG_ROOT``); then come the list's
             own folder and ``root``.
         labels: ``required``, or ``optional`` where lines may name an image alone.
-        say: told of images that stand more than once.
+        say: told of images that appear more than once.
     Returns: the samples in the order of the list.
     Raises:
         UserError: no such list, an empty one, or every fault of its lines at once, with line numbers.
@@ -172,7 +172,7 @@ def _tell_repeats(samples: Sequence[Sample], path: Path, say: Callable[[str], ob
     if repeats:
         image, line = repeats[0].image, repeats[0].line
         say(
-            f"{display_path(path)}: an image stands more than once, and counts as often, in {len(repeats)} lines; "
+            f"{display_path(path)}: an image appears more than once, and is used as often, in {len(repeats)} lines; "
             f"the first: {display_path(image)} in lines {first_lines[image]} and {line}"
         )
 

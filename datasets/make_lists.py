@@ -27,7 +27,7 @@ from utils.run_folder import REPO_ROOT, display_path, quoted
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
 LAYOUTS = ("folders", "cityscapes")
 LABELS_LOOKED_AT = 100
-MOST_CLASSES = 32
+MAX_CLASSES = 32
 
 Say = Callable[[str], object]
 Pairs = list[tuple[Path, Path | None]]
@@ -118,7 +118,7 @@ def next_step(dataset: str, written: dict[str, Pairs], layout: str = "folders") 
     if layout == "cityscapes":
         return f"next: {command} --num_classes {len(CLASSES)} --in_channels 3"
     values = class_values(labels)
-    if len(values) > 2 and values[-1] < MOST_CLASSES:
+    if len(values) > 2 and values[-1] < MAX_CLASSES:
         return (
             f"next: {command} --num_classes {values[-1] + 1}\n"
             f"(the labels hold {', '.join(map(str, values))}; without --num_classes all but 0 is foreground)"

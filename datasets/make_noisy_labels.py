@@ -67,7 +67,7 @@ def _parser() -> CommandParser:
         "--ignore_index",
         type=whole_number(0, 65535),
         metavar="V",
-        help="label value that counts nowhere (default: none for binary labels, 255 for K classes)",
+        help="label value that is ignored (default: none for binary labels, 255 for K classes)",
     )
     parser.add_argument(
         "--unlabelled",

@@ -22,7 +22,7 @@ from datasets.transition_matrix import count_transitions, joint_counts, label_cl
 from utils.cli import Progress, UserError
 from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json
 
-LARGEST_TABLE = 1000  # images; above, the manifest has sums only
+MAX_TABLE = 1000  # images; above, the manifest has sums only
 SWAP_ATTEMPTS = 10
 
 
@@ -79,7 +79,7 @@ def write_noisy_labels(
         unlabelled: what ``sample`` does not keep becomes ``background`` or is ``ignore``-d.
         source_list: the list of clean labels, a path or a bare name.
         root: the folder that holds ``datasets`` and ``txt``.
-        ignore_index: the value of the clean labels' files that counts nowhere.
+        ignore_index: the value of the clean labels' files that is ignored.
         data_root: the folder that the list's relative paths are tried from first; image ids are relative to it.
         say: takes the lines meant for the user.
     Returns: the new list's path.
@@ -216,7 +216,7 @@ def count_stages(stages: Sequence[np.ndarray], num_classes: int) -> Tally:
 def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tallies: Sequence[Tally]) -> dict[str, Any]:
     """What a folder of noisy labels says about itself.
 
-    ``ignore_value`` is the value on disk that counts nowhere, null if there is no such pixel. Shares of a class without
+    ``ignore_value`` is the value on disk that is ignored, null if there is no such pixel. Shares of a class without
     pixels are null. ``transition_matrix`` has the form of a matrix file, with the counts and the matrix in theory.
     """
     steps = parse_spec(settings.spec, settings.num_classes)
@@ -247,7 +247,7 @@ def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tall
             "theory": spec_transition_matrix(steps, settings.num_classes, settings.unlabelled),
         },
     }
-    if len(tallies) <= LARGEST_TABLE:
+    if len(tallies) <= MAX_TABLE:
         content["labels"] = [_table_row(*row) for row in zip(jobs.items(), tallies, strict=True)]
     return content
 

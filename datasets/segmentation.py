@@ -24,7 +24,7 @@ from datasets.transforms import (
 )
 from utils.cli import UserError
 
-# (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it counts nowhere.
+# (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it is ignored.
 Key = tuple[int, int]
 USUAL_PIXELS = 256 * 256
 BATCHES_AHEAD = 4  # that each worker reads before they are asked for
@@ -57,7 +57,7 @@ class SegmentationDataset(Dataset):
         transform: paired augmentation of training; None returns whole images.
         num_classes: 1 for binary labels, else the number of classes.
         in_channels: 1 (grey) or 3 (RGB).
-        ignore_index: the label value on disk that counts nowhere.
+        ignore_index: the label value on disk that is ignored.
         normalization: a key of ``datasets.transforms.NORMALIZATIONS``.
         noise: label noise applied to the whole label, before crop and augmentation.
         seed: seeds the augmentation.

@@ -32,7 +32,7 @@ NOISE_SPEC = "flip:0.3"  # of the noisy list
 MARKER = "simulation.json"  # written last: its presence says that the set is complete
 IMAGE_SIZE = 256
 BESIDE = 6  # pixels around the foreground that count as the background beside it
-MOST_FOREGROUND = 0.9
+MAX_FOREGROUND = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def simulate_image(name: str, rng: np.random.Generator, size: int = IMAGE_SIZE) 
 def expected_electrons(recipe: Recipe, rng: np.random.Generator, size: int) -> tuple[Specimen, np.ndarray]:
     """Draw a specimen and the noiseless image of it: mean electrons per pixel, float32 (size, size)."""
     share = 0.0
-    while not recipe.least_foreground <= share <= MOST_FOREGROUND:
+    while not recipe.least_foreground <= share <= MAX_FOREGROUND:
         specimen = recipe.specimen.draw(rng, size)
         share = specimen.mask.mean()
     light = form_image(specimen, recipe.microscope, rng)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from datasets.image_io import IGNORE, row_blocks
-from datasets.surroundings import above_surroundings
+from datasets.local_background import above_local_background
 
 MINIMUM_DEVIATION = 1e-6
 LOCAL_SIGMA, LOCAL_FLOOR = 32.0, 0.05  # pixels; deviations of the whole image
@@ -77,12 +77,12 @@ def needs_preparation(mode: str) -> bool:
 def prepare(image: np.ndarray, mode: str) -> np.ndarray:
     """What is scaled: the image itself, or for ``local`` each pixel relative to its surroundings, float32.
 
-    An uneven background becomes even, see :func:`datasets.surroundings.above_surroundings`.
+    An uneven background becomes even, see :func:`datasets.local_background.above_local_background`.
     """
     if not needs_preparation(mode):
         return image
     planes = z_score(image)(image)
-    return np.stack([above_surroundings(plane, LOCAL_SIGMA, LOCAL_FLOOR) for plane in planes], -1)
+    return np.stack([above_local_background(plane, LOCAL_SIGMA, LOCAL_FLOOR) for plane in planes], -1)
 
 
 def normalize(image: np.ndarray, mode: str = "zscore") -> np.ndarray:

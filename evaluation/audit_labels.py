@@ -53,7 +53,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="what the foreground looks like: settles the direction without clean labels",
     )
     add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="1 for binary labels (default)")
-    add("--ignore_index", type=whole_number(), metavar="V", help="label value that counts nowhere")
+    add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored")
     add("--in_channels", type=int, choices=(1, 3), default=1, help="1 reads images as grey (default), 3 as RGB")
     add("--data_root", metavar="DIR", help="folder that relative paths in lists start from (default: $SEG_ROOT)")
     add(

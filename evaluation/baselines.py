@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from datasets.surroundings import above_surroundings
+from datasets.local_background import above_local_background
 from evaluation.classical.foreground import otsu_mask
 from evaluation.classical.runner import make_parser, run_methods
 from utils.cli import run_command
@@ -87,13 +87,13 @@ def local_threshold(image: np.ndarray, sigma: float = 17.0, offset: float = 0.2)
 
 @on_standardized
 def local_contrast(image: np.ndarray, sigma: float = 17.0, floor: float = 0.05) -> np.ndarray:
-    """Otsu's threshold of the brightness relative to the surroundings, see :func:`above_surroundings`.
+    """Otsu's threshold of the brightness relative to the surroundings, see :func:`above_local_background`.
 
     Finds dim structures beside bright ones; what it finds in empty regions is noise.
     """
     import cv2
 
-    values = above_surroundings(cv2.GaussianBlur(image, (0, 0), 1.0), sigma, floor)
+    values = above_local_background(cv2.GaussianBlur(image, (0, 0), 1.0), sigma, floor)
     return graded(values, otsu_mask(values))
 
 

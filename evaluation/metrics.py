@@ -64,10 +64,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)"
     )
     parser.add_argument(
-        "--ignore_index",
-        type=whole_number(),
-        metavar="V",
-        help="label value that counts nowhere (default: as recorded)",
+        "--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored (default: as recorded)"
     )
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
@@ -143,7 +140,7 @@ def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None
     samples = read_list(list_path, data_root or folder.record.get("data_root"), labels="optional")
     labelled = [sample for sample in samples if sample.label is not None]
     if not labelled:
-        raise UserError(f"{display_path(list_path)} names no labels: give a list that does by --test_data_dir LIST")
+        raise UserError(f"{display_path(list_path)} has no labels: give a list that does by --test_data_dir LIST")
     if len(labelled) < len(samples):
         print(f"images without a label, left out: {len(samples) - len(labelled)} of {len(samples)}")
     return labelled, list_path

@@ -60,7 +60,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--top", type=whole_number(), default=16, metavar="N", help="labels to draw (default: 16)")
     add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary labels (default: as recorded)")
-    add("--ignore_index", type=whole_number(), metavar="V", help="value that counts nowhere (default: as recorded)")
+    add("--ignore_index", type=whole_number(), metavar="V", help="value that is ignored (default: as recorded)")
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: $SEG_ROOT)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/suspects_<list>)")
     return parser.parse_args(arguments)

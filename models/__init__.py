@@ -28,7 +28,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-LEAST_SHARE = 1e-4  # of a class in the labels, for the head's bias
+MIN_SHARE = 1e-4  # of a class in the labels, for the head's bias
 
 
 def network_options(name: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def start_from_shares(network: nn.Module, shares: Sequence[float]) -> None:
 
     Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, section 4.1.
     """
-    logs = torch.as_tensor(np.asarray(shares, np.float64)).clamp_min(LEAST_SHARE).log()
+    logs = torch.as_tensor(np.asarray(shares, np.float64)).clamp_min(MIN_SHARE).log()
     bias = logs[1:] - logs[:1] if network.head.out_channels == 1 else logs
     with torch.no_grad():
         network.head.bias.copy_(bias)

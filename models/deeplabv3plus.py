@@ -70,7 +70,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         activation_checkpointing: trade time for memory.
 
     Raises:
-        UserError: a value that the option does not take, or weights that cannot be had.
+        UserError: a value that the option does not take, or weights that could not be downloaded.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class EncoderUNet(SegmentationNetwork):
         activation_checkpointing: trade time for memory.
 
     Raises:
-        UserError: a value that the option does not take, or weights that cannot be had.
+        UserError: a value that the option does not take, or weights that could not be downloaded.
     """
 
     backbone: str

@@ -257,7 +257,7 @@ def conclude(study: Study, book: Book, left_out: Sequence[Cell], target: float) 
         },
     )
     if left_out:
-        print(f"left out for want of time: {name_cells(left_out)}\ntype the same command again to add them")
+        print(f"skipped, time budget exhausted: {name_cells(left_out)}\ntype the same command again to add them")
     print(f"written to {display_path(study.folder)}: curve.png, table.csv, curve.json")
     print("\n".join(sentences))
 

@@ -26,7 +26,7 @@ from utils.distributed import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
-class EpochFigures:
+class EpochMetrics:
     """What an epoch of training reports: mean loss, images per second over all processes, last learning rate.
 
     ``memory`` is that of :func:`utils.device.memory_figures`.
@@ -45,7 +45,7 @@ def to_device(batch: dict[str, Any], device: torch.device, channels_last: bool) 
     return images, batch["label"].to(device, non_blocking=True)
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap_model(network: nn.Module) -> nn.Module:
     """The network without the wrappers of a compiled and of a distributed one."""
     network = uncompiled(network)
     return network.module if isinstance(network, DistributedDataParallel) else network
@@ -102,7 +102,7 @@ def train_one_epoch(
     read_every: int | None = None,
     teacher: EmaTeacher | None = None,
     progress: Progress | None = None,
-) -> EpochFigures:
+) -> EpochMetrics:
     """Train on every batch once; the schedule advances with each step, and the teacher follows it.
 
     Nothing here makes the host wait for a GPU but the reading of losses every ``read_every`` steps and at the end.
@@ -132,13 +132,13 @@ def train_one_epoch(
         guard.step(value)
         schedule.step()
         if teacher is not None:
-            teacher.update(bare(network))
+            teacher.update(unwrap_model(network))
         images_seen += len(images) * world_size()
         if progress is not None:
             latest = {"loss": guard.losses[-1]} if guard.losses else {}
             progress.update(len(images) * world_size(), **latest)
     guard.read()
-    return EpochFigures(
+    return EpochMetrics(
         loss=math.fsum(guard.losses) / len(guard.losses),
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
 from training.data import TrainingData, class_counts, load_data
-from training.engine import EpochFigures, train_one_epoch, validate
+from training.engine import EpochMetrics, train_one_epoch, validate
 from training.label_free import PseudoLabels
 from training.losses import parse_loss
 from training.options import TrainingOptions
@@ -22,7 +22,7 @@ from training.run.compilation import compile_network
 from training.run.config import configure as configure
 from training.run.config import label_facts, make_config, take_up, write_config
 from training.run.label_facts import LabelKnowledge, examine_labels, write_audit
-from training.run.logger import Journal
+from training.run.logger import RunLogger
 from training.run.profiling import TRACE, traced_steps
 from training.run.state import (
     LabelNoiseFacts,
@@ -95,23 +95,23 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
         state = make_state(options, data, device, facts, earlier)
         config = make_config(options, asked, data, state)
         run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
-        journal = Journal(run, options.tensorboard, state.epoch)
+        logger = RunLogger(run, options.tensorboard, state.epoch)
     try:
         if earlier is not None:
-            journal.say(f"started again by torchrun: going on after epoch {state.epoch}")
-        describe(journal, options, data, state, run)
+            logger.say(f"started again by torchrun: going on after epoch {state.epoch}")
+        describe(logger, options, data, state, run)
         for line in labels.lines:
-            journal.say(line)
+            logger.say(line)
         if options.compile:
-            state.network = compile_network(state.network, device, options.accumulate, journal.say)
+            state.network = compile_network(state.network, device, options.accumulate, logger.say)
         with BackgroundWriter() as writer:
-            train(options, data, state, run, journal, config, writer)
+            train(options, data, state, run, logger, config, writer)
     except BaseException as error:
         if has_checkpoint(run) or state.epoch > 1:  # the main process may still be writing the first
             error.add_note(f"finished epochs are kept; go on with: {resume_command(run)}")
         raise
     finally:
-        journal.close()
+        logger.close()
     barrier()
     return run
 
@@ -186,26 +186,26 @@ def open_run(
     return run
 
 
-def describe(journal: Journal, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path) -> None:
+def describe(logger: RunLogger, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path) -> None:
     """Say what is about to be trained on what."""
     again = f"python main.py --dataset {quoted(options.dataset)}"
     other = {"quick": "paper", "paper": "quick"}[options.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
-    journal.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
+    logger.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
     if not options.resume:
-        journal.say(f"preset {options.preset}; for the other: {again} --preset {other}")
+        logger.say(f"preset {options.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.label_noise}" if options.label_noise else ""
     noise = f", no labels are read (initial labels: {options.igtt_init})" if options.igtt else noise
-    journal.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
+    logger.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
         threshold = "" if options.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
-        journal.say(f"no validation list: {threshold}best is last")
+        logger.say(f"no validation list: {threshold}best is last")
     else:
-        journal.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.val_labels} labels)")
-    journal.say(f"{options.network}: {parameters:.2f} M parameters, loss {options.loss}, {options.optimizer}")
+        logger.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.val_labels} labels)")
+    logger.say(f"{options.network}: {parameters:.2f} M parameters, loss {options.loss}, {options.optimizer}")
     if state.annealing is not None:
-        journal.say(
+        logger.say(
             f"{options.epochs} epochs instead of the run's former number: the learning rate anneals from "
             f"{state.annealing['lr']:.3g} over epochs {int(state.annealing['epoch']) + 1} to {options.epochs}"
         )
@@ -216,7 +216,7 @@ def train(
     data: TrainingData,
     state: TrainingState,
     run: Path,
-    journal: Journal,
+    logger: RunLogger,
     config: dict[str, Any],
     writer: BackgroundWriter,
 ) -> None:
@@ -225,7 +225,7 @@ def train(
     pseudo_labels = PseudoLabels(options, data.train, data.val, run) if options.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
-        journal.say(pseudo_labels.description())
+        logger.say(pseudo_labels.description())
     while state.epoch < last and not (pseudo_labels and pseudo_labels.is_done()):
         epoch = state.epoch + 1
         seed_everything(options.seed, epoch)
@@ -234,7 +234,7 @@ def train(
         trace = run if options.profile and state.epoch == begun else None
         figures = run_epoch(options, data, state, epoch, trace)
         if trace is not None:
-            journal.say(f"profile of a few steps: {display_path(run / TRACE)}, for ui.perfetto.dev or chrome://tracing")
+            logger.say(f"profile of a few steps: {display_path(run / TRACE)}, for ui.perfetto.dev or chrome://tracing")
         state.epoch = epoch
         counts = None if data.val_loader is None else count_validation(options, data, state)
         if pseudo_labels is not None:
@@ -243,21 +243,21 @@ def train(
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
         if state.best is None or not selection.figure <= state.best["figure"]:
             state.best = {"epoch": epoch, "figure": selection.figure}
-        report_epoch(journal, options, epoch, figures, selection)
+        report_epoch(logger, options, epoch, figures, selection)
         if is_main():
             ends = epoch == last or (pseudo_labels is not None and pseudo_labels.is_done())
             due = is_numbered(options, epoch) or ends
             save_epoch(writer, state, run, config, selection, numbered=due)
             if due:
-                show_pictures(writer, journal, data, state, selection)
+                show_pictures(writer, logger, data, state, selection)
             if pseudo_labels is not None:
                 writer.wait()  # the checkpoints on disk name the masks that are kept
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
     if pseudo_labels and pseudo_labels.is_done():
-        journal.say(f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.epochs}")
+        logger.say(f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.epochs}")
     elif last < options.epochs:
-        journal.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
-    journal.say(next_commands(run, state.best["epoch"], data))
+        logger.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
+    logger.say(next_commands(run, state.best["epoch"], data))
 
 
 def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
@@ -274,7 +274,7 @@ def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
 
 def run_epoch(
     options: TrainingOptions, data: TrainingData, state: TrainingState, epoch: int, trace: Path | None = None
-) -> EpochFigures:
+) -> EpochMetrics:
     """Train on every batch of one epoch; trace a few steps into the folder ``trace``."""
     data.train_batches.set_epoch(epoch)
     draws, batches = len(data.train) * options.repeat, data.train_loader
@@ -296,7 +296,7 @@ def run_epoch(
             teacher=state.teacher,
             progress=progress if is_main() else None,
         )
-    copy_buffers_from_main(state.bare_network)
+    copy_buffers_from_main(state.unwrapped_network)
     copy_buffers_from_main(state.predictor)
     return figures
 
@@ -339,7 +339,7 @@ def count_validation(options: TrainingOptions, data: TrainingData, state: Traini
 
 
 def report_epoch(
-    journal: Journal, options: TrainingOptions, epoch: int, figures: EpochFigures, selection: Selection
+    logger: RunLogger, options: TrainingOptions, epoch: int, figures: EpochMetrics, selection: Selection
 ) -> None:
     """One line for people, one record for programs."""
     record = {
@@ -352,11 +352,11 @@ def report_epoch(
     if selection.threshold is not None:
         record["val/threshold"] = selection.threshold
         record["val/inverted"] = selection.invert
-    journal.record(epoch, record)
+    logger.record(epoch, record)
     shown = {name: selection.figures[name] for name in ("iou", "f1", "auc", "miou") if name in selection.figures}
     validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
     inverted = "  inverted" if selection.invert else ""
-    journal.say(
+    logger.say(
         f"epoch {epoch}/{options.epochs}  loss {figures.loss:.4f}{validation}{inverted}"
         f"  lr {figures.learning_rate:.2e}  {figures.images_per_second:.1f} images/s"
     )

@@ -58,7 +58,7 @@ INITIAL_LABEL_NAMES = (
 REFRESH_NAMES = ("epoch", "agreement", "dmi", "audit")
 CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
 FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
-LARGEST_SEED = 2**63 - 1  # that torch takes
+MAX_SEED = 2**63 - 1  # that torch takes
 EMS = "skeleton+shift:1+sample:0.1"  # extraction of the meta-structure, tested equal to label_noise.EMS_SPEC
 
 PAPER_PRESET = {
@@ -225,7 +225,7 @@ class _Group:
         self.group.add_argument(flag, help=f"{help} ({note})" if note else help, default=argparse.SUPPRESS, **kwargs)
 
 
-positive_int, non_negative_int, seed_number = whole_number(1), whole_number(), whole_number(0, LARGEST_SEED)
+positive_int, non_negative_int, seed_number = whole_number(1), whole_number(), whole_number(0, MAX_SEED)
 
 
 def positive_float(text: str) -> float:
@@ -282,7 +282,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add("--fold", "k/K: leave out part k of K of the training list, k from 1", type=fold, metavar="k/K")
     data.add("--num_classes", "1 for binary labels, else the number of classes", type=positive_int, metavar="K")
     data.add("--in_channels", "1 reads images as grey, 3 as RGB", type=int, choices=(1, 3))
-    data.add("--ignore_index", "label value that counts nowhere", type=non_negative_int, metavar="V")
+    data.add("--ignore_index", "label value that is ignored", type=non_negative_int, metavar="V")
     data.add("--normalization", "how pixels are scaled, image by image", choices=NORMALIZATION_NAMES)
 
 

@@ -27,7 +27,7 @@ from evaluation.scores import (
 )
 
 DEFAULT_THRESHOLD = 0.5
-WORST_CONDITION = 100.0  # of a transition matrix that is inverted: beyond, noise of the scores outweighs them
+MAX_CONDITION = 100.0  # of a transition matrix that is inverted: beyond, noise of the scores outweighs them
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Selection:
 
 def can_be_inverted(matrix: np.ndarray | None) -> bool:
     """Whether a transition matrix is known and well enough conditioned to undo the noise."""
-    return matrix is not None and bool(np.isfinite(matrix).all()) and np.linalg.cond(matrix) < WORST_CONDITION
+    return matrix is not None and bool(np.isfinite(matrix).all()) and np.linalg.cond(matrix) < MAX_CONDITION
 
 
 def threshold_by_noise(matrix: np.ndarray | None, class_weights: Sequence[float] | None = None) -> float | None:

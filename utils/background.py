@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-MOST_WAITING = 4  # jobs; each may hold a copy of all weights
+MAX_WAITING = 4  # jobs; each may hold a copy of all weights
 
 
 class BackgroundWriter:
@@ -26,13 +26,13 @@ class BackgroundWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, name: str, job: Callable[[], None]) -> None:
-        """Have ``job`` done; where ``MOST_WAITING`` others wait, return when one of them has begun.
+        """Have ``job`` done; where ``MAX_WAITING`` others wait, return when one of them has begun.
 
         Raises:
             Exception: whatever an earlier job raised.
         """
         with self._changed:
-            self._changed.wait_for(lambda: name in self._waiting or len(self._waiting) < MOST_WAITING)
+            self._changed.wait_for(lambda: name in self._waiting or len(self._waiting) < MAX_WAITING)
             self._raise_error()
             others = {other: waiting for other, waiting in self._waiting.items() if other != name}
             self._waiting = {**others, name: job}  # in one go: Ctrl-C finds the old job or the new one

@@ -59,7 +59,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         help="list of images; labels are used for the table alone (default: test)",
     )
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
-    parser.add_argument("--ignore_index", type=int, metavar="V", help="label value that counts nowhere")
+    parser.add_argument("--ignore_index", type=int, metavar="V", help="label value that is ignored")
     parser.add_argument(
         "--foreground",
         default="auto",

@@ -18,7 +18,7 @@ import numpy as np
 from datasets.transition_matrix import count_transitions, label_classes
 from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
-from evaluation.label_audit.predicted_iou import Outlook
+from evaluation.label_audit.predicted_iou import IoUPredictor
 from evaluation.label_audit.report import BIAS_MARGIN, AuditReport
 from evaluation.label_audit.transitions import Transitions, association, estimate_transitions, implied_threshold
 from evaluation.label_audit.without_reference import FOREGROUNDS, ImageEvidence, image_evidence
@@ -153,7 +153,7 @@ def _report(
     if verdict == "not learnable":
         predicted = ceiling.value
     elif verdict != "unknown" and len(sample) > 2:
-        outlook = Outlook(sample[2], truths, bins, num_classes, seed, training_images=training_images)
+        outlook = IoUPredictor(sample[2], truths, bins, num_classes, seed, training_images=training_images)
         predicted = outlook.iou(outlook.scores(labels, table), transitions, inverted and binary)
     decided = verdict not in ("unknown", "not learnable")
     return AuditReport(

@@ -2,7 +2,7 @@ r"""Predicted IoU: what a network trained on these labels will reach against the
 
 A quick stand-in (``label_audit.pixel_classifier``) is taught what a network would take from the labels, on half of the
 images, and is scored against the truth on the other half, at the best threshold (K classes: by argmax, decoded by Q⁻¹
-where training would), right way up. It sees the images, so it knows how hard they are; it fits conditional means, so
+where training would), not inverted. It sees the images, so it knows how hard they are; it fits conditional means, so
 flips, erasures, dilations and skeletons act on it as on a network trained with a proper loss.
 
 A network sees every pixel many times, which averages out independent errors that a few thousand sampled pixels would
@@ -46,7 +46,7 @@ SHRINKAGE = 20  # labels that the share of its class weighs in the share of a bi
 ERROR_SCALES = 0.1, 3.0  # bounds of the factor that accounts for another number of images
 
 
-def what_labels_teach(
+def regression_target(
     noisy: np.ndarray,
     bins: np.ndarray,
     shares: np.ndarray,
@@ -106,7 +106,7 @@ def bin_shares(table: np.ndarray) -> np.ndarray:
     return shares.reshape(-1, classes)
 
 
-class Outlook:
+class IoUPredictor:
     """Images whose pixels were sampled once, to predict what any label set of them teaches.
 
     Args:
@@ -150,7 +150,7 @@ class Outlook:
             taught = []
             for label, place, bins in zip(noisy, self.positions, self.bins, strict=True):
                 marked = np.where(label == IGNORE, np.nan, label == label_class)
-                maps = what_labels_teach(marked, bins, shares[:, label_class], bandwidth, blur, self.error_scale)
+                maps = regression_target(marked, bins, shares[:, label_class], bandwidth, blur, self.error_scale)
                 taught.append([item[place] for item in maps])
             target, weight = (np.concatenate(parts) for parts in zip(*taught, strict=True))
             columns.append(target)

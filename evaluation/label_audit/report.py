@@ -215,7 +215,7 @@ def _image_notes(report: AuditReport) -> list[str]:
         else:
             lines.append(
                 f"With {report.foreground} foreground they are "
-                f"{'right way up' if found.direction > 0 else 'inverted'}; a bias at boundaries "
+                f"{'not inverted' if found.direction > 0 else 'inverted'}; a bias at boundaries "
                 "cannot be seen without clean labels."
             )
     return lines
@@ -257,7 +257,7 @@ def _loss_advice(report: AuditReport, matrix_file: str | None) -> str | None:
         return None
     return (
         f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
-        "right way up and with an even threshold."
+        "not inverted and with an even threshold."
     )
 
 
@@ -267,7 +267,7 @@ def _training_size_advice(report: AuditReport) -> str | None:
     To first order a label that correlates with the truth by φ carries φ² of the information of the truth itself, so
     that n of them have the effective sample size :math:`n \varphi^2`. It holds for errors that are independent of the
     image; a bias at boundaries stays however many images there are.
-    Source: Pritchard & Przeworski, American Journal of Human Genetics 69, 2001 (a marker that stands for a gene).
+    Source: Pritchard & Przeworski, American RunLogger of Human Genetics 69, 2001 (a marker that stands for a gene).
     """
     weight = report.transitions.phi**2
     if report.verdict not in ("learnable", "inverted") or weight > ENOUGH_WEIGHT:

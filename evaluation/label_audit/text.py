@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.label_audit.report import AuditReport
 
-MOST_CLASSES = 20  # of more, only the diagonal of Q is printed
+MAX_CLASSES = 20  # of more, only the diagonal of Q is printed
 
 
 def figure_lines(report: AuditReport) -> list[str]:
@@ -25,11 +25,11 @@ def _matrix_lines(report: AuditReport) -> list[str]:
             lines.append(f"  truth {row}: not in the reference labels")
             continue
         cells = []
-        for column in range(classes) if classes <= MOST_CLASSES else [row]:
+        for column in range(classes) if classes <= MAX_CLASSES else [row]:
             bounds = ""
             if found.matrix_low is not None:
                 bounds = f" ({found.matrix_low[row, column]:.3f} to {found.matrix_high[row, column]:.3f})"
-            cells.append((f"label {column} " if classes > MOST_CLASSES else "") + f"{shares[column]:.3f}{bounds}")
+            cells.append((f"label {column} " if classes > MAX_CLASSES else "") + f"{shares[column]:.3f}{bounds}")
         lines.append(f"  truth {row}: " + "  ".join(cells))
     return lines
 

@@ -38,7 +38,7 @@ class ImageEvidence:
             with too few images.
         neighbours: correlation of labels of pixels up to BANDWIDTH apart in x and y; neighbours_low, neighbours_high:
             95 % bounds.
-        direction: 1 right way up, −1 inverted, None unknown.
+        direction: 1 not inverted, −1 inverted, None unknown.
     """
 
     correlation: float

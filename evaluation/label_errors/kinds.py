@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from datasets.image_io import IGNORE
-from evaluation.label_errors.quality import FLOOR, Judgement
+from evaluation.label_errors.quality import FLOOR, LabelQuality
 
 GRID = 128  # cells along the longer side of the grid on which movements are tried
 REACH = 10  # cells that a label may have been moved
 COARSE = 32  # cells along each side of the grid on which labels are compared with other images
 EXPLAINED = 0.5  # share of the divergence that an explanation must remove
 OVERLAP = 0.12  # share of an object, as against the usual foreground, up to which the other side has nothing of it
-LEAST_OBJECT = 12  # pixels
+MIN_OBJECT = 12  # pixels
 ONE_SIDED = 3  # how many times as many suspects on one side make a label too large or too small
 SPECKLED = 0.02  # how much larger than three times the usual a label's share of lone pixels must be
 TURNS = {
@@ -90,7 +90,7 @@ def speckle(label: np.ndarray) -> float:
 def guess_kind(
     label: np.ndarray,
     posterior: np.ndarray,
-    judgement: Judgement,
+    judgement: LabelQuality,
     confidence: np.ndarray,
     others: Others | None = None,
     place: int = 0,
@@ -162,7 +162,7 @@ def best_shift(given: np.ndarray, expected: np.ndarray) -> tuple[tuple[int, int]
 
 
 def explain_parts(
-    label: np.ndarray, posterior: np.ndarray, judgement: Judgement, suspects: np.ndarray, confidence: np.ndarray
+    label: np.ndarray, posterior: np.ndarray, judgement: LabelQuality, suspects: np.ndarray, confidence: np.ndarray
 ) -> str:
     """Objects missing or invented, drawn too large or too small, or classes confused."""
     if not suspects.any():
@@ -197,6 +197,6 @@ def lone_objects(mask: np.ndarray, filling: np.ndarray, least: float, suspects: 
     count, objects = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     flat = objects.reshape(-1)
     areas = np.bincount(flat, minlength=count)
-    alone = (np.bincount(flat, filling.reshape(-1), minlength=count) < least * areas) & (areas >= LEAST_OBJECT)
+    alone = (np.bincount(flat, filling.reshape(-1), minlength=count) < least * areas) & (areas >= MIN_OBJECT)
     alone[0] = False
     return int(alone.sum()), int((alone[objects] & suspects).sum())

@@ -114,7 +114,7 @@ def _mean_or_one(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class LabelQuality:
     """A label beside what is expected of it, in windows around every pixel.
 
     Args:
@@ -157,7 +157,7 @@ class Judgement:
         return differs & (self.divergence * self.pixels > EVIDENCE) & self.valid
 
 
-def judge(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> Judgement:
+def judge(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> LabelQuality:
     """Local densities of a label and of what is expected of it.
 
     Args:
@@ -170,7 +170,7 @@ def judge(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> Jud
     share = np.maximum(window_mean(valid, window), 0.5 / area)
     given = np.stack([window_mean(label == index, window) for index in range(len(posterior))]) / share
     expected = np.stack([window_mean(plane * valid, window) for plane in posterior]) / share
-    return Judgement(given, np.maximum(expected, 1e-12), share * area, valid)
+    return LabelQuality(given, np.maximum(expected, 1e-12), share * area, valid)
 
 
 def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
@@ -189,7 +189,7 @@ def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
     return float((values * weights).sum() / weights.sum())
 
 
-def image_quality(judgement: Judgement) -> float:
+def image_quality(judgement: LabelQuality) -> float:
     """The quality of a whole label in [0, 1]: the soft minimum over its labelled pixels; NaN without any."""
     return soft_minimum(judgement.quality[judgement.valid])
 

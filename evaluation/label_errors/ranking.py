@@ -12,7 +12,7 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
 from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speckle
-from evaluation.label_errors.quality import Calibration, Judgement, image_quality, judge, outliers
+from evaluation.label_errors.quality import Calibration, LabelQuality, image_quality, judge, outliers
 from evaluation.prediction.score_maps import read_ahead
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.images import MapFolder, integer_scale, match_maps, read_map
@@ -126,7 +126,7 @@ class LabelJudge:
             return score_histogram(values, label)
         return confusion_matrix(values, label, self.num_classes)
 
-    def judge(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray, Judgement, Calibration]:
+    def judge(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray, LabelQuality, Calibration]:
         """Label, posterior, how they agree, and the calibration of the folder."""
         label, values = self.read(prediction)
         calibration = self.calibrations[prediction.folder]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from datasets.image_io import write_image
-from evaluation.label_errors.quality import Judgement
+from evaluation.label_errors.quality import LabelQuality
 from utils.overlays import BACKDROP, INVENTED, MISSED, beside, show_classes, show_image, show_scores, shrink
 
 SIDE = 224  # pixels of a panel
@@ -18,7 +18,7 @@ OTHER = (204, 121, 167)  # a wrong class, neither lacking nor invented
 LEGEND = "image | label | expected | suspect: blue lacks foreground, orange has too much, pink is another class"
 
 
-def show_suspects(image: np.ndarray, label: np.ndarray, judgement: Judgement, confidence: np.ndarray) -> np.ndarray:
+def show_suspects(image: np.ndarray, label: np.ndarray, judgement: LabelQuality, confidence: np.ndarray) -> np.ndarray:
     """The dimmed image with the label's outline and, in colour, where the label is suspect; uint8 (H, W, 3)."""
     picture = show_image(image) * BACKDROP
     suspects = judgement.suspects(confidence)
@@ -43,7 +43,7 @@ def suspect_row(
     image: np.ndarray,
     label: np.ndarray,
     posterior: np.ndarray,
-    judgement: Judgement,
+    judgement: LabelQuality,
     confidence: np.ndarray,
     caption: str,
 ) -> np.ndarray:

@@ -40,7 +40,7 @@ def score_histogram(scores: Array, labels: Array) -> Array:
 
     Args:
         scores: foreground probabilities in [0, 1], any shape, any floating type.
-        labels: 0 background, 1 foreground, 255 counts nowhere; same shape.
+        labels: 0 background, 1 foreground, 255 is ignored; same shape.
     Returns: int64 (2, BINS), row 0 background, row 1 foreground; on the device of ``scores``.
     """
     if tuple(scores.shape) != tuple(labels.shape):
@@ -81,7 +81,7 @@ def confusion_counts(mask: Array, label: Array) -> Counts:
 
     Args:
         mask: predicted foreground, bool or 0/1, any shape.
-        label: 0 background, 1 foreground, 255 counts nowhere; same shape.
+        label: 0 background, 1 foreground, 255 is ignored; same shape.
     """
     (tn, fp), (fn, tp) = _numpy(confusion_matrix(mask, label, 2)).tolist()
     return Counts(tp, fp, fn, tn)
@@ -92,7 +92,7 @@ def confusion_matrix(prediction: Array, label: Array, num_classes: int) -> Array
 
     Args:
         prediction: class indices 0 … K − 1, any shape; for K = 2 also a bool mask.
-        label: class indices, 255 counts nowhere; same shape.
+        label: class indices, 255 is ignored; same shape.
     """
     if tuple(prediction.shape) != tuple(label.shape):
         raise ValueError(f"the prediction has shape {tuple(prediction.shape)}, the label {tuple(label.shape)}")

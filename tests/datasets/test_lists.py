@@ -101,7 +101,7 @@ def test_spaces_without_a_tab_are_explained(line: str, tmp_path: Path):
 def test_labels_may_be_required(tmp_path: Path):
     touched(tmp_path / "7.tif", tmp_path / "7.png", tmp_path / "8.tif")
     path = listed(tmp_path, "7.tif\t7.png\n8.tif\n")
-    with pytest.raises(UserError, match=r"train_gt\.txt:2: no label stands beside the image"):
+    with pytest.raises(UserError, match=r"train_gt\.txt:2: has no label"):
         read_list(path, root=tmp_path)
     assert names(read_list(path, root=tmp_path, labels="optional")) == [("7.tif", "7.png"), ("8.tif", None)]
 
@@ -162,7 +162,7 @@ def test_relative_paths_are_tried_from_data_root_then_list_folder_then_repositor
 
 
 def test_a_data_root_that_does_not_exist_is_an_error(tmp_path: Path):
-    with pytest.raises(UserError, match="--data_root .*nowhere is no folder"):
+    with pytest.raises(UserError, match="--data_root .*nowhere is not a directory"):
         read_list(listed(tmp_path, "7.tif\n"), data_root=tmp_path / "nowhere")
 
 

@@ -156,7 +156,7 @@ def test_foregrounds_of_the_help_are_those_of_the_audit():
 
 
 def test_the_vessel_annotators_agree_within_reason(shared_data):
-    """Two people's labels of the same vessels: learnable, right way up, and far from equal."""
+    """Two people's labels of the same vessels: learnable, not inverted, and far from equal."""
     import cv2
 
     folder = shared_data / "vessel" / "train"
@@ -191,7 +191,7 @@ def test_what_the_command_is_given_counts(audit):
     dropped = read(folder)["Q"]
     assert dropped[1] == pytest.approx([0.5, 0.5], abs=0.01)
     _, folder = audit(*noise, "--unlabelled", "ignore", "--seed", 7)
-    assert read(folder)["Q"][1] == [0, 1]  # what was not sampled counts nowhere
+    assert read(folder)["Q"][1] == [0, 1]  # what was not sampled is ignored
 
 
 def test_several_classes_with_an_ignored_one(audit, workspace):

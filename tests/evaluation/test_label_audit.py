@@ -8,7 +8,7 @@ import pytest
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit import audit_labels
-from evaluation.label_audit.predicted_iou import bin_shares, what_labels_teach
+from evaluation.label_audit.predicted_iou import bin_shares, regression_target
 from evaluation.label_audit.without_reference import ImageEvidence
 from evaluation.scores import mean_iou
 from utils.cli import UserError
@@ -333,7 +333,7 @@ def test_prediction_is_for_the_images_that_will_be_trained_on(blobs, noisy_label
 def test_windows_without_labels_teach_nothing():
     noisy, bins = np.full((9, 9), np.nan), np.zeros((9, 9), int)
     noisy[0, 0] = 1
-    target, weight = what_labels_teach(noisy, bins, np.array([0.4]), bandwidth=1)
+    target, weight = regression_target(noisy, bins, np.array([0.4]), bandwidth=1)
     np.testing.assert_array_equal(np.argwhere(np.isfinite(target)), [[0, 0], [0, 1], [1, 0], [1, 1]])
     np.testing.assert_allclose(target[:2, :2], 1, atol=1e-6)
     np.testing.assert_allclose(weight[:2, :2], [[1 / 4, 1 / 6], [1 / 6, 1 / 9]], atol=1e-6)

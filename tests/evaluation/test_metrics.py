@@ -268,7 +268,7 @@ def test_a_list_without_labels_asks_for_one(tmp_path, cases):
     write_data(tmp_path, cases)
     pred = write_prediction(tmp_path, cases)
     (tmp_path / "list.txt").write_text("".join(f"{tmp_path / 'images' / name}.png\n" for name in cases))
-    with pytest.raises(UserError, match="names no labels"):
+    with pytest.raises(UserError, match="has no labels"):
         evaluate(pred)
     write_prediction(tmp_path, cases, list=None)
     with pytest.raises(UserError, match="was made with --input"):

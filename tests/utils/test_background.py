@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from utils.background import MOST_WAITING, BackgroundWriter
+from utils.background import MAX_WAITING, BackgroundWriter
 from utils.checkpoint import take_snapshot
 
 WAIT_S = 30
@@ -55,7 +55,7 @@ def test_jobs_that_wait_are_few():
     done: list[str] = []
     with BackgroundWriter() as writer:
         gate = busy(writer)
-        for number in range(MOST_WAITING):
+        for number in range(MAX_WAITING):
             writer.put(str(number), note(done, str(number)))
         late = threading.Thread(target=writer.put, args=("late", note(done, "late")))
         late.start()
@@ -63,7 +63,7 @@ def test_jobs_that_wait_are_few():
         assert late.is_alive()
         gate.opened.set()
         late.join(WAIT_S)
-    assert done == [*map(str, range(MOST_WAITING)), "late"]
+    assert done == [*map(str, range(MAX_WAITING)), "late"]
 
 
 def test_an_error_ends_its_own_job_and_is_raised_once_by_the_next_call():

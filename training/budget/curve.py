@@ -18,11 +18,11 @@ import numpy as np
 
 POWERS = np.geomspace(0.05, 3, 42)
 WORTHS = np.linspace(0, 1, 41)
-LEAST_SPREAD = 0.005  # of a score between repeats; a smaller one is chance where there are few
+MIN_SPREAD = 0.005  # of a score between repeats; a smaller one is chance where there are few
 # Where points cannot tell, the power and the worth of pixels are taken near these: centre and standard deviation of
 # log c and of κ.
 USUAL_POWER, USUAL_WORTH = (np.log(0.5), 1.0), (0.5, 0.5)
-LEAST_CELLS = 3
+MIN_CELLS = 3
 RESAMPLES = 1000
 LEVELS = (0.025, 0.975)
 
@@ -157,14 +157,14 @@ def fit_curve(data: Scores, resampled: np.ndarray | None = None) -> Curve | None
         resampled: from `resample`, (B, M); default: the scores as they are.
     Returns: None with fewer than three different cells.
     """
-    if len(np.unique(data.levels)) < LEAST_CELLS:
+    if len(np.unique(data.levels)) < MIN_CELLS:
         return None
     scores = data.scores[None] if resampled is None else resampled
     power, worth = (grid.reshape(-1) for grid in np.meshgrid(POWERS, WORTHS, indexing="ij"))
     full = most_annotation(data)
     ratio = full[1] / data.images * (full[0] / data.shares) ** worth[:, None]
     plateau, drop, error = _solve(scores, ratio ** power[:, None])
-    spread = np.fmax(Scatter.of(data).spread, LEAST_SPREAD)
+    spread = np.fmax(Scatter.of(data).spread, MIN_SPREAD)
     usual = ((np.log(power) - USUAL_POWER[0]) / USUAL_POWER[1]) ** 2 + ((worth - USUAL_WORTH[0]) / USUAL_WORTH[1]) ** 2
     best = (error / spread**2 + usual).argmin(1)
     rows = np.arange(len(scores))

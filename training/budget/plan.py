@@ -15,9 +15,9 @@ import numpy as np
 from utils.cli import UserError
 
 DEFAULT_SHARES = (1.0, 0.25, 0.05, 0.01)
-LEAST_IMAGES = 4
+MIN_IMAGES = 4
 IMAGE_STEP = 3  # the default numbers of images are the list's, a third of it, a ninth, …
-MOST_COUNTS = 4
+MAX_COUNTS = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +51,7 @@ class Length:
 def default_counts(images: int) -> tuple[int, ...]:
     """Numbers of images to try: all, a third, a ninth, … of at least four; 120 → 120, 40, 13, 4."""
     counts = [images]
-    while len(counts) < MOST_COUNTS and round(images / IMAGE_STEP ** len(counts)) >= LEAST_IMAGES:
+    while len(counts) < MAX_COUNTS and round(images / IMAGE_STEP ** len(counts)) >= MIN_IMAGES:
         counts.append(round(images / IMAGE_STEP ** len(counts)))
     return tuple(counts)
 

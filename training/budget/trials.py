@@ -30,7 +30,7 @@ from utils.cli import UserError
 from utils.device import choose_device
 from utils.run_folder import display_path, read_json, read_jsonl, write_json
 
-LEAST_STEPS, MOST_STEPS = 100, 300
+MIN_STEPS, MAX_STEPS = 100, 300
 # Options that leave a finished training as it is, or that the cells set.
 NO_SETTINGS = ("device", "workers", "cache", "epochs", "stop_after", "run_name", "resume", "train_list", "val_list")
 
@@ -103,7 +103,7 @@ def open_study(
     train_list = find_list(options.train_list or CLEAN_LIST, dataset, root)
     samples = read_list(train_list, options.data_root, root)
     scored_on = find_list(data_list, dataset, root) if data_list else validation_list(options, root)
-    full = full_length(len(samples), options.batch_size, options.epochs, steps or LEAST_STEPS, steps or MOST_STEPS)
+    full = full_length(len(samples), options.batch_size, options.epochs, steps or MIN_STEPS, steps or MAX_STEPS)
     folder = folder or root / "train_log" / dataset / "annotation_budget"
     return Study(
         {**given, "dataset": dataset},

@@ -25,7 +25,7 @@ from utils.cli import one_of
 
 CANDIDATES = 30
 FIXED_POINT = 2.0**32
-LARGEST_LOGIT = 14.0  # of a score of 1 - 8e-7, so that saturated scores count but do not decide alone
+MAX_LOGIT = 14.0  # of a score of 1 - 8e-7, so that saturated scores count but do not decide alone
 
 SumAbove = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ def iou_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tenso
 
 def bce_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:
     r""":math:`\sum_s \mathrm{logit}\,p`: what of the negative cross-entropy depends on the mask; best at p > 1/2."""
-    return sum_above(scores.logit(eps=1e-7).clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
+    return sum_above(scores.logit(eps=1e-7).clamp(-MAX_LOGIT, MAX_LOGIT))
 
 
 def contrast_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:

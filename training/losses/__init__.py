@@ -27,7 +27,7 @@ PROPER = ("bce", "ce", "forward", "backward")  # strictly proper scoring rules
 
 
 @dataclass(frozen=True)
-class LossTerm:
+class LossSpec:
     """A loss that specs can name.
 
     Args:
@@ -59,37 +59,37 @@ class LossTerm:
 
 
 SMOOTH, COST, LOG_ZERO = {"smooth": (1e-6, 1e6)}, (0.0, 1e6), (-1e3, -1e-3)
-LOSSES: dict[str, LossTerm] = {
-    "bce": LossTerm(loss_functions.cross_entropy, "pixels", binary_only=True),
-    "ce": LossTerm(loss_functions.cross_entropy, "pixels"),
-    "dice": LossTerm(loss_functions.soft_dice_loss, "images", SMOOTH),
-    "iou": LossTerm(loss_functions.soft_iou_loss, "images", SMOOTH),
-    "tversky": LossTerm(loss_functions.tversky_loss, "images", {"alpha": COST, "beta": COST, **SMOOTH}),
-    "focal": LossTerm(loss_functions.focal_loss, "pixels", {"gamma": (0, 10)}),
-    "boundary": LossTerm(
+LOSSES: dict[str, LossSpec] = {
+    "bce": LossSpec(loss_functions.cross_entropy, "pixels", binary_only=True),
+    "ce": LossSpec(loss_functions.cross_entropy, "pixels"),
+    "dice": LossSpec(loss_functions.soft_dice_loss, "images", SMOOTH),
+    "iou": LossSpec(loss_functions.soft_iou_loss, "images", SMOOTH),
+    "tversky": LossSpec(loss_functions.tversky_loss, "images", {"alpha": COST, "beta": COST, **SMOOTH}),
+    "focal": LossSpec(loss_functions.focal_loss, "pixels", {"gamma": (0, 10)}),
+    "boundary": LossSpec(
         loss_functions.boundary_cross_entropy, "pixels", {"weight": COST, "sigma": (0.1, 50)}, spatial=True
     ),
-    "cldice": LossTerm(loss_functions.soft_cl_dice_loss, "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
-    "dmi": LossTerm(loss_functions.dmi_loss, "images", {"eps": (1e-30, 1)}),
-    "density": LossTerm(
+    "cldice": LossSpec(loss_functions.soft_cl_dice_loss, "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
+    "dmi": LossSpec(loss_functions.dmi_loss, "images", {"eps": (1e-30, 1)}),
+    "density": LossSpec(
         density_loss.density_cross_entropy, "pixels", {"bandwidth": (0, 50)}, binary_only=True, spatial=True
     ),
-    "forward": LossTerm(robust_losses.forward_corrected_loss, "pixels"),
-    "backward": LossTerm(robust_losses.backward_corrected_loss, "pixels"),
-    "gce": LossTerm(robust_losses.generalized_cross_entropy, "pixels", {"q": (1e-3, 1)}),
-    "mae": LossTerm(robust_losses.mean_absolute_error, "pixels"),
-    "sce": LossTerm(
+    "forward": LossSpec(robust_losses.forward_corrected_loss, "pixels"),
+    "backward": LossSpec(robust_losses.backward_corrected_loss, "pixels"),
+    "gce": LossSpec(robust_losses.generalized_cross_entropy, "pixels", {"q": (1e-3, 1)}),
+    "mae": LossSpec(robust_losses.mean_absolute_error, "pixels"),
+    "sce": LossSpec(
         robust_losses.symmetric_cross_entropy, "pixels", {"alpha": COST, "beta": COST, "log_zero": LOG_ZERO}
     ),
-    "nce": LossTerm(robust_losses.normalized_cross_entropy, "pixels"),
-    "rce": LossTerm(robust_losses.reverse_cross_entropy, "pixels", {"log_zero": LOG_ZERO}),
-    "nr_dice": LossTerm(robust_losses.noise_robust_dice_loss, "images", {"gamma": (1, 2), **SMOOTH}),
-    "tloss": LossTerm(robust_losses.t_loss, "images", {"nu": (1e-3, 1e6)}, learned=("nu",)),
+    "nce": LossSpec(robust_losses.normalized_cross_entropy, "pixels"),
+    "rce": LossSpec(robust_losses.reverse_cross_entropy, "pixels", {"log_zero": LOG_ZERO}),
+    "nr_dice": LossSpec(robust_losses.noise_robust_dice_loss, "images", {"gamma": (1, 2), **SMOOTH}),
+    "tloss": LossSpec(robust_losses.t_loss, "images", {"nu": (1e-3, 1e6)}, learned=("nu",)),
 }
 
 
 @dataclass(frozen=True)
-class Summand:
+class LossTerm:
     """One part of a loss spec: factor × LOSSES[name](…, **params)."""
 
     factor: float
@@ -97,7 +97,7 @@ class Summand:
     params: dict[str, float]
 
     @property
-    def term(self) -> LossTerm:
+    def term(self) -> LossSpec:
         """The entry of ``LOSSES``."""
         return LOSSES[self.name]
 
@@ -106,7 +106,7 @@ class Summand:
         return self.params.get(parameter, self.term.defaults[parameter])
 
 
-def parse_loss(spec: str, num_classes: int | None = None) -> tuple[Summand, ...]:
+def parse_loss(spec: str, num_classes: int | None = None) -> tuple[LossTerm, ...]:
     """Read a loss spec: ``TERM('+'TERM)*``, a term being ``[factor*]name[(parameter=value,…)]``.
 
     ``bce+0.5*dice`` and ``tversky(alpha=0.3,beta=0.7)`` are specs; spaces do not matter.
@@ -124,7 +124,7 @@ def parse_loss(spec: str, num_classes: int | None = None) -> tuple[Summand, ...]
             break
         factor = float(match["factor"] or 1)
         name = one_of(match["name"], tuple(LOSSES), f"--loss {spec!r}: loss")
-        summands.append(Summand(factor, name, _parse_params(spec, name, match["params"])))
+        summands.append(LossTerm(factor, name, _parse_params(spec, name, match["params"])))
         position = match.end()
     if not summands or position < len(text) or text.endswith("+"):
         raise UserError(
@@ -135,7 +135,7 @@ def parse_loss(spec: str, num_classes: int | None = None) -> tuple[Summand, ...]
     return tuple(summands)
 
 
-def check_classes(summands: Sequence[Summand], num_classes: int) -> None:
+def check_classes(summands: Sequence[LossTerm], num_classes: int) -> None:
     """Refuse, by a UserError, losses for binary labels with more classes."""
     for summand in summands:
         if summand.term.binary_only and num_classes > 1:

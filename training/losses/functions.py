@@ -7,7 +7,7 @@ Every public loss here and in ``robust_losses.py`` has the same form:
 Args:
     logits: (B, C, H, W) of any floating type; C = 1 is binary, else C classes. Half precision is raised to float32
         and autocast switched off; float32 and float64 are computed as they are.
-    labels: (B, H, W) integers: 0/1 for binary, else class indices; ``IGNORE`` counts nowhere.
+    labels: (B, H, W) integers: 0/1 for binary, else class indices; ``IGNORE`` is ignored.
     pixel_weights: (B, H, W) weights ≥ 0 of the pixels, e.g. of their classes; all 1 by default. Not taken by
         ``soft_cl_dice_loss``, which looks at shapes.
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from models import to_scores
-from training.losses import Summand, parse_loss
+from training.losses import LossTerm, parse_loss
 from training.losses.robust import checked_matrix, invert_matrix
 
 PIXELS = 65536  # of the image whose loss is minimised
 PROPER = {"bce", "ce"}  # least at the rows of Q, by Gibbs' inequality
 STEPS, RATE, FINAL, START = 100, 0.3, 0.05, 3.0  # of Adam on logits, its rate falling to RATE·FINAL
 SEPARATION_LEFT = 0.1  # of the distance between two rows of Q: with less, their classes count as merged
-LEAST_SEPARATION = 1e-3  # rows of Q nearer than this cannot be told apart by any loss
+MIN_SEPARATION = 1e-3  # rows of Q nearer than this cannot be told apart by any loss
 
 
 def _start_logits(classes: int, binary: bool) -> Tensor:
@@ -33,7 +33,7 @@ def _start_logits(classes: int, binary: bool) -> Tensor:
     return starts[:, 1:] - starts[:, :1] if binary else starts
 
 
-def _population_loss(summand: Summand, logits: Tensor, matrix: np.ndarray, shares: np.ndarray) -> Tensor:
+def _population_loss(summand: LossTerm, logits: Tensor, matrix: np.ndarray, shares: np.ndarray) -> Tensor:
     """One term's loss (S,) for logits (S, C, K) per true class, on an image of K×K "pixels" (truth, label)."""
     starts, _, classes = logits.shape
     labels = torch.arange(classes).expand(starts, classes, classes)
@@ -105,7 +105,7 @@ def degenerate_optimum(
         for second in range(first + 1, len(matrix)):
             distance = np.abs(matrix[first] - matrix[second]).max()
             left = np.abs(scores[first] - scores[second]).max()
-            if distance > LEAST_SEPARATION and left < SEPARATION_LEFT * distance:
+            if distance > MIN_SEPARATION and left < SEPARATION_LEFT * distance:
                 return _warning(loss_spec, scores, first, second, binary)
     return None
 

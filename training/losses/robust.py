@@ -24,8 +24,8 @@ from training.losses.functions import (
 from utils.cli import UserError
 
 LOG_OF_ZERO = -4.0
-LEAST_PROBABILITY = 1e-30  # in place of zeros of Q, whose logarithm would be infinite
-GREATEST_CONDITION = 1e4
+MIN_PROBABILITY = 1e-30  # in place of zeros of Q, whose logarithm would be infinite
+MAX_CONDITION = 1e4
 
 
 def checked_matrix(matrix: np.ndarray, num_classes: int | None = None) -> np.ndarray:
@@ -49,10 +49,10 @@ def invert_matrix(matrix: np.ndarray) -> np.ndarray:
     """The inverse of a transition matrix, float64 (K, K).
 
     Raises:
-        UserError: singular, or so nearly that the inverse would multiply noise by more than ``GREATEST_CONDITION``.
+        UserError: singular, or so nearly that the inverse would multiply noise by more than ``MAX_CONDITION``.
     """
     condition = np.linalg.cond(matrix)
-    if not condition < GREATEST_CONDITION:
+    if not condition < MAX_CONDITION:
         raise UserError(
             f"the transition matrix {np.round(matrix, 4).tolist()} has no usable inverse (condition number "
             f"{condition:.3g}), so the backward-corrected loss does not exist; use --loss forward"
@@ -75,7 +75,7 @@ def forward_corrected_loss(
         matrix: Q, (K, K).
     Source: Patrini et al., Making deep neural networks robust to label noise: a loss correction approach, CVPR 2017.
     """
-    log_matrix = matrix.to(logits.dtype).clamp(min=LEAST_PROBABILITY).log()
+    log_matrix = matrix.to(logits.dtype).clamp(min=MIN_PROBABILITY).log()
     columns = log_matrix.t()[label_indices(labels)].movedim(-1, 1)  # (B, K, H, W): log Q[:, y]
     return pixel_mean(-torch.logsumexp(log_scores(logits) + columns, dim=1), labels, pixel_weights)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data import TrainingData
-from training.run.logger import Journal
+from training.run.logger import RunLogger
 from training.run.pictures import Shown, picture_of, predict_some
 from training.run.state import TrainingState, checkpoint_content
 from training.selection import Selection, decoding_matrix
@@ -18,16 +18,16 @@ from utils.cli import RunFailed
 
 
 def show_pictures(
-    writer: BackgroundWriter, journal: Journal, data: TrainingData, state: TrainingState, selection: Selection
+    writer: BackgroundWriter, logger: RunLogger, data: TrainingData, state: TrainingState, selection: Selection
 ) -> None:
     """Put rows image | label | score | error of training and validation images into TensorBoard."""
-    if journal.writer is None:
+    if logger.writer is None:
         return
     epoch, num_classes = state.epoch, data.train.num_classes
     transition = decoding_matrix(state.noise_matrix, num_classes, state.loss.class_weights)
 
     def draw(name: str, shown: list[Shown]) -> None:
-        journal.picture(name, picture_of(shown, num_classes, selection, transition), epoch)
+        logger.picture(name, picture_of(shown, num_classes, selection, transition), epoch)
 
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:

@@ -11,7 +11,7 @@ from utils.distributed import is_main
 from utils.run_folder import append_jsonl, atomic_write, read_jsonl
 
 
-class Journal:
+class RunLogger:
     """Lines for people, records for programs, curves for TensorBoard.
 
     Args:

@@ -14,7 +14,7 @@ from torch import nn
 from evaluation.label_audit.transitions import shares_before_noise
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
-from training.engine import bare
+from training.engine import unwrap_model
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
 from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule, can_be_fused, load_optimizer
 from training.options import TrainingOptions
@@ -76,14 +76,14 @@ class TrainingState:
     teacher: EmaTeacher | None = None
 
     @property
-    def bare_network(self) -> nn.Module:
+    def unwrapped_network(self) -> nn.Module:
         """The network without the wrapper of distributed training."""
-        return bare(self.network)
+        return unwrap_model(self.network)
 
     @property
     def predictor(self) -> nn.Module:
         """The network that predicts: the teacher where there is one."""
-        return self.bare_network if self.teacher is None else self.teacher.network
+        return self.unwrapped_network if self.teacher is None else self.teacher.network
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -212,7 +212,7 @@ def checkpoint_content(
         "config": config,
     }
     if state.teacher is not None:
-        content |= {"student": state.bare_network.state_dict(), "teacher_updates": state.teacher.updates}
+        content |= {"student": state.unwrapped_network.state_dict(), "teacher_updates": state.teacher.updates}
     if any(True for _ in state.loss.parameters()):
         content["loss"] = state.loss.state_dict()
     return content

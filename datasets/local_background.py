@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def above_surroundings(plane: np.ndarray, sigma: float, floor: float) -> np.ndarray:
+def above_local_background(plane: np.ndarray, sigma: float, floor: float) -> np.ndarray:
     r"""Brightness relative to that of the surroundings, in their own deviations.
 
     .. math:: v = \frac{g - G_\sigma * g}{\sqrt{G_\sigma * (g - G_\sigma * g)^2 + f^2}}
