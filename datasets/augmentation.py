@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from utils.device import pinned
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.catalog import SPLITS
-from datasets.image_io import IGNORE, read_label, write_label
+from datasets.labels import IGNORE
+from datasets.image_io import read_label, write_label
 from datasets.list_pairing import list_images, pair_files, shortened
 from utils.cli import Progress, UserError
 from utils.run_folder import display_path

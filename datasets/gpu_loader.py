@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datasets.noise_gpu import make_noisy_label_on_device
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from datasets.segmentation import Key, SegmentationDataset
 from datasets.transforms import Window, dihedral
 from utils.device import pinned

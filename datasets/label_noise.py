@@ -24,16 +24,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from datasets import noise_steps
-from datasets.transition_matrix import (
-    count_transitions,
-    flip_matrix,
-    label_classes,
-    normalize_rows,
-    random_matrix,
-    read_matrix,
-    sample_matrix,
-    write_matrix,
-)
+from datasets.labels import label_classes
+from datasets.transition_matrix import count_transitions, flip_matrix, normalize_rows, random_matrix, read_matrix, sample_matrix, write_matrix
 from utils.cli import UserError, one_of
 from utils.run_folder import REPO_ROOT, display_path
 

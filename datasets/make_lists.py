@@ -18,7 +18,8 @@ import numpy as np
 
 from datasets.catalog import SPLITS, check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
-from datasets.image_io import IGNORE, read_label
+from datasets.labels import IGNORE
+from datasets.image_io import read_label
 from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
 from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
 from utils.cli import CommandParser, UserError, run_command

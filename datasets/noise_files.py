@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_io import IGNORE, IGNORE_IN_BINARY_FILES, read_label, write_label
+from datasets.labels import IGNORE
+from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
 from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
-from datasets.transition_matrix import count_transitions, joint_counts, label_classes, normalize_rows
+from datasets.labels import label_classes
+from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import Progress, UserError
 from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json
 

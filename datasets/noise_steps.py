@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 
 WIDTHS_BEYOND = 5  # wobble: a Gaussian ends this many widths from its middle
 MANY_OBJECTS = 64  # skeleton: above, objects are not worth a call each

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datasets.image_io import IGNORE, read_image, read_label
+from datasets.labels import IGNORE
+from datasets.image_io import read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample
 from datasets.transforms import (

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image_io import IGNORE, row_blocks
+from datasets.labels import IGNORE
+from datasets.image_io import row_blocks
 from datasets.local_background import above_local_background
 
 MINIMUM_DEVIATION = 1e-6

@@ -9,16 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE, label_classes
 from utils.cli import UserError
 from utils.run_folder import display_path, read_json, write_json
 
 ROW_SUM_TOLERANCE = 1e-6
-
-
-def label_classes(num_classes: int) -> int:
-    """How many classes labels hold: 2 for binary (``num_classes`` 1), else ``num_classes``."""
-    return max(num_classes, 2)
 
 
 def joint_counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.image_io import IGNORE, read_image, read_label, read_scores, write_image, write_label
+from datasets.image_io import read_image, read_label, read_scores, write_image, write_label
+from datasets.labels import IGNORE
 from evaluation.scores import class_iou, confusion_matrix
 from utils.overlays import class_colors, show_classes
 from utils.run_folder import read_json, read_jsonl

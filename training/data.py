@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.gpu_loader import DeviceLoader
-from datasets.image_io import IGNORE
 from datasets.label_noise import parse_spec
+from datasets.labels import IGNORE
 from datasets.lists import (
     CLEAN_LIST,
     NOISY_LIST,

@@ -10,7 +10,7 @@ import colorsys
 import cv2
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 
 # Background, then the colours of Okabe and Ito (Color Universal Design, 2008), dark ones late.
 NAMED_COLORS = (

@@ -15,7 +15,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from datasets.transition_matrix import count_transitions, label_classes
+from datasets.labels import label_classes
+from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor

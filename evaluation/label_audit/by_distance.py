@@ -22,8 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.image_io import IGNORE
-from datasets.transition_matrix import label_classes
+from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.transitions import MIN_IMAGES, bootstrap_counts, interval, safe_ratio
 
 BANDWIDTH = 2  # h of the density maps, see evaluation/label_audit/predicted_iou.py for how it was chosen

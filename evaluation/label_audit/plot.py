@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from evaluation.label_audit.by_distance import BANDWIDTH, local_density
 from evaluation.label_audit.report import AuditReport
 from utils.run_folder import atomic_write

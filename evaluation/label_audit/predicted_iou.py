@@ -32,8 +32,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.image_io import IGNORE
-from datasets.transition_matrix import label_classes
+from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import window_mean
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
 from evaluation.label_audit.transitions import Transitions, needs_decoding, safe_ratio

@@ -16,8 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.image_io import IGNORE
-from datasets.transition_matrix import label_classes
+from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.pixel_classifier import as_grey
 
 GRID = 32  # cells per side of the coarse maps

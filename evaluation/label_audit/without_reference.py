@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.image_io import IGNORE
-from datasets.transition_matrix import label_classes
+from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from evaluation.label_errors.quality import FLOOR, LabelQuality
 
 GRID = 128  # cells along the longer side of the grid on which movements are tried

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from evaluation.label_audit.by_distance import window_mean
 from evaluation.scores import BINS, auc
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 
 BINS = 65536
 Array = Any  # a NumPy array or a torch tensor

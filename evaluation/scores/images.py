@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_io import IGNORE, read_image, read_label, read_scores
+from datasets.image_io import read_image, read_label, read_scores
+from datasets.labels import IGNORE
 from datasets.list_pairing import natural_key
 from datasets.lists import Sample
 from evaluation import scores as s

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from datasets.cityscapes import CLASSES, class_table
-from datasets.image_io import IGNORE, read_label, write_image, write_label
+from datasets.image_io import read_label, write_image, write_label
+from datasets.labels import IGNORE
 from datasets.lists import check_samples, read_list
 from datasets.make_lists import make_lists, next_step
 from utils.cli import UserError

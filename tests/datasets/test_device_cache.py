@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from datasets.gpu_loader import DeviceLoader, turned_places
-from datasets.image_io import IGNORE, write_label
+from datasets.image_io import write_label
+from datasets.labels import IGNORE
 from datasets.lists import Sample
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform

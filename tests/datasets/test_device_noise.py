@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.image_io import IGNORE
 from datasets.label_noise import make_noisy_label, parse_spec
+from datasets.labels import IGNORE
 from datasets.noise_gpu import check_steps, make_noisy_label_on_device
 from datasets.noise_steps import largest_remainder, share_count
 from datasets.transition_matrix import count_transitions

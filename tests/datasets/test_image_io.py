@@ -15,16 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from datasets.image_io import (
-    IGNORE,
-    read_image,
-    read_label,
-    read_scores,
-    read_shape,
-    write_image,
-    write_label,
-    write_scores,
-)
+from datasets.image_io import read_image, read_label, read_scores, read_shape, write_image, write_label, write_scores
+from datasets.labels import IGNORE
 from utils.cli import UserError
 
 RAMP = np.arange(20 * 24).reshape(20, 24)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from datasets import noise_steps
-from datasets.image_io import IGNORE
 from datasets.label_noise import (
     EMS_SPEC,
     STEPS,
@@ -25,6 +24,7 @@ from datasets.label_noise import (
     step_generator,
     write_matrix,
 )
+from datasets.labels import IGNORE
 from utils.cli import UserError
 
 EXAMPLES = settings(max_examples=40, deadline=None)

@@ -12,7 +12,8 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets.image_io import IGNORE, write_image, write_label
+from datasets.image_io import write_image, write_label
+from datasets.labels import IGNORE
 from datasets.lists import (
     Sample,
     check_samples,

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.image_io import IGNORE, read_label, write_label
+from datasets.image_io import read_label, write_label
 from datasets.label_noise import count_transitions, make_noisy_label, spec_transition_matrix, write_matrix
+from datasets.labels import IGNORE
 from datasets.lists import read_list
 from datasets.make_noisy_labels import write_noisy_labels
 from utils.cli import UserError

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from datasets import noise_steps as steps
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 
 CLASSES = 4
 EXAMPLES = settings(max_examples=40, deadline=None)

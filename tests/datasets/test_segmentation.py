@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from datasets.lists import read_list
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform

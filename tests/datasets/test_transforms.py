@@ -8,7 +8,7 @@ import torch
 
 from datasets import image_io
 from datasets.augmentation import STRONG_AUGMENTATIONS, augment, strong_augmentation
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from datasets.transforms import (
     NORMALIZATIONS,
     TrainingTransform,

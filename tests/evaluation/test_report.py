@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.image_io import IGNORE, write_image, write_label, write_scores
+from datasets.image_io import write_image, write_label, write_scores
+from datasets.labels import IGNORE
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps
 from evaluation.report import choose_examples

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.image_io import IGNORE, read_image, write_label, write_scores
+from datasets.image_io import read_image, write_label, write_scores
 from datasets.label_noise import make_noisy_label, spec_transition_matrix
+from datasets.labels import IGNORE
 from datasets.lists import read_list, write_list
 from evaluation.label_errors.kinds import best_shift, guess_kind, on_grid
 from evaluation.label_errors.quality import (

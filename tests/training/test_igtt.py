@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets.image_io import IGNORE
 from datasets.label_noise import EMS_SPEC
+from datasets.labels import IGNORE
 from evaluation.baselines import BASELINES
 from training.label_free.masks import (
     CANDIDATES,

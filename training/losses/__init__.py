@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from training.losses import density as density_loss
 from training.losses import functions as loss_functions
 from training.losses import robust as robust_losses

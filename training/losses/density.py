@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 from training.losses.functions import full_precision, pixel_mean
 
 

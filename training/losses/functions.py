@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.image_io import IGNORE
+from datasets.labels import IGNORE
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

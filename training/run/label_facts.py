@@ -10,9 +10,10 @@ import numpy as np
 
 from datasets.image_io import read_label
 from datasets.label_noise import spec_transition_matrix
+from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
-from datasets.transition_matrix import label_classes, read_matrix
+from datasets.transition_matrix import read_matrix
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.report import AuditReport
 from evaluation.label_audit.transitions import shares_before_noise
