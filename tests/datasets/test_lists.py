@@ -120,7 +120,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
         (4, "label 8.png does not exist"),
         (5, "3 columns between tabs"),
         (6, "image folder is a folder"),
-        (7, "no label"),
+        (7, "has no label"),
         (8, "image 8.tif does not exist; label 8.png does not exist"),
     ]
     for line, (number, message) in zip(lines[1:-1], expected, strict=True):

@@ -83,7 +83,7 @@ def test_a_bad_step_and_those_after_it_change_nothing(optimizer, fused, read_eve
     second = make_batch(2, None if bad == "gradient" else bad)
     with pytest.raises(NonFiniteLoss, match=r"step 2 of the epoch.*weights were not changed"):
         training.run(make_batch(1), second, make_batch(3), read_every=read_every)
-    assert_same(training.run.state(), expected.state())
+    assert_same(training.state(), expected.state())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -193,7 +193,7 @@ def test_cuda_trains_without_waiting_and_skips_bad_steps(optimizer, bad):
     with pytest.raises(NonFiniteLoss, match="step 2"):
         train_one_epoch(*arguments, scaler, device=device)
     expected.run(make_batch(1))
-    for one, other in zip(training.run.state(), expected.state(), strict=True):
+    for one, other in zip(training.state(), expected.state(), strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
