@@ -92,14 +92,16 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
         strengths[name] = float(strength) if strength else STRONG_AUGMENTATIONS[name][0]
         if not strengths[name] > 0:
             raise ValueError(f"the strength of {item!r} must be a positive number")
-    steps = [step for name in STRONG_AUGMENTATIONS if name in strengths
-             for step in STRONG_AUGMENTATIONS[name][1](strengths[name])]
+    steps = [
+        step
+        for name in STRONG_AUGMENTATIONS
+        if name in strengths
+        for step in STRONG_AUGMENTATIONS[name][1](strengths[name])
+    ]
     return v2.Compose(steps) if steps else None
 
 
-def augment(
-    image: Tensor, label: Tensor, spec: Sequence[str], rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def augment(image: Tensor, label: Tensor, spec: Sequence[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Augment an image (C, H, W) and its label (H, W) as ``spec`` says, see :func:`strong_augmentation`."""
     # torchvision draws from torch's global stream of the host: lend it one of our own and give the old one back.
     with torch.random.fork_rng(devices=[]):

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.catalog import SPLITS
-from datasets.labels import IGNORE
 from datasets.image_io import read_label, write_label
+from datasets.labels import IGNORE
 from datasets.list_pairing import list_images, pair_files, shortened
 from utils.cli import Progress, UserError
 from utils.run_folder import display_path
@@ -28,9 +28,25 @@ from utils.run_folder import display_path
 IMAGES, FINE = "leftImg8bit", "gtFine"
 LABEL_IDS = 34  # 0…33; the licence plate's −1 is 255 in an 8-bit file
 CLASSES = {
-    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
-    "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
-    "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
 }
 """Class name → label id, in the order of the class indices 0…18; every other id is ignored."""
 
@@ -69,8 +85,9 @@ def cityscapes_pairs(
             f"no images in {display_path(source / IMAGES)}/{{{','.join(SPLITS)}}}/<city>/*_{IMAGES}.png; unpack "
             f"{IMAGES}_trainvaltest.zip and {FINE}_trainvaltest.zip into the folder that --source names"
         )
-    splits = {split: _pair(images[split], source / kind / split, kind, target / split / "labels", say)
-              for split in found}
+    splits = {
+        split: _pair(images[split], source / kind / split, kind, target / split / "labels", say) for split in found
+    }
     noisy = None
     if noisy_labels is not None:
         folder = source / noisy_labels / "train"
@@ -78,8 +95,10 @@ def cityscapes_pairs(
     every = [pair for pairs in splits.values() for pair in pairs]
     for option, name, pairs in (("--labels", labels, every), ("--noisy_labels", noisy_labels, noisy)):
         if name is not None and not any(label for _, label in pairs):
-            raise UserError(f"{option} {name}: no image has a label {display_path(source / name)}/<split>/<city>/"
-                            f"*_{name}_labelIds.png that shows a class")
+            raise UserError(
+                f"{option} {name}: no image has a label {display_path(source / name)}/<split>/<city>/"
+                f"*_{name}_labelIds.png that shows a class"
+            )
     return splits, noisy
 
 
@@ -111,8 +130,10 @@ def convert(path: Path, target: Path) -> bool:
 def _pair(images: Sequence[Path], folder: Path, kind: str, target: Path, say: Say) -> Pairs:
     """Pair images with the labels of ``folder`` and write these as class indices into ``target``."""
     pairing = pair_files(
-        images, frames(folder, kind, "_labelIds"),
-        image_key=partial(_frame, ending=f"_{IMAGES}"), label_key=partial(_frame, ending=f"_{kind}_labelIds"),
+        images,
+        frames(folder, kind, "_labelIds"),
+        image_key=partial(_frame, ending=f"_{IMAGES}"),
+        label_key=partial(_frame, ending=f"_{kind}_labelIds"),
     )
     if not pairing.pairs:
         say(f"{display_path(folder)} has no labels of these images: the list names images alone")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.noise_gpu import make_noisy_label_on_device
 from datasets.labels import IGNORE
+from datasets.noise_gpu import make_noisy_label_on_device
 from datasets.segmentation import Key, SegmentationDataset
 from datasets.transforms import Window, dihedral
 from utils.device import pinned
@@ -106,16 +106,23 @@ class DeviceLoader:
             label = pinned(torch.from_numpy(np.ascontiguousarray(dataset.label(index, epoch))), self.device)
         else:
             label = make_noisy_label_on_device(
-                self.stored_labels[place].view(height, width), dataset.steps, noise.seed,
-                dataset.samples[index].image_id, epoch, dataset.num_classes, noise.unlabelled,
+                self.stored_labels[place].view(height, width),
+                dataset.steps,
+                noise.seed,
+                dataset.samples[index].image_id,
+                epoch,
+                dataset.num_classes,
+                noise.unlabelled,
             )
         self.labels[place].copy_(label.flatten(), non_blocking=True)
 
     def _gather(self, indices: list[int], windows: list[Window]) -> tuple[Tensor, Tensor]:
         """Cut the windows (all of one size) out of the buffers; beyond an image its edge pixels and IGNORE."""
         (size,) = {(window.height, window.width) for window in windows}
-        rows = [(index, self.starts[index], *self.sizes[index], window.top, window.left, window.element)
-                for index, window in zip(indices, windows, strict=True)]
+        rows = [
+            (index, self.starts[index], *self.sizes[index], window.top, window.left, window.element)
+            for index, window in zip(indices, windows, strict=True)
+        ]
         facts = pinned(torch.from_numpy(np.array(rows, np.int64)), self.device)
         index, start, height, width, top, left, element = (
             column[:, None, None] for column in facts.to(self.device, non_blocking=True).unbind(1)

@@ -25,14 +25,34 @@ import numpy as np
 
 from datasets import noise_steps
 from datasets.labels import label_classes
-from datasets.transition_matrix import count_transitions, flip_matrix, normalize_rows, random_matrix, read_matrix, sample_matrix, write_matrix
+from datasets.transition_matrix import (
+    count_transitions,
+    flip_matrix,
+    normalize_rows,
+    random_matrix,
+    read_matrix,
+    sample_matrix,
+    write_matrix,
+)
 from utils.cli import UserError, one_of
 from utils.run_folder import REPO_ROOT, display_path
 
 __all__ = [
-    "EMS_SPEC", "STEPS", "UNLABELLED", "Step", "count_transitions", "label_classes", "make_noisy_label",
-    "noisy_stages", "normalize_rows", "parse_spec", "read_matrix", "spec_folder_name", "spec_transition_matrix",
-    "step_generator", "write_matrix",
+    "EMS_SPEC",
+    "STEPS",
+    "UNLABELLED",
+    "Step",
+    "count_transitions",
+    "label_classes",
+    "make_noisy_label",
+    "noisy_stages",
+    "normalize_rows",
+    "parse_spec",
+    "read_matrix",
+    "spec_folder_name",
+    "spec_transition_matrix",
+    "step_generator",
+    "write_matrix",
 ]
 
 EMS_SPEC = "skeleton+shift:1+sample:0.1"  # extraction of meta-structure, the label-free training's last step
@@ -108,26 +128,39 @@ _LENGTH = f"pixels from 0 to {MAX_PIXELS}"
 STEPS: dict[str, NoiseStep] = {
     "clean": NoiseStep(noise_steps.clean, matrix=lambda classes: np.eye(classes), example="clean"),
     "sample": NoiseStep(
-        noise_steps.sample, (_share("p", "the share of pixels to keep"),), needs=("unlabelled", "rng"),
-        matrix=sample_matrix, example="sample:0.1",
+        noise_steps.sample,
+        (_share("p", "the share of pixels to keep"),),
+        needs=("unlabelled", "rng"),
+        matrix=sample_matrix,
+        example="sample:0.1",
     ),
     "flip": NoiseStep(
-        noise_steps.flip, (_share("f", "the share of the foreground"), _share("b", "the share of the background")),
-        optional=1, needs=("num_classes", "rng"), matrix=flip_matrix, example="flip:0.45,0.2",
+        noise_steps.flip,
+        (_share("f", "the share of the foreground"), _share("b", "the share of the background")),
+        optional=1,
+        needs=("num_classes", "rng"),
+        matrix=flip_matrix,
+        example="flip:0.45,0.2",
     ),
     "random": NoiseStep(
-        noise_steps.random_label, (_share("r", "the probability of foreground"),), needs=("num_classes", "rng"),
-        matrix=random_matrix, example="random:0.3",
+        noise_steps.random_label,
+        (_share("r", "the probability of foreground"),),
+        needs=("num_classes", "rng"),
+        matrix=random_matrix,
+        example="random:0.3",
     ),
     "dilate": NoiseStep(noise_steps.dilate, (_SIDE,), example="dilate:5"),
     "erode": NoiseStep(noise_steps.erode, (_SIDE,), example="erode:5"),
     "skeleton": NoiseStep(noise_steps.skeleton, example="skeleton"),
     "skeletons": NoiseStep(
-        noise_steps.skeletons, (Parameter("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
+        noise_steps.skeletons,
+        (Parameter("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
         example="skeletons:3",
     ),
     "shift": NoiseStep(
-        noise_steps.shift, (Parameter("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),), needs=("rng",),
+        noise_steps.shift,
+        (Parameter("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),),
+        needs=("rng",),
         example="shift:1",
     ),
     "wobble": NoiseStep(
@@ -136,7 +169,8 @@ STEPS: dict[str, NoiseStep] = {
             Parameter("A", f"the amplitude, {_LENGTH}", MAX_PIXELS),
             Parameter("L", f"the correlation length, pixels from 0.1 to {MAX_PIXELS}", MAX_PIXELS, 0.1),
         ),
-        needs=("rng",), example="wobble:2,10",
+        needs=("rng",),
+        example="wobble:2,10",
     ),
     "missing": NoiseStep(
         noise_steps.missing, (_share("p", "the share of objects to drop"),), needs=("rng",), example="missing:0.2"
@@ -148,8 +182,7 @@ STEPS: dict[str, NoiseStep] = {
         noise_steps.polygon, (Parameter("t", f"the tolerance, {_LENGTH}", MAX_PIXELS),), example="polygon:2"
     ),
     "ntm": NoiseStep(
-        noise_steps.apply_matrix, needs=("rng",), matrix=lambda rows, classes: np.array(rows),
-        example="ntm:matrix.json",
+        noise_steps.apply_matrix, needs=("rng",), matrix=lambda rows, classes: np.array(rows), example="ntm:matrix.json"
     ),
 }
 
@@ -339,5 +372,8 @@ def _matrix_path(step: str) -> Path:
     for path in (Path(written), REPO_ROOT / written):
         if path.is_file():
             return path
-    _fail(step, f"the matrix file {display_path(Path(written))} does not exist",
-          "ntm:matrix.json, with the path of a transition matrix as the audit writes it")
+    _fail(
+        step,
+        f"the matrix file {display_path(Path(written))} does not exist",
+        "ntm:matrix.json, with the path of a transition matrix as the audit writes it",
+    )

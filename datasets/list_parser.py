@@ -57,7 +57,9 @@ def parse_list(path: Path, data_root: Path | str | None, root: Path, label_requi
         except UserError as fault:
             faults.append((number, str(fault)))
     if not samples and not faults:
-        raise UserError(f"the list {display_path(path)} is empty: it lists no images; expected one a line as image<TAB>label")
+        raise UserError(
+            f"the list {display_path(path)} is empty: it lists no images; expected one a line as image<TAB>label"
+        )
     return ParsedList(samples, faults, _tried_note(faults, places))
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.labels import IGNORE
 from datasets.image_io import read_label, read_shape
+from datasets.labels import IGNORE
 from datasets.list_parser import Sample, parse_list
 from utils.cli import Progress, UserError, one_of
 from utils.run_folder import REPO_ROOT, atomic_write, display_path

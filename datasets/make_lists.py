@@ -18,10 +18,10 @@ import numpy as np
 
 from datasets.catalog import SPLITS, check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
-from datasets.labels import IGNORE
 from datasets.image_io import read_label
-from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
+from datasets.labels import IGNORE
 from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
+from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
 from utils.cli import CommandParser, UserError, run_command
 from utils.run_folder import REPO_ROOT, display_path, quoted
 

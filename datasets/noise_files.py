@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from datasets.labels import IGNORE
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
+from datasets.labels import IGNORE, label_classes
 from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
-from datasets.labels import label_classes
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import Progress, UserError
 from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from datasets.labels import IGNORE
 from datasets.label_noise import Step
-from datasets.labels import label_classes
+from datasets.labels import IGNORE, label_classes
 from utils.cli import UserError
 from utils.device import pinned
 

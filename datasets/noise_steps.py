@@ -143,8 +143,9 @@ def _skeletons(mask: np.ndarray, scales: int) -> np.ndarray:
     for scale in range(1, scales):
         small = -(-width // 2**scale), -(-height // 2**scale)
         coarse = cv2.resize(mask.astype(np.float32), small, interpolation=cv2.INTER_AREA) >= 0.5
-        lines = cv2.resize(_skeleton(coarse.astype(np.uint8)).astype(np.uint8), (width, height),
-                           interpolation=cv2.INTER_NEAREST)
+        lines = cv2.resize(
+            _skeleton(coarse.astype(np.uint8)).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
+        )
         found = found | ((lines & mask) > 0)
     return found
 

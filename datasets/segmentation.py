@@ -11,18 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datasets.labels import IGNORE
 from datasets.image_io import read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec
+from datasets.labels import IGNORE
 from datasets.lists import Sample
-from datasets.transforms import (
-    NORMALIZATIONS,
-    Scaling,
-    TrainingTransform,
-    needs_preparation,
-    prepare,
-    sample_generator,
-)
+from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, needs_preparation, prepare, sample_generator
 from utils.cli import UserError
 
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it is ignored.
@@ -151,8 +144,13 @@ class SegmentationDataset(Dataset):
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(
-            label, self.steps, self.noise.seed, self.samples[index].image_id,
-            num_classes=self.num_classes, epoch=epoch, unlabelled=self.noise.unlabelled,
+            label,
+            self.steps,
+            self.noise.seed,
+            self.samples[index].image_id,
+            num_classes=self.num_classes,
+            epoch=epoch,
+            unlabelled=self.noise.unlabelled,
         )
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
@@ -246,14 +244,15 @@ class SegmentationLoader(DataLoader):
 
 
 def make_loader(
-    dataset: SegmentationDataset,
-    batches: Sampler[list],
-    workers: int = 0,
-    pin_memory: bool = False,
+    dataset: SegmentationDataset, batches: Sampler[list], workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
     return SegmentationLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-        persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None,
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=BATCHES_AHEAD if workers else None,
         generator=torch.Generator().manual_seed(dataset.seed),
     )

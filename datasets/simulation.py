@@ -87,7 +87,12 @@ SIMULATED = {
     "er_sim": Recipe(
         TubuleNetwork(),
         Microscope(
-            blur=(1.2, 1.9), haze=(0.3, 0.8), haze_width=9, glow=(0.15, 0.6), background=(0.1, 0.4), unevenness=0.25,
+            blur=(1.2, 1.9),
+            haze=(0.3, 0.8),
+            haze_width=9,
+            glow=(0.15, 0.6),
+            background=(0.1, 0.4),
+            unevenness=0.25,
             snr=(2.5, 10),
         ),
         counts=(157, 28, 38),
@@ -96,7 +101,12 @@ SIMULATED = {
     "mito_sim": Recipe(
         Mitochondria(),
         Microscope(
-            blur=(1.2, 1.8), haze=(0.3, 0.8), haze_width=8, glow=(0.05, 0.4), background=(0.1, 0.4), unevenness=0.25,
+            blur=(1.2, 1.8),
+            haze=(0.3, 0.8),
+            haze_width=8,
+            glow=(0.05, 0.4),
+            background=(0.1, 0.4),
+            unevenness=0.25,
             snr=(3, 12),
         ),
         counts=(165, 8, 10),
@@ -105,7 +115,12 @@ SIMULATED = {
     "nuc_sim": Recipe(
         Nuclei(),
         Microscope(
-            blur=(1.0, 2.4), haze=(0.05, 0.4), haze_width=8, glow=(0.0, 0.1), background=(0.03, 0.15), unevenness=0.15,
+            blur=(1.0, 2.4),
+            haze=(0.05, 0.4),
+            haze_width=8,
+            glow=(0.0, 0.1),
+            background=(0.03, 0.15),
+            unevenness=0.15,
             snr=(10, 50),
         ),
         counts=(160, 20, 40),
@@ -211,11 +226,15 @@ def make_dataset(name: str, root: Path = REPO_ROOT, say: Callable[[str], object]
     record = plain({"name": name, "version": VERSION, "seed": SEED, **asdict(recipe)})
     if is_complete(name, root):
         if read_json(marker) != record:
-            say(f"{display_path(marker.parent)} was made by another version of the simulation; "
-                "delete the folder to have it made again")
+            say(
+                f"{display_path(marker.parent)} was made by another version of the simulation; "
+                "delete the folder to have it made again"
+            )
         return
-    say(f"simulating {name} in {display_path(marker.parent)}: {' + '.join(map(str, recipe.counts))} images "
-        "(train + val + test) with exact ground truth")
+    say(
+        f"simulating {name} in {display_path(marker.parent)}: {' + '.join(map(str, recipe.counts))} images "
+        "(train + val + test) with exact ground truth"
+    )
     try:
         marker.unlink(missing_ok=True)
         write_samples(name, root)

@@ -273,7 +273,12 @@ class Nuclei:
         return places
 
     def _add_nucleus(
-        self, rng: np.random.Generator, covered: np.ndarray, light: np.ndarray, centre: np.ndarray, radius: float,
+        self,
+        rng: np.random.Generator,
+        covered: np.ndarray,
+        light: np.ndarray,
+        centre: np.ndarray,
+        radius: float,
         level: float,
     ) -> None:
         """Add one nucleus to the fine canvases: ``covered`` (bool) and ``light`` (float32), both in place."""

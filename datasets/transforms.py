@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.labels import IGNORE
 from datasets.image_io import row_blocks
+from datasets.labels import IGNORE
 from datasets.local_background import above_local_background
 
 MINIMUM_DEVIATION = 1e-6
@@ -63,11 +63,7 @@ def as_prepared(image: np.ndarray) -> Scaling:
 
 
 # name → from pixels (for ``local``: prepared ones) to how they are scaled.
-NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {
-    "zscore": z_score,
-    "unit": to_unit,
-    "local": as_prepared,
-}
+NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {"zscore": z_score, "unit": to_unit, "local": as_prepared}
 
 
 def needs_preparation(mode: str) -> bool:

@@ -19,8 +19,10 @@ ROW_SUM_TOLERANCE = 1e-6
 def joint_counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How often value i in ``first`` meets j in ``second``: int64 (256, 256) of two uint8 labels of equal shape."""
     if first.shape != second.shape or first.dtype != np.uint8 or second.dtype != np.uint8:
-        raise ValueError(f"expected two uint8 labels of equal shape, got {first.dtype} {first.shape} and "
-                         f"{second.dtype} {second.shape}")
+        raise ValueError(
+            f"expected two uint8 labels of equal shape, got {first.dtype} {first.shape} and "
+            f"{second.dtype} {second.shape}"
+        )
     pairs = (first.astype(np.uint16) << 8) | second
     return np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
 
@@ -88,11 +90,15 @@ def read_matrix(path: Path | str, num_classes: int | None = None) -> np.ndarray:
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows) for row in rows):
         raise UserError(f"{shown}: the matrix is not square; expected {form}")
     if isinstance(classes, bool) or classes != len(rows) or not 2 <= len(rows) <= IGNORE:
-        raise UserError(f'{shown}: "classes" is {classes!r} and the matrix {len(rows)}×{len(rows)}; expected {form}, '
-                        f"K from 2 to {IGNORE}")
+        raise UserError(
+            f'{shown}: "classes" is {classes!r} and the matrix {len(rows)}×{len(rows)}; expected {form}, '
+            f"K from 2 to {IGNORE}"
+        )
     if num_classes is not None and len(rows) != label_classes(num_classes):
-        raise UserError(f"{shown} is {len(rows)}×{len(rows)}, but --num_classes {num_classes} means "
-                        f"{label_classes(num_classes)} classes (binary has background and foreground)")
+        raise UserError(
+            f"{shown} is {len(rows)}×{len(rows)}, but --num_classes {num_classes} means "
+            f"{label_classes(num_classes)} classes (binary has background and foreground)"
+        )
     for truth, row in enumerate(rows):
         _check_row(row, f"{shown}: row {truth} (truth = class {truth})")
     return np.array(rows, float)
