@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, Progress, UserError, run_command
-from utils.run_folder import environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import environment_record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,7 +24,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import REPO_ROOT, environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import REPO_ROOT, environment_record
 
 if TYPE_CHECKING:
     from torch import nn

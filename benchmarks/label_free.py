@@ -30,7 +30,8 @@ from benchmarks.noise_grid import shortened_list
 from evaluation.baselines import BASELINES
 from training.options import RECIPES
 from utils.cli import CommandParser, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, read_jsonl, write_json
+from utils.files import read_json, read_jsonl, write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "label_free"
 DATASETS = ("er_sim", "er_ernet", "mito_sim", "nuc_sim", "nuc", "nuc16")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.run_folder import LOG_ROOT, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import LOG_ROOT
 
 Cell = tuple[str, str, int]  # method, data set, seed
 NAMES = {

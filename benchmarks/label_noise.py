@@ -24,7 +24,8 @@ import numpy as np
 
 from datasets.label_noise import Step, make_noisy_label, parse_spec
 from utils.cli import CommandParser, run_command
-from utils.run_folder import environment_record, write_json
+from utils.files import write_json
+from utils.run_folder import environment_record
 
 SIZE = 256
 SIMULATED = ("er_sim", "mito_sim", "nuc_sim")

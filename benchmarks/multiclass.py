@@ -28,7 +28,8 @@ from typing import Any
 
 from benchmarks.noise_grid import shortened_list
 from utils.cli import CommandParser, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "multiclass"
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.noise_grid import TRAIN_IMAGES, VAL_IMAGES, shortened_list, train_cell
 from utils.cli import CommandParser, run_command
-from utils.run_folder import REPO_ROOT, environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import REPO_ROOT, environment_record
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "noise_costs"
 STEPS = 160

@@ -22,7 +22,8 @@ import time
 from typing import Any
 
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "noise_grid"
 SPECS = (

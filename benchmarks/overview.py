@@ -17,7 +17,8 @@ if __name__ == "__main__":
 import argparse
 
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import REPO_ROOT, find_run, read_json
+from utils.files import read_json
+from utils.run_folder import REPO_ROOT, find_run
 
 JPEG_QUALITY = 88
 

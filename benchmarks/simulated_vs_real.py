@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from utils.cli import CommandParser, Progress, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, write_json
+from utils.files import write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
 
 COUNTERPARTS = {"er_sim": "er_ernet", "nuc_sim": "nuc", "mito_sim": None}
 PUBLISHED = ("er_sim", "mito_sim", "nuc_sim", "nuc")  # the sets whose pictures may be shown to anybody

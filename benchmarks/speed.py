@@ -22,7 +22,8 @@ from dataclasses import asdict, replace
 
 from benchmarks.speed_record import SIZES, Settings, make_part, table
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import REPO_ROOT, display_path, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import REPO_ROOT, display_path
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "speed"
 # part → (file, function)

@@ -21,7 +21,8 @@ from typing import Any
 
 from benchmarks.speed_counts import count, matrix_product
 from benchmarks.speed_record import Figure, Settings
-from utils.run_folder import LOG_ROOT, REPO_ROOT, read_json, read_jsonl
+from utils.files import read_json, read_jsonl
+from utils.run_folder import LOG_ROOT, REPO_ROOT
 
 DATASET, NOISE = "er_sim", "flip:0.3"
 PAPER_EPOCHS, PAPER_SECONDS = 100, 60.0

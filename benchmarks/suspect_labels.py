@@ -32,7 +32,8 @@ from datasets.lists import find_list, read_list, write_list
 from evaluation.label_errors.ranking import LabelJudge, Verdict, choose_predictions, rank_labels
 from evaluation.scores.images import find_maps
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
 
 SHIFT = 10  # pixels
 VALIDATION_IMAGES = 8  # they settle threshold and direction, not the ranking

@@ -10,7 +10,8 @@ import numpy as np
 from datasets.image_decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
 from datasets.labels import IGNORE
 from utils.cli import UserError
-from utils.run_folder import atomic_write, display_path, read_json
+from utils.files import atomic_write, read_json
+from utils.run_folder import display_path
 
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601

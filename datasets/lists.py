@@ -17,7 +17,8 @@ from datasets.image_io import read_label, read_shape
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample, parse_list
 from utils.cli import Progress, UserError, one_of
-from utils.run_folder import REPO_ROOT, atomic_write, display_path
+from utils.files import atomic_write
+from utils.run_folder import REPO_ROOT, display_path
 
 CLEAN_LIST, NOISY_LIST = "train_gt.txt", "train_noisyLabel.txt"  # in the folder ``train`` of a data set's lists
 MIN_SIDE = 16  # pixels; the networks halve the image four times

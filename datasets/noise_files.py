@@ -21,7 +21,8 @@ from datasets.labels import IGNORE, label_classes
 from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import Progress, UserError
-from utils.run_folder import REPO_ROOT, atomic_write, display_path, read_json, write_json
+from utils.files import atomic_write, read_json, write_json
+from utils.run_folder import REPO_ROOT, display_path
 
 MAX_TABLE = 1000  # images; above, the manifest has sums only
 SWAP_ATTEMPTS = 10

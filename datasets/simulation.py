@@ -23,7 +23,8 @@ from datasets.noise_files import write_noisy_labels
 from datasets.simulation_geometry import Range, Specimen, draw_log_uniform, smooth_field
 from datasets.simulation_specimens import Mitochondria, Nuclei, TubuleNetwork
 from utils.cli import Progress, UserError, one_of
-from utils.run_folder import REPO_ROOT, display_path, plain, read_json, write_json
+from utils.files import plain, read_json, write_json
+from utils.run_folder import REPO_ROOT, display_path
 
 VERSION = 1  # raised whenever code or a parameter changes an image
 SEED = 20260730

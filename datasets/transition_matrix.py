@@ -11,7 +11,8 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from utils.cli import UserError
-from utils.run_folder import display_path, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import display_path
 
 ROW_SUM_TOLERANCE = 1e-6
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from utils.cli import CommandParser, UserError, run_command, whole_number
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, quoted, write_json
+from utils.files import write_json
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, quoted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, Progress, UserError, run_command, whole_number
-from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted, write_json
+from utils.files import write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
 
 if TYPE_CHECKING:
     from datasets.lists import Sample

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, Progress, UserError, run_command, whole_number
-from utils.run_folder import REPO_ROOT, atomic_write, display_path, environment_record, write_json
+from utils.files import atomic_write, write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 if TYPE_CHECKING:
     from datasets.lists import Sample

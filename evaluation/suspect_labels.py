@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import CommandParser, run_command, whole_number
-from utils.run_folder import LOG_ROOT, atomic_write, display_path, environment_record, quoted, write_json
+from utils.files import atomic_write, write_json
+from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 if TYPE_CHECKING:
     from datasets.lists import Sample

@@ -17,8 +17,8 @@ import pytest
 from datasets.image_io import read_image, read_label, read_scores, write_image, write_label
 from datasets.labels import IGNORE
 from evaluation.scores import class_iou, confusion_matrix
+from utils.files import read_json, read_jsonl
 from utils.overlays import class_colors, show_classes
-from utils.run_folder import read_json, read_jsonl
 
 CLASSES, SIZE, SHARE = 3, 48, 0.9
 COUNTS = {"train": 12, "val": 3, "test": 4}

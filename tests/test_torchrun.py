@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import torchrun
 from training.fit import configure, fit
 from utils.checkpoint import load_checkpoint
-from utils.run_folder import read_json, read_jsonl
+from utils.files import read_json, read_jsonl
 
 # Runs main.py, and in the second process of the first attempt does some harm before a step.
 HARM = """

@@ -13,7 +13,7 @@ from evaluation.metrics import evaluate_maps
 from training import data
 from training.fit import configure, fit
 from utils.checkpoint import load_checkpoint
-from utils.run_folder import read_json, read_jsonl
+from utils.files import read_json, read_jsonl
 
 FRESH_NOISE = {"label_noise": "flip:0.2", "label_noise_refresh": "epoch"}
 RUNS = {

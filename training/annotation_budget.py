@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from training.options import make_parser, positive_float, positive_int
 from utils.cli import CommandParser, UserError, run_command
-from utils.run_folder import REPO_ROOT, display_path, environment_record, write_json
+from utils.files import write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 if TYPE_CHECKING:
     from training.budget.plan import Cell

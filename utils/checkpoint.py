@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.cli import UserError
-from utils.run_folder import atomic_write
+from utils.files import atomic_write
 
 CHECKPOINT_KEYS = (
     "model",

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from utils.cli import RunFailed, UserError
-from utils.run_folder import write_json
+from utils.files import write_json
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ import numpy as np
 from datasets.lists import Sample, find_list, read_list
 from evaluation.classical.foreground import FOREGROUNDS, orient, resolve_foreground
 from utils.cli import CommandParser, Progress
-from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted, write_json
+from utils.files import write_json
+from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 IMAGES_FOR_DIRECTION = 64
 

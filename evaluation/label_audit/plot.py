@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from datasets.labels import IGNORE
 from evaluation.label_audit.by_distance import BANDWIDTH, local_density
 from evaluation.label_audit.report import AuditReport
-from utils.run_folder import atomic_write
+from utils.files import atomic_write
 
 BLUE, ORANGE, GREY, INK = "#0b6fa4", "#d1641a", "#9aa7b3", "#1c2733"
 EXAMPLES = 3

@@ -17,7 +17,8 @@ from evaluation.prediction.score_maps import read_ahead
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.images import MapFolder, integer_scale, match_maps, read_map
 from utils.cli import Progress, UserError
-from utils.run_folder import REPO_ROOT, display_path, read_json
+from utils.files import read_json
+from utils.run_folder import REPO_ROOT, display_path
 
 # Which map belongs to which label, and whether its network knew the label
 

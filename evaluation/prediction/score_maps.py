@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from utils.run_folder import atomic_write
+from utils.files import atomic_write
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

@@ -15,8 +15,8 @@ import numpy as np
 from datasets.image_io import read_image, read_label, write_image
 from evaluation.report import charts
 from evaluation.scores.images import TITLES, ImageResult, Scorer, Totals, read_map, show, title_of
+from utils.files import atomic_write, read_json, read_jsonl
 from utils.overlays import panels
-from utils.run_folder import atomic_write, read_json, read_jsonl
 
 EXAMPLES_EACH = 2
 RANKS = ("best", "median", "worst")

@@ -18,7 +18,8 @@ from evaluation import scores as s
 from evaluation.prediction.score_maps import map_names, read_ahead
 from evaluation.scores.surface import surface_figures
 from utils.cli import UserError
-from utils.run_folder import REPO_ROOT, display_path, read_json
+from utils.files import read_json
+from utils.run_folder import REPO_ROOT, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 CURVE_FIGURES: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}

@@ -27,7 +27,7 @@ from evaluation.scores import auc, average_precision, best_threshold, counts_at,
 from models import build_network, fold_batch_norms
 from training.resolve import resolve_options
 from utils.cli import Progress, UserError
-from utils.run_folder import read_json
+from utils.files import read_json
 
 TINY = Settings("cpu", width=4, crop=32, batch_size=8, repeat=1, rounds=1, seconds=0.0, tiny=True)
 

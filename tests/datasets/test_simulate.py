@@ -15,7 +15,7 @@ from datasets.lists import check_samples, read_list
 from datasets.simulation import SIMULATED, detect, expected_electrons, image_rng, make_dataset, simulate_image
 from datasets.simulation_geometry import Curve, draw_tubes, smooth_field
 from utils.cli import UserError
-from utils.run_folder import read_json
+from utils.files import read_json
 
 NAMES = list(SIMULATED)
 FOREGROUND = {"er_sim": (0.2, 0.35), "mito_sim": (0.1, 0.22), "nuc_sim": (0.09, 0.21)}  # mean of a split

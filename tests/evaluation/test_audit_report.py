@@ -11,7 +11,7 @@ import pytest
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.report import VERDICTS
 from evaluation.label_audit.text import figure_lines
-from utils.run_folder import plain
+from utils.files import plain
 
 KEYS = {
     "verdict",

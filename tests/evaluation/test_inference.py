@@ -19,7 +19,7 @@ from evaluation.prediction.tiling import predict_tiled
 from models import build_network, to_scores
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress, UserError
-from utils.run_folder import read_json
+from utils.files import read_json
 
 SIZES = {"7": (64, 64), "8": (33, 47), "9": (64, 64), "10": (150, 97)}
 

@@ -12,7 +12,7 @@ from evaluation.label_audit.predicted_iou import bin_shares, regression_target
 from evaluation.label_audit.without_reference import ImageEvidence
 from evaluation.scores import mean_iou
 from utils.cli import UserError
-from utils.run_folder import plain
+from utils.files import plain
 
 SIZE, IMAGES = 96, 16
 

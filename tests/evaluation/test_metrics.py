@@ -16,7 +16,7 @@ from evaluation.metrics import evaluate_maps, main
 from evaluation.scores.images import find_maps, match_maps, read_map
 from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
-from utils.run_folder import read_json, write_json
+from utils.files import read_json, write_json
 
 SIZE = 48
 BLANK = "blank"  # the image whose label and prediction are empty

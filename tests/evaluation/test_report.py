@@ -18,7 +18,7 @@ from evaluation.metrics import evaluate_maps
 from evaluation.report import choose_examples
 from evaluation.scores.images import ImageResult
 from utils import overlays
-from utils.run_folder import append_jsonl, write_json
+from utils.files import append_jsonl, write_json
 
 
 class Checker(HTMLParser):

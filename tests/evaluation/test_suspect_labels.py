@@ -30,7 +30,7 @@ from evaluation.scores import BINS, score_histogram
 from evaluation.scores.images import find_maps
 from evaluation.suspect_labels import main
 from utils.cli import UserError
-from utils.run_folder import write_json
+from utils.files import write_json
 
 SIZE = 64
 

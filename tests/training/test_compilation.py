@@ -12,7 +12,8 @@ import torch
 from models import build_network
 from tests.training.test_fit import SMALL
 from training.run.compilation import compile_network
-from utils.run_folder import REPO_ROOT, read_jsonl
+from utils.files import read_jsonl
+from utils.run_folder import REPO_ROOT
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,8 @@ from training.run.state import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.distributed import local_device, synchronize_batch_norm
-from utils.run_folder import REPO_ROOT, read_jsonl
+from utils.files import read_jsonl
+from utils.run_folder import REPO_ROOT
 
 # In float64, so that only a wrong sum tells two processes from one; rounding does not.
 RUNS_IN_FLOAT64 = """

@@ -16,7 +16,8 @@ from training.losses import SegmentationLoss
 from training.selection import Selection
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
-from utils.run_folder import REPO_ROOT, read_jsonl
+from utils.files import read_jsonl
+from utils.run_folder import REPO_ROOT
 
 SMALL = {
     "dataset": "disks",

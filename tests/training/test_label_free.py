@@ -19,7 +19,7 @@ from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES,
 from training.resolve import resolve_options
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.run_folder import read_json, read_jsonl
+from utils.files import read_json, read_jsonl
 
 FREE = {
     "dataset": "disks",

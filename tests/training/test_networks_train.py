@@ -15,7 +15,7 @@ from models import NETWORKS
 from training.fit import configure, fit
 from training.options import parse_given
 from utils.cli import UserError
-from utils.run_folder import read_json, read_jsonl
+from utils.files import read_json, read_jsonl
 
 SMALL = [
     "--dataset",

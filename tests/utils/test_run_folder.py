@@ -15,18 +15,8 @@ import numpy as np
 import pytest
 
 from utils.cli import UserError
-from utils.run_folder import (
-    REPO_ROOT,
-    append_jsonl,
-    atomic_write,
-    create_run_folder,
-    find_run,
-    plain,
-    quoted,
-    read_json,
-    read_jsonl,
-    write_json,
-)
+from utils.files import append_jsonl, atomic_write, plain, read_json, read_jsonl, write_json
+from utils.run_folder import REPO_ROOT, create_run_folder, find_run, quoted
 
 
 def test_a_taken_name_gets_a_number(tmp_path):

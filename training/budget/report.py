@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from training.budget.curve import Curve, Scores, percent, show_score
-from utils.run_folder import atomic_write
+from utils.files import atomic_write
 
 MODEL = "score = plateau - drop * (full / x)^power, x = images * share^pixel_worth, full = x of the most annotation"
 COLUMNS = (

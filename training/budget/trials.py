@@ -28,7 +28,8 @@ from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_device
-from utils.run_folder import display_path, read_json, read_jsonl, write_json
+from utils.files import read_json, read_jsonl, write_json
+from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
 # Options that leave a finished training as it is, or that the cells set.

@@ -12,7 +12,8 @@ import numpy as np
 
 from datasets.image_io import read_label, write_label
 from utils.cli import UserError
-from utils.run_folder import display_path, read_json, write_json
+from utils.files import read_json, write_json
+from utils.run_folder import display_path
 
 MANIFEST = "manifest.json"
 

@@ -15,7 +15,8 @@ from training.run.state import LabelNoiseFacts, TrainingState, has_checkpoint, n
 from training.selection import decoding_matrix
 from utils.device import choose_device
 from utils.distributed import launch_id, world_size
-from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, plain, read_json, write_json
+from utils.files import plain, read_json, write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run
 
 CONFIG = "config.json"
 

@@ -22,7 +22,7 @@ from training.losses import needs_transition_matrix
 from training.losses.optimum import degenerate_optimum
 from training.options import TrainingOptions
 from utils.cli import UserError
-from utils.run_folder import read_json, write_json
+from utils.files import read_json, write_json
 
 AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
 IMAGES_LOOKED_INTO = 24  # for ceiling and prediction

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed import is_main
-from utils.run_folder import append_jsonl, atomic_write, read_jsonl
+from utils.files import append_jsonl, atomic_write, read_jsonl
 
 
 class RunLogger:
