@@ -181,6 +181,20 @@ STEPS: dict[str, NoiseStep] = {
     "polygon": NoiseStep(
         noise_steps.polygon, (Parameter("t", f"the tolerance, {_LENGTH}", MAX_PIXELS),), example="polygon:2"
     ),
+    "offset": NoiseStep(
+        noise_steps.offset,
+        (Parameter("r", f"the widening, pixels from -{MAX_PIXELS} to {MAX_PIXELS}", MAX_PIXELS, -MAX_PIXELS),),
+        example="offset:-1.5",
+    ),
+    "move": NoiseStep(
+        noise_steps.move,
+        tuple(
+            Parameter(letter, f"the move {way}, a whole number of pixels", MAX_PIXELS, -MAX_PIXELS, whole=True)
+            for letter, way in (("dy", "down"), ("dx", "right"))
+        ),
+        needs=("num_classes",),
+        example="move:3,-2",
+    ),
     "ntm": NoiseStep(
         noise_steps.apply_matrix, needs=("rng",), matrix=lambda rows, classes: np.array(rows), example="ntm:matrix.json"
     ),

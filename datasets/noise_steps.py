@@ -239,6 +239,44 @@ def polygon(label: np.ndarray, tolerance: float) -> np.ndarray:
     return _paint_classes(label, lambda mask: _polygons(mask, tolerance))
 
 
+def offset(label: np.ndarray, reach: float) -> np.ndarray:
+    """Widen (``reach`` > 0) or narrow (< 0) every class ≠ 0 by ``reach`` pixels, in fractions of one where need be.
+
+    The mask is the level set {s ≤ 0} of its `signed_distance` s; the new one is {s ≤ ``reach``}. Neither the outside
+    of the image nor ignored pixels narrow anything.
+    """
+    ignored = (label == IGNORE).view(np.uint8)
+    return _paint_classes(label, lambda mask: signed_distance(mask, ignored) <= reach)
+
+
+def signed_distance(mask: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
+    """Distance to the boundary of a mask, pixels: ≥ 0.5 outside of it, ≤ −0.5 inside, ±inf without boundary.
+
+    The boundary runs half way between the centres of neighbouring pixels.
+
+    Args:
+        mask: uint8 0/1 (H, W).
+        ignored: 1 where no label is known; inside the mask these places are no boundary.
+    Returns: float32 (H, W).
+    """
+    outside = _distance_to_zero(1 - mask) - np.float32(0.5)
+    inside = _distance_to_zero(mask if ignored is None else mask | ignored) - np.float32(0.5)
+    return np.where(mask > 0, -inside, outside)
+
+
+def move(label: np.ndarray, down: int, right: int, *, num_classes: int = 1) -> np.ndarray:
+    """Move the whole label, ignored pixels with it, by ``down`` and ``right`` pixels (< 0: up and left).
+
+    What comes in is background, or ignored where labels know ignored pixels: with several classes, and in binary
+    labels that have some.
+    """
+    has_ignored = num_classes > 1 or bool((label == IGNORE).any())
+    moved = np.full(label.shape, IGNORE if has_ignored else 0, np.uint8)
+    (to_rows, from_rows), (to_columns, from_columns) = map(_moved_slices, (down, right), label.shape)
+    moved[to_rows, to_columns] = label[from_rows, from_columns]
+    return moved
+
+
 def share_count(share: float, total: int) -> int:
     """How many of ``total`` an exact share is: floor(share · total + 0.5)."""
     return int(np.floor(share * total + 0.5))
@@ -308,6 +346,21 @@ def _skeleton(mask: np.ndarray) -> np.ndarray:
         inside = cv2.fillPoly(np.zeros((height, width), np.uint8), [outline], 1, offset=(-left, -top))
         thinned[place] |= skeletonize((inside & mask[place]).view(bool))
     return thinned
+
+
+def _distance_to_zero(mask: np.ndarray) -> np.ndarray:
+    """Distance of each pixel to the nearest zero, float32 (H, W); infinite where there is none."""
+    import cv2
+
+    if mask.all():
+        return np.full(mask.shape, np.inf, np.float32)
+    return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def _moved_slices(step: int, size: int) -> tuple[slice, slice]:
+    """Where an axis of ``size`` pixels goes, and comes from, when it moves by ``step``."""
+    step = max(-size, min(step, size))
+    return slice(max(step, 0), size + min(step, 0)), slice(max(-step, 0), size - max(step, 0))
 
 
 def _lattice_filter(size: int, width: float) -> Any:

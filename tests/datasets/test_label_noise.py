@@ -45,6 +45,8 @@ SPECS = [
     "missing:0.4",
     "merge:2",
     "polygon:1.5",
+    "offset:-1.5",
+    "move:2,-3",
     EMS_SPEC,
     "sample:0.5+flip:0.2",
     "dilate:5+random:0.2",

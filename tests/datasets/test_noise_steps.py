@@ -40,6 +40,8 @@ EVERY_STEP = {
     "missing": lambda label, rng: steps.missing(label, 0.5, rng=rng),
     "merge": lambda label, rng: steps.merge(label, 2),
     "polygon": lambda label, rng: steps.polygon(label, 2.0),
+    "offset": lambda label, rng: steps.offset(label, 1.5),
+    "offset, narrower": lambda label, rng: steps.offset(label, -1.5),
 }
 
 
@@ -352,3 +354,57 @@ def test_a_simplified_outline_has_few_corners():
         return len(cv2.approxPolyDP(outline, 1, True))
 
     assert corners(steps.polygon(disk(128, 50), 5)) <= 10 < corners(disk(128, 50))
+
+
+# offset and move
+
+
+@given(label=BINARY, reach=st.floats(0.01, 0.49))
+@EXAMPLES
+def test_an_offset_below_half_a_pixel_changes_nothing(label, reach):
+    assert np.array_equal(steps.offset(label, reach), label)
+    assert np.array_equal(steps.offset(label, -reach), label)
+
+
+@given(label=SEVERAL, reach=st.floats(-6, 6))
+@EXAMPLES
+def test_offset_is_the_level_set_of_the_distance_to_pixels_of_the_other_kind(label, reach):
+    def level_set(mask: np.ndarray) -> np.ndarray:
+        other = ~mask & (label != IGNORE)
+        places = np.indices(mask.shape).reshape(2, -1).T
+
+        def distance(to: np.ndarray) -> np.ndarray:
+            if not to.any():
+                return np.full(mask.shape, np.inf)
+            nearest = np.linalg.norm(places[:, None] - np.argwhere(to)[None], axis=2).min(axis=1)
+            return nearest.reshape(mask.shape)
+
+        return np.where(mask, 0.5 - distance(other), distance(mask) - 0.5) <= reach + 1e-6
+
+    expected = painted(label, level_set)
+    assert np.array_equal(steps.offset(label, reach + 1e-6), expected)
+
+
+@pytest.mark.parametrize("reach", [-6.3, -2.5, 1.0, 3.7])
+def test_offset_moves_the_edge_of_a_disk_by_so_many_pixels(reach):
+    before, after = disk(radius=20), steps.offset(disk(radius=20), reach)
+    radius = [np.sqrt(mask.sum() / np.pi) for mask in (before, after)]
+    assert radius[1] - radius[0] == pytest.approx(reach, abs=0.4)  # pixel centres, not their edges
+
+
+def test_a_straight_edge_moves_by_whole_pixels():
+    label = np.zeros((9, 12), np.uint8)
+    label[:, :6] = 1
+    assert steps.offset(label, 2)[4].sum() == 8 and steps.offset(label, -2)[4].sum() == 4
+
+
+@given(label=SEVERAL, down=st.integers(-30, 30), right=st.integers(-30, 30))
+@EXAMPLES
+def test_move_is_a_translation_and_what_comes_in_is_not_known(label, down, right):
+    for num_classes in (1, CLASSES):
+        moved = steps.move(label, down, right, num_classes=num_classes)
+        comes_in = IGNORE if num_classes > 1 or (label == IGNORE).any() else 0
+        for (y, x), value in np.ndenumerate(moved):
+            source = y - down, x - right
+            inside = 0 <= source[0] < label.shape[0] and 0 <= source[1] < label.shape[1]
+            assert value == (label[source] if inside else comes_in)
