@@ -14,7 +14,6 @@ import pytest
 import torch
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
-SHARED_DATA = REPO_ROOT.parent / "shared" / "data"
 ROOMS = ("models", "datasets", "training", "evaluation", "utils")
 
 
@@ -43,11 +42,13 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def shared_data() -> Path:
-    """The folder of real images beside the repository; tests that need it skip where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the real images (../shared/data) are not on this machine")
-    return SHARED_DATA
+def real_data() -> Path:
+    """The folder of real images that ``SEG_TEST_DATA`` names; tests that need it skip where none is named."""
+    folder = os.environ.get("SEG_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real images: set SEG_TEST_DATA, see CONTRIBUTING.md")
+    assert Path(folder).is_dir(), f"SEG_TEST_DATA={folder} is not a directory"
+    return Path(folder)
 
 
 def draw_disks(rng: np.random.Generator, size: int = 64, count: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -433,9 +433,9 @@ def test_a_header_that_states_more_than_the_file_holds_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["er_ernet", "nuc", "nuc16", "vessel"])
-def test_real_micrographs_are_read(name: str, shared_data: Path):
-    image_path = min((shared_data / name / "val/images").iterdir())
-    label_path = min((shared_data / name / "val/labels").iterdir())
+def test_real_micrographs_are_read(name: str, real_data: Path):
+    image_path = min((real_data / name / "val/images").iterdir())
+    label_path = min((real_data / name / "val/labels").iterdir())
     image = read_image(image_path)
     assert image.dtype == (np.uint16 if name == "nuc16" else np.uint8)
     assert image.shape == read_shape(image_path) == (256, 256)

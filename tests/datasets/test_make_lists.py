@@ -252,9 +252,9 @@ def test_the_command_needs_no_heavy_import():
 
 
 @pytest.mark.parametrize("name", ["er_ernet", "nuc", "nuc16"])
-def test_real_sets_are_paired_whole(name: str, shared_data: Path, tmp_path: Path):
-    counts = {split: len(list((shared_data / name / split / "images").iterdir())) for split in ("train", "val", "test")}
-    said = made(tmp_path, source=shared_data / name)
+def test_real_sets_are_paired_whole(name: str, real_data: Path, tmp_path: Path):
+    counts = {split: len(list((real_data / name / split / "images").iterdir())) for split in ("train", "val", "test")}
+    said = made(tmp_path, source=real_data / name)
     assert "without partner" not in said
     files = {"train": "train/train_gt.txt", "val": "val.txt", "test": "test.txt"}
     assert {split: len(lines(tmp_path / "txt/own" / file)) for split, file in files.items()} == counts

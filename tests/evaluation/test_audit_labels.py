@@ -155,11 +155,11 @@ def test_foregrounds_of_the_help_are_those_of_the_audit():
     assert FOREGROUNDS == KNOWN_FOREGROUNDS
 
 
-def test_the_vessel_annotators_agree_within_reason(shared_data):
+def test_the_vessel_annotators_agree_within_reason(real_data):
     """Two people's labels of the same vessels: learnable, not inverted, and far from equal."""
     import cv2
 
-    folder = shared_data / "vessel" / "train"
+    folder = real_data / "vessel" / "train"
     names = sorted(path.name for path in (folder / "images").iterdir())[:40:2]
     first, second = (
         [(cv2.imread(str(folder / kind / name), 0) > 0).astype("uint8") for name in names]

@@ -73,9 +73,9 @@ def test_otsu_parts_two_levels_exactly_in_any_type():
 
 
 @pytest.mark.parametrize("split, expected, images", [("er_ernet", 0.58, 31), ("nuc", 0.79, 203)])
-def test_otsu_reaches_the_known_figures_on_real_images(split, expected, images, shared_data):
+def test_otsu_reaches_the_known_figures_on_real_images(split, expected, images, real_data):
     total, count = Counts(0, 0, 0, 0), 0
-    for path in (shared_data / split / "test" / "images").iterdir():
+    for path in (real_data / split / "test" / "images").iterdir():
         label = read_label(path.parents[1] / "labels" / path.name)
         total, count = total + confusion_counts(otsu_mask(read_image(path)), label), count + 1
     assert count == images and iou(total) == pytest.approx(expected, abs=0.01)
