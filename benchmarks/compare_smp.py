@@ -109,41 +109,41 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     from training.run.state import seed_everything
     from utils.device import choose_device, choose_precision
 
-    device = torch.device(choose_device(training.device))
-    precision = choose_precision(training.precision, device)
+    device = torch.device(choose_device(training.machine.device))
+    precision = choose_precision(training.optimization.precision, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seed_everything(training.seed, 0)
+    seed_everything(training.run.seed, 0)
     network = make().to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(
-        training.optimizer,
+        training.optimization.optimizer,
         network.parameters(),
-        training.lr,
-        weight_decay=training.weight_decay,
-        momentum=training.momentum,
+        training.optimization.lr,
+        weight_decay=training.optimization.weight_decay,
+        momentum=training.optimization.momentum,
     )
     steps = len(data.train_batches)
     schedule = build_schedule(
-        training.schedule,
+        training.optimization.schedule,
         optimizer,
-        total_steps=training.epochs * steps,
+        total_steps=training.optimization.epochs * steps,
         steps_per_epoch=steps,
         warmup_steps=0,
-        step_epochs=training.step_epochs,
-        gamma=training.step_gamma,
+        step_epochs=training.optimization.step_epochs,
+        gamma=training.optimization.step_gamma,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     shared = {"device": device, "precision": precision, "channels_last": True}
     speeds, core_speeds = [], []
-    for epoch in range(1, training.epochs + 1):
-        seed_everything(training.seed, epoch)
+    for epoch in range(1, training.optimization.epochs + 1):
+        seed_everything(training.run.seed, epoch)
         data.train_batches.set_epoch(epoch)
-        loss = SegmentationLoss("ce", training.num_classes).to(device)
+        loss = SegmentationLoss("ce", training.data.num_classes).to(device)
         started = time.process_time()
         figures = train_one_epoch(network, data.train_loader, loss, optimizer, schedule, scaler, **shared)
-        core_speeds.append(len(data.train) * training.repeat / (time.process_time() - started))
+        core_speeds.append(len(data.train) * training.augmentation.repeat / (time.process_time() - started))
         speeds.append(figures.images_per_second)
-    confusion = validate(network, data.val_loader, num_classes=training.num_classes, **shared)
+    confusion = validate(network, data.val_loader, num_classes=training.data.num_classes, **shared)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
         "miou": mean_iou(confusion),
@@ -155,7 +155,7 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
         "peak_gpu_gib": peak,
         "device": str(device),
         "precision": precision,
-        "steps": training.epochs * steps,
+        "steps": training.optimization.epochs * steps,
     }
 
 
@@ -177,7 +177,7 @@ def run(options: argparse.Namespace) -> None:
     done = {(training["network"], training["seed"]) for training in content["trainings"]}
     for seed in options.seeds:
         training = make_options(options, seed)
-        data = load_data(training, REPO_ROOT, torch.device(choose_device(training.device)), print)
+        data = load_data(training, REPO_ROOT, torch.device(choose_device(training.machine.device)), print)
         for name in options.networks or makers:
             if (name, seed) in done:
                 continue

@@ -36,9 +36,9 @@ class PlainDataset(Dataset):
     """Images and noisy labels, read from their files whenever they are drawn."""
 
     def __init__(self, samples: Sequence[Sample], options: TrainingOptions) -> None:
-        self.samples, self.noise = samples, parse_spec(options.label_noise)
-        self.repeat, self.noise_seed = options.repeat, options.noise_seed
-        self.transform = TrainingTransform(options.crop)
+        self.samples, self.noise = samples, parse_spec(options.noise.label_noise)
+        self.repeat, self.noise_seed = options.augmentation.repeat, options.noise.noise_seed
+        self.transform = TrainingTransform(options.augmentation.crop)
 
     def __len__(self) -> int:
         return len(self.samples) * self.repeat
@@ -59,33 +59,33 @@ def foreground_share(samples: Sequence[Sample], options: TrainingOptions) -> flo
 
 def train_plainly(options: TrainingOptions, samples: Sequence[Sample], device: str) -> tuple[nn.Module, list[float]]:
     """Train as ``options`` say, in the plain way; the network and the images per second of every epoch."""
-    torch.manual_seed(options.seed)
-    network = build_network(options.network, width=options.width, init=options.init)
-    if options.head_bias == "shares":
+    torch.manual_seed(options.run.seed)
+    network = build_network(options.network.name, width=options.network.width, init=options.network.init)
+    if options.network.head_bias == "shares":
         share = foreground_share(samples, options)
         start_from_shares(network, [1 - share, share])
     network.to(device)
-    settings = {"momentum": options.momentum} if options.optimizer == "sgd" else {}
-    optimizer = OPTIMIZERS[options.optimizer](
-        network.parameters(), lr=options.lr, weight_decay=options.weight_decay, **settings
+    settings = {"momentum": options.optimization.momentum} if options.optimization.optimizer == "sgd" else {}
+    optimizer = OPTIMIZERS[options.optimization.optimizer](
+        network.parameters(), lr=options.optimization.lr, weight_decay=options.optimization.weight_decay, **settings
     )
     loader = DataLoader(
         PlainDataset(samples, options),
-        options.batch_size,
+        options.optimization.batch_size,
         shuffle=True,
         num_workers=usable_processors(),
         pin_memory=device == "cuda",
     )
     schedule = build_schedule(
-        options.schedule,
+        options.optimization.schedule,
         optimizer,
-        options.epochs * len(loader),
+        options.optimization.epochs * len(loader),
         len(loader),
-        step_epochs=options.step_epochs,
-        gamma=options.step_gamma,
+        step_epochs=options.optimization.step_epochs,
+        gamma=options.optimization.step_gamma,
     )
     speeds = []
-    for _ in range(options.epochs):
+    for _ in range(options.optimization.epochs):
         network.train()
         started, total = time.perf_counter(), 0.0
         for images, labels in loader:

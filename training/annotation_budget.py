@@ -118,7 +118,7 @@ def show_plan(study: Study, ladder: Sequence[Cell], book: Book) -> list[Cell]:
     shares = sorted({cell.share for cell in ladder}, reverse=True)
     print(
         f"{len(study.samples)} images of {display_path(study.train_list)}, scores on {display_path(study.scored_on)}"
-        f"; preset {study.options.preset}, {study.full.steps} steps a training"
+        f"; preset {study.options.run.preset}, {study.full.steps} steps a training"
     )
     print(
         f"pixels labelled: {', '.join(map(percent, shares))}; images: {', '.join(map(str, counts))}; "
@@ -226,7 +226,7 @@ def conclude(study: Study, book: Book, left_out: Sequence[Cell], target: float) 
     if not scored:
         raise UserError(f"no training has a score; what failed is in {display_path(book.path)}")
     data = budget_curve.Scores.of_records(scored)
-    resampled = budget_curve.resample(data, seed=study.options.seed)
+    resampled = budget_curve.resample(data, seed=study.options.run.seed)
     curve = budget_curve.fit_curve(data, resampled)
     rows = budget_report.complete_rows(budget_curve.cell_means(data, resampled), data, curve)
     title = TITLES[study.score]

@@ -60,18 +60,20 @@ def choose_lists(
     options: TrainingOptions, root: Path, say: Callable[[str], None]
 ) -> tuple[Path, Path | None, Path | None]:
     """The training, validation and test list of a run, the last two None where they do not exist."""
-    folder = list_folder(options.dataset, root)
-    if options.train_list is not None:
-        train = find_list(options.train_list, options.dataset, root)
+    folder = list_folder(options.data.dataset, root)
+    if options.data.train_list is not None:
+        train = find_list(options.data.train_list, options.data.dataset, root)
     else:
         clean = folder / "train" / CLEAN_LIST
-        for_images = options.igtt and clean.is_file()
-        train = default_training_list(options.dataset, clean=bool(options.label_noise) or for_images, root=root)
-        if train == clean and not (options.label_noise or for_images):
+        for_images = options.label_free.igtt and clean.is_file()
+        train = default_training_list(
+            options.data.dataset, clean=bool(options.noise.label_noise) or for_images, root=root
+        )
+        if train == clean and not (options.noise.label_noise or for_images):
             say(f"{NOISY_LIST} is absent: training on {clean.name}")
-    if options.val_list is not None:
-        val = find_list(options.val_list, options.dataset, root)
-    elif options.resume:
+    if options.data.val_list is not None:
+        val = find_list(options.data.val_list, options.data.dataset, root)
+    elif options.run.resume:
         val = None  # the run had none, whatever has come since
     else:
         val = folder / "val.txt" if (folder / "val.txt").exists() else None
@@ -118,12 +120,13 @@ def _make_dataset(
 ) -> SegmentationDataset:
     return SegmentationDataset(
         samples,
-        num_classes=options.num_classes,
-        in_channels=options.in_channels,
-        seed=options.seed,
-        cache=cache == "ram" or (cache == "gpu" and options.igtt),  # every refresh looks at the images on the host
-        ignore_index=options.ignore_index,
-        normalization=options.normalization,
+        num_classes=options.data.num_classes,
+        in_channels=options.data.in_channels,
+        seed=options.run.seed,
+        cache=cache == "ram"
+        or (cache == "gpu" and options.label_free.igtt),  # every refresh looks at the images on the host
+        ignore_index=options.data.ignore_index,
+        normalization=options.data.normalization,
         **training,
     )
 
@@ -146,25 +149,27 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
     """
     noise, transform = training_noise(options), training_transform(options)
     train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say))
-    if options.batch_size < world_size():
+    if options.optimization.batch_size < world_size():
         raise UserError(
-            f"--batch_size {options.batch_size} is the number of images over all processes, of which there are "
-            f"{world_size()}: give at least one image to each, or start fewer"
+            f"--batch_size {options.optimization.batch_size} is the number of images over all processes, of which "
+            f"there are {world_size()}: give at least one image to each, or start fewer"
         )
-    read = _read_images if options.igtt else _read
+    read = _read_images if options.label_free.igtt else _read
     train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
     val_samples, val_sizes = ([], []) if val_list is None else from_main(lambda: _read(val_list, options, root, say))
     cache = choose_cache(
-        options.cache,
-        decoded_bytes(train_sizes + val_sizes, options.in_channels),
+        options.machine.cache,
+        decoded_bytes(train_sizes + val_sizes, options.data.in_channels),
         device,
-        max(1, options.workers or 0) * local_world_size(),
+        max(1, options.machine.workers or 0) * local_world_size(),
     )
-    if options.noise_device == "gpu" and cache != "gpu":
+    if options.noise.noise_device == "gpu" and cache != "gpu":
         raise UserError("--noise_device gpu changes labels that lie on a GPU; here they do not: use --noise_device cpu")
-    kept, held_out = split_fold(len(train_samples), options.fold)
+    kept, held_out = split_fold(len(train_samples), options.data.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
-    batches = TrainingBatches(len(train), options.batch_size, options.seed, options.repeat, rank(), world_size())
+    batches = TrainingBatches(
+        len(train), options.optimization.batch_size, options.run.seed, options.augmentation.repeat, rank(), world_size()
+    )
     train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
     if val_list is not None:
@@ -201,41 +206,45 @@ def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:
 
 def training_noise(options: TrainingOptions) -> LabelNoise | None:
     """The label noise of a run, its spec checked; without labels, what turns masks into the labels of an epoch."""
-    if options.igtt:
-        parse_spec(options.igtt_ems)
-        return LabelNoise(options.igtt_ems, options.seed, refresh="epoch")
-    if options.label_noise is None:
+    if options.label_free.igtt:
+        parse_spec(options.label_free.igtt_ems)
+        return LabelNoise(options.label_free.igtt_ems, options.run.seed, refresh="epoch")
+    if options.noise.label_noise is None:
         return None
-    steps = parse_spec(options.label_noise, options.num_classes)
-    if options.noise_device == "gpu":
+    steps = parse_spec(options.noise.label_noise, options.data.num_classes)
+    if options.noise.noise_device == "gpu":
         check_steps(steps)
     return LabelNoise(
-        options.label_noise, options.noise_seed, options.label_noise_refresh, options.unlabelled, options.noise_device
+        options.noise.label_noise,
+        options.noise.noise_seed,
+        options.noise.label_noise_refresh,
+        options.noise.unlabelled,
+        options.noise.noise_device,
     )
 
 
 def training_transform(options: TrainingOptions) -> TrainingTransform:
     """The augmentation of a run, its names and strengths checked."""
-    if options.augment:
+    if options.augmentation.augment:
         from datasets.augmentation import strong_augmentation  # imports torchvision
 
         try:
-            strong_augmentation(options.augment)
+            strong_augmentation(options.augmentation.augment)
         except ValueError as error:
             raise UserError(f"--augment: {error}") from None
-    return TrainingTransform(options.crop, options.flips, options.augment)
+    return TrainingTransform(options.augmentation.crop, options.augmentation.flips, options.augmentation.augment)
 
 
 def validation_batch_size(options: TrainingOptions) -> int:
     """Whole images in a validation batch: no more than 8, since they are not cropped."""
-    return min(8, options.batch_size)
+    return min(8, options.optimization.batch_size)
 
 
 def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
-    if options.igtt:
+    if options.label_free.igtt:
         return 0  # the labels change while the run goes on, which workers would not see
-    if options.workers is not None:
-        return options.workers
+    if options.machine.workers is not None:
+        return options.machine.workers
     return 0 if dataset.cache else max(1, min(8, usable_processors() // local_world_size() - 1))
 
 
@@ -245,12 +254,12 @@ def _read(
     """Samples with labels and the sizes of their images; every fault of the list and of its files at once."""
     return read_checked_list(
         path,
-        options.data_root,
+        options.data.data_root,
         root,
-        labels="optional" if options.igtt else "required",
-        num_classes=options.num_classes,
-        ignore_index=options.ignore_index,
-        in_channels=options.in_channels,
+        labels="optional" if options.label_free.igtt else "required",
+        num_classes=options.data.num_classes,
+        ignore_index=options.data.ignore_index,
+        in_channels=options.data.in_channels,
         say=say,
     )
 
@@ -259,8 +268,8 @@ def _read_images(
     path: Path, options: TrainingOptions, root: Path, say: Callable[[str], None]
 ) -> tuple[list[Sample], list[tuple[int, int]]]:
     """Samples whose labels, if the list names any, are not even looked at."""
-    samples = [replace(sample, label=None) for sample in read_list(path, options.data_root, root, "optional", say)]
-    return samples, check_samples(samples, path, in_channels=options.in_channels)
+    samples = [replace(sample, label=None) for sample in read_list(path, options.data.data_root, root, "optional", say)]
+    return samples, check_samples(samples, path, in_channels=options.data.in_channels)
 
 
 def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:

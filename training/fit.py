@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
     limit_threads(local_world_size())
-    device = local_device(choose_device(options.device))
+    device = local_device(choose_device(options.machine.device))
     with process_group(device):
         return _fit(options, root, device)
 
@@ -86,7 +85,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     options, earlier = from_main(lambda: take_up(options, root)) if restarted(device) else (options, None)
-    parse_loss(options.loss, options.num_classes)  # a contradiction is told before the data are read
+    parse_loss(options.loss.spec, options.data.num_classes)  # a contradiction is told before the data are read
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
@@ -95,15 +94,15 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
         state = make_state(options, data, device, facts, earlier)
         config = make_config(options, asked, data, state)
         run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
-        logger = RunLogger(run, options.tensorboard, state.epoch)
+        logger = RunLogger(run, options.run.tensorboard, state.epoch)
     try:
         if earlier is not None:
             logger.say(f"started again by torchrun: going on after epoch {state.epoch}")
         describe(logger, options, data, state, run)
         for line in labels.lines:
             logger.say(line)
-        if options.compile:
-            state.network = compile_network(state.network, device, options.accumulate, logger.say)
+        if options.optimization.compile:
+            state.network = compile_network(state.network, device, options.optimization.accumulate, logger.say)
         with BackgroundWriter() as writer:
             train(options, data, state, run, logger, config, writer)
     except BaseException as error:
@@ -128,8 +127,10 @@ def resume_command(run: Path) -> str:
 
 def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
     """Settle which data set is meant (``er`` may become ``er_sim``); the main process makes what is missing."""
-    name = from_main(lambda: prepare_dataset(options.dataset, options.train_list, options.real_only, root))
-    return replace(options, dataset=name)
+    name = from_main(
+        lambda: prepare_dataset(options.data.dataset, options.data.train_list, options.data.real_only, root)
+    )
+    return options.replace(dataset=name)
 
 
 def make_state(
@@ -146,8 +147,8 @@ def make_state(
     """
     counts = class_counts(data.train, COUNTED_LABELS)
     state = build_state(options, device, counts, labels)
-    if options.resume:
-        checkpoint = load_last(Path(options.resume))
+    if options.run.resume:
+        checkpoint = load_last(Path(options.run.resume))
         if earlier is None:  # else torchrun may have lost a process after the last epoch
             check_epochs_left(options, checkpoint["epoch"])
         restore(options, state, checkpoint, len(data.train_batches))
@@ -172,11 +173,16 @@ def open_run(
 ) -> Path:
     """Make the run folder, or take that of the run that goes on, and write what the run begins with."""
     run = (
-        Path(options.resume)
-        if options.resume
+        Path(options.run.resume)
+        if options.run.resume
         else earlier
         or create_run_folder(
-            options.dataset, options.network, options.loss, options.optimizer, options.run_name, root / "train_log"
+            options.data.dataset,
+            options.network.name,
+            options.loss.spec,
+            options.optimization.optimizer,
+            options.run.run_name,
+            root / "train_log",
         )
     )
     write_config(run, config)
@@ -188,26 +194,34 @@ def open_run(
 
 def describe(logger: RunLogger, options: TrainingOptions, data: TrainingData, state: TrainingState, run: Path) -> None:
     """Say what is about to be trained on what."""
-    again = f"python main.py --dataset {quoted(options.dataset)}"
-    other = {"quick": "paper", "paper": "quick"}[options.preset]
+    again = f"python main.py --dataset {quoted(options.data.dataset)}"
+    other = {"quick": "paper", "paper": "quick"}[options.run.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     logger.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
-    if not options.resume:
-        logger.say(f"preset {options.preset}; for the other: {again} --preset {other}")
-    noise = f" with label noise {options.label_noise}" if options.label_noise else ""
-    noise = f", no labels are read (initial labels: {options.igtt_init})" if options.igtt else noise
+    if not options.run.resume:
+        logger.say(f"preset {options.run.preset}; for the other: {again} --preset {other}")
+    noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
+    noise = (
+        f", no labels are read (initial labels: {options.label_free.igtt_init})" if options.label_free.igtt else noise
+    )
     logger.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
-        threshold = "" if options.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
+        threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
         logger.say(f"no validation list: {threshold}best is last")
     else:
-        logger.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.val_labels} labels)")
-    logger.say(f"{options.network}: {parameters:.2f} M parameters, loss {options.loss}, {options.optimizer}")
+        logger.say(
+            f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.data.val_labels} labels)"
+        )
+    logger.say(
+        f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, "
+        f"{options.optimization.optimizer}"
+    )
     if state.annealing is not None:
         logger.say(
-            f"{options.epochs} epochs instead of the run's former number: the learning rate anneals from "
-            f"{state.annealing['lr']:.3g} over epochs {int(state.annealing['epoch']) + 1} to {options.epochs}"
+            f"{options.optimization.epochs} epochs instead of the run's former number: the learning rate anneals from "
+            f"{state.annealing['lr']:.3g} over epochs {int(state.annealing['epoch']) + 1} to "
+            f"{options.optimization.epochs}"
         )
 
 
@@ -221,17 +235,17 @@ def train(
     writer: BackgroundWriter,
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
-    begun, last = state.epoch, options.stop_after or options.epochs
-    pseudo_labels = PseudoLabels(options, data.train, data.val, run) if options.igtt else None
+    begun, last = state.epoch, options.run.stop_after or options.optimization.epochs
+    pseudo_labels = PseudoLabels(options, data.train, data.val, run) if options.label_free.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
         logger.say(pseudo_labels.description())
     while state.epoch < last and not (pseudo_labels and pseudo_labels.is_done()):
         epoch = state.epoch + 1
-        seed_everything(options.seed, epoch)
+        seed_everything(options.run.seed, epoch)
         if pseudo_labels is not None:
             pseudo_labels.prepare(epoch)
-        trace = run if options.profile and state.epoch == begun else None
+        trace = run if options.machine.profile and state.epoch == begun else None
         figures = run_epoch(options, data, state, epoch, trace)
         if trace is not None:
             logger.say(f"profile of a few steps: {display_path(run / TRACE)}, for ui.perfetto.dev or chrome://tracing")
@@ -254,9 +268,11 @@ def train(
                 writer.wait()  # the checkpoints on disk name the masks that are kept
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
     if pseudo_labels and pseudo_labels.is_done():
-        logger.say(f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.epochs}")
-    elif last < options.epochs:
-        logger.say(f"stopped after epoch {last} of {options.epochs}; go on with: {resume_command(run)}")
+        logger.say(
+            f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.optimization.epochs}"
+        )
+    elif last < options.optimization.epochs:
+        logger.say(f"stopped after epoch {last} of {options.optimization.epochs}; go on with: {resume_command(run)}")
     logger.say(next_commands(run, state.best["epoch"], data))
 
 
@@ -277,10 +293,10 @@ def run_epoch(
 ) -> EpochMetrics:
     """Train on every batch of one epoch; trace a few steps into the folder ``trace``."""
     data.train_batches.set_epoch(epoch)
-    draws, batches = len(data.train) * options.repeat, data.train_loader
+    draws, batches = len(data.train) * options.augmentation.repeat, data.train_loader
     if trace is not None and is_main():
         batches = traced_steps(batches, len(data.train_batches), state.device, trace)
-    with Progress(draws, f"epoch {epoch}/{options.epochs}") as progress:
+    with Progress(draws, f"epoch {epoch}/{options.optimization.epochs}") as progress:
         figures = train_one_epoch(
             state.network,
             batches,
@@ -291,8 +307,8 @@ def run_epoch(
             device=state.device,
             precision=state.precision,
             channels_last=state.channels_last,
-            accumulate=options.accumulate,
-            clip_grad=options.clip_grad,
+            accumulate=options.optimization.accumulate,
+            clip_grad=options.optimization.clip_grad,
             teacher=state.teacher,
             progress=progress if is_main() else None,
         )
@@ -311,13 +327,13 @@ def decide(
     """
     if pseudo_labels is not None:
         return with_logged_figures(pseudo_labels.decide(), counts)
-    clean = counts is not None and options.val_labels == "clean"
+    clean = counts is not None and options.data.val_labels == "clean"
     direction = {"auto": None if clean else state.scores_invert, "on": True, "off": False}
-    invert = direction[options.pred_invert]
+    invert = direction[options.loss.pred_invert]
     implied = threshold_by_noise(state.noise_matrix, state.loss.class_weights) if state.loss.is_proper else None
     if counts is None:
-        return without_validation(pred_invert=invert, implied=implied, num_classes=options.num_classes)
-    if options.num_classes > 1:
+        return without_validation(pred_invert=invert, implied=implied, num_classes=options.data.num_classes)
+    if options.data.num_classes > 1:
         return select_classes(counts, labels_are_clean=clean, label_matrix=state.labels.matrix)
     return select_binary(
         counts, labels_are_clean=clean, pred_invert=invert, implied=implied, labels_inverted=bool(state.labels.invert)
@@ -326,11 +342,11 @@ def decide(
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
-    transition = decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)
+    transition = decoding_matrix(state.noise_matrix, options.data.num_classes, state.loss.class_weights)
     return validate(
         state.predictor,
         data.val_loader,
-        num_classes=options.num_classes,
+        num_classes=options.data.num_classes,
         device=state.device,
         precision=state.precision,
         channels_last=state.channels_last,
@@ -357,11 +373,11 @@ def report_epoch(
     validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
     inverted = "  inverted" if selection.invert else ""
     logger.say(
-        f"epoch {epoch}/{options.epochs}  loss {figures.loss:.4f}{validation}{inverted}"
+        f"epoch {epoch}/{options.optimization.epochs}  loss {figures.loss:.4f}{validation}{inverted}"
         f"  lr {figures.learning_rate:.2e}  {figures.images_per_second:.1f} images/s"
     )
 
 
 def is_numbered(options: TrainingOptions, epoch: int) -> bool:
     """Whether an epoch gets a checkpoint of its own."""
-    return epoch >= options.checkpoint_from and epoch % options.checkpoint_every == 0
+    return epoch >= options.run.checkpoint_from and epoch % options.run.checkpoint_every == 0

@@ -7,8 +7,8 @@ How options come together is in ``training/resolve.py``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from utils.cli import CommandParser, whole_number
@@ -114,8 +114,8 @@ RECIPES: dict[str, dict[str, Any]] = {"best": BEST_RECIPE, "published": PUBLISHE
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """Every option of a run with its default; ``resolve_options`` fills what depends on preset and machine."""
+class DataOptions:
+    """Which images and labels are read, and how."""
 
     dataset: str = "er"
     train_list: str | None = None
@@ -129,11 +129,21 @@ class TrainingOptions:
     ignore_index: int | None = None
     normalization: str = "zscore"
 
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Noise put on clean labels."""
+
     label_noise: str | None = None
     label_noise_refresh: str = "fixed"
     noise_seed: int | None = None
     noise_device: str = "cpu"
     unlabelled: str = "background"
+
+
+@dataclass(frozen=True)
+class LabelFreeOptions:
+    """Training from images alone."""
 
     igtt: bool = False
     igtt_init: str = "black"
@@ -148,12 +158,22 @@ class TrainingOptions:
     use_evaluation: bool = False
     foreground: str = "minority"
 
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """Windows of the images and how they are varied."""
+
     crop: int = 256
     flips: bool = True
     augment: tuple[str, ...] = ()
     repeat: int = 1
 
-    network: str = "unet"
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network and its first weights."""
+
+    name: str = field(default="unet", metadata={"flag": "network"})
     width: int | None = None
     norm: str | None = None
     sync_batchnorm: bool = False
@@ -165,11 +185,21 @@ class TrainingOptions:
     pretrained: str | None = None
     activation_checkpointing: bool | None = None
 
-    loss: str | None = None
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The loss, and what is known of the labels' noise."""
+
+    spec: str | None = field(default=None, metadata={"flag": "loss"})
     class_weights: tuple[str, ...] = ()
     transition_matrix: str | None = None
     audit: bool = True
     pred_invert: str = "auto"
+
+
+@dataclass(frozen=True)
+class OptimizationOptions:
+    """Steps, their size and their arithmetic."""
 
     epochs: int = 100
     batch_size: int = 32
@@ -188,6 +218,11 @@ class TrainingOptions:
     channels_last: bool = True
     compile: bool = False
 
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run: its preset, name, length and records."""
+
     preset: str = "auto"
     run_name: str | None = None
     resume: str | None = None
@@ -197,17 +232,69 @@ class TrainingOptions:
     checkpoint_from: int = 0
     tensorboard: bool = True
 
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """What the machine does, without an effect on the result."""
+
     device: str = "auto"
     workers: int | None = None
     cache: str = "auto"
     profile: bool = False
 
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Every option of a run, in groups; ``resolve_options`` fills what depends on preset and machine.
+
+    On the command line, in config.json and in ``configure`` options are flat: ``lr``, not ``optimization.lr``.
+    """
+
+    data: DataOptions = DataOptions()
+    noise: NoiseOptions = NoiseOptions()
+    label_free: LabelFreeOptions = LabelFreeOptions()
+    augmentation: AugmentationOptions = AugmentationOptions()
+    network: NetworkOptions = NetworkOptions()
+    loss: LossOptions = LossOptions()
+    optimization: OptimizationOptions = OptimizationOptions()
+    run: RunOptions = RunOptions()
+    machine: MachineOptions = MachineOptions()
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> TrainingOptions:
+        """Options by their flat names, defaults for all others.
+
+        Raises:
+            TypeError: a name that no option has.
+        """
+        return cls().replace(**values)
+
+    def replace(self, **values: Any) -> TrainingOptions:
+        """The same options but for these, by their flat names."""
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if name not in PLACES:
+                raise TypeError(f"there is no option {name!r}")
+            group, key = PLACES[name]
+            changed.setdefault(group, {})[key] = value
+        return replace(self, **{group: replace(getattr(self, group), **own) for group, own in changed.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """Flat name → value."""
+        return {name: getattr(getattr(self, group), key) for name, (group, key) in PLACES.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for config.json and checkpoints."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain values by flat name, for config.json and checkpoints."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
 
 
-DEFAULTS = {field.name: field.default for field in fields(TrainingOptions)}
+# The flat name of an option → its group and its name there.
+PLACES = {
+    own.metadata.get("flag", own.name): (group.name, own.name)
+    for group in fields(TrainingOptions)
+    for own in fields(group.default)
+}
+DEFAULTS = TrainingOptions().flat()
 
 
 class _Group:

@@ -5,7 +5,6 @@ No torch import.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from training.options import DEFAULTS, PRESETS, PRESETS_BY_NETWORK, RECIPES, TrainingOptions
@@ -49,12 +48,12 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     values = {**PRESETS[preset], **PRESETS_BY_NETWORK.get((preset, network), {}), **given, "preset": preset}
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
-    options = TrainingOptions(**values)
+    options = TrainingOptions.from_flat(values)
     _check_use(options, given)
-    if options.loss is None:
-        options = replace(options, loss="bce" if options.num_classes == 1 else "ce")
-    if options.noise_seed is None:
-        options = replace(options, noise_seed=options.seed)
+    if options.loss.spec is None:
+        options = options.replace(loss="bce" if options.data.num_classes == 1 else "ce")
+    if options.noise.noise_seed is None:
+        options = options.replace(noise_seed=options.run.seed)
     _check(options)
     return options
 
@@ -71,36 +70,43 @@ def label_free_recipe(given: dict[str, Any]) -> dict[str, Any]:
 def _check_use(options: TrainingOptions, given: dict[str, Any]) -> None:
     """Refuse given options that are about another one which is off."""
     for needed, names in ABOUT.items():
-        for name in names if not getattr(options, needed) else ():
+        for name in names if not options.flat()[needed] else ():
             if given.get(name, DEFAULTS[name]) != DEFAULTS[name]:
                 raise UserError(f"{as_typed(name, given[name])} does nothing without --{needed}: give both or neither")
 
 
 def _check(options: TrainingOptions) -> None:
-    if options.num_classes > 254:
-        raise UserError(f"--num_classes {options.num_classes} is more than 254, which 8-bit labels cannot hold")
-    if options.num_classes > 1 and options.pred_invert == "on":
+    if options.data.num_classes > 254:
+        raise UserError(f"--num_classes {options.data.num_classes} is more than 254, which 8-bit labels cannot hold")
+    if options.data.num_classes > 1 and options.loss.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
-    if options.noise_device == "gpu" and options.label_noise_refresh != "epoch":
+    if options.noise.noise_device == "gpu" and options.noise.label_noise_refresh != "epoch":
         raise UserError(
             "--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
             "are made once, by the CPU"
         )
-    if options.igtt and (options.num_classes > 1 or options.label_noise or options.fold or options.class_weights):
+    if options.label_free.igtt and (
+        options.data.num_classes > 1 or options.noise.label_noise or options.data.fold or options.loss.class_weights
+    ):
         raise UserError(
             "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
             "and --class_weights (--igtt_ems takes a noise spec)"
         )
-    if options.crop < 16:
-        raise UserError(f"--crop {options.crop} is below 16 pixels, the networks' least size")
-    if options.momentum >= 1:
-        raise UserError(f"--momentum {options.momentum} must be below 1")
-    if options.warmup_epochs and options.warmup_epochs >= options.epochs:
-        raise UserError(f"--warmup_epochs {options.warmup_epochs} must be below --epochs {options.epochs}")
-    if options.accumulate > options.batch_size:
-        raise UserError(f"--accumulate {options.accumulate} is more than --batch_size {options.batch_size}")
-    if options.stop_after is not None and options.stop_after > options.epochs:
-        raise UserError(f"--stop_after {options.stop_after} lies after the last of --epochs {options.epochs}")
+    if options.augmentation.crop < 16:
+        raise UserError(f"--crop {options.augmentation.crop} is below 16 pixels, the networks' least size")
+    if options.optimization.momentum >= 1:
+        raise UserError(f"--momentum {options.optimization.momentum} must be below 1")
+    if options.optimization.warmup_epochs and options.optimization.warmup_epochs >= options.optimization.epochs:
+        raise UserError(
+            f"--warmup_epochs {options.optimization.warmup_epochs} must be below --epochs {options.optimization.epochs}"
+        )
+    if options.optimization.accumulate > options.optimization.batch_size:
+        accumulate, batch_size = options.optimization.accumulate, options.optimization.batch_size
+        raise UserError(f"--accumulate {accumulate} is more than --batch_size {batch_size}")
+    if options.run.stop_after is not None and options.run.stop_after > options.optimization.epochs:
+        raise UserError(
+            f"--stop_after {options.run.stop_after} lies after the last of --epochs {options.optimization.epochs}"
+        )
 
 
 def as_typed(name: str, value: Any) -> str:
@@ -136,6 +142,6 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
                 + " may change; start a new run for anything else"
             )
     changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
-    options = TrainingOptions(**{**known, **changed, "resume": given.get("resume")})
+    options = TrainingOptions.from_flat({**known, **changed, "resume": given.get("resume")})
     _check(options)
     return options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -124,12 +123,13 @@ def test_bright_disks_are_found_without_labels(disks):
 
 def test_a_recipe_is_one_option_and_given_ones_still_count():
     best, published = (resolve_options({"igtt_recipe": name}, has_accelerator=False) for name in RECIPES)
-    assert best.igtt and published.igtt
-    assert (published.igtt_init, published.igtt_ems, published.loss) == ("black", EMS_SPEC, "dmi+iou")
+    assert best.label_free.igtt and published.label_free.igtt
+    free = published.label_free
+    assert (free.igtt_init, free.igtt_ems, published.loss.spec) == ("black", EMS_SPEC, "dmi+iou")
     assert resolve_options({"igtt": True}, has_accelerator=False) == best
     given = resolve_options({"igtt_recipe": "published", "igtt_ems": "clean"}, has_accelerator=False)
-    assert replace(given, igtt_ems=EMS_SPEC) == published
-    assert not resolve_options({}, has_accelerator=False).igtt
+    assert given.replace(igtt_ems=EMS_SPEC) == published
+    assert not resolve_options({}, has_accelerator=False).label_free.igtt
     with pytest.raises(UserError, match="best, published"):
         resolve_options({"igtt_recipe": "mine"}, has_accelerator=False)
 

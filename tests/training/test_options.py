@@ -16,21 +16,21 @@ from utils.run_folder import REPO_ROOT
 @pytest.mark.parametrize(("accelerator", "preset"), [(True, PAPER_PRESET), (False, QUICK_PRESET)])
 def test_auto_is_paper_with_an_accelerator_and_quick_without(accelerator, preset):
     options = resolve_options({}, accelerator)
-    assert {name: getattr(options, name) for name in preset} == preset
-    assert options.preset == ("paper" if accelerator else "quick")
+    assert {name: options.flat()[name] for name in preset} == preset
+    assert options.run.preset == ("paper" if accelerator else "quick")
 
 
 def test_given_options_beat_the_preset_and_the_preset_beats_defaults():
     options = resolve_options(parse_given(["--preset", "paper", "--lr", "0.2"]), False)
-    assert options.lr == 0.2 and options.epochs == PAPER_PRESET["epochs"]
-    assert PAPER_PRESET["checkpoint_every"] == options.checkpoint_every != DEFAULTS["checkpoint_every"]
+    assert options.optimization.lr == 0.2 and options.optimization.epochs == PAPER_PRESET["epochs"]
+    assert PAPER_PRESET["checkpoint_every"] == options.run.checkpoint_every != DEFAULTS["checkpoint_every"]
 
 
 @pytest.mark.parametrize(
     ("given", "stride"), [({}, 4), ({"stem_stride": 1}, 1), ({"preset": "paper"}, None), ({"network": "unet"}, None)]
 )
 def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwise(given, stride):
-    assert resolve_options({"network": "hrnet", **given}, False).stem_stride == stride
+    assert resolve_options({"network": "hrnet", **given}, False).network.stem_stride == stride
 
 
 def test_only_given_options_are_reported():
@@ -48,7 +48,7 @@ def test_every_option_has_a_flag():
 
 @pytest.mark.parametrize("given", [{"num_classes": 1}, {"num_classes": 5}])
 def test_the_preset_loss_is_proper_under_noise(given):
-    assert resolve_options(given, False).loss == ("bce" if given["num_classes"] == 1 else "ce")
+    assert resolve_options(given, False).loss.spec == ("bce" if given["num_classes"] == 1 else "ce")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ CONFIG = {**resolve_options({"epochs": 4, "augment": ("blur",)}, False).to_dict(
 
 def test_a_resumed_run_keeps_its_options():
     options = resume_options({"resume": "er/x", "augment": ("blur",), "epochs": 9, "stop_after": 6}, CONFIG)
-    assert (options.epochs, options.stop_after, options.augment) == (9, 6, ("blur",))
-    assert resume_options({"resume": "er/x"}, CONFIG).stop_after is None
+    assert (options.optimization.epochs, options.run.stop_after, options.augmentation.augment) == (9, 6, ("blur",))
+    assert resume_options({"resume": "er/x"}, CONFIG).run.stop_after is None
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_an_option_about_another_that_is_off_is_refused(given, needed):
     with pytest.raises(UserError, match=f"--{name}.* does nothing without --{needed}"):
         resolve_options(given, has_accelerator=False)
     switch = {"label_noise": "flip:0.3"} if needed == "label_noise" else {"igtt": True}
-    assert getattr(resolve_options({**switch, **given}, has_accelerator=False), name) == given[name]
+    assert resolve_options({**switch, **given}, has_accelerator=False).flat()[name] == given[name]

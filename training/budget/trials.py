@@ -61,7 +61,7 @@ class Study:
     @property
     def score(self) -> str:
         """The figure that cells are compared by: pooled F1, or mean IoU of several classes."""
-        return "f1" if self.options.num_classes == 1 else "miou"
+        return "f1" if self.options.data.num_classes == 1 else "miou"
 
     def settings(self) -> dict[str, Any]:
         """What a cell's score depends on besides the cell itself."""
@@ -79,12 +79,12 @@ class Study:
         """Epochs and draws of a cell."""
         if cell.images == len(self.samples):
             return self.full
-        return cell_length(cell.images, self.options.batch_size, self.full)
+        return cell_length(cell.images, self.options.optimization.batch_size, self.full)
 
     def run_folder(self, cell: Cell) -> Path:
         """Where ``fit`` writes the cell's run; the name tells studies in different folders apart."""
         study = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]
-        return self.root / "train_log" / self.options.dataset / f"budget-{study}_{cell.name}"
+        return self.root / "train_log" / self.options.data.dataset / f"budget-{study}_{cell.name}"
 
 
 def open_study(
@@ -101,10 +101,16 @@ def open_study(
     """
     dataset = prepare_dataset(given.get("dataset", "er"), given.get("train_list"), given.get("real_only", False), root)
     options = configure({**given, "dataset": dataset}, root)
-    train_list = find_list(options.train_list or CLEAN_LIST, dataset, root)
-    samples = read_list(train_list, options.data_root, root)
+    train_list = find_list(options.data.train_list or CLEAN_LIST, dataset, root)
+    samples = read_list(train_list, options.data.data_root, root)
     scored_on = find_list(data_list, dataset, root) if data_list else validation_list(options, root)
-    full = full_length(len(samples), options.batch_size, options.epochs, steps or MIN_STEPS, steps or MAX_STEPS)
+    full = full_length(
+        len(samples),
+        options.optimization.batch_size,
+        options.optimization.epochs,
+        steps or MIN_STEPS,
+        steps or MAX_STEPS,
+    )
     folder = folder or root / "train_log" / dataset / "annotation_budget"
     return Study(
         {**given, "dataset": dataset},
@@ -125,14 +131,14 @@ def validation_list(options: TrainingOptions, root: Path) -> Path:
     Raises:
         UserError: there is none, or its labels are noisy.
     """
-    default = list_folder(options.dataset, root) / "val.txt"
-    if options.val_labels == "noisy" or (options.val_list is None and not default.exists()):
-        reason = "its labels are noisy" if options.val_labels == "noisy" else f"{display_path(default)} is absent"
+    default = list_folder(options.data.dataset, root) / "val.txt"
+    if options.data.val_labels == "noisy" or (options.data.val_list is None and not default.exists()):
+        reason = "its labels are noisy" if options.data.val_labels == "noisy" else f"{display_path(default)} is absent"
         raise UserError(
             f"scores need a list with clean labels, and the validation list is none ({reason}): name one by "
             "--data_list LIST, or by --val_list LIST"
         )
-    return default if options.val_list is None else find_list(options.val_list, options.dataset, root)
+    return default if options.data.val_list is None else find_list(options.data.val_list, options.data.dataset, root)
 
 
 @dataclass
@@ -196,10 +202,10 @@ def train_cell(study: Study, cell: Cell, stop_after: int | None = None) -> Path:
 def cell_options(study: Study, cell: Cell) -> dict[str, Any]:
     """The options of a cell's training; its images are written as a list."""
     length = study.length(cell)
-    chosen = choose_images(len(study.samples), cell.images, cell.repeat, study.options.seed)
+    chosen = choose_images(len(study.samples), cell.images, cell.repeat, study.options.run.seed)
     path = study.folder / "lists" / f"n{cell.images}_r{cell.repeat}.txt"
     write_list(path, [(study.samples[index].image, study.samples[index].label) for index in chosen], study.root)
-    seed = study.options.seed + cell.repeat - 1
+    seed = study.options.run.seed + cell.repeat - 1
     return {
         **study.given,
         "train_list": str(path),
@@ -262,16 +268,18 @@ def score_run(study: Study, run: Path) -> dict[str, Any]:
 
 def score_on_list(study: Study, run: Path) -> dict[str, Any]:
     """Predict ``--data_list`` with a run's best checkpoint and score it at the checkpoint's threshold."""
-    options, device = study.options, torch.device(choose_device(study.options.device))
+    options, device = study.options, torch.device(choose_device(study.options.machine.device))
     network, checkpoint, epoch = load_network(run, "best", device)
-    samples = read_list(study.data_list, options.data_root, study.root)
-    sizes = check_samples(samples, study.data_list, options.num_classes, options.ignore_index, options.in_channels)
+    samples = read_list(study.data_list, options.data.data_root, study.root)
+    sizes = check_samples(
+        samples, study.data_list, options.data.num_classes, options.data.ignore_index, options.data.in_channels
+    )
     dataset = SegmentationDataset(
         samples,
-        num_classes=options.num_classes,
-        in_channels=options.in_channels,
-        ignore_index=options.ignore_index,
-        normalization=options.normalization,
+        num_classes=options.data.num_classes,
+        in_channels=options.data.in_channels,
+        ignore_index=options.data.ignore_index,
+        normalization=options.data.normalization,
         cache=False,
     )
     loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options)))
@@ -279,12 +287,12 @@ def score_on_list(study: Study, run: Path) -> dict[str, Any]:
     counts = validate(
         network,
         loader,
-        num_classes=options.num_classes,
+        num_classes=options.data.num_classes,
         device=device,
-        channels_last=options.channels_last,
+        channels_last=options.optimization.channels_last,
         transition=None if matrix is None else torch.tensor(matrix, dtype=torch.float64),
     )
-    if options.num_classes > 1:
+    if options.data.num_classes > 1:
         return {"epoch": epoch, "miou": float(mean_iou(counts))}
     counts = invert_histogram(counts) if checkpoint["pred_invert"] else counts
     at = counts_at(counts, checkpoint["threshold"])

@@ -58,13 +58,15 @@ class PseudoLabels:
     ) -> None:
         self.options, self.dataset, self.store = options, dataset, PseudoLabelStore(run / "igtt")
         self.held_out = held_out or dataset
-        if options.use_evaluation and not (held_out and any(sample.label for sample in held_out.samples)):
+        if options.label_free.use_evaluation and not (held_out and any(sample.label for sample in held_out.samples)):
             raise UserError("--use_evaluation goes by the labels of a validation list: give --val_list with labels")
         step = max(1, len(dataset) // FOREGROUND_IMAGES)
         self.foreground = resolve_foreground(
-            options.foreground, (dataset.image(index) for index in range(0, len(dataset), step))
+            options.label_free.foreground, (dataset.image(index) for index in range(0, len(dataset), step))
         )
-        self.rule = validation_iou if options.use_evaluation else REFRESH_RULES[options.igtt_refresh]
+        self.rule = (
+            validation_iou if options.label_free.use_evaluation else REFRESH_RULES[options.label_free.igtt_refresh]
+        )
         self.histogram = torch.zeros(2, BINS, dtype=torch.int64)
         self.agreements: list[float] = []
         self.figure = -math.inf
@@ -72,8 +74,9 @@ class PseudoLabels:
     def description(self) -> str:
         """A line on what is learned from."""
         supervised = "; --use_evaluation: refreshed by validation labels, so this run is no longer label-free"
-        return f"pseudo-labels: {self.options.igtt_init}, foreground {self.foreground}, {self.options.igtt_ems}" + (
-            supervised if self.options.use_evaluation else ""
+        return (
+            f"pseudo-labels: {self.options.label_free.igtt_init}, foreground {self.foreground}, "
+            f"{self.options.label_free.igtt_ems}" + (supervised if self.options.label_free.use_evaluation else "")
         )
 
     def _share(self) -> range:
@@ -88,7 +91,7 @@ class PseudoLabels:
             barrier()
             record = self.store.record(state.epoch)
             self.agreements, self.figure = record["agreements"], float(record["figure"])
-        elif self.options.igtt_init == "black":  # no gradient: the first masks come from the random network
+        elif self.options.label_free.igtt_init == "black":  # no gradient: the first masks come from the random network
             self._write(0, self._propose(state))
         else:
             self._write(0, {index: self._initial_mask(index) for index in self._share()})
@@ -96,18 +99,18 @@ class PseudoLabels:
 
     def _initial_mask(self, index: int) -> np.ndarray:
         return initial_mask(
-            self.options.igtt_init,
+            self.options.label_free.igtt_init,
             self.dataset.image(index),
             self.foreground,
-            self.options.seed,
+            self.options.run.seed,
             self.dataset.samples[index].image_id,
         )
 
     def prepare(self, epoch: int) -> None:
         """Set the spec of an epoch's labels: with ``--igtt_final_share`` its sampling moves from epoch to epoch."""
-        if self.options.igtt_final_share is not None:
-            progress = (epoch - 1) / max(1, self.options.epochs - 1)
-            spec = anneal_sampling(self.options.igtt_ems, progress, self.options.igtt_final_share)
+        if self.options.label_free.igtt_final_share is not None:
+            progress = (epoch - 1) / max(1, self.options.optimization.epochs - 1)
+            spec = anneal_sampling(self.options.label_free.igtt_ems, progress, self.options.label_free.igtt_final_share)
             self.dataset.set_noise(replace(self.dataset.noise, spec=spec))
 
     def refresh(self, state: TrainingState, validation: np.ndarray | None = None) -> None:
@@ -118,7 +121,7 @@ class PseudoLabels:
         Args:
             validation: the score histogram of the validation set, for ``--use_evaluation``.
         """
-        if self._is_warming(state) and state.epoch < self.options.epochs:
+        if self._is_warming(state) and state.epoch < self.options.optimization.epochs:
             self._write(state.epoch, {index: self._standing(index) for index in self._share()})
             return
         masks = self._propose(state)
@@ -138,7 +141,7 @@ class PseudoLabels:
         return float(mask_agreement(*both))
 
     def _is_warming(self, state: TrainingState) -> bool:
-        return state.epoch < self.options.igtt_warmup * self.options.epochs
+        return state.epoch < self.options.label_free.igtt_warmup * self.options.optimization.epochs
 
     def _is_allowed(self, state: TrainingState, masks: dict[int, np.ndarray], validation: np.ndarray | None) -> bool:
         if self._is_warming(state):
@@ -171,7 +174,7 @@ class PseudoLabels:
         histogram, masks = torch.zeros(2, BINS, dtype=torch.int64), {}
         for index in self._share():
             scores, image = self._scores(state, self.dataset, index)
-            chosen = select_masks(scores, self.options.igtt_criterion, image.mean(1, keepdim=True))
+            chosen = select_masks(scores, self.options.label_free.igtt_criterion, image.mean(1, keepdim=True))
             mask = orient_masks(chosen, image, self.foreground)[0, 0].to("cpu", torch.uint8)
             histogram += score_histogram(scores[0, 0].cpu(), mask)
             masks[index] = mask.numpy()
@@ -183,7 +186,7 @@ class PseudoLabels:
         pixels, scaling = dataset.scaled_pixels(index)
         tensor = torch.from_numpy(scaling(pixels))[None]
         state.predictor.eval()
-        predictor = Predictor(state.predictor, state.device, state.precision, self.options.igtt_tta)
+        predictor = Predictor(state.predictor, state.device, state.precision, self.options.label_free.igtt_tta)
         return predictor(tensor).float(), tensor.to(state.device)
 
     def _write(self, epoch: int, masks: dict[int, np.ndarray]) -> None:
@@ -192,8 +195,8 @@ class PseudoLabels:
         barrier()
         if is_main():
             record: dict[str, Any] = {
-                "criterion": self.options.igtt_criterion,
-                "ems": self.options.igtt_ems,
+                "criterion": self.options.label_free.igtt_criterion,
+                "ems": self.options.label_free.igtt_ems,
                 "foreground": self.foreground,
                 "agreements": self.agreements,
                 "figure": str(self.figure),
@@ -211,7 +214,9 @@ class PseudoLabels:
 
     def is_done(self) -> bool:
         """Whether the run may end: ``--igtt_patience`` refreshes in a row have changed hardly anything."""
-        return self.options.igtt_patience > 0 and has_settled(self.agreements, patience=self.options.igtt_patience)
+        return self.options.label_free.igtt_patience > 0 and has_settled(
+            self.agreements, patience=self.options.label_free.igtt_patience
+        )
 
     def decide(self) -> Selection:
         """Threshold and direction by which the scores agree best with the masks chosen from them.

@@ -37,7 +37,7 @@ def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path
 
     From its first checkpoint on, such a run is resumed; before, it begins anew in its folder.
     """
-    if options.resume:
+    if options.run.resume:
         return options, None
     configs = ((path, read_json(path)) for path in (root / "train_log").glob(f"*/*/{CONFIG}"))
     made = [path for path, config in configs if config.get("launch") == launch_id() and _asks_for(config, options)]
@@ -46,21 +46,21 @@ def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path
     run = max(made, key=lambda path: path.stat().st_mtime).parent
     if not has_checkpoint(run):
         return options, run
-    changeable = {name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}
+    changeable = {name: options.flat()[name] for name in CHANGEABLE_ON_RESUME}
     return configure({**changeable, "resume": str(run)}, root), run
 
 
 def _asks_for(config: dict[str, Any], options: TrainingOptions) -> bool:
     """Whether a run with this config is what the options ask for: a launch may make several runs."""
-    asked = {**config, **config["asked"], **{name: getattr(options, name) for name in CHANGEABLE_ON_RESUME}}
+    asked = {**config, **config["asked"], **{name: options.flat()[name] for name in CHANGEABLE_ON_RESUME}}
     return all(asked[name] == value for name, value in options.to_dict().items())
 
 
 def label_facts(options: TrainingOptions, found: LabelNoiseFacts) -> LabelNoiseFacts:
     """What this run decides by: what has just been found, or on resume what it found when it began."""
-    if not options.resume:
+    if not options.run.resume:
         return found
-    stored = read_json(Path(options.resume) / CONFIG)["labels"]
+    stored = read_json(Path(options.run.resume) / CONFIG)["labels"]
     matrix = None if stored["matrix"] is None else np.asarray(stored["matrix"], np.float64)
     return LabelNoiseFacts(matrix, stored["invert"])
 
@@ -75,7 +75,7 @@ def make_config(
     """
     return {
         **options.to_dict(),
-        "asked": {name: getattr(asked, name) for name in ("dataset", "train_list", "val_list")},
+        "asked": {name: asked.flat()[name] for name in ("dataset", "train_list", "val_list")},
         "train_list": display_path(data.train_list),
         "val_list": None if data.val_list is None else display_path(data.val_list),
         "test_list": None if data.test_list is None else display_path(data.test_list),
@@ -83,7 +83,7 @@ def make_config(
         "used_precision": state.precision,
         "annealing": state.annealing,
         "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
-        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.num_classes, state.loss.class_weights)),
+        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.data.num_classes, state.loss.class_weights)),
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
         "launch": launch_id(),
         "resumed": [],

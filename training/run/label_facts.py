@@ -65,18 +65,18 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.
     From ``--transition_matrix``, else from the manifest that ``make_noisy_labels.py`` left beside the labels and from
     ``--label_noise``: noise on noise is the product of both. Noise that depends on the place has no such matrix.
     """
-    if options.transition_matrix is not None:
-        return read_matrix(options.transition_matrix, options.num_classes)
+    if options.loss.transition_matrix is not None:
+        return read_matrix(options.loss.transition_matrix, options.data.num_classes)
     folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
     manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
     listed = None
     if manifests:
-        listed = _matrix_of(manifests[0], options.num_classes) if len(folders) == 1 else None
-    elif options.label_noise is not None:  # the list is taken as clean
-        listed = np.eye(label_classes(options.num_classes))
-    if listed is None or options.label_noise is None:
+        listed = _matrix_of(manifests[0], options.data.num_classes) if len(folders) == 1 else None
+    elif options.noise.label_noise is not None:  # the list is taken as clean
+        listed = np.eye(label_classes(options.data.num_classes))
+    if listed is None or options.noise.label_noise is None:
         return listed
-    added = spec_transition_matrix(options.label_noise, options.num_classes, options.unlabelled)
+    added = spec_transition_matrix(options.noise.label_noise, options.data.num_classes, options.noise.unlabelled)
     return None if added is None else listed @ added
 
 
@@ -96,8 +96,8 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
     Images are looked up in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks are taken as clean
     themselves. Without, a label is never compared with itself.
     """
-    clean = _listed_labels(list_folder(options.dataset, root) / "train" / CLEAN_LIST, options.data_root, root)
-    if options.label_noise is not None:
+    clean = _listed_labels(list_folder(options.data.dataset, root) / "train" / CLEAN_LIST, options.data.data_root, root)
+    if options.noise.label_noise is not None:
         return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
     pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
     return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
@@ -120,18 +120,18 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     Raises:
         UserError: the loss needs a transition matrix and none is known.
     """
-    if options.igtt:
+    if options.label_free.igtt:
         return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
-    report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.audit else None
+    report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.loss.audit else None
     found = None if report is None else report.transitions
     place_free = found is not None and report.verdict in ("learnable", "inverted") and found.phi_low is not None
     if matrix is None and place_free and np.isfinite(found.matrix).all():
         matrix = found.matrix
-    if matrix is None and needs_transition_matrix(options.loss):
+    if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
-            f"--loss {options.loss} needs the labels' transition matrix: give --transition_matrix FILE; "
-            f"python evaluation/audit_labels.py --dataset {options.dataset} writes one where clean labels exist"
+            f"--loss {options.loss.spec} needs the labels' transition matrix: give --transition_matrix FILE; "
+            f"python evaluation/audit_labels.py --dataset {options.data.dataset} writes one where clean labels exist"
         )
     lines = []
     if report is not None:
@@ -139,17 +139,17 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     noise = matrix if matrix is not None or found is None else found.matrix
     if noise is not None and np.isfinite(noise).all():
         shares = _true_shares(dataset, noise)
-        warning = degenerate_optimum(options.loss, noise, shares, binary=options.num_classes == 1)
+        warning = degenerate_optimum(options.loss.spec, noise, shares, binary=options.data.num_classes == 1)
         lines += [f"warning: {warning}"] if warning else []
     invert = None if report is None else report.invert
-    if matrix is not None and options.num_classes == 1:
+    if matrix is not None and options.data.num_classes == 1:
         invert = bool(matrix[1][1] < matrix[0][1])
     return LabelKnowledge(matrix, invert, tuple(lines), report)
 
 
 def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> AuditReport:
     """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
     indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
     truth = None
@@ -159,8 +159,8 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
         _Lazy(dataset.label, indices),
         truth,
         _Lazy(dataset.image, indices),
-        options.num_classes,
-        seed=options.seed,
+        options.data.num_classes,
+        seed=options.run.seed,
         max_images=IMAGES_LOOKED_INTO,
         training_images=len(dataset),
     )

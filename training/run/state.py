@@ -96,7 +96,7 @@ def seed_everything(seed: int, epoch: int) -> None:
 
 def network_options(options: TrainingOptions) -> dict[str, Any]:
     """The options of ``models.build_network`` that this run sets."""
-    given = {name: getattr(options, name) for name in NETWORK_OPTION_NAMES}
+    given = {name: getattr(options.network, name) for name in NETWORK_OPTION_NAMES}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -109,28 +109,32 @@ def build_state(
         class_counts: pixels of each class in the training labels.
         labels: what is known of their noise.
     """
-    seed_everything(options.seed, 0)
-    network = build_network(options.network, options.in_channels, options.num_classes, **network_options(options))
-    if options.head_bias == "shares" and class_counts.sum():
+    seed_everything(options.run.seed, 0)
+    network = build_network(
+        options.network.name, options.data.in_channels, options.data.num_classes, **network_options(options)
+    )
+    if options.network.head_bias == "shares" and class_counts.sum():
         start_from_shares(network, score_shares(options, class_counts, labels.matrix))
-    channels_last = options.channels_last and device.type != "mps"  # slower there, and not in every operator
+    channels_last = (
+        options.optimization.channels_last and device.type != "mps"
+    )  # slower there, and not in every operator
     network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    if options.sync_batchnorm:
+    if options.network.sync_batchnorm:
         network = synchronize_batch_norm(network, device)
     weights = class_weights(options, class_counts)
-    loss = SegmentationLoss(options.loss, options.num_classes, weights, labels.matrix).to(device)
+    loss = SegmentationLoss(options.loss.spec, options.data.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
-        options.optimizer,
+        options.optimization.optimizer,
         [*network.parameters(), *loss.parameters()],
-        options.lr,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
+        options.optimization.lr,
+        weight_decay=options.optimization.weight_decay,
+        momentum=options.optimization.momentum,
         fused=can_be_fused(device),
     )
-    precision = choose_precision(options.precision, device)
+    precision = choose_precision(options.optimization.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     matrix, invert = labels.matrix, labels.invert
-    if needs_transition_matrix(options.loss):  # the loss undoes the noise: scores are about the truth
+    if needs_transition_matrix(options.loss.spec):  # the loss undoes the noise: scores are about the truth
         matrix, invert = np.eye(len(matrix)), False
     return TrainingState(
         network,
@@ -144,32 +148,32 @@ def build_state(
         invert,
         labels,
         channels_last,
-        teacher=EmaTeacher(network, options.ema) if options.ema else None,
+        teacher=EmaTeacher(network, options.optimization.ema) if options.optimization.ema else None,
     )
 
 
 def score_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
     shares = class_counts / class_counts.sum()
-    if not needs_transition_matrix(options.loss):
+    if not needs_transition_matrix(options.loss.spec):
         return shares
     return shares_before_noise(shares, matrix)
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:
     """The weights of ``--class_weights``: given ones, or from class frequencies."""
-    if not options.class_weights:
+    if not options.loss.class_weights:
         return None
-    classes = max(options.num_classes, 2)
-    if options.class_weights == ("frequency",):
+    classes = max(options.data.num_classes, 2)
+    if options.loss.class_weights == ("frequency",):
         return list(frequency_weights(class_counts))
     try:
-        weights = [float(value) for value in options.class_weights]
+        weights = [float(value) for value in options.loss.class_weights]
     except ValueError:
         weights = []
     if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
         raise UserError(
-            f"--class_weights {' '.join(options.class_weights)}: give 'frequency' or {classes} numbers ≥ 0, "
+            f"--class_weights {' '.join(options.loss.class_weights)}: give 'frequency' or {classes} numbers ≥ 0, "
             "one of them above 0, background first"
         )
     return weights
@@ -181,13 +185,13 @@ def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch
     if state.annealing is not None:
         anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
     state.schedule = build_schedule(
-        options.schedule,
+        options.optimization.schedule,
         state.optimizer,
-        total_steps=options.epochs * steps_per_epoch,
+        total_steps=options.optimization.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
-        step_epochs=options.step_epochs,
-        gamma=options.step_gamma,
+        warmup_steps=round(options.optimization.warmup_epochs * steps_per_epoch),
+        step_epochs=options.optimization.step_epochs,
+        gamma=options.optimization.step_gamma,
         anneal_from=anneal,
     )
 
@@ -236,9 +240,9 @@ def load_last(run: Path) -> dict[str, Any]:
 
 def check_epochs_left(options: TrainingOptions, completed: int) -> None:
     """Raise a UserError where a run has no epoch left to go on with."""
-    if options.stop_after is not None and options.stop_after <= completed:
-        raise UserError(f"--stop_after {options.stop_after}: the run has completed {completed} epochs already")
-    if completed >= options.epochs:
+    if options.run.stop_after is not None and options.run.stop_after <= completed:
+        raise UserError(f"--stop_after {options.run.stop_after}: the run has completed {completed} epochs already")
+    if completed >= options.optimization.epochs:
         raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
 
 
@@ -255,8 +259,8 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
         state.loss.load_state_dict(checkpoint["loss"])
     state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
     state.annealing = old.get("annealing")
-    if options.epochs != old["epochs"]:
+    if options.optimization.epochs != old["epochs"]:
         state.annealing = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
     add_schedule(options, state, steps_per_epoch)
-    if options.epochs == old["epochs"]:
+    if options.optimization.epochs == old["epochs"]:
         state.schedule.load_state_dict(checkpoint["scheduler"])
