@@ -153,11 +153,11 @@ def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Pictu
 
     from datasets.lists import check_samples
     from evaluation.prediction import Picture
-    from evaluation.prediction.score_maps import map_names
+    from utils.files import unique_stems
 
     unlabelled = [replace(sample, label=None) for sample in source.samples]
     sizes = check_samples(unlabelled, source.list_path or "--input", in_channels=in_channels)
-    names = map_names([sample.image for sample in source.samples])
+    names = unique_stems([sample.image for sample in source.samples])
     return [
         Picture(sample.image, name, size, sample.label, overlay=number < overlays)
         for number, (sample, name, size) in enumerate(zip(source.samples, names, sizes, strict=True))

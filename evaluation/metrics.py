@@ -9,14 +9,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
 import argparse
-import csv
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, Progress, UserError, run_command, whole_number
-from utils.files import atomic_write, write_json
+from utils.cli import CommandParser, Progress, UserError, run_command, shortened, whole_number
+from utils.files import write_csv, write_json
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 if TYPE_CHECKING:
@@ -115,7 +113,7 @@ def evaluate_maps(
     }
     target = out or folder.folder
     write_json(target / "metrics.json", summary)
-    write_csv(target / "per_image.csv", totals.results)
+    write_per_image(target / "per_image.csv", totals.results)
     print_table(summary)
     if report:
         from evaluation.report import write_examples, write_report
@@ -165,23 +163,17 @@ def tell_unmatched(matches: Matches) -> None:
         (matches.maps_without_image, "maps without a labelled image, left out"),
     ):
         if paths:
-            more = f" and {len(paths) - NAMED_FILES} more" if len(paths) > NAMED_FILES else ""
-            names = ", ".join(display_path(path) for path in paths[:NAMED_FILES])
-            print(f"{what} ({len(paths)}): {names}{more}")
+            print(f"{what} ({len(paths)}): {shortened([display_path(path) for path in paths], NAMED_FILES)}")
 
 
-def write_csv(path: Path, results: Sequence[ImageResult]) -> None:
-    """A line per image: image, map, every figure (empty where undefined) and the confusion counts."""
-    text = io.StringIO()
+def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
+    """A line per image: image, label, map, every figure (empty where undefined) and the confusion counts."""
     counted = ("tp", "fp", "fn", "tn") if results[0].counts is not None else ()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "map", *results[0].figures, *counted])
+    rows = []
     for result in results:
-        figures = ["" if math.isnan(value) else f"{value:.6g}" for value in result.figures.values()]
         names = [display_path(file) for file in (result.sample.image, result.sample.label, result.map_path)]
-        writer.writerow([*names, *figures, *(getattr(result.counts, name) for name in counted)])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        rows.append([*names, *result.figures.values(), *(getattr(result.counts, name) for name in counted)])
+    write_csv(path, ["image", "label", "map", *results[0].figures, *counted], rows)
 
 
 def print_table(summary: dict[str, Any]) -> None:

@@ -9,13 +9,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
 import argparse
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, run_command, whole_number
-from utils.files import atomic_write, write_json
+from utils.cli import CommandParser, run_command, shortened, whole_number
+from utils.files import write_csv, write_json
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 if TYPE_CHECKING:
@@ -72,11 +70,8 @@ def tell_provenance(samples: Sequence[Sample], predictions: Sequence[Prediction]
     predicted = {prediction.sample.image for prediction in predictions}
     missing = [sample.image for sample in samples if sample.image not in predicted]
     if missing:
-        more = f" and {len(missing) - NAMED_FILES} more" if len(missing) > NAMED_FILES else ""
-        print(
-            f"images without a prediction, not judged ({len(missing)}): "
-            f"{', '.join(map(display_path, missing[:NAMED_FILES]))}{more}"
-        )
+        names = shortened([display_path(path) for path in missing], NAMED_FILES)
+        print(f"images without a prediction, not judged ({len(missing)}): {names}")
     known = [prediction for prediction in predictions if prediction.in_sample]
     if known:
         runs = sorted({folders[prediction.folder].record["run"] for prediction in known})
@@ -100,7 +95,6 @@ def map_file(rank: int, verdict: Verdict) -> str:
 
 def csv_rows(verdicts: Sequence[Verdict], drawn: int) -> Iterator[list[Any]]:
     """The lines of suspects.csv, the worst label first."""
-    yield list(COLUMNS)
     in_sample = {True: "yes", False: "no", None: "unknown"}
     for rank, verdict in enumerate(verdicts, start=1):
         prediction = verdict.prediction
@@ -139,10 +133,7 @@ def write_suspects(folder: Path, verdicts: Sequence[Verdict], judge: LabelJudge,
         rows.append(suspect_row(image, label, posterior, judgement, calibration.confidence, caption))
     if rows:
         write_sheet(folder / "sheet.png", rows)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(csv_rows(verdicts, min(top, len(verdicts))))
-    with atomic_write(folder / "suspects.csv") as file:
-        file.write(text.getvalue().encode())
+    write_csv(folder / "suspects.csv", COLUMNS, csv_rows(verdicts, top))
     kept = [verdict.prediction.sample for verdict in verdicts if not verdict.stands_out]
     write_list(folder / "without_suspects.txt", [(sample.image, sample.label) for sample in kept])
 

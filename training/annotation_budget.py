@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.options import make_parser, positive_float, positive_int
 from utils.cli import CommandParser, UserError, run_command
-from utils.files import write_json
+from utils.files import write_csv, write_json
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 if TYPE_CHECKING:
@@ -238,7 +238,8 @@ def conclude(study: Study, book: Book, left_out: Sequence[Cell], target: float) 
         print("no curve: it needs trainings of three different amounts of annotation")
     elif len(resampled) < 2:
         print("no intervals: every cell was trained once")
-    budget_report.write_table(study.folder / "table.csv", rows)
+    columns = budget_report.COLUMNS
+    write_csv(study.folder / "table.csv", columns, [[row[name] for name in columns] for row in rows])
     budget_report.draw_curve(study.folder / "curve.png", data, curve, target, title)
     write_json(
         study.folder / "curve.json",

@@ -1,12 +1,64 @@
-"""Writing that nobody waits for: jobs in a thread of their own; nothing is lost but what a newer one replaces."""
+"""Work beside the computation: reading ahead, making items and writing in threads."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from types import TracebackType
+from typing import TypeVar
 
 MAX_WAITING = 4  # jobs; each may hold a copy of all weights
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int, workers: int) -> Iterator[Result]:
+    """``map(read, items)`` in order, with up to ``ahead`` results read in advance by threads."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_background(items: Iterable[Result]) -> Iterator[Result]:
+    """The items in order, made by a thread while the one before is worked on."""
+    source, end = iter(items), object()
+    for item in read_ahead(lambda _: next(source, end), repeat(None), ahead=1, workers=1):
+        if item is end:
+            return
+        yield item
+
+
+class WriterPool:
+    """Runs jobs in threads, at most ``ahead`` waiting; what a job raises comes out of a later call or of the end."""
+
+    def __init__(self, workers: int, ahead: int) -> None:
+        self.pool, self.ahead = ThreadPoolExecutor(workers), ahead
+        self.waiting: deque[Future] = deque()
+
+    def submit(self, job: Callable[..., object], *arguments: object) -> None:
+        """Queue ``job(*arguments)``; blocks while the queue is full."""
+        while len(self.waiting) >= self.ahead:
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(job, *arguments))
+
+    def __enter__(self) -> WriterPool:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            while self.waiting:
+                self.waiting.popleft().result()
+        self.pool.shutdown(cancel_futures=True)
 
 
 class BackgroundWriter:

@@ -12,7 +12,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn, TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -115,6 +118,12 @@ def one_of(value: str, choices: Sequence[str], what: str) -> str:
     return value
 
 
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """Names joined by commas, the first few and the number of the rest: ``a, b and 7 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str], int]:
     """An argparse type: whole numbers within limits."""
     limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
@@ -177,3 +186,19 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def map_with_progress(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    unit: str = "image",
+    workers: int | None = None,
+) -> list[Result]:
+    """``function`` of every item, in their order, made by ``workers`` threads (default: one a processor)."""
+    results = []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, Progress(len(items), description, unit) as progress:
+        for result in pool.map(function, items):
+            results.append(result)
+            progress.update()
+    return results

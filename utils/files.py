@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,3 +83,46 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, atomically; floats with six significant digits, undefined ones (NaN) and None empty."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def unique_stems(images: Sequence[Path]) -> list[str]:
+    """A file name without suffix for what is made of each image, none given twice, whatever the case of letters.
+
+    The stem; images of one folder that differ by suffix alone get it appended (``7_png``); where names are equal,
+    as many parent folders as needed come before them (``a__7``).
+    """
+    twins = Counter((image.parent, image.stem.casefold()) for image in images)
+    bases = [
+        f"{image.stem}_{image.suffix.lstrip('.')}" if twins[image.parent, image.stem.casefold()] > 1 else image.stem
+        for image in images
+    ]
+    folders = [[part for part in image.parts[:-1] if part != image.anchor] for image in images]
+    depths = [0] * len(images)
+    while True:
+        names = [
+            "__".join([*parents[len(parents) - depth :], base])
+            for parents, depth, base in zip(folders, depths, bases, strict=True)
+        ]
+        taken = Counter(name.casefold() for name in names)
+        equal = [index for index, name in enumerate(names) if taken[name.casefold()] > 1]
+        growing = [index for index in equal if depths[index] < len(folders[index])]
+        if not growing:
+            return [f"{name}-{index}" if index in equal else name for index, name in enumerate(names)]
+        for index in growing:
+            depths[index] += 1

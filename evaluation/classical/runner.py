@@ -13,7 +13,7 @@ import numpy as np
 from datasets.lists import Sample, find_list, read_list
 from evaluation.classical.foreground import FOREGROUNDS, orient, resolve_foreground
 from utils.cli import CommandParser, Progress
-from utils.files import write_json
+from utils.files import unique_stems, write_json
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 IMAGES_FOR_DIRECTION = 64
@@ -97,12 +97,11 @@ def write_maps(
     """
     from datasets.image_io import read_label, write_scores
     from evaluation.inference import clear_results
-    from evaluation.prediction.score_maps import map_names
     from evaluation.scores import BINS, counts_at, iou, score_histogram
 
     clear_results(folder)
     pooled, ious, sizes, seconds = np.zeros((2, BINS), np.int64), [], {}, 0.0
-    names = [f"pred/{stem}.tif" for stem in map_names([sample.image for sample in source.samples])]
+    names = [f"pred/{stem}.tif" for stem in unique_stems([sample.image for sample in source.samples])]
     maps = iter(method(images))
     with Progress(len(images), name) as progress:
         for sample, file in zip(source.samples, names, strict=True):

@@ -13,9 +13,9 @@ from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
 from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speckle
 from evaluation.label_errors.quality import Calibration, LabelQuality, image_quality, judge, outliers
-from evaluation.prediction.score_maps import read_ahead
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.images import MapFolder, integer_scale, match_maps, read_map
+from utils.background import read_ahead
 from utils.cli import Progress, UserError
 from utils.files import read_json
 from utils.run_folder import REPO_ROOT, display_path

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
 from datasets.transforms import NORMALIZATIONS, prepare
-from evaluation.prediction.score_maps import WriterPool, band_writer, in_background, memory_map, read_ahead
+from evaluation.prediction.score_maps import band_writer, memory_map
 from evaluation.prediction.tiling import ReadRows, predict_bands
 from evaluation.scores import decode_scores
 from models import build_network, to_scores
+from utils.background import WriterPool, in_background, read_ahead
 from utils.checkpoint import load_checkpoint
 from utils.cli import Progress, UserError
 from utils.device import autocast, pinned

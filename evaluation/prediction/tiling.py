@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.prediction.score_maps import read_ahead
 from models import to_scores
+from utils.background import read_ahead
 from utils.device import pinned
 
 # Weights are multiples of 1/RAMP_STEPS: products of two with a float32 score, and their sums, are exact in float64.

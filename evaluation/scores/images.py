@@ -15,10 +15,10 @@ from datasets.labels import IGNORE
 from datasets.list_pairing import natural_key
 from datasets.lists import Sample
 from evaluation import scores as s
-from evaluation.prediction.score_maps import map_names, read_ahead
 from evaluation.scores.surface import surface_figures
+from utils.background import read_ahead
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, unique_stems
 from utils.run_folder import REPO_ROOT, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
@@ -110,7 +110,7 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
         by_stem = {file.stem: file for file in known}
         if len(by_stem) < len(known):
             raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")
-        names = map_names([sample.image for sample in samples])
+        names = unique_stems([sample.image for sample in samples])
         found = [
             by_stem.get(name) or by_stem.get(sample.image.stem) for name, sample in zip(names, samples, strict=True)
         ]

@@ -14,7 +14,7 @@ from datasets.image_io import read_image, read_label, read_scores, write_image
 from datasets.transforms import normalize
 from evaluation.inference import main
 from evaluation.prediction import MapSettings, Picture, Predictor, find_checkpoint, load_network, predict_pictures
-from evaluation.prediction.score_maps import band_writer, in_background, map_names, read_ahead
+from evaluation.prediction.score_maps import band_writer
 from evaluation.prediction.tiling import predict_tiled
 from models import build_network, to_scores
 from utils.checkpoint import save_checkpoint
@@ -255,49 +255,6 @@ def test_the_command_ends_with_status_2_and_one_message(run_tool):
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: nowhere/run is no run folder") and "Traceback" not in answer.stderr
     assert run_tool("evaluation/inference.py", "--train_dir", "x", "--overlap", "300").returncode == 2
-
-
-# names and reading ahead
-
-
-@pytest.mark.parametrize(
-    ("images", "names"),
-    [
-        (["a/7.tif", "a/8.tif"], ["7", "8"]),
-        (["a/7.tif", "b/7.png", "b/8.png"], ["a__7", "b__7", "8"]),
-        (["1/images/7.tif", "2/images/7.tif"], ["1__images__7", "2__images__7"]),
-        (["a/7.tif", "a/7.png"], ["7_tif", "7_png"]),
-        (["a/X.tif", "b/x.tif"], ["a__X", "b__x"]),
-        (["a/7.tif", "b/7.tif", "c/a__7.tif"], ["a__7", "b__7", "c__a__7"]),
-    ],
-)
-def test_map_names_are_short_and_unique(images, names):
-    assert map_names([Path(image) for image in images]) == names
-
-
-def test_reading_ahead_keeps_the_order_and_raises_in_place():
-    assert list(read_ahead(lambda item: item * item, range(20), ahead=5, workers=3)) == [n * n for n in range(20)]
-    results = read_ahead(lambda item: 1 // item, [1, 0, 1], ahead=1, workers=2)
-    assert next(results) == 1
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-
-
-def test_a_thread_makes_items_in_order_and_no_more_than_two_ahead():
-    made = []
-
-    def numbers():
-        for number in range(6):
-            made.append(number)
-            yield number
-        raise ZeroDivisionError
-
-    items = in_background(numbers())
-    for number in range(5):
-        assert next(items) == number and len(made) <= number + 3
-    assert next(items) == 5
-    with pytest.raises(ZeroDivisionError):
-        next(items)
 
 
 # huge images

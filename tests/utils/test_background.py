@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from utils.background import MAX_WAITING, BackgroundWriter
+from utils.background import MAX_WAITING, BackgroundWriter, in_background, read_ahead
 from utils.checkpoint import take_snapshot
 
 WAIT_S = 30
@@ -121,3 +121,28 @@ def test_a_snapshot_stays_as_it_was_taken(device):
     assert taken["model"]["weight"].stride() == untouched["model"]["weight"].stride()
     assert taken["model"]["weight"].device.type == "cpu" and taken["epoch"] == 3
     assert taken["groups"][0]["betas"] == (0.9, 0.99) and torch.equal(taken["groups"][0]["step"], torch.tensor([0.0]))
+
+
+def test_reading_ahead_keeps_the_order_and_raises_in_place():
+    assert list(read_ahead(lambda item: item * item, range(20), ahead=5, workers=3)) == [n * n for n in range(20)]
+    results = read_ahead(lambda item: 1 // item, [1, 0, 1], ahead=1, workers=2)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_thread_makes_items_in_order_and_no_more_than_two_ahead():
+    made = []
+
+    def numbers():
+        for number in range(6):
+            made.append(number)
+            yield number
+        raise ZeroDivisionError
+
+    items = in_background(numbers())
+    for number in range(5):
+        assert next(items) == number and len(made) <= number + 3
+    assert next(items) == 5
+    with pytest.raises(ZeroDivisionError):
+        next(items)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,18 +56,6 @@ def table(rows: Sequence[dict[str, Any]], score: str) -> str:
             + "".join(f"{text:>18}" for text in texts)
         )
     return "\n".join(lines)
-
-
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the records as CSV; undefined figures are empty."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = (row[name] for name in COLUMNS)
-        writer.writerow("" if isinstance(value, float) and np.isnan(value) else f"{value:.6g}" for value in values)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
 
 
 def draw_curve(path: Path, data: Scores, curve: Curve | None, target: float, score: str) -> None:
