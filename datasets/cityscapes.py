@@ -10,9 +10,7 @@ definitions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +19,8 @@ import numpy as np
 from datasets.catalog import SPLITS
 from datasets.image_io import read_label, write_label
 from datasets.labels import IGNORE
-from datasets.list_pairing import list_images, pair_files, shortened
-from utils.cli import Progress, UserError
+from datasets.list_pairing import list_images, pair_files
+from utils.cli import UserError, map_with_progress, shortened
 from utils.run_folder import display_path
 
 IMAGES, FINE = "leftImg8bit", "gtFine"
@@ -143,21 +141,13 @@ def _pair(images: Sequence[Path], folder: Path, kind: str, target: Path, say: Sa
             names = shortened([file.name for file in alone])
             say(f"{display_path(folder)}: {len(alone)} {what}, left out: {names}")
     written = [target / f"{_frame(image, f'_{IMAGES}')}.png" for image, _ in pairing.pairs]
-    shown = _convert_all([label for _, label in pairing.pairs], written, f"labels of {display_path(folder)}")
+    jobs = [(label, file) for (_, label), file in zip(pairing.pairs, written, strict=True)]
+    shown = map_with_progress(lambda job: convert(*job), jobs, f"labels of {display_path(folder)}")
     if not any(shown):
         say(f"{display_path(folder)}: the labels show none of the classes: the list names images alone")
         return [(image, None) for image, _ in pairing.pairs]
     say(f"wrote {len(written)} labels of {len(CLASSES)} classes to {display_path(target)}")
     return [(image, label) for (image, _), label in zip(pairing.pairs, written, strict=True)]
-
-
-def _convert_all(paths: Sequence[Path], targets: Sequence[Path], what: str) -> list[bool]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(len(paths), what) as progress:
-        shown = []
-        for one in pool.map(convert, paths, targets):
-            shown.append(one)
-            progress.update()
-    return shown
 
 
 def _frame(path: Path, ending: str) -> str:

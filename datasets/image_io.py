@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.image_decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
 from datasets.labels import IGNORE
-from utils.cli import UserError
+from utils.cli import UserError, shortened
 from utils.files import atomic_write, read_json
 from utils.run_folder import display_path
 
@@ -199,10 +199,9 @@ def _check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, pa
     wrong = values[~(is_class | ignored)]
     if wrong.size:
         found = np.unique(wrong)
-        listed = ", ".join(f"{value:g}" for value in found[:LISTED_VALUES])
-        more = f" and {found.size - LISTED_VALUES} more" if found.size > LISTED_VALUES else ""
+        listed = shortened([f"{value:g}" for value in found], LISTED_VALUES)
         raise UserError(
-            f"{display_path(path)} holds values that are no class: {listed}{more}, in {wrong.size} pixels; "
+            f"{display_path(path)} holds values that are no class: {listed}, in {wrong.size} pixels; "
             f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored"
         )
 

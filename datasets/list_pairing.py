@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import UserError
+from utils.cli import UserError, shortened
 from utils.run_folder import display_path
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
@@ -81,9 +81,3 @@ def _by_key(files: Sequence[Path], key_of: Callable[[Path], str]) -> dict[str, P
             f"is meant: {shortened(clashes)}; keep one of each"
         )
     return {key: group[0] for key, group in groups.items()}
-
-
-def shortened(names: Sequence[str], most: int = 10) -> str:
-    """Names joined by commas, the first few and the number of the rest."""
-    more = f" … and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

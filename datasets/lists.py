@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 from datasets.image_io import read_label, read_shape
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample, parse_list
-from utils.cli import Progress, UserError, one_of
+from utils.cli import UserError, map_with_progress, one_of
 from utils.files import atomic_write
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -211,13 +210,8 @@ def _check_all(
     def check(sample: Sample) -> _Check:
         return _check_sample(sample, num_classes, ignore_index, in_channels)
 
-    checks = []
     workers = workers or 4 * (os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, Progress(len(samples), f"checking {display_path(path)}") as progress:
-        for checked in pool.map(check, samples):
-            checks.append(checked)
-            progress.update()
-    return checks
+    return map_with_progress(check, samples, f"checking {display_path(path)}", workers=workers)
 
 
 def _file_faults(samples: Sequence[Sample], checks: Sequence[_Check]) -> list[tuple[int, str]]:

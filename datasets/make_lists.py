@@ -20,9 +20,9 @@ from datasets.catalog import SPLITS, check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
 from datasets.image_io import read_label
 from datasets.labels import IGNORE
-from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files, shortened
+from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files
 from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
-from utils.cli import CommandParser, UserError, run_command
+from utils.cli import CommandParser, UserError, run_command, shortened
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,8 @@ from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spe
 from datasets.labels import IGNORE, label_classes
 from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
-from utils.cli import Progress, UserError
-from utils.files import atomic_write, read_json, write_json
+from utils.cli import UserError, map_with_progress
+from utils.files import atomic_write, read_json, unique_stems, write_json
 from utils.run_folder import REPO_ROOT, display_path
 
 MAX_TABLE = 1000  # images; above, the manifest has sums only
@@ -111,40 +109,20 @@ def write_noisy_labels(
 
 
 def name_files(samples: Sequence[Sample], source: Path) -> list[str]:
-    """The file of each sample's label: the image's stem and ``.png``; equal stems get the folders that tell them apart.
-
-    Lines that repeat image and label share a file. Letter case tells nothing apart, as on Windows and macOS.
+    """The file of each sample's label, named after its image; lines that repeat image and label share a file.
 
     Raises:
-        UserError: names cannot be told apart; all such lines are named.
+        UserError: images with several labels; all such lines are named.
     """
-    names = [sample.image.stem for sample in samples]
-    deepest = max(len(sample.image.parts) for sample in samples)
-    for depth in range(2, deepest + 1):
-        clashes = _clashes(names, samples)
-        if not clashes:
-            break
-        for index in clashes:
-            image = samples[index].image
-            names[index] = "__".join([*image.parent.parts[1:][1 - depth :], image.stem])
+    labels = {sample.image: sample.label for sample in reversed(samples)}  # of the first line that has the image
     faults = [
-        (
-            samples[index].line,
-            f"the label of {display_path(samples[index].image)} cannot have a file of its own: another line has the "
-            "same image with another label, or an image of the same name; split the list, or rename the image",
-        )
-        for index in _clashes(names, samples)
+        (sample.line, f"{display_path(sample.image)} appears more than once, with different labels: split the list")
+        for sample in samples
+        if sample.label != labels[sample.image]
     ]
     raise_faults(source, faults)
-    return [f"{name}.png" for name in names]
-
-
-def _clashes(names: Sequence[str], samples: Sequence[Sample]) -> list[int]:
-    """Indices of samples that share a name but not image and label."""
-    sharing = defaultdict(set)
-    for name, sample in zip(names, samples, strict=True):
-        sharing[name.casefold()].add((sample.image, sample.label))
-    return [index for index, name in enumerate(names) if len(sharing[name.casefold()]) > 1]
+    stems = dict(zip(labels, unique_stems(list(labels)), strict=True))
+    return [f"{stems[sample.image]}.png" for sample in samples]
 
 
 def check_replaceable(
@@ -183,11 +161,7 @@ def make_labels(
         write_label(into / file, stages[-1], settings.num_classes)
         return count_stages(stages, settings.num_classes)
 
-    results = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(len(jobs), "noisy labels", "label") as progress:
-        for result in pool.map(make, jobs.items()):
-            results.append(result)
-            progress.update()
+    results = map_with_progress(make, list(jobs.items()), "noisy labels", "label")
     raise_faults(source, [result for result in results if not isinstance(result, Tally)])
     _refuse_masks_as_classes(results, settings.num_classes, source)
     return results

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from datasets.lists import write_list
 from datasets.noise_files import write_noisy_labels
 from datasets.simulation_geometry import Range, Specimen, draw_log_uniform, smooth_field
 from datasets.simulation_specimens import Mitochondria, Nuclei, TubuleNetwork
-from utils.cli import Progress, UserError, one_of
+from utils.cli import UserError, map_with_progress, one_of
 from utils.files import plain, read_json, write_json
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -262,9 +261,7 @@ def write_samples(name: str, root: Path) -> None:
         write_image(image_path, image)
         write_label(label_path, mask)
 
-    with ThreadPoolExecutor(2) as pool, Progress(len(jobs), f"simulating {name}") as progress:
-        for _ in pool.map(write, jobs):
-            progress.update()
+    map_with_progress(write, jobs, f"simulating {name}", workers=2)
 
 
 def write_lists(name: str, root: Path, say: Callable[[str], object]) -> None:

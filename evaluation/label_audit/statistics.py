@@ -18,6 +18,7 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.pixel_classifier import as_grey
+from utils.cli import shortened
 
 GRID = 32  # cells per side of the coarse maps
 MIN_COMPARED = 4  # images from which on labels are compared with other images
@@ -96,9 +97,9 @@ class LabelStatistics:
         }
         for what, places in odd.items():
             if places:
-                lines.append(f"{len(places)} labels {what}: {_some([names[i] for i in places])}")
+                lines.append(f"{len(places)} labels {what}: {shortened([names[i] for i in places], 5)}")
         for group in self.duplicates[:5]:
-            lines.append(f"identical labels: {_some([names[i] for i in group])}")
+            lines.append(f"identical labels: {shortened([names[i] for i in group], 5)}")
         if len(self.duplicates) > 5:
             lines.append(f"… and {len(self.duplicates) - 5} more groups of identical labels")
         return [*lines, *self._comparison_lines()]
@@ -118,10 +119,6 @@ class LabelStatistics:
         if self.compared < self.images:
             return [f"only the first {self.compared:,} labels were compared with other images"]
         return []
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")
 
 
 def _describe(label: np.ndarray, classes: int) -> tuple[np.ndarray, bytes, np.ndarray]:

@@ -115,7 +115,7 @@ def test_files_without_partner_are_reported_and_left_out(tmp_path: Path):
     put(source / "train/images", *(f"{number}.tif" for number in range(10, 30)))
     put(source / "train/labels", "77.png")
     said = made(tmp_path)
-    assert "train/images: 20 without partner in labels, left out: 10.tif, 11.tif" in said and "… and 10 more" in said
+    assert "train/images: 20 without partner in labels, left out: 10.tif, 11.tif" in said and " and 10 more" in said
     assert "train/labels: 1 without partner in images, left out: 77.png" in said
     assert len(lines(tmp_path / "txt/own/train/train_gt.txt")) == 3
 

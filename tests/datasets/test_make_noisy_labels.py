@@ -201,7 +201,7 @@ def test_equal_stems_get_files_of_their_own(root):
 def test_one_image_with_two_labels_is_refused(root):
     image = "datasets/disks/train/images/0.png"
     train_list(root, "two").write_text("".join(f"{image}\tdatasets/disks/train/labels/{n}.png\n" for n in (0, 1)))
-    with pytest.raises(UserError, match="same image with another label"):
+    with pytest.raises(UserError, match="more than once, with different labels"):
         write_noisy_labels("disks", "flip:0.3", source_list="two", root=root, say=quiet)
 
 
