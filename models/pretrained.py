@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.resnet import ResNetEncoder
+from utils.checkpoint import load_tensors
 from utils.cli import UserError
 
 STEM = "stem.conv1.weight"
@@ -66,11 +65,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, at its top level or below ``state_dict`` or ``model``; code in it is refused."""
     if not path.is_file():
         raise UserError(f"--pretrained {path}: no such file; give a file of weights, or 'imagenet'")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"--pretrained {path} cannot be read as a file of weights: {reason}") from None
+    content = load_tensors(path, what="--pretrained")
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("model", content))
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
