@@ -20,7 +20,7 @@ the images stand for all that will be trained on: independent errors of n times 
 the second term is multiplied by :math:`\sqrt{n_\text{audited} / n_\text{trained on}}`.
 
 ``BANDWIDTH``, ``BLUR`` and ``PIXELS`` are the only constants of the prediction, fixed here and never fitted to real
-images. ``benchmarks/calibrate_audit.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels each do
+images. ``benchmarks/audit/calibrate.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels each do
 what 12,000 single pixels do (22 specs on each set: Kendall's τ-b 0.97, rms difference 0.009), any blur takes the
 prediction further away, and without windows flips and erasures look far too harmful (τ-b 0.79). h = 2 makes 37,500
 labels an image count, about half of the 65,536 of a 256² image that a network sees in every epoch.

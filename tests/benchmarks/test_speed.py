@@ -14,11 +14,11 @@ import torch
 from scipy.ndimage import binary_dilation
 from skimage.morphology import skeletonize
 
-from benchmarks.speed import PARTS, SETS, choose_parts, make_settings, measure, parse_options
-from benchmarks.speed_counts import count
-from benchmarks.speed_labels import THRESHOLDS
-from benchmarks.speed_plain import ems_by_loop, metrics_by_threshold, predict_plainly, thin_by_loop, train_plainly
-from benchmarks.speed_record import Figure, Settings, machine_record, table
+from benchmarks.speed.counts import count
+from benchmarks.speed.labels import THRESHOLDS
+from benchmarks.speed.measure import PARTS, SETS, choose_parts, make_settings, measure, parse_options
+from benchmarks.speed.plain import ems_by_loop, metrics_by_threshold, predict_plainly, thin_by_loop, train_plainly
+from benchmarks.speed.record import Figure, Settings, machine_record, table
 from datasets.image_io import read_image, read_label, read_scores
 from datasets.lists import read_list
 from datasets.transforms import normalize
@@ -74,7 +74,7 @@ def test_ratios_and_goals_know_whether_more_is_better():
 
 def test_every_part_exists_and_sets_expand_in_order():
     for module, function in PARTS.values():
-        assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
+        assert callable(getattr(importlib.import_module(f"benchmarks.speed.{module}"), function))
     assert all(set(parts) <= set(PARTS) for parts in SETS.values())
     assert choose_parts(["audit", "gpu", "ceilings"]) == [
         "ceilings",
@@ -181,7 +181,9 @@ def test_all_parts_run_at_their_smallest_sizes(workspace, run_tool):
     source = Path(__file__).resolve().parents[2] / "benchmarks"
     shutil.copytree(source, workspace / "benchmarks", ignore=shutil.ignore_patterns("results"))
     parts = [part for part in PARTS if part != "gpu_tests"]
-    answer = run_tool("benchmarks/speed.py", "--tiny", "--baseline", "--device", "cpu", "--parts", *parts, timeout=1800)
+    answer = run_tool(
+        "benchmarks/speed/measure.py", "--tiny", "--baseline", "--device", "cpu", "--parts", *parts, timeout=1800
+    )
     assert answer.returncode == 0, answer.stderr
     found = read_json(workspace / "benchmarks/results/speed/speed.json")["parts"]
     assert list(found) == parts and all(part["figures"] for part in found.values())

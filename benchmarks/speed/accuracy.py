@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed_record import Figure, Settings
-from benchmarks.speed_training import DATASET, NOISE, in_fresh_process, removed_run, samples_of
+from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.training import DATASET, NOISE, in_fresh_process, removed_run, samples_of
 
 
 def accuracy_options(settings: Settings, seed: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def accuracy_plain(given: dict[str, Any]) -> float:
     """Test IoU of the plain recipe, trained and predicted in fp32."""
     import torch
 
-    from benchmarks.speed_plain import train_plainly
+    from benchmarks.speed.plain import train_plainly
     from evaluation.prediction import Predictor
     from training.fit import configure
 

@@ -4,8 +4,8 @@ A cell is a data set and a noise spec: the labels are audited, a network is trai
 fixed number of steps, and its test figures are written as JSON. Finished cells are kept, so the grid can be stopped
 and gone on with; several processes may work on it at once (``--part 1/2``). ``--summarize`` makes table and figure.
 
-    python benchmarks/noise_grid.py --datasets er_sim nuc er_ernet
-    python benchmarks/noise_grid.py --datasets er_sim nuc er_ernet --summarize
+    python benchmarks/audit/noise_grid.py --datasets er_sim nuc er_ernet
+    python benchmarks/audit/noise_grid.py --datasets er_sim nuc er_ernet --summarize
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import shutil

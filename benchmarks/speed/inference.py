@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.label_noise import median_ms
-from benchmarks.speed_counts import clock, count, matrix_product, synchronize
-from benchmarks.speed_record import Figure, Settings
-from benchmarks.speed_training import in_fresh_process, peak_mib, samples_of
+from benchmarks.speed.counts import clock, count, matrix_product, synchronize
+from benchmarks.speed.noise_steps import median_ms
+from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.training import in_fresh_process, peak_mib, samples_of
 
 SIZE = 256
 HUGE = 10_000  # pixels along a side
@@ -59,7 +59,7 @@ def predict_for_a_while(settings: Settings, way: str) -> dict[str, Any]:
     """
     import torch
 
-    from benchmarks.speed_plain import predict_plainly
+    from benchmarks.speed.plain import predict_plainly
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
     from models import build_network, fold_batch_norms
     from training.run.compilation import compile_network

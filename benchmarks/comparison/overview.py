@@ -1,6 +1,7 @@
 """The README's picture: a test image of each run, the kind of label it was trained on, its score, its errors.
 
-    python benchmarks/overview.py er_sim/noisy mito_sim/noisy nuc_sim/noisy nuc/clean --out docs/images/overview.jpg
+    python benchmarks/comparison/overview.py er_sim/noisy mito_sim/noisy nuc_sim/noisy nuc/clean \\
+        --out docs/images/overview.jpg
 
 Each run must have been predicted (``evaluation/inference.py``) on its test list. The noisy label shown is that of the
 test image, made as the training labels were.
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 

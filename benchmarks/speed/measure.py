@@ -2,9 +2,9 @@
 
 Parts that are finished in the file are kept, so a measurement can be stopped and gone on with.
 
-    python benchmarks/speed.py --parts cpu --baseline --out benchmarks/results/speed/cpu.json
-    python benchmarks/speed.py --parts gpu --out benchmarks/results/speed/h100.json
-    python benchmarks/speed.py --out benchmarks/results/speed/cpu.json --summarize
+    python benchmarks/speed/measure.py --parts cpu --baseline --out benchmarks/results/speed/cpu.json
+    python benchmarks/speed/measure.py --parts gpu --out benchmarks/results/speed/h100.json
+    python benchmarks/speed/measure.py --out benchmarks/results/speed/cpu.json --summarize
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import importlib
 import time
 from dataclasses import asdict, replace
 
-from benchmarks.speed_record import SIZES, Settings, make_part, table
+from benchmarks.speed.record import SIZES, Settings, make_part, table
 from utils.cli import CommandParser, UserError, run_command
 from utils.files import read_json, write_json
 from utils.run_folder import REPO_ROOT, display_path
@@ -28,20 +28,20 @@ from utils.run_folder import REPO_ROOT, display_path
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "speed"
 # part → (file, function)
 PARTS = {
-    "ceilings": ("speed_counts", "measure_ceilings"),
-    "training": ("speed_training", "measure_training"),
-    "networks": ("speed_networks", "measure_networks"),
-    "inference": ("speed_inference", "measure_inference"),
-    "huge": ("speed_inference", "measure_huge"),
-    "startup": ("speed_training", "measure_startup"),
-    "noise": ("speed_labels", "measure_label_noise"),
-    "ems": ("speed_labels", "measure_ems"),
-    "metrics": ("speed_labels", "measure_metrics"),
-    "audit": ("speed_labels", "measure_audit"),
-    "accuracy": ("speed_accuracy", "measure_accuracy"),
-    "recipe": ("speed_training", "measure_recipe"),
-    "processes": ("speed_training", "measure_processes"),
-    "gpu_tests": ("speed_training", "measure_gpu_tests"),
+    "ceilings": ("counts", "measure_ceilings"),
+    "training": ("training", "measure_training"),
+    "networks": ("networks", "measure_networks"),
+    "inference": ("inference", "measure_inference"),
+    "huge": ("inference", "measure_huge"),
+    "startup": ("training", "measure_startup"),
+    "noise": ("labels", "measure_label_noise"),
+    "ems": ("labels", "measure_ems"),
+    "metrics": ("labels", "measure_metrics"),
+    "audit": ("labels", "measure_audit"),
+    "accuracy": ("accuracy", "measure_accuracy"),
+    "recipe": ("training", "measure_recipe"),
+    "processes": ("training", "measure_processes"),
+    "gpu_tests": ("training", "measure_gpu_tests"),
 }
 SETS = {
     "cpu": ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit", "accuracy"),
@@ -118,7 +118,7 @@ def measure(parts: list[str], settings: Settings, out: Path, again: bool) -> Non
         print(f"== {name}", flush=True)
         module, function = PARTS[name]
         started = time.monotonic()
-        figures = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+        figures = getattr(importlib.import_module(f"benchmarks.speed.{module}"), function)(settings)
         content["parts"][name] = make_part(figures, settings, time.monotonic() - started)
         write_json(out, content)
 

@@ -8,8 +8,8 @@ the figure.
 
     python datasets/make_lists.py --dataset em_vnc --source ../shared/data/em_vnc
     python datasets/make_lists.py --dataset nuc_3class --source ../shared/data/nuc --labels labels_3class
-    python benchmarks/multiclass.py
-    python benchmarks/multiclass.py --summarize
+    python benchmarks/audit/classes.py
+    python benchmarks/audit/classes.py --summarize
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import shutil
@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.noise_grid import shortened_list
+from benchmarks.audit.noise_grid import shortened_list
 from utils.cli import CommandParser, run_command
 from utils.files import read_json, write_json
 from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record

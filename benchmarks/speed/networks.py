@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.speed_record import Figure, Settings
-from benchmarks.speed_training import in_fresh_process, train_fast, training_options
+from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.training import in_fresh_process, train_fast, training_options
 
 
 def measure_networks(settings: Settings) -> list[Figure]:

@@ -1,6 +1,6 @@
 """Speed of label noise: every step on 256×256 masks, and the shift against a plain loop over pixels.
 
-    python benchmarks/label_noise.py --out label_noise.json
+    python benchmarks/speed/noise_steps.py --out label_noise.json
 
 Prints a table of milliseconds an image and writes it with host and versions. Masks are drawn by the simulations; the
 full mask, foreground everywhere, is the worst case of most steps and has no objects.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     # the repository root, not this folder, whose names would shadow others
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from collections.abc import Callable, Sequence
 from typing import Any

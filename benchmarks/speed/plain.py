@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.label_noise import shift_by_loop
+from benchmarks.speed.noise_steps import shift_by_loop
 from datasets.image_io import read_image, read_label, write_scores
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample

@@ -1,7 +1,7 @@
 """How much of what noise costs the audit's advice wins back: plain BCE, its thresholds, a corrected loss, more steps.
 
-python benchmarks/noise_costs.py --datasets nuc er_ernet
-python benchmarks/noise_costs.py --datasets nuc er_ernet --summarize
+python benchmarks/audit/noise_costs.py --datasets nuc er_ernet
+python benchmarks/audit/noise_costs.py --datasets nuc er_ernet --summarize
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import shutil
 from typing import Any
 
-from benchmarks.noise_grid import TRAIN_IMAGES, VAL_IMAGES, shortened_list, train_cell
+from benchmarks.audit.noise_grid import TRAIN_IMAGES, VAL_IMAGES, shortened_list, train_cell
 from utils.cli import CommandParser, run_command
 from utils.files import read_json, write_json
 from utils.run_folder import REPO_ROOT, environment_record

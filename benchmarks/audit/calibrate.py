@@ -3,9 +3,9 @@
 The constants of ``evaluation/label_audit/predicted_iou.py`` are chosen here and fixed in its code; real images have no
 part. Predictions of every combination are held against one of two references over a grid of label noise:
 
-- measured (``--measured benchmarks/results/noise_grid``, or a JSON list): test IoU of networks trained on the same
-  cells, each ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81}`` or, as ``benchmarks/noise_grid.py`` writes
-  them, with ``{"measured": {"iou": 0.81}}``. Cells of other than simulated sets are left out and counted.
+- measured (``--measured PATH``): test IoU of networks trained on the same cells, as ``benchmarks/audit/noise_grid.py``
+  keeps them or as a JSON list of ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81}``. Cells of other than
+  simulated sets are left out and counted.
 - without it: the same stand-in fitted to very many single pixels without averaging, which is what averaging over the
   window of bandwidth h is to replace.
 
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder, which shadows others
 
 import argparse
 import itertools
@@ -78,7 +78,7 @@ class Cell:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="benchmarks/calibrate_audit.py",
+        prog="benchmarks/audit/calibrate.py",
         formatter_class=argparse.HelpFormatter,
         description="Calibrate the predicted IoU of the label audit on simulated sets.",
     )
@@ -106,7 +106,7 @@ def read_cells(path: Path, datasets: Iterable[str]) -> tuple[list[Cell], int]:
         if iou is not None and entry["dataset"] in set(datasets):
             cells.append(Cell(entry["dataset"], entry["spec"], MEASURED_IMAGES, float(iou)))
     if not cells:
-        raise UserError(f"{path} has no finished cell of {', '.join(datasets)}; run benchmarks/noise_grid.py first")
+        raise UserError(f"{path} has no finished cell of {', '.join(datasets)}; run the noise grid first")
     return cells, len(entries) - len(cells)
 
 

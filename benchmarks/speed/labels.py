@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.label_noise import draw_masks, median_ms, time_shift, time_steps
-from benchmarks.speed_record import Figure, Settings
-from benchmarks.speed_training import NOISE, samples_of
+from benchmarks.speed.noise_steps import draw_masks, median_ms, time_shift, time_steps
+from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.training import NOISE, samples_of
 from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
@@ -50,7 +50,7 @@ def measure_ems(settings: Settings) -> list[Figure]:
     """
     from skimage.morphology import skeletonize
 
-    from benchmarks.speed_plain import ems_by_loop, thin_by_loop
+    from benchmarks.speed.plain import ems_by_loop, thin_by_loop
 
     steps, rng = parse_spec(EMS_SPEC), np.random.default_rng(0)
     masks = {kind: drawn for kind, drawn in draw_masks(1 if settings.tiny else 3).items() if kind != "full"}
@@ -72,7 +72,7 @@ def measure_metrics(settings: Settings) -> list[Figure]:
 
     And what ``metrics.py`` takes for an image with everything it reports, from files.
     """
-    from benchmarks.speed_plain import metrics_by_threshold
+    from benchmarks.speed.plain import metrics_by_threshold
     from evaluation.scores import auc, average_precision, best_threshold, score_histogram
 
     ((scores, label),) = scored_images(1)

@@ -1,6 +1,6 @@
 """How many wrong labels ``evaluation/suspect_labels.py`` finds: known errors are planted, then looked for.
 
-    python benchmarks/suspect_labels.py --dataset nuc_sim --images 72 --share 0.25 --out train_log/nuc_sim/planted
+    python benchmarks/audit/planted_errors.py --dataset nuc_sim --images 72 --share 0.25 --out train_log/nuc_sim/planted
 
 Errors of eight kinds go into a known share of a list's clean labels, in equal parts. Networks trained on the other
 parts of the list (``main.py --fold``) predict every image, and its label is ranked by our quality and by the two of
@@ -18,7 +18,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     # the repository root, not this folder, whose names would shadow others
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 """How near the simulated micrographs are to real ones: a table of numbers and two pages of pictures.
 
-    python benchmarks/simulated_vs_real.py --real_dir ../shared/data
+    python benchmarks/comparison/simulated_vs_real.py --real_dir ../shared/data
 
 Writes ``figures.json``, ``comparison.png`` (all sets; the ER images in it have no licence: for the eye only) and
 ``simulated.jpg`` (simulated images and CC0 nuclei: may be published) below ``--out``, and prints the table.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     # the repository root, not this folder, whose names would shadow others
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from collections.abc import Iterator
 from dataclasses import dataclass

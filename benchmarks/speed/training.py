@@ -19,8 +19,8 @@ from contextlib import contextmanager, redirect_stdout
 from multiprocessing import get_context
 from typing import Any
 
-from benchmarks.speed_counts import count, matrix_product
-from benchmarks.speed_record import Figure, Settings
+from benchmarks.speed.counts import count, matrix_product
+from benchmarks.speed.record import Figure, Settings
 from utils.files import read_json, read_jsonl
 from utils.run_folder import LOG_ROOT, REPO_ROOT
 
@@ -129,7 +129,7 @@ def train_fast(given: dict[str, Any]) -> dict[str, Any]:
 
 def train_plain(given: dict[str, Any]) -> dict[str, Any]:
     """The same by the plain recipe."""
-    from benchmarks.speed_plain import train_plainly
+    from benchmarks.speed.plain import train_plainly
     from training.fit import configure
 
     samples = samples_of("train/train_gt")

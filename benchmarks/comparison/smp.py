@@ -6,7 +6,7 @@ Finished trainings are kept in the output file and not repeated; ``--summarize``
 
     pip install -r requirements-dev.txt
     python datasets/make_lists.py --dataset nuc_3class --source ../shared/data/nuc --labels labels_3class
-    python benchmarks/compare_smp.py --dataset nuc_3class --num_classes 3
+    python benchmarks/comparison/smp.py --dataset nuc_3class --num_classes 3
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import statistics
@@ -79,7 +79,7 @@ def make_networks(num_classes: int) -> dict[str, Callable[[], nn.Module]]:
 
 def make_options(options: argparse.Namespace, seed: int) -> TrainingOptions:
     """The training options that all networks share; the test images stand in the place of the validation list."""
-    from benchmarks.noise_grid import shortened_list
+    from benchmarks.audit.noise_grid import shortened_list
     from training.fit import configure
 
     return configure(

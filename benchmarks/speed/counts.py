@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.label_noise import median_ms
-from benchmarks.speed_record import Figure, Settings
+from benchmarks.speed.noise_steps import median_ms
+from benchmarks.speed.record import Figure, Settings
 from models import build_network, fold_batch_norms
 from utils.device import PRECISIONS
 

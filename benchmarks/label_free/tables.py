@@ -1,4 +1,4 @@
-"""Tables, curves and overlays of ``benchmarks/label_free.py``."""
+"""Tables, curves and overlays of ``benchmarks/label_free/methods.py``."""
 
 from __future__ import annotations
 

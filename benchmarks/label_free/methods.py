@@ -5,11 +5,11 @@ stopped and gone on with; all cells of a seed come before those of the next. ``-
 and names the cells that are missing. ``--ablations`` changes one ingredient of our recipe at a time, scored on the
 validation lists.
 
-    python benchmarks/label_free.py
-    python benchmarks/label_free.py --ablations --datasets er_sim mito_sim nuc_sim nuc --seeds 0 1
-    python benchmarks/label_free.py --summarize
-    python benchmarks/label_free.py --methods ours supervised published no_ems --epochs 100 --repeat 1 --seeds 0 \\
-        --datasets er_sim nuc_sim --out benchmarks/results/label_free/100_epochs
+    python benchmarks/label_free/methods.py
+    python benchmarks/label_free/methods.py --ablations --datasets er_sim mito_sim nuc_sim nuc --seeds 0 1
+    python benchmarks/label_free/methods.py --summarize
+    python benchmarks/label_free/methods.py --methods ours supervised published no_ems --epochs 100 --repeat 1 \\
+        --seeds 0 --datasets er_sim nuc_sim --out benchmarks/results/label_free/100_epochs
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
 import argparse
 import shutil
 import time
 from typing import Any
 
-from benchmarks.label_free_report import summarize
-from benchmarks.noise_grid import shortened_list
+from benchmarks.audit.noise_grid import shortened_list
+from benchmarks.label_free.tables import summarize
 from evaluation.baselines import BASELINES
 from training.options import RECIPES
 from utils.cli import CommandParser, run_command
