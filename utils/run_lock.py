@@ -1,0 +1,105 @@
+"""One process owns a run: a lock that the kernel releases when its owner dies, and that child processes do not hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.cli import UserError
+
+LOCK = ".lock"
+HELD_BY_OTHERS = (BlockingIOError, PermissionError)  # what the kernel answers where another process has the lock
+
+
+@contextmanager
+def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[None]:
+    """Own ``folder`` while the context lasts; the file ``.lock`` in it says who does.
+
+    A POSIX record lock (``msvcrt`` on Windows) belongs to the process: workers that it forks do not hold it, and it is
+    gone with the process, however that ends. Where a file system has no locks, the file names host and process, and a
+    live process of this host is respected.
+
+    Args:
+        say: told once where the file system refuses locks.
+    Raises:
+        UserError: another process owns the folder; the message names it.
+    """
+    path = folder / LOCK
+    with open(path, "r+b" if path.exists() else "w+b") as file:
+        try:
+            _lock(file)
+        except HELD_BY_OTHERS:
+            raise UserError(_refusal(folder, _read_owner(file))) from None
+        except OSError as error:
+            owner = _read_owner(file)
+            if _is_alive_here(owner):
+                raise UserError(_refusal(folder, owner)) from None
+            say(f"the file system of {folder} has no locks ({error.strerror}): do not resume this run twice at once")
+        _write_owner(file)
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what processes that were killed while writing have left in a folder that this process owns."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock the file's first byte without waiting; OSError where that is refused."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+
+
+def _write_owner(file: BinaryIO) -> None:
+    owner = {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    file.seek(0)
+    file.truncate()
+    file.write((json.dumps(owner) + "\n").encode())
+    file.flush()
+
+
+def _read_owner(file: BinaryIO) -> dict[str, Any]:
+    """Who the lock file names; nobody where it is empty or broken."""
+    file.seek(0)
+    try:
+        owner = json.loads(file.read())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _is_alive_here(owner: dict[str, Any]) -> bool:
+    process = owner.get("process")
+    if owner.get("host") != platform.node() or not isinstance(process, int) or process in (0, os.getpid()):
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it exists and belongs to somebody else
+        return True
+    return True
+
+
+def _refusal(folder: Path, owner: dict[str, Any]) -> str:
+    who = "another process"
+    if owner:
+        who = f"process {owner.get('process')} on {owner.get('host')}, since {owner.get('since')}"
+    return f"{folder} is in use by {who}: wait until that run ends, or stop it first"
