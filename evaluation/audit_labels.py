@@ -9,11 +9,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from utils.cli import CommandParser, UserError, run_command, whole_number
 from utils.files import write_json
+from utils.lazy import LazySequence
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record, quoted
 
 if TYPE_CHECKING:
@@ -75,26 +76,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class Loaded:
-    """A sequence whose items are made on demand and kept while memory lasts."""
-
-    def __init__(self, load: Callable[[int], np.ndarray | None], length: int) -> None:
-        self.load, self.length, self.kept, self.room = load, length, {}, CACHE_BYTES
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, place: int) -> np.ndarray | None:
-        if place in self.kept:
-            return self.kept[place]
-        item = self.load(place)
-        size = 0 if item is None else item.nbytes
-        if size <= self.room:
-            self.room -= size
-            self.kept[place] = item
-        return item
-
-
 def read_samples(name: str | Path, options: argparse.Namespace, dataset: str) -> tuple[Path, list[Sample]]:
     """Find, read and check a list; every fault of it in one UserError."""
     from datasets.lists import check_samples, find_list, read_list
@@ -147,7 +128,7 @@ def reference_labels(options: argparse.Namespace, samples: Sequence[Sample], dat
 
 def load_sequences(
     options: argparse.Namespace, samples: Sequence[Sample], dataset: str
-) -> tuple[Loaded, Loaded | None, Loaded, str]:
+) -> tuple[LazySequence, LazySequence | None, LazySequence, str]:
     """Labels to audit, reference labels, images, and what the reference is."""
     from datasets.image_io import read_image, read_label
     from datasets.label_noise import make_noisy_label, parse_spec
@@ -156,8 +137,8 @@ def load_sequences(
         return None if path is None else read_label(path, options.num_classes, options.ignore_index)
 
     count = len(samples)
-    labels = Loaded(lambda place: label_of(samples[place].label), count)
-    images = Loaded(lambda place: read_image(samples[place].image, options.in_channels), count)
+    labels = LazySequence(lambda place: label_of(samples[place].label), count, CACHE_BYTES)
+    images = LazySequence(lambda place: read_image(samples[place].image, options.in_channels), count, CACHE_BYTES)
     if options.label_noise:
         steps = parse_spec(options.label_noise, options.num_classes)
 
@@ -171,12 +152,12 @@ def load_sequences(
                 unlabelled=options.unlabelled,
             )
 
-        return Loaded(noisy, count), labels, images, "clean labels"
+        return LazySequence(noisy, count, CACHE_BYTES), labels, images, "clean labels"
     matched = reference_labels(options, samples, dataset)
     if matched is None:
         return labels, None, images, "images only"
     reference = "second annotator" if options.second_annotator else "clean labels"
-    return labels, Loaded(lambda place: label_of(matched[place]), count), images, reference
+    return labels, LazySequence(lambda place: label_of(matched[place]), count, CACHE_BYTES), images, reference
 
 
 def write_audit(
@@ -184,7 +165,7 @@ def write_audit(
     report: AuditReport,
     statistics: LabelStatistics,
     names: Sequence[str],
-    sequences: tuple[Loaded, Loaded | None, Loaded],
+    sequences: tuple[LazySequence, LazySequence | None, LazySequence],
 ) -> str | None:
     """Write audit.json, audit_details.json, audit.png and, where Q is known in full, transition_matrix.json.
 
@@ -193,7 +174,8 @@ def write_audit(
     import numpy as np
 
     from datasets.transition_matrix import write_matrix
-    from evaluation.label_audit.plot import draw_audit, write_figure
+    from evaluation.label_audit.plot import draw_audit
+    from utils.plots import write_figure
 
     matrix_path = folder / MATRIX_FILE
     matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's

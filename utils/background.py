@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TypeVar
 
 MAX_WAITING = 4  # jobs; each may hold a copy of all weights
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int, workers: int) -> Iterator[Result]:

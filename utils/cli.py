@@ -6,6 +6,7 @@ Importing this module costs no third-party import, so ``--help`` stays fast.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -15,7 +16,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -62,7 +64,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     # A stop signal ends a command as Ctrl-C does: cleanup runs, nothing finished is lost.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows may not know every character
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         main()

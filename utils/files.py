@@ -50,13 +50,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path | str, content: Any) -> None:
     """Write ``content`` as indented strict JSON, atomically."""
     with atomic_write(Path(path)) as file:
         file.write((json.dumps(plain(content), indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or broken one is a UserError naming it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -14,24 +14,17 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.classical.foreground import FOREGROUNDS, orient, resolve_foreground
 from utils.cli import CommandParser, Progress
 from utils.files import unique_stems, write_json
+from utils.lazy import LazySequence
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 IMAGES_FOR_DIRECTION = 64
 
 
-class OrientedImages(Sequence[np.ndarray]):
+def oriented_images(samples: Sequence[Sample], foreground: str) -> LazySequence[np.ndarray]:
     """The images of a list, float32 (H, W) with bright structures, read whenever one is asked for."""
+    from datasets.image_io import read_image
 
-    def __init__(self, samples: Sequence[Sample], foreground: str) -> None:
-        self.samples, self.foreground = samples, foreground
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        from datasets.image_io import read_image
-
-        return orient(read_image(self.samples[index].image), self.foreground)
+    return LazySequence(lambda place: orient(read_image(samples[place].image), foreground), len(samples))
 
 
 # From all images to their score maps, in order.
@@ -89,7 +82,7 @@ def choose_images(options: argparse.Namespace) -> ListOfImages:
 
 
 def write_maps(
-    method: SetMethod, name: str, images: OrientedImages, source: ListOfImages, folder: Path
+    method: SetMethod, name: str, images: Sequence[np.ndarray], foreground: str, source: ListOfImages, folder: Path
 ) -> tuple[np.ndarray, list[float], float]:
     """Segment all images, write their maps as inference does, and count how they meet the labels.
 
@@ -125,7 +118,7 @@ def write_maps(
         "ignore_index": source.ignore_index,
         "threshold": 0.5,
         "inverted": False,
-        "foreground": images.foreground,
+        "foreground": foreground,
         "maps": dict(zip(sizes, names, strict=True)),
         "sizes": sizes,
         "timing": {"images": len(images), "seconds": seconds},
@@ -157,15 +150,15 @@ def run_methods(options: argparse.Namespace, methods: Mapping[str, SetMethod]) -
     """
     source = choose_images(options)
     few = source.samples[:: -(-len(source.samples) // IMAGES_FOR_DIRECTION)]
-    foreground = resolve_foreground(options.foreground, OrientedImages(few, "bright"))
+    foreground = resolve_foreground(options.foreground, oriented_images(few, "bright"))
     out = options.out or LOG_ROOT / source.dataset / "baselines" / source.path.stem
-    images = OrientedImages(source.samples, foreground)
+    images = oriented_images(source.samples, foreground)
     labelled = sum(sample.label is not None for sample in source.samples)
     print(f"{len(images)} images of {display_path(source.path)}, {labelled} with labels; foreground: {foreground}")
     if labelled:
         print(f"{'':18}{'Dice':>7}{'IoU':>8}{'AUC':>8}{'*oracle* IoU':>13}{'IoU, mean of images':>27}{'s/image':>9}")
     for name, method in methods.items():
-        pooled, ious, seconds = write_maps(method, name, images, source, out / name)
+        pooled, ious, seconds = write_maps(method, name, images, foreground, source, out / name)
         if labelled:
             print_row(name, pooled, ious, seconds)
     maps = quoted(display_path(out / next(iter(methods)) / "pred"))

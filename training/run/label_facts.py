@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from training.losses.optimum import degenerate_optimum
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.files import read_json, write_json
+from utils.lazy import LazySequence
 
 AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
 IMAGES_LOOKED_INTO = 24  # for ceiling and prediction
@@ -44,19 +45,6 @@ class LabelKnowledge:
     invert: bool | None = None
     lines: tuple[str, ...] = ()
     audit: AuditReport | None = None
-
-
-class _Lazy(Sequence):
-    """A sequence whose items are made when asked for."""
-
-    def __init__(self, make: Callable[[int], np.ndarray | None], indices: Sequence[int]) -> None:
-        self.make, self.indices = make, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> np.ndarray | None:
-        return self.make(self.indices[place])
 
 
 def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
@@ -152,13 +140,17 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
     rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
     indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
+
+    def chosen(make: Callable[[int], np.ndarray | None]) -> LazySequence:
+        return LazySequence(lambda place: make(indices[place]), len(indices))
+
     truth = None
     if clean:
-        truth = _Lazy(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]), indices)
+        truth = chosen(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]))
     return audit_labels(
-        _Lazy(dataset.label, indices),
+        chosen(dataset.label),
         truth,
-        _Lazy(dataset.image, indices),
+        chosen(dataset.image),
         options.data.num_classes,
         seed=options.run.seed,
         max_images=IMAGES_LOOKED_INTO,
