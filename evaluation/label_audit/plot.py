@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,18 +11,11 @@ from matplotlib.figure import Figure
 from datasets.labels import IGNORE
 from evaluation.label_audit.by_distance import BANDWIDTH, local_density
 from evaluation.label_audit.report import AuditReport
-from utils.files import atomic_write
+from utils.overlays import show_image
+from utils.plots import BLUE, GREY, INK, ORANGE
 
-BLUE, ORANGE, GREY, INK = "#0b6fa4", "#d1641a", "#9aa7b3", "#1c2733"
 EXAMPLES = 3
 CLOSED = 24.0  # pixels at which the open ends of the distance axis are drawn
-
-
-def display_image(image: np.ndarray) -> np.ndarray:
-    """An image scaled to [0, 1] between its 1st and 99th percentile, for display; (H, W) or (H, W, 3)."""
-    values = image.astype(np.float32)
-    low, high = np.percentile(values, (1, 99))
-    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
 
 def _draw_shares(axes: Axes, profile: dict, centers: np.ndarray, color: str) -> None:
@@ -94,16 +85,8 @@ def draw_audit(
             panels.append((truths[row], report.reference, classes))
             panels.append((_foreground_density(truths[row]), "its density", density))
         if images is not None:
-            panels.insert(0, (display_image(images[row]), "image", {"cmap": "gray"}))
+            panels.insert(0, (show_image(images[row]), "image", {}))
         for column, (values, title, options) in enumerate(panels):
             shown = np.where(values == IGNORE, np.nan, values) if options is classes else values
             _map_panel(figure.add_subplot(grid[top + row, column]), shown, title if row == 0 else "", **options)
     return figure
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, atomically."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    with atomic_write(path) as file:
-        file.write(content.getvalue())

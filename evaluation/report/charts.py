@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
+from utils.plots import BLUE, GREY, INK, ORANGE, style_axes
 
-BLUE, ORANGE, GREY, INK = "#0b6fa4", "#d1641a", "#9aa7b3", "#1c2733"
 SIZE = (4.8, 3.4)  # inches
 POINTS = 2000  # of a curve
 
@@ -19,11 +19,7 @@ POINTS = 2000  # of a curve
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6eaee", linewidth=0.8)
-    axes.set_axisbelow(True)
+    style_axes(axes, x, y)
     return figure, axes
 
 

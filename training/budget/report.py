@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.budget.curve import Curve, Scores, percent, show_score
-from utils.files import atomic_write
+from utils.plots import COLORS, GREY, style_axes, write_figure
 
 MODEL = "score = plateau - drop * (full / x)^power, x = images * share^pixel_worth, full = x of the most annotation"
 COLUMNS = (
@@ -26,8 +27,6 @@ COLUMNS = (
     "lowest",
     "highest",
 )
-COLORS = ("#0b6fa4", "#d1641a", "#2a8f5c", "#8d4bab", "#b8860b", "#1c2733")
-INK, GREY = "#1c2733", "#9aa7b3"
 
 
 def complete_rows(rows: list[dict[str, Any]], data: Scores, curve: Curve | None) -> list[dict[str, Any]]:
@@ -60,8 +59,6 @@ def table(rows: Sequence[dict[str, Any]], score: str) -> str:
 
 def draw_curve(path: Path, data: Scores, curve: Curve | None, target: float, score: str) -> None:
     """Plot scores over the number of images, a colour for each share, with the curve and its 95 % band; PNG."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, share in enumerate(sorted(set(data.shares.tolist()), reverse=True)):
@@ -89,10 +86,6 @@ def draw_curve(path: Path, data: Scores, curve: Curve | None, target: float, sco
     counts = sorted(set(data.images.tolist()))
     axes.set_xticks(counts, [f"{count:g}" for count in counts], minor=False)
     axes.minorticks_off()
-    axes.set_xlabel("annotated images", color=INK)
-    axes.set_ylabel(score, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6eaee", linewidth=0.8)
+    style_axes(axes, "annotated images", score)
     axes.legend(frameon=False, fontsize="small", loc="lower right")
-    with atomic_write(path) as file:
-        figure.savefig(file, dpi=150, format="png")
+    write_figure(path, figure, dpi=150)
