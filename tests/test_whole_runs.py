@@ -23,7 +23,7 @@ RUNS = {
     "data in files": {"cache": "none", "workers": 1},
     "noise and augmentation": {**FRESH_NOISE, "augment": ("contrast", "noise")},
     "in parts": {"accumulate": 2, "clip_grad": 1.0, "ema": 0.9},
-    "a learned loss": {"loss": "tloss+0.5*dice"},
+    "a sum of losses": {"loss": "tloss(nu=2)+0.5*dice"},
     "a corrected loss": {"label_noise": "flip:0.3", "loss": "forward"},
     "sgd in fp32": {"optimizer": "sgd", "lr": 0.05, "precision": "fp32", "channels_last": False},
     "two classes": {"num_classes": 2, "loss": "ce+dice"},

@@ -126,9 +126,6 @@ def train_one_epoch(
         value = backward_in_parts(
             stepped, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
         )
-        for parameter in loss.parameters():  # those that a loss learns are in no DistributedDataParallel
-            if parameter.grad is not None:
-                sum_over_ranks(parameter.grad).div_(world_size())
         guard.step(value)
         schedule.step()
         if teacher is not None:

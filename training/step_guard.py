@@ -27,7 +27,7 @@ class StepGuard:
 
     Args:
         network: whose buffers a bad step must not change.
-        optimizer: of all parameters, those of the loss among them.
+        optimizer: of all parameters.
         clip_grad: largest norm of the gradient; None leaves it as it is.
         read_every: by default 1 on a CPU, else ``READ_EVERY``.
     """

@@ -277,6 +277,14 @@ def test_a_broken_image_met_by_a_worker_is_one_message(disks):
     assert "3.png" in str(fault.value) and "Traceback" not in str(fault.value)
 
 
+def test_a_run_that_learned_the_parameter_of_its_loss_says_what_to_do(disks):
+    folder = run(disks, epochs=2, stop_after=1, loss="tloss", run_name="learned")
+    last = folder / "checkpoints" / "last.pth"
+    torch.save({**load_checkpoint(last), "loss": {"learned.0_nu": torch.tensor(0.3)}}, last)
+    with pytest.raises(UserError, match="learned ν of its loss tloss.*--loss"):
+        fit(configure({"resume": str(folder)}, disks), disks)
+
+
 @pytest.mark.parametrize("given", [{"momentum": 1.0}, {"warmup_epochs": 3.0, "epochs": 2}])
 def test_options_that_cannot_work_are_refused(disks, given):
     with pytest.raises(UserError, match="--"):

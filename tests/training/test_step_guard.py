@@ -22,7 +22,7 @@ WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", 
 
 
 class Training:
-    """A small network with batch norm, and a loss with a parameter of its own."""
+    """A small network with batch norm."""
 
     def __init__(
         self,
@@ -35,8 +35,7 @@ class Training:
         torch.manual_seed(0)
         self.network = build_network("lightunet", width=4, init="kaiming").to(device, memory_format=memory_format)
         self.loss = SegmentationLoss(spec, 1).to(device)
-        parameters = [*self.network.parameters(), *self.loss.parameters()]
-        self.optimizer = build_optimizer(optimizer, parameters, 0.1, fused=fused)
+        self.optimizer = build_optimizer(optimizer, self.network.parameters(), 0.1, fused=fused)
         self.schedule = build_schedule("constant", self.optimizer, total_steps=10)
         self.device = device
 
@@ -47,9 +46,9 @@ class Training:
         ).loss
 
     def state(self) -> list[torch.Tensor]:
-        """Weights, running statistics, the loss's parameters and the optimizer's memory."""
+        """Weights, running statistics and the optimizer's memory."""
         memory = [value for state in self.optimizer.state.values() for value in state.values()]
-        values = [*self.network.state_dict().values(), *self.loss.state_dict().values(), *memory]
+        values = [*self.network.state_dict().values(), *memory]
         return copy.deepcopy([value for value in values if isinstance(value, torch.Tensor)])
 
 

@@ -35,7 +35,6 @@ class LossSpec:
         weighting: how images are averaged: ``pixels``, by the weight of their pixels that count, or ``images``, all
             alike that have any.
         bounds: parameter → (least, greatest) value that a spec may give it.
-        learned: positive parameters that the module learns, as logarithms, from the value of the spec on.
         binary_only: the loss exists for one logit alone.
         spatial: the loss looks at where pixels lie, not only at their scores, labels and weights.
     """
@@ -43,7 +42,6 @@ class LossSpec:
     function: Callable[..., Tensor]
     weighting: str
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    learned: tuple[str, ...] = ()
     binary_only: bool = False
     spatial: bool = False
 
@@ -84,7 +82,7 @@ LOSSES: dict[str, LossSpec] = {
     "nce": LossSpec(robust_losses.normalized_cross_entropy, "pixels"),
     "rce": LossSpec(robust_losses.reverse_cross_entropy, "pixels", {"log_zero": LOG_ZERO}),
     "nr_dice": LossSpec(robust_losses.noise_robust_dice_loss, "images", {"gamma": (1, 2), **SMOOTH}),
-    "tloss": LossSpec(robust_losses.t_loss, "images", {"nu": (1e-3, 1e6)}, learned=("nu",)),
+    "tloss": LossSpec(robust_losses.t_loss, "images", {"nu": (1e-3, 1e6)}),
 }
 
 
@@ -100,10 +98,6 @@ class LossTerm:
     def term(self) -> LossSpec:
         """The entry of ``LOSSES``."""
         return LOSSES[self.name]
-
-    def value(self, parameter: str) -> float:
-        """The value of a parameter: the spec's, else the default."""
-        return self.params.get(parameter, self.term.defaults[parameter])
 
 
 def parse_loss(spec: str, num_classes: int | None = None) -> tuple[LossTerm, ...]:
@@ -198,9 +192,6 @@ class SegmentationLoss(nn.Module):
             look at one class after the other, do not use it.
         transition_matrix: Q, (K, K), rows = truth, for ``forward`` and ``backward``.
 
-    Losses with parameters of their own (``tloss``) hold them as parameters of the module: hand ``loss.parameters()``
-    to the optimizer and keep ``loss.state_dict()``.
-
     Raises:
         UserError: a faulty spec, or one that does not go with the other arguments.
     """
@@ -218,13 +209,6 @@ class SegmentationLoss(nn.Module):
         table = None if class_weights is None else self._weight_table(class_weights, num_classes)
         self.register_buffer("weight_of_label", table, persistent=False)
         self._set_matrices(transition_matrix, num_classes)
-        self.learned = nn.ParameterDict(
-            {
-                f"{number}_{name}": nn.Parameter(torch.tensor(summand.value(name)).log())
-                for number, summand in enumerate(self.summands)
-                for name in summand.term.learned
-            }
-        )
 
     def _set_matrices(self, transition_matrix: np.ndarray | None, num_classes: int | None) -> None:
         """Keep Q and Q⁻¹ as buffers where a term takes them."""
@@ -284,16 +268,14 @@ class SegmentationLoss(nn.Module):
         image_weights = self._image_weights(labels, pixel_weights)
         weights = image_weights.sum(1) if weights is None else weights
         values = torch.stack(
-            [self._values(number, logits, labels, pixel_weights) for number in range(len(self.summands))]
+            [self._values(summand, logits, labels, pixel_weights) for summand in self.summands]
         )  # (T, B)
         means = (values * image_weights).sum(1) / torch.where(weights > 0, weights, 1)
         return sum(summand.factor * mean for summand, mean in zip(self.summands, means, strict=True))
 
-    def _values(self, number: int, logits: Tensor, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
+    def _values(self, summand: LossTerm, logits: Tensor, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
         """l_ti of one term, (B,)."""
-        summand = self.summands[number]
         params: dict[str, object] = dict(summand.params)
-        params |= {name: self.learned[f"{number}_{name}"].exp() for name in summand.term.learned}
         params |= {name: getattr(self, name) for name in ("matrix", "inverse") if name in summand.term.arguments}
         if summand.term.weighting == "pixels":
             params["pixel_weights"] = pixel_weights

@@ -182,7 +182,7 @@ def noise_robust_dice_loss(
 
 
 @full_precision
-def t_loss(logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = None, nu: Tensor | float = 1.0) -> Tensor:
+def t_loss(logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = None, nu: float = 1.0) -> Tensor:
     r"""T-loss: the negative log-likelihood of an image's errors under a Student's t distribution, per entry,
 
     .. math:: \frac{1}{D} \left[ \log\Gamma\frac{\nu}{2} - \log\Gamma\frac{\nu + D}{2} + \frac{D}{2}\log(\pi\nu)
@@ -191,19 +191,17 @@ def t_loss(logits: Tensor, labels: Tensor, *, pixel_weights: Tensor | None = Non
     with D entries: pixels, times classes where there are several. The identity is the scale matrix.
 
     Args:
-        nu: degrees of freedom ν > 0; ``SegmentationLoss`` learns them, starting from here. The fewer, the less an
-            image with many errors counts.
-    Source: Gonzalez-Jimenez et al., Robust T-loss for medical image segmentation, MICCAI 2023; divided by D here, so
-        that learning rates do not depend on the image's size.
+        nu: degrees of freedom ν > 0. The fewer, the less an image with many errors counts.
+    Source: Gonzalez-Jimenez et al., Robust T-loss for medical image segmentation, MICCAI 2023, who learn ν; divided by
+        D here, so that learning rates do not depend on the image's size.
     """
     scores, targets, weights = scores_and_targets(logits, labels, pixel_weights)
     entries = weights.sum((1, 2, 3)) * logits.shape[1]
     errors = (weights * (scores - targets) ** 2).sum((1, 2, 3))
-    nu = torch.as_tensor(nu, dtype=logits.dtype, device=logits.device)
     value = (
-        torch.lgamma(nu / 2)
+        math.lgamma(nu / 2)
         - torch.lgamma((nu + entries) / 2)
-        + entries / 2 * torch.log(math.pi * nu)
+        + entries / 2 * math.log(math.pi * nu)
         + (nu + entries) / 2 * torch.log1p(errors / nu)
     )
     return value / torch.where(entries > 0, entries, 1)

@@ -125,7 +125,7 @@ def build_state(
     loss = SegmentationLoss(options.loss.spec, options.data.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
         options.optimization.optimizer,
-        [*network.parameters(), *loss.parameters()],
+        network.parameters(),
         options.optimization.lr,
         weight_decay=options.optimization.weight_decay,
         momentum=options.optimization.momentum,
@@ -217,8 +217,6 @@ def checkpoint_content(
     }
     if state.teacher is not None:
         content |= {"student": state.unwrapped_network.state_dict(), "teacher_updates": state.teacher.updates}
-    if any(True for _ in state.loss.parameters()):
-        content["loss"] = state.loss.state_dict()
     return content
 
 
@@ -249,14 +247,17 @@ def check_epochs_left(options: TrainingOptions, completed: int) -> None:
 def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
     """Fill ``state`` from a checkpoint, exactly as the run left it."""
     old = checkpoint["config"]
+    if checkpoint.get("loss"):
+        raise UserError(
+            f"the run learned ν of its loss {old['loss']}, which is fixed now: predict with it as before, or train "
+            'anew with --loss "tloss(nu=…)"'
+        )
     state.network.load_state_dict(checkpoint["student" if state.teacher else "model"])
     if state.teacher is not None:
         state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})
     load_optimizer(state.optimizer, checkpoint["optimizer"])
     if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
         state.scaler.load_state_dict(checkpoint["scaler"])
-    if "loss" in checkpoint:
-        state.loss.load_state_dict(checkpoint["loss"])
     state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
     state.annealing = old.get("annealing")
     if options.optimization.epochs != old["epochs"]:
