@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from evaluation.scores import BINS, confusion_matrix, decode_scores, score_histogram
 from models import to_scores
 from training.ema import EmaTeacher
 from training.losses import SegmentationLoss
-from training.optimizers import LearningRateSchedule
 from training.step_guard import StepGuard
 from utils.cli import Progress
 from utils.device import autocast, memory_figures, start_memory_figures, tuned_convolutions
@@ -91,7 +91,7 @@ def train_one_epoch(
     batches: Iterable[dict[str, Any]],
     loss: SegmentationLoss,
     optimizer: torch.optim.Optimizer,
-    schedule: LearningRateSchedule,
+    schedule: LRScheduler,
     scaler: torch.amp.GradScaler,
     *,
     device: torch.device,

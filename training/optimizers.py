@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from utils.cli import one_of
 
@@ -185,66 +185,24 @@ def annealing_factor(step: int, start_step: int, total_steps: int, final: float 
     return _cosine_between(1.0, final, Plan(total_steps).progress(step, start_step))
 
 
-class LearningRateSchedule:
-    """Sets an optimizer's learning rates to a factor of their highest, step by step.
-
-    Unlike ``torch.optim.lr_scheduler.LambdaLR`` it does not mind that a gradient scaler skips the optimizer's first
-    step, and its state is one number.
-
-    Args:
-        factor: step → factor.
-        step: the step to start from.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, factor: Callable[[int], float], step: int = 0) -> None:
-        self.optimizer, self.factor, self.current_step = optimizer, factor, step
-        self.highest = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        self._apply()
-
-    def _apply(self) -> None:
-        factor = self.factor(self.current_step)
-        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-            group["lr"] = highest * factor
-
-    def step(self) -> None:
-        """Go to the next step; call once after each step of the optimizer."""
-        self.current_step += 1
-        self._apply()
-
-    def get_last_lr(self) -> list[float]:
-        """The learning rate of every parameter group."""
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, int]:
-        """``{"step": n}``; everything else follows from the options of the run."""
-        return {"step": self.current_step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a saved step and set the learning rates that belong to it."""
-        self.current_step = int(state["step"])
-        self._apply()
-
-
-def _annealed(optimizer: torch.optim.Optimizer, start_step: int, lr: float, total_steps: int) -> Callable[[int], float]:
-    highest = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
-    return lambda step: lr / highest * annealing_factor(step, start_step, total_steps)
-
-
 def build_schedule(
     name: str,
     optimizer: torch.optim.Optimizer,
     total_steps: int,
     steps_per_epoch: int = 1,
+    *,
+    step: int = 0,
     anneal_from: tuple[int, float] | None = None,
     **options: Any,
-) -> LearningRateSchedule:
-    """Make the learning-rate schedule of a run and set the first step's learning rate.
+) -> LambdaLR:
+    """Make the learning-rate schedule of a run and set the learning rate of the next step.
 
     Args:
         name: a key of ``SCHEDULES``.
         optimizer: its learning rates are the highest ones, or those that an earlier schedule recorded in it.
         total_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps in an epoch.
+        step: steps taken so far.
         anneal_from: for a run whose number of epochs was changed: the step and the learning rate (of the first
             parameter group) it had reached. From there the rate anneals by :func:`annealing_factor` until
             ``total_steps``, and the named schedule no longer counts.
@@ -252,9 +210,14 @@ def build_schedule(
     Raises:
         UserError: unknown name.
     """
-    if anneal_from is not None:
+    one_of(name, tuple(SCHEDULES), "schedule")
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+
+    def factor(step: int) -> float:
+        if anneal_from is None:
+            return learning_rate_factor(name, step, total_steps, steps_per_epoch=steps_per_epoch, **options)
         start_step, lr = anneal_from
-        return LearningRateSchedule(optimizer, _annealed(optimizer, start_step, lr, total_steps), start_step)
-    factor = partial(learning_rate_factor, name, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **options)
-    factor(0)  # an unknown name fails here
-    return LearningRateSchedule(optimizer, factor)
+        return lr / optimizer.param_groups[0]["initial_lr"] * annealing_factor(step, start_step, total_steps)
+
+    return LambdaLR(optimizer, factor, last_epoch=step - 1)

@@ -21,6 +21,7 @@ def rates(schedule, steps: int) -> list[float]:
     seen = []
     for _ in range(steps):
         seen.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
         schedule.step()
     return seen
 
@@ -91,13 +92,12 @@ def test_a_resumed_schedule_goes_on_exactly(name):
     schedule = build_schedule(name, optimizer, **options)
     first = rates(schedule, 17)
     file = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, file)
+    torch.save({"optimizer": optimizer.state_dict(), "step": schedule.last_epoch}, file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     optimizer = make_optimizer()
     optimizer.load_state_dict(saved["optimizer"])
-    schedule = build_schedule(name, optimizer, **options)
-    schedule.load_state_dict(saved["schedule"])
+    schedule = build_schedule(name, optimizer, **options, step=saved["step"])
     assert first + rates(schedule, 23) == whole
 
 
@@ -108,12 +108,11 @@ def test_an_extended_run_anneals_without_a_jump(name):
     reached = optimizer.param_groups[0]["lr"]
     again = make_optimizer()
     again.load_state_dict(optimizer.state_dict())
-    schedule = build_schedule(name, again, 60, steps_per_epoch=10, anneal_from=(40, reached))
+    schedule = build_schedule(name, again, 60, steps_per_epoch=10, step=40, anneal_from=(40, reached))
     added = rates(schedule, 20)
     assert added[0] == pytest.approx(reached) and added[0] <= first[-1]
     assert added == sorted(added, reverse=True) and again.param_groups[0]["lr"] == pytest.approx(0.01 * reached)
-    resumed = build_schedule(name, again, 60, steps_per_epoch=10, anneal_from=(40, reached))
-    resumed.load_state_dict({"step": 47})
+    resumed = build_schedule(name, again, 60, steps_per_epoch=10, step=47, anneal_from=(40, reached))
     assert rates(resumed, 13) == added[7:]
 
 
@@ -123,6 +122,7 @@ def test_groups_keep_their_ratio():
     for _ in range(10):
         first, second = schedule.get_last_lr()
         assert first == pytest.approx(10 * second)
+        schedule.optimizer.step()
         schedule.step()
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from evaluation.label_audit.transitions import shares_before_noise
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
-from training.optimizers import LearningRateSchedule, build_optimizer, build_schedule, can_be_fused, load_optimizer
+from training.optimizers import build_optimizer, build_schedule, can_be_fused, load_optimizer
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -63,7 +64,7 @@ class TrainingState:
     loss: SegmentationLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    schedule: LearningRateSchedule | None
+    schedule: LRScheduler | None
     precision: str
     device: torch.device
     noise_matrix: np.ndarray | None
@@ -179,8 +180,12 @@ def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[fl
     return weights
 
 
-def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: int) -> None:
-    """Give ``state`` its learning-rate schedule; a run with a new number of epochs anneals over those left."""
+def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: int, step: int = 0) -> None:
+    """Give ``state`` its learning-rate schedule; a run with a new number of epochs anneals over those left.
+
+    Args:
+        step: optimizer steps that the run has taken.
+    """
     anneal = None
     if state.annealing is not None:
         anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
@@ -192,6 +197,7 @@ def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch
         warmup_steps=round(options.optimization.warmup_epochs * steps_per_epoch),
         step_epochs=options.optimization.step_epochs,
         gamma=options.optimization.step_gamma,
+        step=step,
         anneal_from=anneal,
     )
 
@@ -206,7 +212,7 @@ def checkpoint_content(
     content = {
         "model": state.predictor.state_dict(),
         "optimizer": state.optimizer.state_dict(),
-        "scheduler": state.schedule.state_dict(),
+        "scheduler": {"step": state.schedule.last_epoch},  # all else follows from the options
         "scaler": state.scaler.state_dict(),
         "epoch": state.epoch,
         "best": state.best,
@@ -262,6 +268,6 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     state.annealing = old.get("annealing")
     if options.optimization.epochs != old["epochs"]:
         state.annealing = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
-    add_schedule(options, state, steps_per_epoch)
-    if options.optimization.epochs == old["epochs"]:
-        state.schedule.load_state_dict(checkpoint["scheduler"])
+    goes_on = options.optimization.epochs == old["epochs"]
+    step = checkpoint["scheduler"]["step"] if goes_on else state.epoch * steps_per_epoch
+    add_schedule(options, state, steps_per_epoch, step)
