@@ -5,7 +5,7 @@ Every transform draws once and applies the draw to image and label alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datasets.labels import IGNORE
+from datasets.registries import STRONG_AUGMENTATIONS
 from utils.device import pinned
 
 
@@ -51,31 +52,43 @@ class AddNoise(v2.Transform):
         return tv_tensors.wrap(inpt + pinned(noise, inpt.device).to(inpt.device, non_blocking=True), like=inpt)
 
 
-def _rotation(degrees: float) -> list[v2.Transform]:
-    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
-    return [v2.RandomRotation(degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill)]
+FILL: dict[type, float] = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
 
 
-def _scale(share: float) -> list[v2.Transform]:
-    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
+def rotate(degrees: float = 180.0) -> list[v2.Transform]:
+    """Turn by up to ± ``degrees``."""
+    return [v2.RandomRotation(degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=FILL)]
+
+
+def scale(fraction: float = 0.25) -> list[v2.Transform]:
+    """Magnify by up to 1 ± ``fraction``."""
     bilinear = v2.InterpolationMode.BILINEAR
-    return [v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=bilinear, fill=fill)]
+    return [v2.RandomAffine(0, scale=(1 - fraction, 1 + fraction), interpolation=bilinear, fill=FILL)]
 
 
-def _elastic(alpha: float) -> list[v2.Transform]:
-    return [v2.ElasticTransform(alpha=alpha, sigma=6.0, fill={tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE})]
+def elastic(alpha: float = 60.0) -> list[v2.Transform]:
+    """Bend smoothly; ``alpha`` is torchvision's magnitude."""
+    return [v2.ElasticTransform(alpha=alpha, sigma=6.0, fill=FILL)]
 
 
-# name → (default strength, what the strength means, transforms for a strength); geometry comes before intensity.
-STRONG_AUGMENTATIONS: dict[str, tuple[float, Callable[[float], list[v2.Transform]]]] = {
-    "rotate": (180.0, _rotation),
-    "scale": (0.25, _scale),
-    "elastic": (60.0, _elastic),
-    "brightness": (0.3, lambda strength: [RandomIntensity(strength, 0.0)]),
-    "contrast": (0.3, lambda strength: [RandomIntensity(0.0, strength)]),
-    "blur": (1.5, lambda strength: [v2.GaussianBlur(5, sigma=(0.1, strength))]),
-    "noise": (0.3, lambda strength: [AddNoise(strength)]),
-}
+def brightness(shift: float = 0.3) -> list[v2.Transform]:
+    """Shift by up to ± ``shift`` standard deviations."""
+    return [RandomIntensity(shift, 0.0)]
+
+
+def contrast(fraction: float = 0.3) -> list[v2.Transform]:
+    """Scale by up to 1 ± ``fraction``."""
+    return [RandomIntensity(0.0, fraction)]
+
+
+def blur(sigma: float = 1.5) -> list[v2.Transform]:
+    """Blur by a Gaussian of up to ``sigma`` pixels."""
+    return [v2.GaussianBlur(5, sigma=(0.1, sigma))]
+
+
+def noise(deviation: float = 0.3) -> list[v2.Transform]:
+    """Add white noise of up to ``deviation`` standard deviations."""
+    return [AddNoise(deviation)]
 
 
 def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
@@ -84,19 +97,19 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
     Raises:
         ValueError: an unknown name or a strength that is no positive number; the message lists the names.
     """
-    strengths: dict[str, float] = {}
+    strengths: dict[str, tuple[float, ...]] = {}  # () is the default
     for item in spec:
         name, _, strength = item.partition(":")
         if name not in STRONG_AUGMENTATIONS:
             raise ValueError(f"{name!r} is no augmentation; choose from: {', '.join(STRONG_AUGMENTATIONS)}")
-        strengths[name] = float(strength) if strength else STRONG_AUGMENTATIONS[name][0]
-        if not strengths[name] > 0:
+        strengths[name] = (float(strength),) if strength else ()
+        if not min(strengths[name], default=1) > 0:
             raise ValueError(f"the strength of {item!r} must be a positive number")
     steps = [
         step
         for name in STRONG_AUGMENTATIONS
         if name in strengths
-        for step in STRONG_AUGMENTATIONS[name][1](strengths[name])
+        for step in STRONG_AUGMENTATIONS[name](*strengths[name])
     ]
     return v2.Compose(steps) if steps else None
 

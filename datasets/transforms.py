@@ -8,7 +8,6 @@ order or the number of processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from datasets.image_io import row_blocks
 from datasets.labels import IGNORE
 from datasets.local_background import above_local_background
+from datasets.registries import NORMALIZATIONS
 
 MINIMUM_DEVIATION = 1e-6
 LOCAL_SIGMA, LOCAL_FLOOR = 32.0, 0.05  # pixels; deviations of the whole image
@@ -60,10 +60,6 @@ def as_prepared(image: np.ndarray) -> Scaling:
     """The pixels as they are."""
     channels = image.shape[2] if image.ndim == 3 else 1
     return Scaling(np.zeros(channels), np.ones(channels))
-
-
-# name → from pixels (for ``local``: prepared ones) to how they are scaled.
-NORMALIZATIONS: dict[str, Callable[[np.ndarray], Scaling]] = {"zscore": z_score, "unit": to_unit, "local": as_prepared}
 
 
 def needs_preparation(mode: str) -> bool:

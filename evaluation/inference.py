@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from evaluation.prediction import Predictor, find_checkpoint, load_network, predict_pictures
-    from models import fold_batch_norms
+    from models.blocks import fold_batch_norms
     from utils.device import choose_device, choose_precision
 
     device = torch.device(choose_device(options.device))

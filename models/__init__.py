@@ -1,32 +1,31 @@
-"""Networks: images in, logits out; every network by its name, and the one function from logits to scores."""
+"""Networks: images in, logits out; every network by its name, and the one function from logits to scores.
+
+Importing this file costs no torch: a network is imported when it is built.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from models.blocks import fold_batch_norms as fold_batch_norms
-from models.deeplabv3plus import DeepLabV3Plus
-from models.encoder_unet import UNetResNet18, UNetResNet34, UNetResNet50
-from models.hrnet import HRNet
-from models.unet import LightUNet, UNet
 from utils.cli import UserError, one_of
+from utils.registry import Registry
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "unet": UNet,
-    "lightunet": LightUNet,
-    "deeplabv3plus": DeepLabV3Plus,
-    "hrnet": HRNet,
-    "unet_resnet18": UNetResNet18,
-    "unet_resnet34": UNetResNet34,
-    "unet_resnet50": UNetResNet50,
-}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
+NETWORKS = Registry(
+    {
+        "unet": "models.unet:UNet",
+        "lightunet": "models.unet:LightUNet",
+        "deeplabv3plus": "models.deeplabv3plus:DeepLabV3Plus",
+        "hrnet": "models.hrnet:HRNet",
+        "unet_resnet18": "models.encoder_unet:UNetResNet18",
+        "unet_resnet34": "models.encoder_unet:UNetResNet34",
+        "unet_resnet50": "models.encoder_unet:UNetResNet50",
+    }
+)
 
 MIN_SHARE = 1e-4  # of a class in the labels, for the head's bias
 
@@ -54,12 +53,26 @@ def build_network(name: str, in_channels: int = 1, num_classes: int = 1, **optio
 
     Raises:
         UserError: unknown network, an option that the network does not have, or a value that it does not take.
+
+    >>> import torch
+    >>> network = build_network("lightunet", in_channels=3, num_classes=4, width=8)
+    >>> network(torch.zeros(2, 3, 50, 70)).shape
+    torch.Size([2, 4, 50, 70])
     """
     known = network_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"network {name!r} has no option {', '.join(unknown)}; its options are: {', '.join(known)}")
     return NETWORKS[name](in_channels, num_classes, **options)
+
+
+def check_network(name: str, options: Mapping[str, Any]) -> None:
+    """Raise the UserError that building the network would raise, without its weights; files are not looked at."""
+    import torch
+
+    network_options(name)
+    with torch.device("meta"):
+        build_network(name, **{key: value for key, value in options.items() if key != "pretrained"})
 
 
 def to_scores(logits: Tensor) -> Tensor:
@@ -71,7 +84,7 @@ def to_scores(logits: Tensor) -> Tensor:
     Returns: (B, C, H, W): the foreground's sigmoid for C = 1, else the softmax over the classes.
     """
     logits = logits.float()
-    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
 def start_from_shares(network: nn.Module, shares: Sequence[float]) -> None:
@@ -88,7 +101,7 @@ def start_from_shares(network: nn.Module, shares: Sequence[float]) -> None:
 
     Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, section 4.1.
     """
-    logs = torch.as_tensor(np.asarray(shares, np.float64)).clamp_min(MIN_SHARE).log()
-    bias = logs[1:] - logs[:1] if network.head.out_channels == 1 else logs
-    with torch.no_grad():
-        network.head.bias.copy_(bias)
+    head = network.get_submodule("head")
+    bias, channels = head.get_parameter("bias").detach(), head.get_parameter("weight").shape[0]
+    logs = bias.double().new_tensor([float(share) for share in shares]).clamp_min(MIN_SHARE).log()
+    bias.copy_(logs[1:] - logs[:1] if channels == 1 else logs)

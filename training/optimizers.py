@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules by name.
 
 A schedule is a pure function from the step to the share of the highest learning rate that this step uses, so a
-resumed run goes on exactly where it was, and a plot of the schedule needs no optimizer.
+resumed run goes on exactly where it was, and a plot of the schedule needs no optimizer. Importing this file costs no
+torch, so that ``--help`` can list the names.
 """
 
 from __future__ import annotations
@@ -9,30 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import one_of
+from utils.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim.lr_scheduler import LambdaLR
 
 ADAM_BETA2 = 0.999
 
 
-def _sgd(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, momentum=momentum, **options)
-
-
-def _adam(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, betas=(momentum, ADAM_BETA2), **options)
-
-
-def _adamw(parameters: Iterable[Any], momentum: float, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, betas=(momentum, ADAM_BETA2), **options)
-
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+OPTIMIZERS = Registry({"sgd": "torch.optim:SGD", "adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW"})
 
 
 def build_optimizer(
@@ -57,10 +48,11 @@ def build_optimizer(
         UserError: unknown name.
     """
     make = OPTIMIZERS[one_of(name, tuple(OPTIMIZERS), "optimizer")]
-    optimizer = make(parameters, momentum=momentum, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    memory = {"momentum": momentum} if name == "sgd" else {"betas": (momentum, ADAM_BETA2)}
+    optimizer = make(parameters, lr=lr, weight_decay=weight_decay, fused=fused or None, **memory)
     if fused and name == "sgd" and momentum:  # else a skipped first step would leave its memory as it was found
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            optimizer.state[parameter]["momentum_buffer"] = parameter.detach().clone().zero_()
     return optimizer
 
 
@@ -74,6 +66,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
     Fused it stays as it is built, and its memory gets the memory format of the parameters, which fused kernels need.
     """
+    import torch
+
     groups = [
         {**saved, "fused": built.get("fused")}
         for saved, built in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -210,6 +204,8 @@ def build_schedule(
     Raises:
         UserError: unknown name.
     """
+    from torch.optim.lr_scheduler import LambdaLR
+
     one_of(name, tuple(SCHEDULES), "schedule")
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])

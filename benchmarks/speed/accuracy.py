@@ -39,7 +39,7 @@ def accuracy_fast(given: dict[str, Any]) -> float:
     import torch
 
     from evaluation.prediction import Predictor, load_network
-    from models import fold_batch_norms
+    from models.blocks import fold_batch_norms
     from training.fit import configure, fit
     from utils.device import choose_precision
 

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.noise_steps import median_ms
 from benchmarks.speed.record import Figure, Settings
-from models import build_network, fold_batch_norms
+from models import build_network
+from models.blocks import fold_batch_norms
 from utils.device import PRECISIONS
 
 MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # rows of the square matrices of the largest product

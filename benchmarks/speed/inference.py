@@ -61,7 +61,8 @@ def predict_for_a_while(settings: Settings, way: str) -> dict[str, Any]:
 
     from benchmarks.speed.plain import predict_plainly
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
-    from models import build_network, fold_batch_norms
+    from models import build_network
+    from models.blocks import fold_batch_norms
     from training.run.compilation import compile_network
     from utils.cli import Progress
     from utils.device import choose_precision
@@ -124,7 +125,8 @@ def predict_huge(settings: Settings, side: int) -> tuple[float, float, float]:
 
     from evaluation.inference import BATCH_SIZE
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
-    from models import build_network, fold_batch_norms
+    from models import build_network
+    from models.blocks import fold_batch_norms
     from utils.cli import Progress
     from utils.device import choose_precision
 

@@ -24,7 +24,8 @@ from datasets.lists import read_list
 from datasets.transforms import normalize
 from evaluation.prediction import MapSettings, Picture, Predictor, predict_pictures
 from evaluation.scores import auc, average_precision, best_threshold, counts_at, f1, score_histogram
-from models import build_network, fold_batch_norms
+from models import build_network
+from models.blocks import fold_batch_norms
 from training.resolve import resolve_options
 from utils.cli import Progress, UserError
 from utils.files import read_json

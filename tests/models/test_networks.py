@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import NETWORKS, build_network, fold_batch_norms, network_options, start_from_shares, to_scores
-from models.blocks import initialize, split_padding
+from models import NETWORKS, build_network, network_options, start_from_shares, to_scores
+from models.blocks import fold_batch_norms, initialize, split_padding
 from utils.cli import UserError
 
 SIZES = [(64, 64), (16, 16), (33, 47)]

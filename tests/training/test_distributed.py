@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from models import LightUNet
+from models.unet import LightUNet
 from training.fit import configure, fit
 from training.step_guard import NonFiniteLoss
 from utils.cli import UserError

@@ -323,7 +323,7 @@ def test_specs_are_sums():
         ("bce(x=1)", "parameters are: none"),
         ("focal(gamma=-1)", "from 0 to 10"),
         ("focal(gamma=nan)", "from 0 to 10"),
-        ("focal(gamma)", "from 0 to 10"),
+        ("focal(gamma)", "not of the form key=value"),
         ("cldice(iterations=2.5)", "whole number"),
         ("forward", "--transition_matrix"),
     ],
