@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -181,33 +182,78 @@ class TrainingBatches(Sampler[list[Key]]):
 
     The order is a function of (seed, epoch). A batch is the global one: its draws are dealt out over the processes.
     Where they do not come out even, the shorter shares are filled up with an image without its label, so that all
-    processes make every step alike. The last partial batch is kept.
+    processes make every step alike.
 
     Args:
-        count: number of images; an epoch has ``count * repeat`` draws.
+        count: number of images.
         batch_size: images in a global batch.
+        repeat: draws of every image in an epoch, whose last batch may be partial.
+        steps: in place of ``repeat``: steps in an epoch, any number above 0; epoch e begins after
+            round((e − 1) · ``steps``). All batches are whole, and the run goes through the images again and again,
+            each time in another order, so that no image is drawn more than once more often than another.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, repeat: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        repeat: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        steps: float | None = None,
+    ) -> None:
         self.count, self.batch_size, self.seed, self.repeat = count, batch_size, seed, repeat
         self.rank, self.world, self.epoch = rank, world, 0
+        self.steps = steps
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in an epoch, on average where ``steps`` is no whole number."""
+        return -(-self.count * self.repeat // self.batch_size) if self.steps is None else self.steps
+
+    @property
+    def draws(self) -> int:
+        """Images drawn in the epoch that was set, over all processes."""
+        return self.count * self.repeat if self.steps is None else len(self) * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
+        """Choose the epoch, from 1, whose order the next iteration follows."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count * self.repeat // self.batch_size)
+        first = max(self.epoch, 1) - 1
+        return steps_before(first + 1, self.steps_per_epoch) - steps_before(first, self.steps_per_epoch)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch])).permutation(
-            self.count * self.repeat
-        )
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        draws = self._one_epoch() if self.steps is None else self._part_of_passes()
+        for start in range(0, len(draws), self.batch_size):
+            batch = draws[start : start + self.batch_size]
             share = batch[self.rank :: self.world].tolist()
             fillers = [~int(batch[0])] * (-(-len(batch) // self.world) - len(share))
             yield [(self.epoch, draw) for draw in share + fillers]
+
+    def _order(self, number: int, count: int) -> np.ndarray:
+        return np.random.default_rng(np.random.SeedSequence([self.seed, number])).permutation(count)
+
+    def _one_epoch(self) -> np.ndarray:
+        """Every image ``repeat`` times."""
+        return self._order(self.epoch, self.count * self.repeat)
+
+    def _part_of_passes(self) -> np.ndarray:
+        """The next draws of the passes over all images; the images of pass p come in the order of (seed, p)."""
+        begin = steps_before(max(self.epoch, 1) - 1, self.steps) * self.batch_size
+        first, skipped = divmod(begin, self.count)
+        needed = len(self) * self.batch_size
+        passes = -(-(skipped + needed) // self.count)
+        orders = [copy * self.count + self._order(first + copy, self.count) for copy in range(passes)]
+        return np.concatenate(orders)[skipped : skipped + needed]
+
+
+def steps_before(epochs: int, steps_per_epoch: float) -> int:
+    """The steps that lie before the end of an epoch, where an epoch may not have a whole number of them."""
+    return math.floor(epochs * steps_per_epoch + 0.5)
 
 
 class OrderedBatches(Sampler[list[int]]):

@@ -167,9 +167,7 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
         raise UserError("--noise_device gpu changes labels that lie on a GPU; here they do not: use --noise_device cpu")
     kept, held_out = split_fold(len(train_samples), options.data.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
-    batches = TrainingBatches(
-        len(train), options.optimization.batch_size, options.run.seed, options.augmentation.repeat, rank(), world_size()
-    )
+    batches = training_batches(options, len(train))
     train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
     if val_list is not None:
@@ -186,6 +184,20 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
         val,
         val_loader,
         [train_samples[i] for i in held_out],
+    )
+
+
+def training_batches(options: TrainingOptions, images: int) -> TrainingBatches:
+    """The batches of a run: as many an epoch as ``steps`` asks, else every image ``repeat`` times."""
+    optimization, repeat = options.optimization, options.augmentation.repeat
+    return TrainingBatches(
+        images,
+        optimization.batch_size,
+        options.run.seed,
+        1 if repeat == "auto" else repeat,
+        rank(),
+        world_size(),
+        steps=None if optimization.steps is None else optimization.steps / optimization.epochs,
     )
 
 

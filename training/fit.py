@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
+from datasets.segmentation import steps_before
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.label_free import PseudoLabels
@@ -151,9 +152,9 @@ def make_state(
         checkpoint = load_last(Path(options.run.resume))
         if earlier is None:  # else torchrun may have lost a process after the last epoch
             check_epochs_left(options, checkpoint["epoch"])
-        restore(options, state, checkpoint, len(data.train_batches))
+        restore(options, state, checkpoint, data.train_batches.steps_per_epoch)
     else:
-        add_schedule(options, state, len(data.train_batches))
+        add_schedule(options, state, data.train_batches.steps_per_epoch)
     if torch.distributed.is_initialized():
         state.network = DistributedDataParallel(
             state.network,
@@ -217,12 +218,24 @@ def describe(logger: RunLogger, options: TrainingOptions, data: TrainingData, st
         f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, "
         f"{options.optimization.optimizer}"
     )
-    if state.annealing is not None:
+    logger.say(plan(data, options.optimization.epochs, options.augmentation.crop))
+    if state.restart is not None:
         logger.say(
-            f"{options.optimization.epochs} epochs instead of the run's former number: the learning rate anneals from "
-            f"{state.annealing['lr']:.3g} over epochs {int(state.annealing['epoch']) + 1} to "
+            f"{options.optimization.epochs} epochs instead of the run's former number: the learning rate goes on from "
+            f"{state.restart.lr:.3g}, rises to {state.restart.peak:.3g} and anneals until epoch "
             f"{options.optimization.epochs}"
         )
+
+
+def plan(data: TrainingData, epochs: int, crop: int) -> str:
+    """The length of a run in a line: epochs, steps, and how often an image is seen."""
+    batches, images = data.train_batches, len(data.train)
+    steps = steps_before(epochs, batches.steps_per_epoch)
+    draws = steps * batches.batch_size if batches.steps else epochs * batches.draws
+    return (
+        f"plan: {steps} steps in {epochs} epochs, {min(batches.batch_size, batches.draws)} windows of {crop}×{crop} "
+        f"a step; each image is drawn {draws / images:.3g} times"
+    )
 
 
 def train(
@@ -293,7 +306,7 @@ def run_epoch(
 ) -> EpochMetrics:
     """Train on every batch of one epoch; trace a few steps into the folder ``trace``."""
     data.train_batches.set_epoch(epoch)
-    draws, batches = len(data.train) * options.augmentation.repeat, data.train_loader
+    draws, batches = data.train_batches.draws, data.train_loader
     if trace is not None and is_main():
         batches = traced_steps(batches, len(data.train_batches), state.device, trace)
     with Progress(draws, f"epoch {epoch}/{options.optimization.epochs}") as progress:

@@ -90,14 +90,13 @@ class Plan:
         step_epochs: epochs between two drops of ``step``.
         gamma: factor of each drop of ``step``.
         power: exponent of ``poly``.
-        final: share of the highest rate at which ``cosine``, ``poly`` and ``one_cycle`` end. It is above 0, so that
-            a run can be extended from there.
+        final: share of the highest rate at which ``cosine``, ``poly`` and ``one_cycle`` end.
         rise: share of ``total_steps`` in which ``one_cycle`` rises where no warm-up is given.
         start: share of the highest rate at which ``one_cycle`` starts.
     """
 
     total_steps: int
-    steps_per_epoch: int = 1
+    steps_per_epoch: float = 1
     warmup_steps: int = 0
     step_epochs: int = 20
     gamma: float = 0.1
@@ -171,22 +170,48 @@ def learning_rate_factor(name: str, step: int, total_steps: int, **options: Any)
     return factor
 
 
-def annealing_factor(step: int, start_step: int, total_steps: int, final: float = Plan.final) -> float:
-    """How a run with more epochs than planned goes on: a cosine from 1 at ``start_step`` to ``final`` at the end.
+@dataclass(frozen=True)
+class Restart:
+    """How the learning rate goes on in a run that was given more epochs than it was planned for.
 
-    The factor multiplies the learning rate that the run had at ``start_step``, so that the rate never jumps.
+    A schedule that has come to its end leaves a rate that learns nothing, so it rises again to half of the highest,
+    unless it is still above that; it never jumps.
+
+    Args:
+        step: the first step of the additional epochs.
+        lr: the rate that the run had reached, of the first parameter group.
+        peak: the rate that it rises to.
     """
-    return _cosine_between(1.0, final, Plan(total_steps).progress(step, start_step))
+
+    step: int
+    lr: float
+    peak: float
+
+    SHARE = 0.5  # of the highest rate, that is risen to
+    RISE = 0.1  # share of the remaining steps in which it rises
+
+    def rate(self, step: int, total_steps: int, final: float = Plan.final) -> float:
+        """The learning rate: a cosine from ``lr`` up to ``peak``, then one down to ``final`` · ``peak`` at the end."""
+        top = self.step + (round(self.RISE * (total_steps - self.step)) if self.peak > self.lr else 0)
+        if step < top:
+            return _cosine_between(self.lr, self.peak, (step - self.step) / (top - self.step))
+        return self.peak * _cosine_between(1.0, final, Plan(total_steps).progress(step, top))
+
+
+def restart_at(step: int, optimizer: torch.optim.Optimizer) -> Restart:
+    """The restart of a run at ``step``, from the learning rates recorded in its optimizer."""
+    group = optimizer.param_groups[0]
+    return Restart(step, group["lr"], max(group["lr"], Restart.SHARE * group.get("initial_lr", group["lr"])))
 
 
 def build_schedule(
     name: str,
     optimizer: torch.optim.Optimizer,
     total_steps: int,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: float = 1,
     *,
     step: int = 0,
-    anneal_from: tuple[int, float] | None = None,
+    restart: Restart | None = None,
     **options: Any,
 ) -> LambdaLR:
     """Make the learning-rate schedule of a run and set the learning rate of the next step.
@@ -197,9 +222,7 @@ def build_schedule(
         total_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps in an epoch.
         step: steps taken so far.
-        anneal_from: for a run whose number of epochs was changed: the step and the learning rate (of the first
-            parameter group) it had reached. From there the rate anneals by :func:`annealing_factor` until
-            ``total_steps``, and the named schedule no longer counts.
+        restart: for a run whose number of epochs was changed; the named schedule then no longer counts.
         options: ``warmup_steps``, ``step_epochs``, ``gamma``, ``power``, … as in :class:`Plan`.
     Raises:
         UserError: unknown name.
@@ -211,9 +234,8 @@ def build_schedule(
         group.setdefault("initial_lr", group["lr"])
 
     def factor(step: int) -> float:
-        if anneal_from is None:
-            return learning_rate_factor(name, step, total_steps, steps_per_epoch=steps_per_epoch, **options)
-        start_step, lr = anneal_from
-        return lr / optimizer.param_groups[0]["initial_lr"] * annealing_factor(step, start_step, total_steps)
+        if restart is not None:
+            return restart.rate(step, total_steps) / optimizer.param_groups[0]["initial_lr"]
+        return learning_rate_factor(name, step, total_steps, steps_per_epoch=steps_per_epoch, **options)
 
     return LambdaLR(optimizer, factor, last_epoch=step - 1)

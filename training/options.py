@@ -166,7 +166,7 @@ class AugmentationOptions:
     crop: int = 256
     flips: bool = True
     augment: tuple[str, ...] = ()
-    repeat: int = 1
+    repeat: int | str = "auto"
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ class LossOptions:
 class OptimizationOptions:
     """Steps, their size and their arithmetic."""
 
+    steps: int | None = None
     epochs: int = 100
     batch_size: int = 32
     accumulate: int = 1
@@ -358,6 +359,11 @@ def fold(text: str) -> str:
     return text
 
 
+def repeat_count(text: str) -> int | str:
+    """A whole number of at least 1, or ``auto``."""
+    return text if text == "auto" else positive_int(text)
+
+
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data = _Group(parser, "data")
     data.add("--dataset", "name of the data set: datasets/NAME and txt/NAME", metavar="NAME")
@@ -430,7 +436,9 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="NAME",
     )
-    augmentation.add("--repeat", "draws of every image in an epoch", type=positive_int, metavar="N")
+    augmentation.add(
+        "--repeat", "draws of every image in an epoch; auto: as --steps asks, else 1", type=repeat_count, metavar="N"
+    )
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -473,6 +481,12 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     steps = _Group(parser, "optimization")
+    steps.add(
+        "--steps",
+        "optimizer steps in all, in epochs of equal length; --epochs or --repeat alone count in place of a preset's",
+        type=positive_int,
+        metavar="N",
+    )
     steps.add("--epochs", "epochs in all", type=positive_int, metavar="N")
     steps.add("--batch_size", "images a step, over all processes", type=positive_int, metavar="N")
     steps.add("--accumulate", "parts that a batch is computed in, to save memory", type=positive_int, metavar="N")

@@ -46,6 +46,7 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     network = given.get("network", DEFAULTS["network"])
     given = {**label_free_recipe(given), **given}
     values = {**PRESETS[preset], **PRESETS_BY_NETWORK.get((preset, network), {}), **given, "preset": preset}
+    values |= run_length(values, given)
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
     options = TrainingOptions.from_flat(values)
@@ -56,6 +57,29 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
         options = options.replace(noise_seed=options.run.seed)
     _check(options)
     return options
+
+
+def run_length(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Steps and epochs of a run: a preset's steps count unless ``--epochs`` or ``--repeat`` say how long it is.
+
+    Args:
+        values: what presets and given options come to.
+    Raises:
+        UserError: given options that contradict each other.
+    """
+    epochs, repeats = "epochs" in given, given.get("repeat", "auto") != "auto"
+    if given.get("steps") is None:
+        is_counted = epochs or repeats or values.get("steps") is None
+        return {"steps": None, "repeat": given["repeat"] if repeats else 1} if is_counted else {"repeat": "auto"}
+    if repeats:
+        raise UserError(
+            f"--steps {given['steps']} and --repeat {given['repeat']} both say how long an epoch is: give one"
+        )
+    if not epochs:
+        return {"epochs": min(values["epochs"], given["steps"]), "repeat": "auto"}  # no epoch without a step
+    if given["steps"] < given["epochs"]:
+        raise UserError(f"--steps {given['steps']} is less than a step in each of --epochs {given['epochs']}")
+    return {"repeat": "auto"}
 
 
 def label_free_recipe(given: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +166,8 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
                 + " may change; start a new run for anything else"
             )
     changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
+    if known.get("steps") and "epochs" in given:  # epochs stay as long as they are
+        changed["steps"] = max(1, round(known["steps"] * given["epochs"] / known["epochs"]))
     options = TrainingOptions.from_flat({**known, **changed, "resume": given.get("resume")})
     _check(options)
     return options

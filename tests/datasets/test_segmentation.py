@@ -88,6 +88,34 @@ def test_the_order_follows_the_epoch():
     assert orders[0] == orders[2] != orders[1]
 
 
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize(("images", "steps", "epochs"), [(14, 60, 20), (3, 50, 20), (100, 33, 7)])
+def test_a_run_counted_in_steps_draws_all_images_equally_often(images, steps, epochs, world):
+    parts = [TrainingBatches(images, 4, 0, rank=rank, world=world, steps=steps / epochs) for rank in range(world)]
+    made, seen, keys = 0, Counter(), Counter()
+    for epoch in range(1, epochs + 1):
+        for part in parts:
+            part.set_epoch(epoch)
+            batches = [[key for key in batch if key[1] >= 0] for batch in part]
+            assert len(batches) == len(part)
+            keys.update(key for batch in batches for key in batch)
+            seen.update(draw % images for batch in batches for _, draw in batch)
+        made += len(parts[0])
+        assert max(seen.values()) - min(seen[index] for index in range(images)) <= 1
+    assert made == steps and sum(seen.values()) == 4 * steps
+    assert set(keys.values()) == {1}  # each with a random stream of its own
+
+
+def test_a_run_counted_in_steps_is_a_function_of_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        batches = TrainingBatches(14, 4, seed, steps=2.5)
+        batches.set_epoch(epoch)
+        return [[draw for _, draw in batch] for batch in batches]
+
+    assert order(0, 5) == order(0, 5) != order(1, 5)
+    assert [len(order(0, epoch)) for epoch in (1, 2, 3, 4)] == [3, 2, 3, 2]
+
+
 def test_a_filler_counts_nowhere(samples):
     part = TrainingBatches(5, 4, seed=0, rank=1, world=2)
     last = list(part)[-1]

@@ -62,6 +62,7 @@ TRAINED = ("model", "optimizer", "scheduler", "scaler", "epoch", "best", "thresh
         {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "augment": ("noise",)},
         {"label_noise": "flip:0.3", "label_noise_refresh": "epoch", "accumulate": 2, "clip_grad": 1.0},
         {"loss": "tloss", "class_weights": ("1", "2")},
+        {"steps": 10, "ema": 0.9},
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(disks, extra):
@@ -166,16 +167,26 @@ def test_resume_discards_records_of_epochs_that_were_not_kept(disks):
     assert [record["epoch"] for record in records] == [1, 2, 3] and records[1]["train/loss"] != 9
 
 
-def test_extending_a_finished_run_anneals_from_the_last_rate(disks, capsys):
-    folder = run(disks, epochs=2, run_name="long", schedule="cosine")
-    last = read_jsonl(folder / "metrics.jsonl")[-1]["train/learning_rate"]
+def test_extending_a_finished_run_learns_again(disks, capsys):
+    folder = run(disks, epochs=2, run_name="long")
     with pytest.raises(UserError, match="completed 2 epochs"):
         fit(configure({"resume": str(folder)}, disks), disks)
     capsys.readouterr()
-    fit(configure({"resume": str(folder), "epochs": 5}, disks), disks)
-    assert "anneals" in capsys.readouterr().out
-    rates = [record["train/learning_rate"] for record in read_jsonl(folder / "metrics.jsonl")]
-    assert len(rates) == 5 and all(rate <= last + 1e-12 for rate in rates[2:])
+    fit(configure({"resume": str(folder), "epochs": 12}, disks), disks)
+    assert "goes on from 3e-05, rises to 0.0015 and anneals until epoch 12" in capsys.readouterr().out
+    records = read_jsonl(folder / "metrics.jsonl")
+    rates, losses = ([record[f"train/{name}"] for record in records] for name in ("learning_rate", "loss"))
+    assert len(rates) == 12 and max(rates[2:]) == pytest.approx(0.0015, rel=0.1) and rates[-1] < 1e-4
+    assert losses[-1] < 0.8 * losses[1]
+
+
+def test_an_extended_run_that_is_stopped_goes_on_as_if_it_were_not(disks):
+    whole, part = (run(disks, epochs=2, run_name=name) for name in ("whole", "part"))
+    fit(configure({"resume": str(whole), "epochs": 6}, disks), disks)
+    fit(configure({"resume": str(part), "epochs": 6, "stop_after": 4}, disks), disks)
+    fit(configure({"resume": str(part)}, disks), disks)
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pth") for folder in (whole, part))
+    assert_equal_states({key: one[key] for key in TRAINED}, {key: other[key] for key in TRAINED})
 
 
 def test_without_validation_list_best_is_last_and_the_noise_sets_the_threshold(disks, capsys):

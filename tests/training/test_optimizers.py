@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
-from training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule, learning_rate_factor
+from training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Restart,
+    build_optimizer,
+    build_schedule,
+    learning_rate_factor,
+    restart_at,
+)
 from utils.cli import UserError
 
 
@@ -102,18 +111,22 @@ def test_a_resumed_schedule_goes_on_exactly(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_an_extended_run_anneals_without_a_jump(name):
+def test_an_extended_run_learns_again_without_a_jump(name):
     optimizer = make_optimizer()
     first = rates(build_schedule(name, optimizer, 40, steps_per_epoch=10, step_epochs=2), 40)
-    reached = optimizer.param_groups[0]["lr"]
+    highest, reached = optimizer.param_groups[0]["initial_lr"], optimizer.param_groups[0]["lr"]
     again = make_optimizer()
     again.load_state_dict(optimizer.state_dict())
-    schedule = build_schedule(name, again, 60, steps_per_epoch=10, step=40, anneal_from=(40, reached))
-    added = rates(schedule, 20)
+    restart = restart_at(40, again)
+    schedule = build_schedule(name, again, 140, steps_per_epoch=10, step=40, restart=restart)
+    added = rates(schedule, 100)
     assert added[0] == pytest.approx(reached) and added[0] <= first[-1]
-    assert added == sorted(added, reverse=True) and again.param_groups[0]["lr"] == pytest.approx(0.01 * reached)
-    resumed = build_schedule(name, again, 60, steps_per_epoch=10, step=47, anneal_from=(40, reached))
-    assert rates(resumed, 13) == added[7:]
+    assert max(added) == pytest.approx(max(reached, highest / 2)) == restart.peak
+    top = added.index(max(added))
+    assert top <= 10 and added == sorted(added[:top]) + sorted(added[top:], reverse=True)
+    assert again.param_groups[0]["lr"] == pytest.approx(0.01 * restart.peak)
+    resumed = build_schedule(name, again, 140, steps_per_epoch=10, step=47, restart=Restart(**asdict(restart)))
+    assert rates(resumed, 93) == added[7:]
 
 
 def test_groups_keep_their_ratio():

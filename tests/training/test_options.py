@@ -142,3 +142,33 @@ def test_an_option_about_another_that_is_off_is_refused(given, needed):
         resolve_options(given, has_accelerator=False)
     switch = {"label_noise": "flip:0.3"} if needed == "label_noise" else {"igtt": True}
     assert resolve_options({**switch, **given}, has_accelerator=False).flat()[name] == given[name]
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "epochs", "repeat"),
+    [
+        ({"preset": "paper"}, None, 100, 1),
+        ({"preset": "quick", "epochs": 7}, None, 7, 1),
+        ({"preset": "quick", "repeat": 3}, None, 20, 3),
+        ({"preset": "quick", "steps": 300}, 300, 20, "auto"),
+        ({"preset": "quick", "steps": 300, "repeat": "auto"}, 300, 20, "auto"),
+        ({"preset": "quick", "steps": 300, "epochs": 7}, 300, 7, "auto"),
+        ({"preset": "quick", "steps": 3}, 3, 3, "auto"),
+    ],
+)
+def test_the_length_of_a_run_is_given_in_steps_or_in_epochs(given, steps, epochs, repeat):
+    options = resolve_options(given, has_accelerator=False)
+    assert (options.optimization.steps, options.optimization.epochs) == (steps, epochs)
+    assert options.augmentation.repeat == repeat
+
+
+@pytest.mark.parametrize("given", [{"steps": 100, "repeat": 2}, {"steps": 3, "epochs": 4}])
+def test_lengths_that_contradict_each_other_are_refused(given):
+    with pytest.raises(UserError, match=f"--steps {given['steps']}"):
+        resolve_options(given, has_accelerator=False)
+
+
+def test_a_longer_run_keeps_the_length_of_its_epochs():
+    config = resolve_options({"preset": "quick", "steps": 300}, has_accelerator=False).to_dict()
+    options = resume_options({"epochs": 30}, config)
+    assert (options.optimization.steps, options.optimization.epochs) == (450, 30)

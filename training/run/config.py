@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def make_config(
         "test_list": None if data.test_list is None else display_path(data.test_list),
         "network_options": network_options(options),
         "used_precision": state.precision,
-        "annealing": state.annealing,
+        "restart": None if state.restart is None else asdict(state.restart),
         "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
         "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.data.num_classes, state.loss.class_weights)),
         "environment": environment_record(str(state.device)) | {"processes": world_size()},

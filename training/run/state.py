@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from datasets.segmentation import steps_before
 from evaluation.label_audit.transitions import shares_before_noise
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
-from training.optimizers import build_optimizer, build_schedule, can_be_fused, load_optimizer
+from training.optimizers import Restart, build_optimizer, build_schedule, can_be_fused, load_optimizer, restart_at
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -56,7 +57,7 @@ class TrainingState:
         channels_last: whether activations are stored with channels last.
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
-        annealing: start epoch and learning rate where a resumed run has a new number of epochs, else None.
+        restart: how the learning rate goes on where a resumed run has a new number of epochs, else None.
         teacher: the moving average of the network, with ``--ema``.
     """
 
@@ -73,7 +74,7 @@ class TrainingState:
     channels_last: bool
     epoch: int = 0
     best: dict[str, Any] | None = None
-    annealing: dict[str, float] | None = None
+    restart: Restart | None = None
     teacher: EmaTeacher | None = None
 
     @property
@@ -180,25 +181,23 @@ def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[fl
     return weights
 
 
-def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: int, step: int = 0) -> None:
-    """Give ``state`` its learning-rate schedule; a run with a new number of epochs anneals over those left.
+def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: float, step: int = 0) -> None:
+    """Give ``state`` its learning-rate schedule.
 
     Args:
         step: optimizer steps that the run has taken.
     """
-    anneal = None
-    if state.annealing is not None:
-        anneal = (int(state.annealing["epoch"]) * steps_per_epoch, float(state.annealing["lr"]))
+    optimization = options.optimization
     state.schedule = build_schedule(
-        options.optimization.schedule,
+        optimization.schedule,
         state.optimizer,
-        total_steps=options.optimization.epochs * steps_per_epoch,
+        total_steps=steps_before(optimization.epochs, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=round(options.optimization.warmup_epochs * steps_per_epoch),
-        step_epochs=options.optimization.step_epochs,
-        gamma=options.optimization.step_gamma,
         step=step,
-        anneal_from=anneal,
+        restart=state.restart,
+        warmup_steps=round(optimization.warmup_epochs * steps_per_epoch),
+        step_epochs=optimization.step_epochs,
+        gamma=optimization.step_gamma,
     )
 
 
@@ -250,7 +249,7 @@ def check_epochs_left(options: TrainingOptions, completed: int) -> None:
         raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
 
 
-def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
+def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: float) -> None:
     """Fill ``state`` from a checkpoint, exactly as the run left it."""
     old = checkpoint["config"]
     if checkpoint.get("loss"):
@@ -265,9 +264,16 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
         state.scaler.load_state_dict(checkpoint["scaler"])
     state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
-    state.annealing = old.get("annealing")
+    state.restart = _earlier_restart(old, steps_per_epoch)
+    step = checkpoint["scheduler"]["step"]
     if options.optimization.epochs != old["epochs"]:
-        state.annealing = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
-    goes_on = options.optimization.epochs == old["epochs"]
-    step = checkpoint["scheduler"]["step"] if goes_on else state.epoch * steps_per_epoch
+        state.restart = restart_at(step, state.optimizer)
     add_schedule(options, state, steps_per_epoch, step)
+
+
+def _earlier_restart(config: dict[str, Any], steps_per_epoch: float) -> Restart | None:
+    """The restart that a run had made by the time it wrote ``config``; earlier versions annealed without a rise."""
+    if config.get("annealing"):
+        epoch, lr = config["annealing"]["epoch"], config["annealing"]["lr"]
+        return Restart(steps_before(int(epoch), steps_per_epoch), lr, peak=lr)
+    return Restart(**config["restart"]) if config.get("restart") else None
