@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import repeat
 from types import TracebackType
 from typing import TypeVar
@@ -68,15 +68,14 @@ class BackgroundWriter:
     A job that has not begun gives way to a newer one of its name, so that a slow disk slows nothing but itself. An
     error ends its own job only; it is raised by the next ``put`` or ``wait``.
 
-    As a context, it is left when every job is done, also after an error or Ctrl-C; a second Ctrl-C does not wait.
+    As a context, it is left when every job is done, also after an error or Ctrl-C; a second Ctrl-C waits for nothing
+    but the job that has begun.
     """
 
     def __init__(self) -> None:
+        self._pool, self._lock = ThreadPoolExecutor(1, "writer"), threading.Lock()
         self._waiting: dict[str, Callable[[], None]] = {}
-        self._is_busy = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._turns: list[Future[None]] = []  # each does the oldest job that waits; of a replaced one, nothing
 
     def put(self, name: str, job: Callable[[], None]) -> None:
         """Have ``job`` done; where ``MAX_WAITING`` others wait, return when one of them has begun.
@@ -84,15 +83,19 @@ class BackgroundWriter:
         Raises:
             Exception: whatever an earlier job raised.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: name in self._waiting or len(self._waiting) < MAX_WAITING)
-            self._raise_error()
+        while name not in self._waiting and len(self._waiting) >= MAX_WAITING:
+            wait([turn for turn in self._turns if not turn.done()], return_when=FIRST_COMPLETED)
+        self._raise_error()
+        with self._lock:
             others = {other: waiting for other, waiting in self._waiting.items() if other != name}
             self._waiting = {**others, name: job}  # in one go: Ctrl-C finds the old job or the new one
-            if self._thread is None:  # not before: worker processes are forked from one thread
-                self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+        self._turns.append(self._pool.submit(self._do_oldest))
+
+    def _do_oldest(self) -> None:
+        with self._lock:
+            job = self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
+        if job is not None:
+            job()
 
     def wait(self) -> None:
         """Return when every job is done.
@@ -100,29 +103,15 @@ class BackgroundWriter:
         Raises:
             Exception: whatever a job raised.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._is_busy)
-            self._raise_error()
+        self._turns += [self._pool.submit(self._do_oldest) for _ in self._waiting]  # if Ctrl-C came amid a ``put``
+        wait(self._turns)
+        self._raise_error()
 
     def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
+        done = [turn for turn in self._turns if turn.done()]
+        self._turns = [turn for turn in self._turns if turn not in done]
+        for error in filter(None, (turn.exception() for turn in done)):
             raise error
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting)
-                job = self._waiting.pop(next(iter(self._waiting)))
-                self._is_busy = True
-                self._changed.notify_all()
-            try:
-                job()
-            except BaseException as error:
-                self._error = self._error or error
-            del job  # and the copy of the weights that it may hold
 
     def __enter__(self) -> BackgroundWriter:
         return self
@@ -134,3 +123,6 @@ class BackgroundWriter:
             if error is None:
                 raise
             error.add_note(f"besides, writing failed: {type(writing_error).__name__}: {writing_error}")
+        except BaseException:
+            self._waiting = {}
+            raise

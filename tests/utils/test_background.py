@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -10,6 +12,7 @@ import torch
 
 from utils.background import MAX_WAITING, BackgroundWriter, in_background, read_ahead
 from utils.checkpoint import take_snapshot
+from utils.run_folder import REPO_ROOT
 
 WAIT_S = 30
 
@@ -103,6 +106,28 @@ def test_leaving_by_an_error_finishes_what_was_put(error):
         raise error
     assert done == ["tried", "last"]
     assert raised.value.__notes__ == ["besides, writing failed: OSError: broken disk"]
+
+
+def test_a_second_interrupt_waits_for_the_job_that_has_begun_alone():
+    script = """
+import os, signal, time
+from utils.background import BackgroundWriter
+
+def slow():
+    for _ in range(2):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.3)
+    print("written", flush=True)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had them ignored
+with BackgroundWriter() as writer:
+    writer.put("last", slow)
+    writer.put("best", lambda: print("not begun", flush=True))
+    time.sleep(30)
+"""
+    answer = subprocess.run([sys.executable, "-c", script], cwd=REPO_ROOT, capture_output=True, text=True, timeout=20)
+    assert answer.stdout == "written\n" and "KeyboardInterrupt" in answer.stderr
 
 
 def contents(device: torch.device) -> dict:
