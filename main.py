@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from training.options import parse_given
 from utils.cli import run_command
-from utils.startup import collection_paused
 
 
 def main() -> None:
     """Parse the command line, then train."""
     given = parse_given()
-    with collection_paused():
-        from training.fit import configure, fit  # imports torch: not before --help has been answered
+    from training.fit import configure, fit  # imports torch: not before --help has been answered
 
     fit(configure(given))
 

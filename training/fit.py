@@ -61,7 +61,6 @@ from utils.distributed import (
 )
 from utils.processors import limit_threads
 from utils.run_folder import REPO_ROOT, create_run_folder, display_path, quoted
-from utils.startup import collection_paused
 
 COUNTED_LABELS = 500  # from which class shares are estimated
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
@@ -91,11 +90,10 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
     facts = label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert))
-    with collection_paused():  # optimizers and TensorBoard import much
-        state = make_state(options, data, device, facts, earlier)
-        config = make_config(options, asked, data, state)
-        run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
-        logger = RunLogger(run, options.run.tensorboard, state.epoch)
+    state = make_state(options, data, device, facts, earlier)
+    config = make_config(options, asked, data, state)
+    run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
+    logger = RunLogger(run, options.run.tensorboard, state.epoch)
     try:
         if earlier is not None:
             logger.say(f"started again by torchrun: going on after epoch {state.epoch}")
