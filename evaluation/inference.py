@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_THRESHOLD = 0.5
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
-RESULT_FOLDERS = ("pred", "masks", "scores", "overlays")
-RESULT_FILES = ("predictions.json", "metrics.json", "per_image.csv", "report.html")
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -190,14 +187,6 @@ def decide_settings(options: argparse.Namespace, checkpoint: dict[str, Any]) -> 
     )
 
 
-def clear_results(folder: Path) -> None:
-    """Remove what an earlier prediction into the same folder wrote, its record first and its figures with it."""
-    for name in RESULT_FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in RESULT_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
 def make_record(
     pictures: Sequence[Picture], source: Source, settings: MapSettings, run: Path, epoch: int, **more: Any
 ) -> dict[str, Any]:
@@ -240,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from evaluation.prediction import Predictor, find_checkpoint, load_network, predict_pictures
+    from evaluation.scores.map_folder import clear_results
     from models.blocks import fold_batch_norms
     from utils.device import choose_device, choose_precision
 

@@ -19,7 +19,8 @@ from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 if TYPE_CHECKING:
     from datasets.lists import Sample
-    from evaluation.scores.images import ImageResult, MapFolder, Matches
+    from evaluation.scores.images import ImageResult
+    from evaluation.scores.map_folder import MapFolder, Matches
 
 DEFAULT_THRESHOLD = 0.5
 NAMED_FILES = 5
@@ -88,7 +89,8 @@ def evaluate_maps(
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
     """
-    from evaluation.scores.images import Scorer, find_maps, integer_scale, match_maps, score_maps, summarize
+    from evaluation.scores.images import Scorer, integer_scale, score_maps, summarize
+    from evaluation.scores.map_folder import find_maps, match_maps
 
     folder = find_maps(prd_dir)
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)

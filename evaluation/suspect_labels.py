@@ -19,7 +19,7 @@ from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 if TYPE_CHECKING:
     from datasets.lists import Sample
     from evaluation.label_errors.ranking import LabelJudge, Prediction, Verdict
-    from evaluation.scores.images import MapFolder
+    from evaluation.scores.map_folder import MapFolder
 
 NAMED_FILES = 5
 COLUMNS = (
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from datasets.catalog import prepare_dataset
     from datasets.lists import default_training_list, find_list, read_list
     from evaluation.label_errors.ranking import choose_predictions, rank_labels
-    from evaluation.scores.images import find_maps
+    from evaluation.scores.map_folder import find_maps
 
     dataset = prepare_dataset(options.dataset, options.train_list)
     list_path = find_list(options.train_list, dataset) if options.train_list else default_training_list(dataset)

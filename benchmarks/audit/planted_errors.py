@@ -30,7 +30,7 @@ from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import find_list, read_list, write_list
 from evaluation.label_errors.ranking import LabelJudge, Verdict, choose_predictions, rank_labels
-from evaluation.scores.images import find_maps
+from evaluation.scores.map_folder import find_maps
 from utils.cli import CommandParser, UserError, run_command
 from utils.files import read_json, write_json
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record

@@ -13,7 +13,8 @@ from sklearn import metrics as sklearn
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
-from evaluation.scores.images import find_maps, match_maps, read_map
+from evaluation.scores.images import read_map
+from evaluation.scores.map_folder import find_maps, match_maps
 from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
 from utils.files import read_json, write_json

@@ -27,7 +27,7 @@ from evaluation.label_errors.quality import (
 )
 from evaluation.label_errors.ranking import choose_predictions, rank_labels, trained_pairs
 from evaluation.scores import BINS, score_histogram
-from evaluation.scores.images import find_maps
+from evaluation.scores.map_folder import find_maps
 from evaluation.suspect_labels import main
 from utils.cli import UserError
 from utils.files import write_json
