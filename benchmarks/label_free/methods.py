@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.audit.noise_grid import shortened_list
 from benchmarks.label_free.tables import summarize
-from evaluation.baselines import BASELINES
+from evaluation.classical.methods import BASELINES
 from training.options import RECIPES
 from utils.cli import CommandParser, run_command
 from utils.files import read_json, read_jsonl, write_json
@@ -224,15 +224,10 @@ def _method_of(options: dict[str, Any]) -> str:
 
 def run_untrained(dataset: str, method: str, seed: int) -> dict[str, float]:
     """Segment the test list by a classic method or by feature clustering, and score it."""
-    from evaluation import baselines
-    from evaluation.classical import dfc
+    from evaluation.classical.runner import run_methods
 
     out = LOG_ROOT / "label_free" / dataset
-    common = ["--dataset", dataset, "--data_list", str(images_of(dataset, "test")), "--out", str(out)]
-    if method == "dfc":
-        dfc.main([*common, "--seed", str(seed)])
-    else:
-        baselines.main([*common, "--methods", method])
+    run_methods(dataset, [method], data_list=str(images_of(dataset, "test")), dfc_settings=[f"seed={seed}"], out=out)
     return figures_of(out / method)
 
 

@@ -1,7 +1,7 @@
 r"""Differentiable feature clustering: a small network trained without labels on the images it segments.
 
-    python evaluation/classical/dfc.py --dataset nuc_sim
-    python evaluation/classical/dfc.py --dataset er --data_list val --scope set --iterations 300
+    python evaluation/baselines.py --dataset nuc_sim --methods dfc
+    python evaluation/baselines.py --dataset er --data_list val --methods dfc --dfc scope=set iterations=300
 
 Every pixel's response r (q channels) is a vote for one of q clusters; the network is trained to be sure of its own
 vote and to vote alike for neighbors:
@@ -18,46 +18,66 @@ channels and trains for up to 1000 steps on an image, minutes on a CPU; the defa
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder, which shadows others
-
-import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.baselines import graded
 from evaluation.classical.foreground import otsu_mask
-from evaluation.classical.runner import make_parser, run_methods
-from utils.cli import run_command
+from evaluation.classical.methods import scores_from_mask, standardized
+from utils.cli import UserError, one_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
-
-
-def setting(default: float, help: str) -> Any:
-    """A field of :class:`DfcSettings` that is an option of the command too."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class DfcSettings:
-    """How a feature-clustering network is built and trained; see the fields' help."""
+    """How feature-clustering networks are built and trained.
 
-    channels: int = setting(16, "width of the hidden layers, and clusters to begin with")
-    layers: int = setting(2, "3x3 convolutions")
-    iterations: int = setting(100, "steps at most, for each network")
-    continuity: float = setting(1.0, "weight of the likeness of neighbors")
-    crop: int = setting(128, "side of the random window that a step sees, in pixels")
-    lr: float = setting(0.1, "learning rate")
-    momentum: float = setting(0.9, "momentum")
-    min_clusters: int = setting(3, "training stops when no more clusters than this are left")
-    seed: int = setting(0, "seed of weights, images and windows")
+    Args:
+        channels: width of the hidden layers, and clusters to begin with.
+        layers: 3×3 convolutions.
+        iterations: steps at most, for each network.
+        continuity: weight of the likeness of neighbors.
+        crop: side of the random window that a step sees, in pixels.
+        lr, momentum: of stochastic gradient descent.
+        min_clusters: training stops when no more clusters than this are left.
+        seed: of weights, images and windows.
+        scope: a network for each ``image``, or one for the ``set``.
+    """
+
+    channels: int = 16
+    layers: int = 2
+    iterations: int = 100
+    continuity: float = 1.0
+    crop: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    min_clusters: int = 3
+    seed: int = 0
+    scope: str = "image"
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> DfcSettings:
+        """From texts such as ``iterations=300``.
+
+        Raises:
+            UserError: an unknown name, or a value of the wrong kind.
+        """
+        defaults = {own.name: own.default for own in fields(cls)}
+        given = {}
+        for pair in pairs:
+            name, _, value = pair.partition("=")
+            kind = type(defaults[one_of(name, list(defaults), "setting of dfc")])
+            try:
+                given[name] = kind(value)
+            except ValueError:
+                raise UserError(f"--dfc {pair}: {value!r} must be a number, such as {defaults[name]}") from None
+        one_of(given.get("scope", "image"), ("image", "set"), "--dfc scope")
+        return cls(**given)
 
 
 def build_dfc_network(channels: int, layers: int) -> nn.Module:
@@ -88,12 +108,6 @@ def dfc_loss(responses: Tensor, continuity: float) -> Tensor:
     return similarity + continuity * (rows + columns)
 
 
-def standardized(image: np.ndarray) -> np.ndarray:
-    """The image as float32 with mean 0 and deviation 1; a constant one becomes 0."""
-    values = image.astype(np.float64)
-    return ((values - values.mean()) / (values.std() or 1.0)).astype(np.float32)
-
-
 def train_dfc(images: Sequence[np.ndarray], settings: DfcSettings) -> list[np.ndarray]:
     """Train one network on all of ``images`` and segment each of them.
 
@@ -121,7 +135,7 @@ def train_dfc(images: Sequence[np.ndarray], settings: DfcSettings) -> list[np.nd
     return [cluster_scores(network, tensor) for tensor in tensors]
 
 
-def random_window(image: Tensor, size: int, generator: object) -> Tensor:
+def random_window(image: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """A random window of (1, 1, H, W), at most ``size`` pixels high and wide."""
     import torch
 
@@ -145,39 +159,11 @@ def cluster_scores(network: nn.Module, image: Tensor) -> np.ndarray:
     values = (intensities @ votes).view(image.shape[-2:]).numpy()
     if not image.any() or values.min() == values.max():
         return np.zeros(values.shape, np.float32)
-    return graded(values, otsu_mask(values))
+    return scores_from_mask(values, otsu_mask(values))
 
 
-def segment(images: Sequence[np.ndarray], settings: DfcSettings, scope: str) -> Iterator[np.ndarray]:
-    """Scores of all images, from a network of each image's own (``image``) or one for all (``set``)."""
-    groups = ([image] for image in images) if scope == "image" else [images]
+def segment(images: Sequence[np.ndarray], settings: DfcSettings) -> Iterator[np.ndarray]:
+    """Scores of all images, in order."""
+    groups = ([image] for image in images) if settings.scope == "image" else [images]
     for group in groups:
         yield from train_dfc(group, settings)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Segment the images that the command line names."""
-    parser = make_parser(
-        "evaluation/classical/dfc.py", "Differentiable feature clustering: segmentation trained without labels."
-    )
-    parser.add_argument(
-        "--scope",
-        default="image",
-        choices=("image", "set"),
-        help="train a network for each image, or one for all (default: image)",
-    )
-    for own in fields(DfcSettings):
-        parser.add_argument(
-            f"--{own.name}",
-            type=type(own.default),
-            default=own.default,
-            metavar="N" if isinstance(own.default, int) else "X",
-            help=f"{own.metadata['help']} (default: {own.default})",
-        )
-    options = parser.parse_args(arguments)
-    settings = DfcSettings(**{own.name: getattr(options, own.name) for own in fields(DfcSettings)})
-    run_methods(options, {"dfc": functools.partial(segment, settings=settings, scope=options.scope)})
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,20 +1,10 @@
 """Classic segmentation without training: what a learned method has to beat.
 
-    python evaluation/baselines.py --dataset nuc_sim
-    python evaluation/baselines.py --dataset er --data_list val --methods otsu ridge --foreground bright
-
-Writes the score maps of every method in the layout of ``evaluation/inference.py``, below
-``train_log/<dataset>/baselines/<list>/``, and prints one table scored by the functions that score networks. No method
-sees a label. A score of 0.5 is a method's own threshold; the order of the scores above and below it gives the AUC.
+No method sees a label. A score of 0.5 is a method's own threshold; the order of the scores above and below it gives
+the AUC.
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,13 +13,11 @@ import numpy as np
 
 from datasets.local_background import above_local_background
 from evaluation.classical.foreground import otsu_mask
-from evaluation.classical.runner import make_parser, run_methods
-from utils.cli import run_command
 
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
-def graded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def scores_from_mask(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Score map whose threshold 0.5 is exactly ``mask``, ordered by ``values`` on either side of it.
 
     Foreground values are spread over [0.5, 1], background values over [0, 0.5).
@@ -49,43 +37,47 @@ def graded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return scores
 
 
-def on_standardized(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """Hand ``method`` the image with mean 0 and deviation 1, so that no result depends on offset or scale.
+def standardized(image: np.ndarray) -> np.ndarray:
+    """The image as float32 with mean 0 and standard deviation 1; a constant one becomes 0."""
+    values = image.astype(np.float64)
+    if values.min() == values.max():
+        return np.zeros(image.shape, np.float32)
+    return ((values - values.mean()) / values.std()).astype(np.float32)
+
+
+def standardized_input(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Hand ``method`` the standardized image, so that no result depends on offset or scale.
 
     A constant image has no foreground: its scores are 0 and the method is not asked.
     """
 
     @functools.wraps(method)
     def segment(image: np.ndarray, **parameters: object) -> np.ndarray:
-        values = image.astype(np.float64)
-        deviation = values.std()
-        if values.min() == values.max():
-            return np.zeros(image.shape, np.float32)
-        scores = method(((values - values.mean()) / deviation).astype(np.float32), **parameters)
-        return np.clip(scores, 0, 1).astype(np.float32)
+        values = standardized(image)
+        return np.clip(method(values, **parameters), 0, 1).astype(np.float32) if values.any() else values
 
     return segment
 
 
-@on_standardized
+@standardized_input
 def otsu(image: np.ndarray) -> np.ndarray:
     """Otsu's threshold, see :func:`otsu_mask`. Assumes two intensities that are the same throughout the image."""
-    return graded(image, otsu_mask(image))
+    return scores_from_mask(image, otsu_mask(image))
 
 
-@on_standardized
+@standardized_input
 def local_threshold(image: np.ndarray, sigma: float = 17.0, offset: float = 0.2) -> np.ndarray:
-    """Brighter than the Gaussian mean of its surroundings by more than ``offset`` deviations of the image.
+    """Brighter than the Gaussian mean of its surroundings by more than ``offset`` standard deviations of the image.
 
     Assumes structures narrower than about 2 ``sigma`` pixels; stands an uneven background.
     """
     import cv2
 
     excess = image - cv2.GaussianBlur(image, (0, 0), sigma) - offset
-    return graded(excess, excess > 0)
+    return scores_from_mask(excess, excess > 0)
 
 
-@on_standardized
+@standardized_input
 def local_contrast(image: np.ndarray, sigma: float = 17.0, floor: float = 0.05) -> np.ndarray:
     """Otsu's threshold of the brightness relative to the surroundings, see :func:`above_local_background`.
 
@@ -94,10 +86,10 @@ def local_contrast(image: np.ndarray, sigma: float = 17.0, floor: float = 0.05) 
     import cv2
 
     values = above_local_background(cv2.GaussianBlur(image, (0, 0), 1.0), sigma, floor)
-    return graded(values, otsu_mask(values))
+    return scores_from_mask(values, otsu_mask(values))
 
 
-@on_standardized
+@standardized_input
 def kmeans(image: np.ndarray, sigmas: Sequence[float] = (1.0, 2.0)) -> np.ndarray:
     """Two means of the pixels' intensities, plain and blurred at ``sigmas``; started from Otsu's mask, so no chance.
 
@@ -115,7 +107,7 @@ def kmeans(image: np.ndarray, sigmas: Sequence[float] = (1.0, 2.0)) -> np.ndarra
     return (background / np.maximum(background + foreground, 1e-12)).reshape(image.shape)
 
 
-@on_standardized
+@standardized_input
 def gaussian_mixture(image: np.ndarray, levels: int = 512, iterations: int = 300) -> np.ndarray:
     r"""Posterior of the brighter of two Gaussians, fitted to the intensity histogram by expectation–maximization.
 
@@ -128,6 +120,7 @@ def gaussian_mixture(image: np.ndarray, levels: int = 512, iterations: int = 300
     centers, floor = (edges[:-1] + edges[1:]) / 2, (edges[1] - edges[0]) ** 2
     otsu_level = image[otsu_mask(image)].min()
     shares = np.stack([centers < otsu_level, centers >= otsu_level]).astype(np.float64)  # (2, levels)
+    means = np.zeros(2)
     for _ in range(iterations):
         weights = shares * counts
         mass = np.maximum(weights.sum(1), 1e-9)
@@ -143,7 +136,7 @@ def gaussian_mixture(image: np.ndarray, levels: int = 512, iterations: int = 300
     return posterior[np.clip(np.searchsorted(edges, image, "right") - 1, 0, levels - 1)]
 
 
-@on_standardized
+@standardized_input
 def chan_vese(image: np.ndarray, iterations: int = 60, smoothing: int = 1) -> np.ndarray:
     """Morphological Chan–Vese: two constant intensities and a smooth contour, started from Otsu's mask.
 
@@ -152,12 +145,13 @@ def chan_vese(image: np.ndarray, iterations: int = 60, smoothing: int = 1) -> np
     from skimage.segmentation import morphological_chan_vese
 
     start = otsu_mask(image)
-    mask = morphological_chan_vese(image, iterations, init_level_set=start, smoothing=smoothing).astype(bool)
+    found = morphological_chan_vese(image, iterations, init_level_set=start, smoothing=smoothing)  # type: ignore
+    mask = found.astype(bool)
     swapped = mask.any() and not mask.all() and image[mask].mean() < image[~mask].mean()
-    return graded(image, ~mask if swapped else mask)
+    return scores_from_mask(image, ~mask if swapped else mask)
 
 
-@on_standardized
+@standardized_input
 def ridge(image: np.ndarray, sigmas: Sequence[float] = (2.0, 3.0), low: float = 0.5) -> np.ndarray:
     """Sato's tubeness, then hysteresis: pixels above ``low`` · t that touch one above t, Otsu's threshold of it.
 
@@ -166,12 +160,12 @@ def ridge(image: np.ndarray, sigmas: Sequence[float] = (2.0, 3.0), low: float = 
     """
     from skimage.filters import apply_hysteresis_threshold, sato, threshold_otsu
 
-    response = sato(image, sigmas=sigmas, black_ridges=False)
+    response = sato(image, sigmas=sigmas, black_ridges=False)  # type: ignore[arg-type]
     threshold = threshold_otsu(response)
-    return graded(response, apply_hysteresis_threshold(response, low * threshold, threshold))
+    return scores_from_mask(response, apply_hysteresis_threshold(response, low * threshold, threshold))
 
 
-@on_standardized
+@standardized_input
 def random_walker(
     image: np.ndarray, beta: float = 130.0, foreground: float = 0.8, background: float = 0.9
 ) -> np.ndarray:
@@ -214,22 +208,3 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "random_walker": random_walker,
     "vote": vote,
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the methods that the command line names."""
-    parser = make_parser("evaluation/baselines.py", "Classic segmentation without training, scored like networks.")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(BASELINES),
-        choices=list(BASELINES),
-        metavar="METHOD",
-        help=f"of: {', '.join(BASELINES)} (default: all)",
-    )
-    options = parser.parse_args(arguments)
-    run_methods(options, {name: functools.partial(map, BASELINES[name]) for name in options.methods})
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datasets.catalog import prepare_dataset
+from datasets.image_io import read_image, read_label, write_scores
 from datasets.lists import Sample, find_list, read_list
-from evaluation.classical.foreground import FOREGROUNDS, orient, resolve_foreground
-from utils.cli import CommandParser, Progress
+from evaluation.classical.foreground import orient, resolve_foreground
+from evaluation.classical.methods import BASELINES
+from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
+from evaluation.scores.map_folder import clear_results
+from utils.cli import Progress, one_of
 from utils.files import unique_stems, write_json
 from utils.lazy import LazySequence
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
@@ -22,8 +27,6 @@ IMAGES_FOR_DIRECTION = 64
 
 def oriented_images(samples: Sequence[Sample], foreground: str) -> LazySequence[np.ndarray]:
     """The images of a list, float32 (H, W) with bright structures, read whenever one is asked for."""
-    from datasets.image_io import read_image
-
     return LazySequence(lambda place: orient(read_image(samples[place].image), foreground), len(samples))
 
 
@@ -32,8 +35,8 @@ SetMethod = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class ListOfImages:
-    """What the methods are run on, as the command line names it."""
+class ImageList:
+    """What the methods are run on."""
 
     dataset: str
     path: Path
@@ -42,56 +45,30 @@ class ListOfImages:
     ignore_index: int | None
 
 
-def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """The options that every command for methods without training labels has."""
-    parser = CommandParser(prog=prog, description=description, formatter_class=argparse.HelpFormatter)
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="data set, or whose lists to look in")
-    parser.add_argument(
-        "--data_list",
-        default="test",
-        metavar="LIST",
-        help="list of images; labels are used for the table alone (default: test)",
-    )
-    parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
-    parser.add_argument("--ignore_index", type=int, metavar="V", help="label value that is ignored")
-    parser.add_argument(
-        "--foreground",
-        default="auto",
-        choices=FOREGROUNDS,
-        help="what structures look like; auto: bright or dark, by the skewness of the images; "
-        "minority: the smaller part of each (default: auto)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="where a folder for each method is written (default: train_log/NAME/baselines/LIST)",
-    )
-    return parser
+def find_method(name: str, dfc_settings: Sequence[str] = ()) -> SetMethod:
+    """A method by its name in ``BASELINES``, or ``dfc`` with its settings."""
+    if name != "dfc":
+        return functools.partial(map, BASELINES[one_of(name, [*BASELINES, "dfc"], "method")])
+    from evaluation.classical.dfc import DfcSettings, segment  # torch
+
+    return functools.partial(segment, settings=DfcSettings.parse(dfc_settings))
 
 
-def choose_images(options: argparse.Namespace) -> ListOfImages:
-    """Read the list that the options name."""
-    from datasets.catalog import prepare_dataset
-
-    given = options.data_list if Path(options.data_list).is_file() else None  # then the set needs no lists of its own
-    dataset = prepare_dataset(options.dataset, train_list=given)
-    path = find_list(options.data_list, dataset)
-    samples = read_list(path, options.data_root, labels="optional")
-    return ListOfImages(dataset, path, samples, options.data_root, options.ignore_index)
+def read_images(dataset: str, data_list: str, data_root: str | None, ignore_index: int | None) -> ImageList:
+    """Read the list of a data set, which is simulated first where it is to be."""
+    given = data_list if Path(data_list).is_file() else None  # then the set needs no lists of its own
+    dataset = prepare_dataset(dataset, train_list=given)
+    path = find_list(data_list, dataset)
+    return ImageList(dataset, path, read_list(path, data_root, labels="optional"), data_root, ignore_index)
 
 
 def write_maps(
-    method: SetMethod, name: str, images: Sequence[np.ndarray], foreground: str, source: ListOfImages, folder: Path
+    name: str, method: SetMethod, images: Sequence[np.ndarray], *, foreground: str, source: ImageList, folder: Path
 ) -> tuple[np.ndarray, list[float], float]:
     """Segment all images, write their maps as inference does, and count how they meet the labels.
 
     Returns: the pooled score histogram (2, BINS), the IoU of each labelled image at threshold 0.5, seconds an image.
     """
-    from datasets.image_io import read_label, write_scores
-    from evaluation.inference import clear_results
-    from evaluation.scores import BINS, counts_at, iou, score_histogram
-
     clear_results(folder)
     pooled, ious, sizes, seconds = np.zeros((2, BINS), np.int64), [], {}, 0.0
     names = [f"pred/{stem}.tif" for stem in unique_stems([sample.image for sample in source.samples])]
@@ -130,8 +107,6 @@ def write_maps(
 
 def print_row(name: str, pooled: np.ndarray, ious: Sequence[float], seconds: float) -> None:
     """A line of the table: figures pooled over pixels, the mean over images, the cost."""
-    from evaluation.scores import auc, best_threshold, bootstrap_mean, counts_at, f1, iou
-
     counts = counts_at(pooled, 0.5)
     mean, low, high = bootstrap_mean(np.array(ious))
     print(
@@ -141,28 +116,43 @@ def print_row(name: str, pooled: np.ndarray, ious: Sequence[float], seconds: flo
     )
 
 
-def run_methods(options: argparse.Namespace, methods: Mapping[str, SetMethod]) -> None:
+def run_methods(
+    dataset: str,
+    methods: Sequence[str],
+    *,
+    data_list: str = "test",
+    data_root: str | None = None,
+    ignore_index: int | None = None,
+    foreground: str = "auto",
+    dfc_settings: Sequence[str] = (),
+    out: Path | None = None,
+) -> Path:
     """Run every method on the images of a list, write its maps and print a line for it.
 
     Args:
-        options: from a parser of :func:`make_parser`.
-        methods: name → from all images (bright structures) to their score maps.
+        methods: names in ``BASELINES``, or ``dfc``.
+        data_list: images; their labels are used for the table alone.
+        foreground: ``bright``, ``dark``, ``minority`` (the smaller part) or ``auto``.
+        dfc_settings: such as ``iterations=300``, see `DfcSettings`.
+        out: where a folder for each method goes; default: ``train_log/<dataset>/baselines/<list>``.
+    Returns: that folder.
     """
-    source = choose_images(options)
+    segmenters = {name: find_method(name, dfc_settings) for name in methods}
+    source = read_images(dataset, data_list, data_root, ignore_index)
     few = source.samples[:: -(-len(source.samples) // IMAGES_FOR_DIRECTION)]
-    foreground = resolve_foreground(options.foreground, oriented_images(few, "bright"))
-    out = options.out or LOG_ROOT / source.dataset / "baselines" / source.path.stem
+    foreground = resolve_foreground(foreground, oriented_images(few, "bright"))
+    out = out or LOG_ROOT / source.dataset / "baselines" / source.path.stem
     images = oriented_images(source.samples, foreground)
     labelled = sum(sample.label is not None for sample in source.samples)
     print(f"{len(images)} images of {display_path(source.path)}, {labelled} with labels; foreground: {foreground}")
     if labelled:
         print(f"{'':18}{'Dice':>7}{'IoU':>8}{'AUC':>8}{'*oracle* IoU':>13}{'IoU, mean of images':>27}{'s/image':>9}")
-    for name, method in methods.items():
-        pooled, ious, seconds = write_maps(method, name, images, foreground, source, out / name)
+    for name, method in segmenters.items():
+        scored = write_maps(name, method, images, foreground=foreground, source=source, folder=out / name)
         if labelled:
-            print_row(name, pooled, ious, seconds)
-    maps = quoted(display_path(out / next(iter(methods)) / "pred"))
+            print_row(name, *scored)
     print(
         f"maps: {display_path(out)}/METHOD/pred; every figure of one of them:\n"
-        f"python evaluation/metrics.py --prd_dir {maps}"
+        f"python evaluation/metrics.py --prd_dir {quoted(display_path(out / methods[0] / 'pred'))}"
     )
+    return out

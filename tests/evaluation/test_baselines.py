@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from datasets.image_io import read_image, read_label, read_scores
-from evaluation.baselines import BASELINES, graded
 from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
+from evaluation.classical.methods import BASELINES, scores_from_mask
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
 MIN_IOU = {"ridge": 0.75}  # of lines; the others find disks
@@ -95,9 +95,9 @@ def test_local_contrast_stands_a_background_brighter_than_the_structures(rng):
     assert iou(reached["local_contrast"]) > iou(reached["otsu"])
 
 
-def test_graded_scores_keep_the_mask_and_the_order(rng):
+def test_scores_from_mask_scores_keep_the_mask_and_the_order(rng):
     values, mask = rng.normal(size=(9, 11)), rng.random((9, 11)) < 0.4
-    scores = graded(values, mask)
+    scores = scores_from_mask(values, mask)
     assert np.array_equal(scores >= 0.5, mask)
     for part in (mask, ~mask):
         assert np.array_equal(np.argsort(scores[part], kind="stable"), np.argsort(values[part], kind="stable"))
@@ -106,8 +106,8 @@ def test_graded_scores_keep_the_mask_and_the_order(rng):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_graded_scores_of_one_class(full):
-    scores = graded(np.zeros((4, 5)), np.full((4, 5), full))
+def test_scores_from_mask_scores_of_one_class(full):
+    scores = scores_from_mask(np.zeros((4, 5)), np.full((4, 5), full))
     assert (scores == full).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,12 +25,13 @@ def draw(rng: np.random.Generator, height: int = 48, width: int = 56) -> tuple[n
 @pytest.mark.parametrize("scope", ["image", "set"])
 def test_disks_are_found_without_labels(scope, rng):
     images, masks = zip(draw(rng), draw(rng, 40, 64), strict=True)
-    maps = list(segment(images, FAST, scope))
+    settings = replace(FAST, scope=scope)
+    maps = list(segment(images, settings))
     for image, mask, scores in zip(images, masks, maps, strict=True):
         assert scores.shape == image.shape and scores.dtype == np.float32
         assert scores.min() >= 0 and scores.max() <= 1
         assert iou(confusion_counts(scores >= 0.5, mask)) > 0.8
-    again = list(segment(images, FAST, scope))
+    again = list(segment(images, settings))
     assert all(np.array_equal(first, second) for first, second in zip(maps, again, strict=True))
 
 
@@ -59,17 +61,17 @@ def test_the_loss_is_confidence_plus_continuity(rng):
 
 def test_the_command_writes_maps_like_the_baselines(run_tool, tmp_path):
     done = run_tool(
-        "evaluation/classical/dfc.py",
+        "evaluation/baselines.py",
+        "--methods",
+        "dfc",
         "--dataset",
         "disks",
         "--data_list",
         "val",
-        "--channels",
-        8,
-        "--layers",
-        2,
-        "--iterations",
-        15,
+        "--dfc",
+        "channels=8",
+        "layers=2",
+        "iterations=15",
         "--out",
         tmp_path,
     )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from datasets.label_noise import EMS_SPEC
 from datasets.labels import IGNORE
-from evaluation.baselines import BASELINES
+from evaluation.classical.methods import BASELINES
 from training.label_free.masks import (
     CANDIDATES,
     CRITERIA,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
-from evaluation.baselines import BASELINES
 from evaluation.classical.foreground import orient
+from evaluation.classical.methods import BASELINES
 from utils.cli import one_of
 
 CANDIDATES = 30
