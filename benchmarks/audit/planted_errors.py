@@ -1,42 +1,49 @@
 """How many wrong labels ``evaluation/suspect_labels.py`` finds: known errors are planted, then looked for.
 
-    python benchmarks/audit/planted_errors.py --dataset nuc_sim --images 72 --share 0.25 --out train_log/nuc_sim/planted
-
-Errors of eight kinds go into a known share of a list's clean labels, in equal parts. Networks trained on the other
+Errors of eight kinds go into a known fraction of a list's clean labels, in equal parts. Networks trained on the other
 parts of the list (``main.py --fold``) predict every image, and its label is ranked by our quality and by the two of
 cleanlab.segmentation on the same score maps: soft minimum and number of pixel issues (Lad and Mueller, *Estimating
 label quality and errors in semantic segmentation data via any model*, arXiv 2307.05080; a development dependency).
-Trainings that are finished are not repeated. ``--label_noise SPEC`` puts noise on every label besides, so that the
-planted errors must stand out from it.
+A trial may put noise on every label besides, so that the planted errors must stand out from it.
+
+    python benchmarks/audit/planted_errors.py
+    python benchmarks/audit/planted_errors.py --summarize
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # the repository root, not this folder, whose names would shadow others
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.grid import Record, Study, Tables, markdown, run_study
+from benchmarks.trials import train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import find_list, read_list, write_list
 from evaluation.label_errors.ranking import LabelJudge, Verdict, choose_predictions, rank_labels
 from evaluation.scores.map_folder import find_maps
-from utils.cli import CommandParser, UserError, run_command
-from utils.files import read_json, write_json
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
+from utils.cli import UserError, run_command
+from utils.run_folder import LOG_ROOT, display_path
 
 SHIFT = 10  # pixels
 VALIDATION_IMAGES = 8  # they settle threshold and direction, not the ranking
+FOLDS = 3
+TRAINING = {"epochs": 15, "repeat": 2, "width": 16, "crop": 128}
+METHODS = {
+    "ours": "ours",
+    "cleanlab softmin": "cleanlab, soft minimum",
+    "cleanlab pixel issues": "cleanlab, pixel issues",
+}
 
 
 def translate(label: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -73,84 +80,48 @@ ERRORS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = CommandParser(description="How many planted label errors are found, ours beside cleanlab's.")
-    add = parser.add_argument
-    add("--dataset", default="nuc_sim", metavar="NAME", help="data set with clean labels")
-    add("--train_list", default="train_gt", metavar="LIST", help="list of clean labels")
-    add("--images", type=int, default=72, metavar="N", help="images to use")
-    add("--share", type=float, default=0.25, metavar="P", help="share of labels that get an error")
-    add("--label_noise", default="clean", metavar="SPEC", help="noise on every label besides")
-    add("--folds", type=int, default=3, metavar="K", help="parts of the list")
-    add("--epochs", type=int, default=15, metavar="N", help="epochs of each training")
-    add("--repeat", type=int, default=2, metavar="N", help="draws of every image in an epoch")
-    add("--width", type=int, default=16, metavar="CHANNELS", help="channels of the network's first level")
-    add("--crop", type=int, default=128, metavar="PIXELS", help="side of the training window")
-    add("--seed", type=int, default=0, metavar="S", help="of errors and trainings")
-    add("--out", type=Path, metavar="DIR", help="where lists, labels and results go")
-    return parser.parse_args(arguments)
-
-
-def plant_errors(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+def plant_errors(dataset: str, spec: str, images: int, share: float, seed: int, folder: Path) -> dict[str, str]:
     """Write the labels with errors and their list below ``folder``; image → kind of error, "" for none.
 
     The choice is a function of the seed. Swapped labels come in a ring: each image gets the next one's.
     """
-    samples = read_list(find_list(options.train_list, options.dataset))
-    if len(samples) < options.images:
-        raise UserError(f"--images {options.images}: the list has only {len(samples)}")
-    rng = np.random.default_rng(options.seed)
-    chosen = [samples[place] for place in rng.permutation(len(samples))[: options.images]]
-    count = round(options.share * options.images)
-    kinds = [list(ERRORS)[place % len(ERRORS)] for place in range(count)] + [""] * (options.images - count)
+    samples = read_list(find_list("train_gt", dataset))
+    if len(samples) < images:
+        raise UserError(f"{images} images are needed: the list has only {len(samples)}")
+    rng = np.random.default_rng(seed)
+    chosen = [samples[place] for place in rng.permutation(len(samples))[:images]]
+    count = round(share * images)
+    kinds = [list(ERRORS)[place % len(ERRORS)] for place in range(count)] + [""] * (images - count)
     ring = [place for place, kind in enumerate(kinds) if kind == "swapped"]
     source = {place: ring[(turn + 1) % len(ring)] for turn, place in enumerate(ring)}
     pairs = []
     for place, (sample, kind) in enumerate(zip(chosen, kinds, strict=True)):
         label = read_label(chosen[source.get(place, place)].label)
         wrong = ERRORS[kind](label, rng) if kind else label
-        noisy = make_noisy_label(wrong, options.label_noise, options.seed, sample.image_id)
         pairs.append((sample.image, folder / "labels" / f"{place:04d}.png"))
-        write_label(pairs[-1][1], noisy)
+        write_label(pairs[-1][1], make_noisy_label(wrong, spec, seed, sample.image_id))
     write_list(folder / "planted.txt", pairs)
-    val = read_list(find_list("val", options.dataset))[:VALIDATION_IMAGES]
+    val = read_list(find_list("val", dataset))[:VALIDATION_IMAGES]
     write_list(folder / "val.txt", [(sample.image, sample.label) for sample in val])
     return {display_path(sample.image): kind for sample, kind in zip(chosen, kinds, strict=True)}
 
 
-def training_options(options: argparse.Namespace, folder: Path, fold: int) -> dict[str, Any]:
-    """The options of the training that leaves out a part of the list."""
-    return {
-        "dataset": options.dataset,
-        "train_list": str(folder / "planted.txt"),
-        "val_list": str(folder / "val.txt"),
-        "fold": f"{fold}/{options.folds}",
-        "preset": "quick",
-        "epochs": options.epochs,
-        "repeat": options.repeat,
-        "width": options.width,
-        "crop": options.crop,
-        "seed": options.seed,
-        "checkpoint_every": options.epochs,
-        "tensorboard": False,
-        "run_name": f"{folder.name}_fold{fold}",
-    }
-
-
-def predict_fold(options: argparse.Namespace, folder: Path, fold: int) -> Path:
-    """Train without a part of the list and predict that part, unless done before; the folder of the predictions."""
+def predict_fold(dataset: str, folder: Path, fold: int, seed: int) -> Path:
+    """Train without a part of the list and predict that part; the folder of the predictions."""
     from evaluation.inference import main as infer
-    from training.fit import configure, fit
 
-    done = folder / f"fold_{fold}.json"
-    if not done.exists():
-        run = LOG_ROOT / options.dataset / f"{folder.name}_fold{fold}"
-        resumes = (run / "checkpoints" / "last.pth").exists()
-        run = fit(configure({"resume": str(run)} if resumes else training_options(options, folder, fold)))
-        infer(["--train_dir", str(run), "--test_ckpt_epoch", "last", "--data_list", str(run / "held_out.txt")])
-        write_json(done, {"predictions": display_path(run / "results" / f"epoch_{options.epochs}_held_out")})
-    return REPO_ROOT / read_json(done)["predictions"]
+    run = train(
+        dataset,
+        f"{folder.name}_fold{fold}",
+        train_list=str(folder / "planted.txt"),
+        val_list=str(folder / "val.txt"),
+        fold=f"{fold}/{FOLDS}",
+        seed=seed,
+        checkpoint_every=TRAINING["epochs"],
+        **TRAINING,
+    )
+    infer(["--train_dir", str(run), "--test_ckpt_epoch", "last", "--data_list", str(run / "held_out.txt")])
+    return run / "results" / f"epoch_{TRAINING['epochs']}_held_out"
 
 
 def cleanlab_qualities(verdicts: Sequence[Verdict], judge: LabelJudge) -> dict[str, np.ndarray]:
@@ -166,7 +137,7 @@ def cleanlab_qualities(verdicts: Sequence[Verdict], judge: LabelJudge) -> dict[s
     return {"cleanlab softmin": softmin, "cleanlab pixel issues": 1 - issues.mean((1, 2))}
 
 
-def figures(quality: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
+def metrics_of(quality: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
     """How well a quality finds planted errors.
 
     Args:
@@ -182,51 +153,45 @@ def figures(quality: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
     return {"auc": float(better.mean()), "precision_at_k": float(wrong[first].mean()), "found": found}
 
 
-def print_table(rows: dict[str, dict[str, Any]], guesses: Sequence[tuple[str, str]]) -> None:
-    """The figures of every method, then what kind of error ours guessed for each planted one."""
-    print(f"\n{'':24}{'P@k':>7}{'AUC':>7}  found among the k worst")
-    for name, row in rows.items():
-        found = "  ".join(f"{kind} {hits}/{count}" for kind, (hits, count) in row["found"].items())
-        print(f"{name:24}{row['precision_at_k']:7.3f}{row['auc']:7.3f}  {found}")
-    print("\nplanted → guessed")
-    for planted, guess in guesses:
-        print(f"  {planted or 'nothing':10} → {guess}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def run_trial(dataset: str, spec: str, images: int, share: float, seed: int) -> dict[str, Any]:
     """Plant, train, predict, rank, compare."""
-    options = parse_options(arguments)
-    options.dataset = prepare_dataset(options.dataset)
-    folder = options.out or LOG_ROOT / options.dataset / "planted"
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    if (folder / "planted.json").exists():
-        record = read_json(folder / "planted.json")
-        if record["settings"] != settings:
-            raise UserError(f"{display_path(folder)} holds a run of other settings: give another folder by --out")
-        planted = record["planted"]
-    else:
-        planted = plant_errors(options, folder)
-        write_json(folder / "planted.json", {"settings": settings, "planted": planted})
-    maps = [find_maps(predict_fold(options, folder, fold)) for fold in range(1, options.folds + 1)]
+    dataset = prepare_dataset(dataset)
+    folder = LOG_ROOT / dataset / "planted"
+    shutil.rmtree(folder, ignore_errors=True)
+    planted = plant_errors(dataset, spec, images, share, seed, folder)
+    maps = [find_maps(predict_fold(dataset, folder, fold, seed)) for fold in range(1, FOLDS + 1)]
     verdicts, judge = rank_labels(choose_predictions(read_list(folder / "planted.txt"), maps), maps)
     kinds = [planted[display_path(verdict.prediction.sample.image)] for verdict in verdicts]
     qualities = {"ours": np.array([verdict.quality for verdict in verdicts]), **cleanlab_qualities(verdicts, judge)}
-    rows = {name: figures(quality, kinds) for name, quality in qualities.items()}
-    guesses = [(kind, verdict.kind) for kind, verdict in zip(kinds, verdicts, strict=True) if verdict.stands_out]
-    print(f"{len(verdicts)} labels, {sum(map(bool, kinds))} with planted errors; {len(guesses)} stand out")
-    print_table(rows, guesses)
-    write_json(
-        folder / "found.json",
-        {
-            "settings": settings,
-            "labels": len(verdicts),
-            "methods": rows,
-            "stand_out": guesses,
-            "environment": environment_record("cpu"),
-        },
-    )
-    print(f"written to {display_path(folder / 'found.json')}")
+    return {
+        "settings": {"folds": FOLDS, **TRAINING},
+        "labels": len(verdicts),
+        "methods": {name: metrics_of(quality, kinds) for name, quality in qualities.items()},
+        "stand_out": [(kind, each.kind) for kind, each in zip(kinds, verdicts, strict=True) if each.stands_out],
+    }
 
+
+def tables(records: list[Record]) -> Tables:
+    """Precision among the k worst and AUC of every method."""
+    rows = []
+    for record in records:
+        dataset, spec = record["cell"]["dataset"], record["cell"]["spec"]
+        found = [record["methods"][name] for name in METHODS]
+        values = [value for each in found for value in (f"{each['precision_at_k']:.2f}", f"{each['auc']:.3f}")]
+        rows.append([f"`{dataset}`" + ("" if spec == "clean" else f", `{spec}`"), *values])
+    header = [column for name in METHODS.values() for column in (f"{name}: P@k", "AUC")]
+    return {"planted_errors": markdown(["labels", *header], rows)}
+
+
+CASES = (("nuc", "clean"), ("nuc_sim", "clean"), ("nuc_sim", "sample:0.3"))
+STUDY = Study(
+    name="planted_errors",
+    cells=[{"dataset": name, "spec": spec, "images": 72, "share": 0.25, "seed": 0} for name, spec in CASES],
+    trial=run_trial,
+    seconds=300,
+    tables=tables,
+    page="docs/results/label_errors.md",
+)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: run_study(STUDY, __doc__))

@@ -1,6 +1,6 @@
 """How near the simulated micrographs are to real ones: a table of numbers and two pages of pictures.
 
-    python benchmarks/comparison/simulated_vs_real.py --real_dir ../shared/data
+    python benchmarks/comparison/simulated_vs_real.py --real_dir FOLDER
 
 Writes ``figures.json``, ``comparison.png`` (all sets; the ER images in it have no licence: for the eye only) and
 ``simulated.jpg`` (simulated images and CC0 nuclei: may be published) below ``--out``, and prints the table.
@@ -9,6 +9,7 @@ Real sets lie as ``<real_dir>/<set>/{train,val,test}/{images,labels}``; those th
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from utils.cli import CommandParser, Progress, run_command
 from utils.files import write_json
-from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
+from utils.run_folder import LOG_ROOT, display_path, environment_record
 
 COUNTERPARTS = {"er_sim": "er_ernet", "nuc_sim": "nuc", "mito_sim": None}
 PUBLISHED = ("er_sim", "mito_sim", "nuc_sim", "nuc")  # the sets whose pictures may be shown to anybody
@@ -66,7 +67,10 @@ def main() -> None:
 def parse_options():
     parser = CommandParser(description="Compare the simulated data sets with real micrographs.")
     parser.add_argument(
-        "--real_dir", type=Path, default=REPO_ROOT.parent / "shared" / "data", help="folder of er_ernet and nuc"
+        "--real_dir",
+        type=Path,
+        default=Path(os.environ.get("SEG_TEST_DATA", ".")),
+        help="folder of er_ernet and nuc (default: SEG_TEST_DATA)",
     )
     parser.add_argument("--out", type=Path, default=LOG_ROOT / "simulated_vs_real", help="folder to write to")
     return parser.parse_args()

@@ -2,11 +2,12 @@
 
 Every network is trained from scratch with every seed, all networks in turn, so that speeds are comparable although the
 machine may be shared; seconds of processor time, which other jobs change less, are recorded beside those of the clock.
-Finished trainings are kept in the output file and not repeated; ``--summarize`` makes the table.
+SEG_TEST_DATA is the folder of real images, see CONTRIBUTING.md.
 
     pip install -r requirements-dev.txt
-    python datasets/make_lists.py --dataset nuc_3class --source ../shared/data/nuc --labels labels_3class
-    python benchmarks/comparison/smp.py --dataset nuc_3class --num_classes 3
+    python datasets/make_lists.py --dataset nuc_3class --source $SEG_TEST_DATA/nuc --labels labels_3class
+    python benchmarks/comparison/smp.py
+    python benchmarks/comparison/smp.py --summarize
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import CommandParser, UserError, run_command
-from utils.files import read_json, write_json
-from utils.run_folder import REPO_ROOT, environment_record
+from benchmarks.grid import Record, Study, Tables, markdown, run_study
+from benchmarks.trials import part_of_list
+from utils.cli import UserError, run_command
+from utils.run_folder import REPO_ROOT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,27 +34,18 @@ if TYPE_CHECKING:
     from training.data import TrainingData
     from training.options import TrainingOptions
 
-RESULTS = REPO_ROOT / "benchmarks" / "results" / "compare_smp.json"
-PAIRS = (("unet_resnet34", "smp Unet resnet34"), ("deeplabv3plus", "smp DeepLabV3Plus resnet50"))
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
-    add = parser.add_argument
-    add("--dataset", default="nuc_3class", metavar="NAME", help="data set with lists (default: nuc_3class)")
-    add("--num_classes", type=int, default=3, metavar="K", help="classes (default: 3)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="S", help="seeds (default: 0 1 2)")
-    add("--networks", nargs="+", choices=[name for pair in PAIRS for name in pair], help="networks (default: all)")
-    add("--train_images", type=int, default=120, metavar="N", help="training images (default: 120)")
-    add("--test_images", type=int, default=64, metavar="N", help="test images (default: 64)")
-    add("--crop", type=int, default=128, metavar="PIXELS", help="side of the training window (default: 128)")
-    add("--batch_size", type=int, default=16, metavar="N", help="images a step (default: 16)")
-    add("--epochs", type=int, default=20, metavar="N", help="epochs (default: 20)")
-    add("--lr", type=float, default=1e-3, metavar="RATE", help="highest learning rate of AdamW (default: 0.001)")
-    add("--out", type=Path, default=RESULTS, metavar="FILE", help="where the results go")
-    add("--summarize", action="store_true", help="no training: the table of what is finished")
-    return parser.parse_args()
+NETWORKS = ("unet_resnet34", "smp Unet resnet34", "deeplabv3plus", "smp DeepLabV3Plus resnet50")
+SETTINGS = {
+    "dataset": "nuc_3class",
+    "num_classes": 3,
+    "train_images": 96,
+    "test_images": 32,
+    "crop": 96,
+    "batch_size": 8,
+    "epochs": 5,
+    "lr": 1e-3,
+}
+COLUMNS = ("network", "parameters", "seeds", "mIoU, mean ± half range", "training images/s", "a second of one core")
 
 
 def make_networks(num_classes: int) -> dict[str, Callable[[], nn.Module]]:
@@ -77,25 +69,15 @@ def make_networks(num_classes: int) -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def make_options(options: argparse.Namespace, seed: int) -> TrainingOptions:
+def make_options(seed: int) -> TrainingOptions:
     """The training options that all networks share; the test images stand in the place of the validation list."""
-    from benchmarks.audit.noise_grid import shortened_list
     from training.fit import configure
 
-    return configure(
-        {
-            "dataset": options.dataset,
-            "num_classes": options.num_classes,
-            "preset": "quick",
-            "seed": seed,
-            "train_list": str(shortened_list(options.dataset, "train_gt", options.train_images, "compare_smp")),
-            "val_list": str(shortened_list(options.dataset, "test", options.test_images, "compare_smp")),
-            "crop": options.crop,
-            "batch_size": options.batch_size,
-            "epochs": options.epochs,
-            "lr": options.lr,
-        }
-    )
+    given = {name: value for name, value in SETTINGS.items() if not name.endswith("_images")}
+    lists = {"train_list": ("train_gt", "train_images"), "val_list": ("test", "test_images")}
+    for option, (name, count) in lists.items():
+        given[option] = str(part_of_list(SETTINGS["dataset"], name, SETTINGS[count], "compare_smp"))
+    return configure({**given, "preset": "quick", "seed": seed})
 
 
 def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data: TrainingData) -> dict[str, Any]:
@@ -159,70 +141,49 @@ def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data
     }
 
 
-def run(options: argparse.Namespace) -> None:
-    """Train what is not finished yet; the file is written after every training."""
+def run_trial(network: str, seed: int) -> dict[str, Any]:
+    """Train one network with one seed."""
     import torch
 
     from training.data import load_data
     from utils.device import choose_device
 
-    makers = make_networks(options.num_classes)
-    settings = {
-        name: getattr(options, name)
-        for name in ("dataset", "num_classes", "train_images", "test_images", "crop", "batch_size", "epochs", "lr")
-    }
-    content = read_json(options.out) if options.out.exists() else {"settings": settings, "trainings": []}
-    if content["settings"] != settings:
-        raise UserError(f"{options.out} holds trainings with other settings: {content['settings']}; give another --out")
-    done = {(training["network"], training["seed"]) for training in content["trainings"]}
-    for seed in options.seeds:
-        training = make_options(options, seed)
-        data = load_data(training, REPO_ROOT, torch.device(choose_device(training.machine.device)), print)
-        for name in options.networks or makers:
-            if (name, seed) in done:
-                continue
-            found = train_network(makers[name], training, data)
-            speed = found["images_per_second"]
-            print(f"{name}  seed {seed}  mIoU {found['miou']:.4f}  {speed:.2f} images/s", flush=True)
-            content["trainings"].append({"network": name, "seed": seed, **found})
-            content["environment"] = environment_record(found["device"])
-            write_json(options.out, content)
+    training = make_options(seed)
+    data = load_data(training, REPO_ROOT, torch.device(choose_device(training.machine.device)), print)
+    found = train_network(make_networks(training.data.num_classes)[network], training, data)
+    print(f"{network}  seed {seed}  mIoU {found['miou']:.4f}  {found['images_per_second']:.2f} images/s", flush=True)
+    return {**found, "settings": SETTINGS}
 
 
-def summarize(path: Path) -> str:
-    """The table of what is finished; missing networks are named."""
-    content = read_json(path)
-    lines = [
-        "| network | parameters | seeds | mIoU, mean ± half range | training images/s | a second of one core |",
-        "|---|---|---|---|---|---|",
-    ]
-    missing = []
-    for name in (name for pair in PAIRS for name in pair):
-        found = [training for training in content["trainings"] if training["network"] == name]
-        if not found:
-            missing.append(name)
-            continue
-        scores = [training["miou"] for training in found]
-        speed, core_speed = (
-            [training[key] for training in found if training[key] is not None]
-            for key in ("images_per_second", "images_per_core_second")
-        )
-        spread = (max(scores) - min(scores)) / 2
-        lines.append(
-            f"| {name} | {found[0]['parameters'] / 1e6:.1f} M | {len(found)} | "
-            f"{statistics.mean(scores):.3f} ± {spread:.3f} | {statistics.median(speed):.2f} | "
-            f"{f'{statistics.median(core_speed):.2f}' if core_speed else '–'} |"
-        )
-    return "\n".join([*lines, "", f"Missing: {', '.join(missing) or 'none'}."])
+def tables(records: list[Record]) -> Tables:
+    """A row for every network."""
+    rows = []
+    for name in NETWORKS:
+        found = [record for record in records if record["cell"]["network"] == name]
+        if found:
+            scores = [record["miou"] for record in found]
+            core = [value for record in found if (value := record["images_per_core_second"]) is not None]
+            rows.append(
+                [
+                    name,
+                    f"{found[0]['parameters'] / 1e6:.1f} M",
+                    str(len(found)),
+                    f"{statistics.mean(scores):.3f} ± {(max(scores) - min(scores)) / 2:.3f}",
+                    f"{statistics.median(record['images_per_second'] for record in found):.2f}",
+                    f"{statistics.median(core):.2f}" if core else "–",
+                ]
+            )
+    return {"smp": markdown(COLUMNS, rows)}
 
 
-def main() -> None:
-    """Train what is missing, then print the table."""
-    options = parse_arguments()
-    if not options.summarize:
-        run(options)
-    print(summarize(options.out))
-
+STUDY = Study(
+    name="smp",
+    cells=[{"network": network, "seed": seed} for seed in (0, 1, 2) for network in NETWORKS],
+    trial=run_trial,
+    seconds=120,
+    tables=tables,
+    page="docs/results/classes.md",
+)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: run_study(STUDY, __doc__))

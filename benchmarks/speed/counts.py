@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.noise_steps import median_ms
-from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.record import Figure, Settings, median_ms
 from models import build_network
 from models.blocks import fold_batch_norms
 from utils.device import PRECISIONS

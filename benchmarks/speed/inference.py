@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed.counts import clock, count, matrix_product, synchronize
-from benchmarks.speed.noise_steps import median_ms
-from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.record import Figure, Settings, median_ms
 from benchmarks.speed.training import in_fresh_process, peak_mib, samples_of
 
 SIZE = 256

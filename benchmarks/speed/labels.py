@@ -7,40 +7,71 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.speed.noise_steps import draw_masks, median_ms, time_shift, time_steps
-from benchmarks.speed.record import Figure, Settings
+from benchmarks.speed.record import Figure, Settings, median_ms
 from benchmarks.speed.training import NOISE, samples_of
-from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
+from datasets.label_noise import EMS_SPEC, Step, make_noisy_label, parse_spec
 
+SIZE = 256
+SIMULATED = ("er_sim", "mito_sim", "nuc_sim")
+SPECS = (
+    "clean",
+    "sample:0.1",
+    "sample:0.9",
+    "flip:0.45",
+    "flip:0.9,0.2",
+    "random:0.3",
+    "ntm",
+    "dilate:3",
+    "dilate:15",
+    "erode:3",
+    "erode:15",
+    "skeleton",
+    "shift:1",
+    "shift:5",
+    "missing:0.3",
+    "merge:5",
+    "wobble:2,1",
+    "wobble:2,10",
+    "polygon:2",
+)
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 MIN_EMS, MIN_METRICS, MIN_SHIFT = 20.0, 20.0, 100.0
 
 
+def draw_masks(count: int) -> dict[str, list[np.ndarray]]:
+    """Masks (256, 256) of 0/1 by kind: ``count`` of each simulation, and the full mask."""
+    from datasets.simulation import image_rng, simulate_image
+
+    masks = {
+        name: [simulate_image(name, image_rng(name, "train", index), SIZE)[1] for index in range(count)]
+        for name in SIMULATED
+    }
+    return {**masks, "full": [np.ones((SIZE, SIZE), np.uint8)]}
+
+
 def measure_label_noise(settings: Settings) -> list[Figure]:
-    """Milliseconds an image of every step of label noise; of the shift, against a loop over pixels."""
+    """Milliseconds an image of every step of label noise; of the shift, against a loop over pixels.
+
+    The full mask, foreground everywhere, is the worst case of most steps and has no objects.
+    """
+    from benchmarks.speed.plain import shift_by_loop
+
     seconds = 0.0 if settings.tiny else settings.seconds / 10
     masks = draw_masks(1)
-    figures = [
-        Figure(
-            spec,
-            "ms",
-            float(np.mean([row[kind]["mean_ms"] for kind in row if kind != "full"])),
-            more={"full mask": row["full"]["mean_ms"]},
-        )
-        for spec, row in time_steps(masks, seconds).items()
-    ]
-    shift = time_shift(seconds)
+    full, rng, shift = masks["full"][0], np.random.default_rng(0), parse_spec("shift:1")
+
+    def milliseconds(label: np.ndarray, steps: tuple[Step, ...]) -> float:
+        return median_ms(lambda: make_noisy_label(label, steps, 0, "image"), seconds)
+
+    figures = []
+    for spec in SPECS:
+        steps = (Step("ntm", (((0.9, 0.1), (0.3, 0.7)),), "ntm"),) if spec == "ntm" else parse_spec(spec)
+        times = {kind: np.mean([milliseconds(mask, steps) for mask in drawn]) for kind, drawn in masks.items()}
+        worst = float(times.pop("full"))
+        figures.append(Figure(spec, "ms", float(np.mean(list(times.values()))), more={"full mask": worst}))
+    fast, plain = milliseconds(full, shift), median_ms(lambda: shift_by_loop(full, 1, rng), seconds)
     goal = MIN_SHIFT if settings.baseline else None
-    return [
-        *figures,
-        Figure(
-            "shift:1 of a full mask, against a loop over pixels",
-            "ms",
-            shift["vectorised_ms"],
-            shift["loop_ms"],
-            goal_ratio=goal,
-        ),
-    ]
+    return [*figures, Figure("shift:1 of a full mask, against a loop over pixels", "ms", fast, plain, goal_ratio=goal)]
 
 
 def measure_ems(settings: Settings) -> list[Figure]:

@@ -2,9 +2,9 @@
 
 Parts that are finished in the file are kept, so a measurement can be stopped and gone on with.
 
-    python benchmarks/speed/measure.py --parts cpu --baseline --out benchmarks/results/speed/cpu.json
-    python benchmarks/speed/measure.py --parts gpu --out benchmarks/results/speed/h100.json
-    python benchmarks/speed/measure.py --out benchmarks/results/speed/cpu.json --summarize
+    python benchmarks/speed/measure.py --parts cpu --baseline --out FILE.jsonl
+    python benchmarks/speed/measure.py --parts gpu --out FILE.jsonl
+    python benchmarks/speed/measure.py --summarize
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if __name__ == "__main__":
 
 import argparse
 import importlib
-import time
 from dataclasses import asdict, replace
+from typing import Any
 
-from benchmarks.speed.record import SIZES, Settings, make_part, table
+from benchmarks.grid import RESULTS, read_results, run_trials, write_tables
+from benchmarks.speed.record import SIZES, Settings, machine_record, table
 from utils.cli import CommandParser, UserError, run_command
-from utils.files import read_json, write_json
 from utils.run_folder import REPO_ROOT, display_path
 
-RESULTS = REPO_ROOT / "benchmarks" / "results" / "speed"
+PAGE = "docs/SPEED.md"
 # part → (file, function)
 PARTS = {
     "ceilings": ("counts", "measure_ceilings"),
@@ -68,8 +68,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns of fast and plain training (2)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes: to see that every part works")
-    parser.add_argument("--again", action="store_true", help="measure parts anew that the file has already")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json", metavar="FILE", help="JSON file")
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed.jsonl", metavar="FILE", help="results")
     parser.add_argument("--summarize", action="store_true", help="no measuring: the table of the file")
     return parser.parse_args()
 
@@ -103,36 +102,46 @@ def make_settings(options: argparse.Namespace) -> Settings:
     return replace(settings, rounds=1, seconds=0.0) if options.tiny else settings
 
 
-def measure(parts: list[str], settings: Settings, out: Path, again: bool) -> None:
-    """Measure what the file lacks; it is written after every part."""
-    content = read_json(out) if out.exists() else {"parts": {}}
-    for name in parts:
-        found = content["parts"].get(name)
-        if found is not None and not again:
-            if found["settings"] != asdict(settings):
-                raise UserError(
-                    f"{display_path(out)} holds part {name} at other settings, {found['settings']}: give "
-                    "--again or another --out"
-                )
-            continue
-        print(f"== {name}", flush=True)
-        module, function = PARTS[name]
-        started = time.monotonic()
-        figures = getattr(importlib.import_module(f"benchmarks.speed.{module}"), function)(settings)
-        content["parts"][name] = make_part(figures, settings, time.monotonic() - started)
-        write_json(out, content)
+def measure_part(part: str, **settings: Any) -> dict[str, Any]:
+    """What one part measures."""
+    module, function = PARTS[part]
+    figures = getattr(importlib.import_module(f"benchmarks.speed.{module}"), function)(Settings(**settings))
+    return {"environment": machine_record(settings["device"]), "figures": [asdict(figure) for figure in figures]}
+
+
+def measure(parts: list[str], settings: Settings, out: Path) -> dict[str, str]:
+    """Measure what the file lacks; it is written after every part. Returns what failed, as ``run_trials`` does.
+
+    Raises:
+        UserError: the file holds one of the parts at other settings.
+    """
+    cells = [{"part": part, **asdict(settings)} for part in parts]
+    for record in read_results(out).values():
+        part = record["cell"]["part"]
+        if part in parts and record["cell"] != {"part": part, **asdict(settings)}:
+            raise UserError(
+                f"{display_path(out)} holds part {part} at other settings, {record['cell']}: give another --out"
+            )
+    return run_trials(cells, measure_part, out, seconds=60)
 
 
 def main() -> None:
-    """Measure, then print the table."""
+    """Measure, or print the table and, for the results that the repository keeps, put it into its page."""
     options = parse_options()
-    if not options.summarize:
-        if options.threads is not None:
-            import os
+    if options.summarize:
+        tables = {"speed": table(list(read_results(options.out).values()))}
+        print(tables["speed"])
+        if options.out.resolve() == RESULTS / "speed.jsonl":
+            write_tables(REPO_ROOT / PAGE, tables)
+        return
+    if options.threads is not None:
+        import os
 
-            os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for processes started here; torch is not loaded yet
-        measure(choose_parts(options.parts), make_settings(options), options.out, options.again)
-    print(table(read_json(options.out)["parts"]))
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for processes started here; torch is not loaded yet
+    failed = measure(choose_parts(options.parts), make_settings(options), options.out)
+    print(table(list(read_results(options.out).values())))
+    if failed:
+        raise SystemExit("\n".join(f"failed: {part}: {error}" for part, error in failed.items()))
 
 
 if __name__ == "__main__":

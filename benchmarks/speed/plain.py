@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.speed.noise_steps import shift_by_loop
 from datasets.image_io import read_image, read_label, write_scores
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.lists import Sample
@@ -110,6 +109,17 @@ def predict_plainly(network: nn.Module, images: Sequence[Path], folder: Path, de
         scores = torch.sigmoid(network(inputs)).cpu().numpy()
         for number, (image, image_scores) in enumerate(zip(some, scores, strict=True), start=start):
             write_scores(folder / f"{number}_{image.stem}.tif", image_scores[0])
+
+
+def shift_by_loop(mask: np.ndarray, reach: int, rng: np.random.Generator) -> np.ndarray:
+    """The shift as one writes it first: pixel by pixel, one draw for each direction."""
+    height, width = mask.shape
+    shifted = np.zeros_like(mask)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        new_y = min(max(y + rng.integers(-reach, reach + 1), 0), height - 1)
+        new_x = min(max(x + rng.integers(-reach, reach + 1), 0), width - 1)
+        shifted[new_y, new_x] = 1
+    return shifted
 
 
 def thin_by_loop(mask: np.ndarray) -> np.ndarray:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from benchmarks.grid import Record, markdown
 from utils.run_folder import environment_record
 
 SIZES = {"cpu": (16, 128, 16, 1), "mps": (16, 128, 16, 1), "cuda": (64, 256, 32, 20)}  # width, crop, batch, repeat
@@ -115,29 +118,34 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def make_part(figures: Sequence[Figure], settings: Settings, seconds: float) -> dict[str, Any]:
-    """A finished part as it goes into the file."""
-    return {
-        "settings": asdict(settings),
-        "machine": machine_record(settings.device),
-        "seconds": seconds,
-        "figures": [asdict(figure) for figure in figures],
-    }
+def median_ms(
+    function: Callable[[], Any], seconds: float, least: int = 5, clock: Callable[[], float] = time.process_time
+) -> float:
+    """Median milliseconds of a call, over ``seconds`` and at least ``least`` calls after one to warm up.
+
+    Args:
+        clock: by default processor time, to which what else the machine is doing does not count.
+    """
+    function()
+    times: list[float] = []
+    while len(times) < least or sum(times) < seconds:
+        started = clock()
+        function()
+        times.append(clock() - started)
+    return 1000 * float(np.median(times))
 
 
-def table(parts: dict[str, dict[str, Any]]) -> str:
+def table(records: Sequence[Record]) -> str:
     """The figures of all parts as a Markdown table."""
-    lines = ["| part | figure | fast | plain | ratio | goal | also |", "|---|---|---|---|---|---|---|"]
-    for name, part in parts.items():
-        for figure in (Figure(**values) for values in part["figures"]):
+    rows = []
+    for record in records:
+        for figure in (Figure(**values) for values in record["figures"]):
             plain = "" if figure.plain is None else show(figure.plain, figure.unit)
             ratio = "" if figure.ratio is None else f"{figure.ratio:.3g}×"
             also = ", ".join(f"{key} {_show(value)}" for key, value in figure.more.items())
-            goals = "; ".join(figure.verdicts())
-            lines.append(
-                f"| {name} | {figure.what} | {show(figure.value, figure.unit)} | {plain} | {ratio} | {goals} | {also} |"
-            )
-    return "\n".join(lines)
+            value, goals = show(figure.value, figure.unit), "; ".join(figure.verdicts())
+            rows.append([record["cell"]["part"], figure.what, value, plain, ratio, goals, also])
+    return markdown(["part", "figure", "fast", "plain", "ratio", "goal", "also"], rows)
 
 
 def show(value: float, unit: str) -> str:

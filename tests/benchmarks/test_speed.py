@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import binary_dilation
 from skimage.morphology import skeletonize
 
+from benchmarks.grid import read_results
 from benchmarks.speed.counts import count
 from benchmarks.speed.labels import THRESHOLDS
 from benchmarks.speed.measure import PARTS, SETS, choose_parts, make_settings, measure, parse_options
@@ -28,7 +29,6 @@ from models import build_network
 from models.blocks import fold_batch_norms
 from training.resolve import resolve_options
 from utils.cli import Progress, UserError
-from utils.files import read_json
 
 TINY = Settings("cpu", width=4, crop=32, batch_size=8, repeat=1, rounds=1, seconds=0.0, tiny=True)
 
@@ -100,17 +100,15 @@ def test_the_goals_of_a_gpu_are_not_measured_without_one(monkeypatch):
 
 
 def test_finished_parts_are_kept_and_other_settings_refused(tmp_path):
-    out = tmp_path / "speed.json"
-    measure(["ceilings"], TINY, out, again=False)
-    before = read_json(out)["parts"]
-    measure(["ceilings", "ems"], TINY, out, again=False)
-    after = read_json(out)["parts"]
-    assert after["ceilings"] == before["ceilings"] and set(after) == {"ceilings", "ems"}
-    with pytest.raises(UserError, match="holds part ceilings at other settings.*--again"):
-        measure(["ceilings"], replace(TINY, width=8), out, again=False)
-    measure(["ceilings"], replace(TINY, width=8), out, again=True)
-    assert read_json(out)["parts"]["ceilings"]["settings"]["width"] == 8
-    lines = table(read_json(out)["parts"]).splitlines()
+    out = tmp_path / "speed.jsonl"
+    measure(["ceilings"], TINY, out)
+    (before,) = read_results(out).values()
+    assert measure(["ceilings", "ems"], TINY, out) == {}
+    after = list(read_results(out).values())
+    assert after[0] == before and [record["cell"]["part"] for record in after] == ["ceilings", "ems"]
+    with pytest.raises(UserError, match="holds part ceilings at other settings.*--out"):
+        measure(["ceilings"], replace(TINY, width=8), out)
+    lines = table(after).splitlines()
     assert len(lines) == 2 + 5 + 6 and all(line.count("|") == 8 for line in lines)
 
 
@@ -186,6 +184,6 @@ def test_all_parts_run_at_their_smallest_sizes(workspace, run_tool):
         "benchmarks/speed/measure.py", "--tiny", "--baseline", "--device", "cpu", "--parts", *parts, timeout=1800
     )
     assert answer.returncode == 0, answer.stderr
-    found = read_json(workspace / "benchmarks/results/speed/speed.json")["parts"]
-    assert list(found) == parts and all(part["figures"] for part in found.values())
+    found = list(read_results(workspace / "benchmarks/results/speed.jsonl").values())
+    assert [record["cell"]["part"] for record in found] == parts and all(record["figures"] for record in found)
     assert not list((workspace / "train_log/er_sim").glob("speed_*/"))
