@@ -5,7 +5,7 @@ validation images are drawn from the set's lists by the seed, the whole test lis
 checkpoint at the threshold it carries. Every cell is a line of the results, and cells that are there are not run
 again, so that the benchmark can be stopped and gone on with. Options after ``--`` are those of ``main.py``.
 
-    python datasets/make_lists.py --dataset nuc --source ../shared/data/nuc
+    python datasets/make_lists.py --dataset nuc --source $SEG_TEST_DATA/nuc
     python benchmarks/small_data.py
     python benchmarks/small_data.py --images 3 6 30 100 --seeds 2
     python benchmarks/small_data.py --name "group norm" -- --norm group
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from utils.cli import CommandParser, run_command
-from utils.run_folder import LOG_ROOT, REPO_ROOT, append_jsonl, environment_record, read_jsonl
+from utils.files import append_jsonl, read_jsonl
+from utils.run_folder import LOG_ROOT, REPO_ROOT, environment_record
 
 RESULTS = REPO_ROOT / "benchmarks" / "results" / "small_data.jsonl"
 DATASETS = ("nuc", "nuc16", "er_ernet", "mito_sim")
