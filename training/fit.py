@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
 from datasets.segmentation import steps_before
+from training.batch_norm import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.label_free import PseudoLabels
@@ -322,6 +323,14 @@ def run_epoch(
             clip_grad=options.optimization.clip_grad,
             teacher=state.teacher,
             progress=progress if is_main() else None,
+        )
+    if steps_before(epoch, data.train_batches.steps_per_epoch) <= FEW_STEPS:
+        re_estimate_statistics(
+            [state.unwrapped_network, state.predictor],
+            data.train_loader,
+            device=state.device,
+            precision=state.precision,
+            channels_last=state.channels_last,
         )
     copy_buffers_from_main(state.unwrapped_network)
     copy_buffers_from_main(state.predictor)
