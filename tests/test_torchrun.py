@@ -64,15 +64,11 @@ def harmful(workspace: Path) -> Path:
     return script
 
 
-@pytest.mark.parametrize(
-    ("harm", "message", "tracebacks"), [("full_disk", "rank 1 of 2, on ", 2), ("interrupt", "interrupted\n", 1)]
-)
-def test_a_failed_process_ends_all_with_one_message_and_a_usable_checkpoint(
-    harmful, workspace, harm, message, tracebacks
-):
+@pytest.mark.parametrize(("harm", "message"), [("full_disk", "rank 1 of 2, on "), ("interrupt", "interrupted\n")])
+def test_a_failed_process_ends_all_with_one_message_and_a_usable_checkpoint(harmful, workspace, harm, message):
     answer = torchrun(harmful, harm, IN_EPOCH_3, *COMMAND, "--run_name", harm, "--no_audit", cwd=workspace)
     assert answer.returncode != 0 and answer.stderr.count(message) == 1, answer.stderr
-    assert answer.stderr.count("Traceback (most") == tracebacks, answer.stderr  # one of them torchrun's own
+    assert answer.stderr.count("Traceback (most") == 1, answer.stderr  # torchrun's own
     run = Path("train_log") / "disks" / harm
     assert answer.stderr.count(f"--nproc_per_node 2 main.py --resume {run}\n") == 1, answer.stderr
     assert load_checkpoint(workspace / run / "checkpoints" / "last.pth")["epoch"] in (1, 2)
@@ -87,7 +83,7 @@ def test_a_failure_of_the_main_process_alone_reaches_the_others(workspace):
         (workspace / "train_log").unlink()
         (workspace / "kept").rename(workspace / "train_log")
     assert answer.returncode != 0 and answer.stderr.count("rank 0 of 2, on ") == 1, answer.stderr
-    assert "rank 1 of 2" not in answer.stderr and answer.stderr.count("Traceback (most") == 2, answer.stderr
+    assert "rank 1 of 2" not in answer.stderr and answer.stderr.count("Traceback (most") == 1, answer.stderr
 
 
 def test_a_killed_process_is_restarted_and_the_run_goes_on(harmful, workspace):

@@ -6,9 +6,8 @@ Importing this module costs no third-party import, so ``--help`` stays fast.
 from __future__ import annotations
 
 import argparse
-import io
+import errno
 import os
-import signal
 import sys
 import time
 import traceback
@@ -16,10 +15,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
+from utils.signals import exit_status, listen_to_stop_signals
+from utils.streams import make_streams_lasting
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE = 0, 1, 2
 
 OPENCV_REMEDY = (
     "OpenCV could not be loaded ({error}). Install it with 'pip install opencv-python'; on a server without "
@@ -59,13 +61,11 @@ class CommandParser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command's ``main`` and exit with the status that users and scripts rely on.
 
-    0 done, 1 failed run (with traceback), 2 wrong use or bad input (one message), 130 interrupted.
+    0 done, 1 failed run (with traceback), 2 wrong use or bad input (one message), 128 + its number when a
+    signal stopped it (130 for Ctrl-C).
     """
-    # A stop signal ends a command as Ctrl-C does: cleanup runs, nothing finished is lost.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows may not know every character
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    listen_to_stop_signals()
+    make_streams_lasting()
     try:
         main()
     except UserError as error:
@@ -82,11 +82,14 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         print(f"error: {OPENCV_REMEDY.format(error=error)}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
     except KeyboardInterrupt as stop:
-        _complain("interrupted", stop)
-        _leave(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
+        _complain("interrupted" if str(stop) in ("", "SIGINT") else f"stopped by {stop}", stop)
+        _leave(exit_status(stop))
+    except OSError as error:  # of a place for output, or of a file that went away
+        is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        if error.filename is None and not is_disk:
+            raise
+        _complain(f"error: {describe_os_error(error)}", error)
+        _leave(EXIT_FAILED if is_disk else EXIT_WRONG_USE)
     except Exception:
         if not _is_one_of_many():
             raise
@@ -98,6 +101,29 @@ def run_command(main: Callable[[], None]) -> NoReturn:
 def _complain(message: str, error: BaseException) -> None:
     """Write a message and below it what was noted on the error on its way up, in one piece: others may write too."""
     sys.stderr.write("\n".join([message, *getattr(error, "__notes__", []), ""]))
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system refused, with the file and what to do about it."""
+    remedies = {
+        errno.ENOSPC: "make room on the disk",
+        errno.EDQUOT: "your quota is used up: make room, or choose another place",
+        errno.EROFS: "choose a place that can be written",
+        errno.EACCES: "choose a place that you may write to, or change its permissions",
+        errno.EPERM: "choose a place that you may write to, or change its permissions",
+        errno.ENOTDIR: "a part of the path is a file: remove or rename it, or choose another place",
+        errno.EISDIR: "a file is needed here, not a folder",
+        errno.EEXIST: "remove or rename what is there, or choose another place",
+        errno.ENAMETOOLONG: "use a shorter name",
+    }
+    remedy = remedies.get(error.errno or 0)
+    place = f"{shorten_middle(str(error.filename))}: " if error.filename is not None else ""
+    return f"{place}{error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def shorten_middle(text: str, most: int = 160) -> str:
+    """A long name without its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
 def _is_one_of_many() -> bool:

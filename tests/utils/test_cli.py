@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import signal
 
 import pytest
 
 from utils.cli import CommandParser, Progress, UserError, one_of, run_command, whole_number
+from utils.signals import Stopped
 
 
 def raise_it(error: BaseException):
@@ -22,6 +25,9 @@ def raise_it(error: BaseException):
         (lambda: None, 0, ""),
         (raise_it(UserError("a.png is empty")), 2, "error: a.png is empty\n"),
         (raise_it(KeyboardInterrupt()), 130, "interrupted\n"),
+        (raise_it(Stopped(signal.SIGTERM)), 143, "stopped by SIGTERM\n"),
+        (raise_it(OSError(errno.EROFS, "Read-only file system", "log/a")), 2, "error: log/a: Read-only file system; "),
+        (raise_it(OSError(errno.ENOSPC, "No space left on device")), 1, "error: No space left on device; make room"),
         (raise_it(ImportError("libGL.so.1: cannot open", name="cv2")), 2, "opencv-python-headless"),
     ],
 )
