@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from typing import NoReturn
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
+SAME_STOP_S = 0.3  # launchers send a signal several times; within this time they mean one stop
 SIGNALLED = 128  # a shell's exit status of a process that a signal stopped is this plus the signal's number
 
 
@@ -41,7 +43,14 @@ def listen_to_stop_signals() -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
+    for heard in STOP_SIGNALS:  # nothing may interrupt what tidies up, but the thread that counts
+        if signal.getsignal(heard) == _stop:
+            signal.signal(heard, _already_stopping)
     raise Stopped(number)
+
+
+def _already_stopping(number: int, _: object) -> None:
+    """Do nothing: the signal has been counted."""
 
 
 def _exit_at_second_signal(numbers: set[int]) -> None:
@@ -52,13 +61,15 @@ def _exit_at_second_signal(numbers: set[int]) -> None:
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
     def count() -> None:
-        stops = 0
+        first = None
         while received := os.read(reading, 64):
-            stops += sum(number in numbers for number in received)
-            if stops > 1:
-                last = next(number for number in reversed(received) if number in numbers)
-                with contextlib.suppress(OSError, ValueError):
+            stops = [number for number in received if number in numbers]
+            if not stops:
+                continue
+            if first is not None and time.monotonic() - first > SAME_STOP_S:
+                with contextlib.suppress(OSError):
                     os.write(2, b"stopped at once\n")
-                os._exit(SIGNALLED + last)
+                os._exit(SIGNALLED + stops[-1])
+            first = first or time.monotonic()
 
     threading.Thread(target=count, name="signals", daemon=True).start()

@@ -76,7 +76,7 @@ def test_a_stop_signal_unwinds_and_its_number_is_in_the_exit_status(number):
 def test_a_second_signal_waits_for_nothing(code):
     process = started(code)
     for _ in range(2):
-        time.sleep(0.2)
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
     process.communicate(timeout=5)
     assert process.returncode == 128 + signal.SIGTERM
