@@ -25,35 +25,9 @@ import numpy as np
 
 from datasets import noise_steps
 from datasets.labels import label_classes
-from datasets.transition_matrix import (
-    count_transitions,
-    flip_matrix,
-    normalize_rows,
-    random_matrix,
-    read_matrix,
-    sample_matrix,
-    write_matrix,
-)
+from datasets.transition_matrix import TransitionMatrix, flip_matrix, random_matrix, read_matrix, sample_matrix
 from utils.cli import UserError, one_of
 from utils.run_folder import REPO_ROOT, display_path
-
-__all__ = [
-    "EMS_SPEC",
-    "STEPS",
-    "UNLABELLED",
-    "Step",
-    "count_transitions",
-    "label_classes",
-    "make_noisy_label",
-    "noisy_stages",
-    "normalize_rows",
-    "parse_spec",
-    "read_matrix",
-    "spec_folder_name",
-    "spec_transition_matrix",
-    "step_generator",
-    "write_matrix",
-]
 
 EMS_SPEC = "skeleton+shift:1+sample:0.1"  # extraction of meta-structure, the label-free training's last step
 UNLABELLED = ("background", "ignore")
@@ -288,12 +262,12 @@ def step_generator(
 
 def spec_transition_matrix(
     spec: str | tuple[Step, ...], num_classes: int = 1, unlabelled: str = "background"
-) -> np.ndarray | None:
+) -> TransitionMatrix | None:
     """The transition matrix that a spec has in theory: the product of its steps' matrices, in order.
 
     Args:
         unlabelled: with ``ignore``, sampling is the identity among the pixels that count.
-    Returns: float64 (K, K), rows = truth; None if any step depends on space (morphology, shifts, objects).
+    Returns: None if any step depends on space (morphology, shifts, objects).
     """
     steps = parse_spec(spec, num_classes) if isinstance(spec, str) else spec
     classes = label_classes(num_classes)
@@ -303,7 +277,7 @@ def spec_transition_matrix(
             return None
         if step.name != "sample" or unlabelled == "background":
             product = product @ STEPS[step.name].matrix(*step.values, classes=classes)
-    return product
+    return TransitionMatrix(product)
 
 
 # Parsing

@@ -196,6 +196,7 @@ def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tall
     pixels are null. ``transition_matrix`` has the form of a matrix file, with the counts and the matrix in theory.
     """
     steps = parse_spec(settings.spec, settings.num_classes)
+    theory = spec_transition_matrix(steps, settings.num_classes, settings.unlabelled)
     transitions = sum(tally.transitions for tally in tallies)
     reached, kept = (sum(getattr(tally, name) for tally in tallies) for name in ("reached", "kept"))
     ignored = sum(tally.ignored for tally in tallies)
@@ -220,7 +221,7 @@ def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tall
             "classes": len(transitions),
             "matrix": normalize_rows(transitions),
             "counts": transitions,
-            "theory": spec_transition_matrix(steps, settings.num_classes, settings.unlabelled),
+            "theory": None if theory is None else theory.rows,
         },
     }
     if len(tallies) <= MAX_TABLE:

@@ -171,17 +171,14 @@ def write_audit(
 
     Returns: where the matrix lies, as a command would name it; None where it was not written.
     """
-    import numpy as np
-
-    from datasets.transition_matrix import write_matrix
     from evaluation.label_audit.plot import draw_audit
     from utils.plots import write_figure
 
     matrix_path = folder / MATRIX_FILE
     matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
     named = None
-    if report.transitions is not None and np.isfinite(report.transitions.matrix).all():
-        write_matrix(matrix_path, report.transitions.matrix)
+    if report.transitions is not None and report.transitions.matrix.is_complete:
+        report.transitions.matrix.write(matrix_path)
         named = quoted(display_path(matrix_path))
     write_json(folder / "audit.json", report.to_json())
     found = {"statistics": statistics.to_json(names), "environment": environment_record("cpu")}

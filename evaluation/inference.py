@@ -163,8 +163,7 @@ def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Pictu
 
 def decide_settings(options: argparse.Namespace, checkpoint: dict[str, Any]) -> MapSettings:
     """Direction and threshold from the checkpoint; turning the direction round by hand mirrors the threshold."""
-    import numpy as np
-
+    from datasets.transition_matrix import ScoreDecoder
     from evaluation.prediction import MapSettings
 
     config = checkpoint["config"]
@@ -173,7 +172,6 @@ def decide_settings(options: argparse.Namespace, checkpoint: dict[str, Any]) -> 
     trained = bool(checkpoint["pred_invert"])
     invert = {"auto": trained, "on": True, "off": False}[options.pred_invert]
     threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
-    matrix = config.get("decode_matrix")
     return MapSettings(
         num_classes=config["num_classes"],
         in_channels=config["in_channels"],
@@ -181,7 +179,7 @@ def decide_settings(options: argparse.Namespace, checkpoint: dict[str, Any]) -> 
         normalization=config["normalization"],
         threshold=threshold if invert == trained else 1 - threshold,
         invert=invert,
-        transition=None if matrix is None else np.asarray(matrix, np.float64),
+        decoder=ScoreDecoder.of_config(config),
         masks=options.masks,
         save_scores=options.save_scores,
     )

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from evaluation.scores import BINS, confusion_matrix, decode_scores, score_histogram
+from datasets.transition_matrix import ScoreDecoder
+from evaluation.scores import BINS, confusion_matrix, score_histogram
 from models import to_scores
 from training.ema import EmaTeacher
 from training.losses import SegmentationLoss
@@ -152,12 +153,12 @@ def validate(
     device: torch.device,
     precision: str = "fp32",
     channels_last: bool = False,
-    transition: Tensor | None = None,
+    decoder: ScoreDecoder | None = None,
 ) -> np.ndarray:
     """Count how scores and labels meet, over all batches and processes.
 
     Args:
-        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
+        decoder: for several classes, what corrects scores before the argmax.
     Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64.
     """
     network.eval()
@@ -170,7 +171,7 @@ def validate(
         if num_classes == 1:
             batch_counts = score_histogram(scores[:, 0], labels)
         else:
-            scores = scores if transition is None else decode_scores(scores, transition)
+            scores = scores if decoder is None else decoder(scores)
             batch_counts = confusion_matrix(scores.argmax(1), labels, num_classes)
         counts = batch_counts if counts is None else counts + batch_counts
     if counts is None:  # a process without a share

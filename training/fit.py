@@ -26,7 +26,6 @@ from training.run.label_facts import LabelKnowledge, examine_labels, write_audit
 from training.run.logger import RunLogger
 from training.run.profiling import TRACE, traced_steps
 from training.run.state import (
-    LabelNoiseFacts,
     TrainingState,
     add_schedule,
     build_state,
@@ -37,11 +36,10 @@ from training.run.state import (
     seed_everything,
 )
 from training.selection import (
+    LabelNoiseFacts,
     Selection,
-    decoding_matrix,
     select_binary,
     select_classes,
-    threshold_by_noise,
     with_logged_figures,
     without_validation,
 )
@@ -90,7 +88,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device, _say)
     labels = from_main(lambda: examine_labels(options, data.train, root))
-    facts = label_facts(options, LabelNoiseFacts(labels.matrix, labels.invert))
+    facts = label_facts(options, labels.noise)
     state = make_state(options, data, device, facts, earlier)
     config = make_config(options, asked, data, state)
     run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
@@ -348,13 +346,13 @@ def decide(
     if pseudo_labels is not None:
         return with_logged_figures(pseudo_labels.decide(), counts)
     clean = counts is not None and options.data.val_labels == "clean"
-    direction = {"auto": None if clean else state.scores_invert, "on": True, "off": False}
+    direction = {"auto": None if clean else state.scores.invert, "on": True, "off": False}
     invert = direction[options.loss.pred_invert]
-    implied = threshold_by_noise(state.noise_matrix, state.loss.class_weights) if state.loss.is_proper else None
+    implied = state.scores.threshold(state.loss.class_weights) if state.loss.is_proper else None
     if counts is None:
         return without_validation(pred_invert=invert, implied=implied, num_classes=options.data.num_classes)
     if options.data.num_classes > 1:
-        return select_classes(counts, labels_are_clean=clean, label_matrix=state.labels.matrix)
+        return select_classes(counts, labels_are_clean=clean, noise=state.labels)
     return select_binary(
         counts, labels_are_clean=clean, pred_invert=invert, implied=implied, labels_inverted=bool(state.labels.invert)
     )
@@ -362,7 +360,6 @@ def decide(
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
     """The score histogram or confusion matrix of the validation set."""
-    transition = decoding_matrix(state.noise_matrix, options.data.num_classes, state.loss.class_weights)
     return validate(
         state.predictor,
         data.val_loader,
@@ -370,7 +367,7 @@ def count_validation(options: TrainingOptions, data: TrainingData, state: Traini
         device=state.device,
         precision=state.precision,
         channels_last=state.channels_last,
-        transition=None if transition is None else torch.from_numpy(transition),
+        decoder=state.scores.decoder(options.data.num_classes, state.loss.class_weights),
     )
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from evaluation.label_audit.transitions import implied_threshold, needs_decoding
+from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
 from evaluation.scores import (
     auc,
     best_threshold,
@@ -27,7 +28,6 @@ from evaluation.scores import (
 )
 
 DEFAULT_THRESHOLD = 0.5
-MAX_CONDITION = 100.0  # of a transition matrix that is inverted: beyond, noise of the scores outweighs them
 
 
 @dataclass(frozen=True)
@@ -47,49 +47,43 @@ class Selection:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def can_be_inverted(matrix: np.ndarray | None) -> bool:
-    """Whether a transition matrix is known and well enough conditioned to undo the noise."""
-    return matrix is not None and bool(np.isfinite(matrix).all()) and np.linalg.cond(matrix) < MAX_CONDITION
-
-
-def threshold_by_noise(matrix: np.ndarray | None, class_weights: Sequence[float] | None = None) -> float | None:
-    r"""The score threshold that known noise implies for binary labels, after inversion; None where there is none.
-
-    Weighted cross entropy learns :math:`w_1 p / (w_1 p + w_0 (1 - p))` in place of p, which moves the threshold.
+@dataclass(frozen=True)
+class LabelNoiseFacts:
+    """What is known of label noise; the one place where Q may be unknown.
 
     Args:
-        matrix: transition matrix (2, 2), rows = truth.
-        class_weights: weights of background and foreground in the loss.
+        matrix: the transition matrix that holds wherever a pixel lies; None where there is none or it is not known.
+        invert: whether the labels show the inverse of the truth; None where that is not known.
     """
-    if matrix is None or (threshold := implied_threshold(matrix)) is None or class_weights is None:
-        return None if matrix is None else implied_threshold(matrix)
-    background, foreground = class_weights if matrix[1][1] > matrix[0][1] else reversed(class_weights)
-    return foreground * threshold / (foreground * threshold + background * (1 - threshold))
 
+    matrix: TransitionMatrix | None = None
+    invert: bool | None = None
 
-def decoding_matrix(
-    matrix: np.ndarray | None, num_classes: int, class_weights: Sequence[float] | None = None
-) -> np.ndarray | None:
-    r"""The matrix whose inverse corrects class scores before the argmax; None where it is not needed or impossible.
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> LabelNoiseFacts:
+        """What `to_json` wrote."""
+        return cls(None if stored["matrix"] is None else TransitionMatrix(stored["matrix"]), stored["invert"])
 
-    It is Q, or :math:`Q\,\mathrm{diag}(w)` where the loss has class weights w: weighted cross entropy learns
-    :math:`w_m \tilde p_m` up to a factor in place of :math:`\tilde p = p\,Q`.
+    def to_json(self) -> dict[str, Any]:
+        """For ``config.json``."""
+        return {"matrix": None if self.matrix is None else self.matrix.rows, "invert": self.invert}
 
-    Args:
-        matrix: transition matrix Q (K, K), rows = truth, or None if unknown.
-        num_classes: 1 for binary labels, whose scores have a threshold and a direction instead; else K.
-        class_weights: weights of the classes in the loss.
-    """
-    if num_classes == 1 or not can_be_inverted(matrix):
-        return None
-    if num_classes == 2:
-        argmax_is_right = matrix[1][1] > matrix[0][1] and math.isclose(implied_threshold(matrix), 0.5)
-    else:
-        argmax_is_right = not needs_decoding(matrix)
-    if argmax_is_right:
-        return None
-    decoding = matrix if class_weights is None else matrix * np.asarray(class_weights)
-    return decoding if np.linalg.matrix_rank(decoding) == len(decoding) else None
+    def threshold(self, class_weights: Sequence[float] | None = None) -> float | None:
+        """The threshold that the noise implies, see `TransitionMatrix.threshold`; None where there is none."""
+        return None if self.matrix is None else self.matrix.threshold(class_weights)
+
+    def decoder(self, num_classes: int, class_weights: Sequence[float] | None = None) -> ScoreDecoder | None:
+        """See `TransitionMatrix.decoder`; None where scores are taken as they are."""
+        return None if self.matrix is None else self.matrix.decoder(num_classes, class_weights)
+
+    def true_shares(self, label_shares: np.ndarray) -> np.ndarray:
+        """The class fractions of the truth from those of the labels, (K,); unchanged where Q is not known."""
+        return label_shares if self.matrix is None else self.matrix.true_shares(label_shares)
+
+    def true_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """The confusion with the truth, (K, K), from one with the labels, where Q is known and can be inverted."""
+        known = self.matrix is not None and self.matrix.is_complete and self.matrix.is_invertible
+        return self.matrix.true_counts(confusion) if known else confusion
 
 
 def is_inverted(histogram: np.ndarray) -> bool:
@@ -129,15 +123,15 @@ def select_binary(
 
 
 def select_classes(
-    confusion: np.ndarray, *, labels_are_clean: bool, label_matrix: np.ndarray | None = None
+    confusion: np.ndarray, *, labels_are_clean: bool, noise: LabelNoiseFacts = LabelNoiseFacts()
 ) -> Selection:
     """Decide from the confusion matrix (K, K): mean IoU, or mean J over the classes on noisy labels.
 
     Args:
-        label_matrix: transition matrix of noisy validation labels, whose confusion Qᵀ·C is turned back into C.
+        noise: of noisy validation labels, whose confusion Qᵀ·C is turned back into C.
     """
-    if not labels_are_clean and can_be_inverted(label_matrix):
-        confusion = np.linalg.solve(label_matrix.T, confusion).clip(0)
+    if not labels_are_clean:
+        confusion = noise.true_confusion(confusion)
     per_class = class_iou(confusion)
     figures = {"miou": float(mean_iou(confusion))}
     figures.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})

@@ -130,8 +130,8 @@ def predict(
     from datasets.label_noise import make_noisy_label
     from datasets.transition_matrix import count_transitions
     from evaluation.label_audit.by_distance import location_counts
+    from evaluation.label_audit.estimate import estimate_transitions
     from evaluation.label_audit.iou_ceiling import iou_ceiling
-    from evaluation.label_audit.transitions import estimate_transitions
 
     noisy = [make_noisy_label(mask, spec, SEED, name) for mask, name in zip(masks, ids, strict=True)]
     table = np.stack([location_counts(bins, label) for bins, label in zip(outlook.bins, noisy, strict=True)])

@@ -57,13 +57,12 @@ def make_cells() -> list[dict[str, Any]]:
 def run_trial(dataset: str, spec: str, recipe: str, width: int, steps: int) -> dict[str, Any]:
     """Train, predict, and score at three thresholds: validation's, one half, the one that the noise implies."""
     from datasets.label_noise import spec_transition_matrix
-    from evaluation.label_audit.transitions import implied_threshold
     from evaluation.metrics import evaluate_maps
 
     loss, _ = RECIPES[recipe]
     run = train_on(dataset, spec, name="noise_costs", width=width, steps=steps, loss=loss)
     folder = predict(run)
-    implied = 0.5 if loss == "forward" else implied_threshold(spec_transition_matrix(spec))
+    implied = 0.5 if loss == "forward" else spec_transition_matrix(spec).threshold()
     thresholds = {"validation": None, "half": 0.5, "implied": implied}
     metrics = {name: evaluate_maps(folder, threshold=value, report=False) for name, value in thresholds.items()}
     shutil.rmtree(run)

@@ -3,8 +3,8 @@
 Given labels and, for some of their images, clean labels (or a second annotator's, or the images alone), `audit_labels`
 estimates the transition matrix, reads it by distance to the true boundary, and gives a verdict, the IoU of a perfect
 learner, the IoU to expect from a real network, and what to do. The steps live in files of their own:
-``transitions`` (Q and its error), ``label_density`` (Q by place), ``iou_ceiling``, ``predicted_iou``,
-``image_evidence`` (no clean labels), ``audit_report`` (what is said about it).
+``estimate`` (Q and its error), ``by_distance`` (Q by place), ``iou_ceiling``, ``predicted_iou``,
+``without_reference`` (no clean labels), ``report`` (what is said about it).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from datasets.labels import label_classes
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
+from evaluation.label_audit.estimate import Transitions, association, estimate_transitions
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor
 from evaluation.label_audit.report import BIAS_MARGIN, AuditReport
-from evaluation.label_audit.transitions import Transitions, association, estimate_transitions, implied_threshold
 from evaluation.label_audit.without_reference import FOREGROUNDS, ImageEvidence, image_evidence
 from utils.cli import UserError, one_of
 
@@ -167,7 +167,7 @@ def _report(
         ceiling=None if verdict == "unknown" else ceiling,
         predicted_iou=predicted,
         invert=inverted if decided and binary else None,
-        threshold=implied_threshold(transitions.matrix) if decided and binary else None,
+        threshold=transitions.matrix.threshold() if decided and binary else None,
         profile=distance_profile(table, seed),
         agreement=_agreement(labels, truths, num_classes),
         sampled=sampled,

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
-from evaluation.label_audit.transitions import MIN_IMAGES, bootstrap_counts, interval, safe_ratio
+from evaluation.label_audit.estimate import MIN_IMAGES, bootstrap_counts, interval, safe_ratio
 
 BANDWIDTH = 2  # h of the density maps, see evaluation/label_audit/predicted_iou.py for how it was chosen
 DISTANCE_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, np.inf])  # pixels from the boundary, first bin touches it

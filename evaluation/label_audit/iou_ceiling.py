@@ -17,15 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.label_audit.transitions import (
-    MIN_IMAGES,
-    Transitions,
-    bootstrap_counts,
-    interval,
-    needs_decoding,
-    safe_ratio,
-    transition_matrix,
-)
+from datasets.transition_matrix import TransitionMatrix, normalize_rows
+from evaluation.label_audit.estimate import MIN_IMAGES, Transitions, bootstrap_counts, interval, safe_ratio
 
 DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
 FALSE_ALARMS = 0.005  # chance that any of many looks at K classes finds equal shares different
@@ -200,13 +193,13 @@ def _class_half(
     A bin keeps its own label shares where one of them differs from its class's beyond chance; the other bins of the
     class are pooled without it. Classes that the labels cannot tell apart share one row of Q. Where Q is
     ``invertible``, E[label | class] is decoded by it, which gives back every class; E[label | bin] only where training
-    would decode too (`needs_decoding`).
+    would decode too.
     """
     classes, counts = fitted.shape[1], fitted.sum((0, 2, 3))
     for group in merged:
         counts[group] = counts[group].sum(0)
-    matrix = transition_matrix(counts)
-    flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(matrix)
+    matrix = TransitionMatrix.from_counts(counts)
+    flat, rows = fitted.reshape(len(fitted), -1, classes), np.nan_to_num(matrix.rows)
     truth = np.repeat(np.arange(classes), flat.shape[1] // classes)
     total, shares = flat.sum(-1), rows[truth]
     usable = np.flatnonzero(total.sum(0) >= MIN_PIXELS)
@@ -219,14 +212,13 @@ def _class_half(
             (Share(own[:, m], total[:, index]), Share(whole[:, row, m], whole[:, row].sum(-1))) for m in range(classes)
         ]
         differing[index] = any(difference(*pair) >= limit for pair in pairs)
-    shares[differing] = transition_matrix(flat[:, differing].sum(0))
+    shares[differing] = normalize_rows(flat[:, differing].sum(0))
     for row in np.unique(truth[differing]):
         rest = (truth == row) & ~differing
         if total[:, rest].any():
-            shares[rest] = transition_matrix(flat[:, rest].sum((0, 1)))
-    decoder = np.linalg.pinv(rows, rcond=1e-6) if invertible else np.eye(classes)
-    scores = shares @ decoder if needs_decoding(matrix) else shares
-    by_bin, by_class = scores.argmax(-1), (rows @ decoder)[truth].argmax(-1)
+            shares[rest] = normalize_rows(flat[:, rest].sum((0, 1)))
+    scores = matrix.decode(shares) if invertible and matrix.needs_decoding else shares
+    by_bin, by_class = scores.argmax(-1), (matrix.decode(rows) if invertible else rows)[truth].argmax(-1)
     return tuple(_confusions(prediction, scored) for prediction in (by_bin, by_class, by_bin))
 
 
@@ -257,8 +249,7 @@ def iou_ceiling(
         if binary:
             results = [_binary_half(*(side[..., ::-1] if invert else side for side in half)) for half in halves]
         else:
-            invertible = transitions.rank == np.count_nonzero(truth)
-            results = [_class_half(*half, transitions.merged, invertible) for half in halves]
+            results = [_class_half(*half, transitions.merged, transitions.invertible) for half in halves]
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
     low = high = None
     if len(matrices) >= MIN_IMAGES:

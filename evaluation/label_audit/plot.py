@@ -35,7 +35,7 @@ def _draw_profile(by_distance: Axes, by_depth: Axes, report: AuditReport) -> Non
     _draw_shares(by_distance, profile, np.mean(edges, 0), BLUE)
     if binary:
         by_distance.axvline(0, color=GREY, linestyle=":", linewidth=1)
-        for row, side in zip(report.transitions.matrix, (-1, 1), strict=True):
+        for row, side in zip(report.transitions.matrix.rows, (-1, 1), strict=True):
             by_distance.plot([0, side * CLOSED], [row[1]] * 2, "--", color=ORANGE, linewidth=1)
     by_distance.set_xlabel(f"{'signed ' if binary else ''}distance to the true boundary, pixels")
     by_distance.set_ylabel("share labelled foreground" if binary else "share labelled right")

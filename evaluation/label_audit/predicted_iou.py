@@ -34,8 +34,8 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import window_mean
+from evaluation.label_audit.estimate import Transitions, safe_ratio
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
-from evaluation.label_audit.transitions import Transitions, needs_decoding, safe_ratio
 from evaluation.scores import best_threshold, confusion_matrix, mean_iou, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
@@ -175,7 +175,6 @@ class IoUPredictor:
             spread = np.ptp(score)
             score = (score - score.min()) / spread if spread > 0 else np.zeros_like(score)
             return best_threshold(score_histogram(score, self.truth))[1]
-        present = np.isfinite(transitions.matrix).all(-1).sum()
-        if needs_decoding(transitions.matrix) and transitions.rank == present:
-            scores = scores @ np.linalg.pinv(np.nan_to_num(transitions.matrix), rcond=1e-6)
+        if transitions.matrix.needs_decoding and transitions.invertible:
+            scores = transitions.matrix.decode(scores)
         return mean_iou(confusion_matrix(scores.argmax(-1), self.truth, self.classes))

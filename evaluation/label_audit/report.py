@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.label_audit.by_distance import DensityAgreement
+from evaluation.label_audit.estimate import MIN_IMAGES, MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
-from evaluation.label_audit.transitions import MIN_IMAGES, MIN_PHI, Transitions, needs_decoding
 from evaluation.label_audit.without_reference import ImageEvidence
 
 VERDICTS = ("not learnable", "inverted", "biased at boundaries", "learnable", "unknown")
@@ -97,8 +97,8 @@ class AuditReport:
             "iou_ceiling": self.ceiling.value if self.ceiling else None,
             "predicted_iou": self.predicted_iou,
             "phi": found.phi if found else None,
-            "contrast": found.contrast if found else None,
-            "Q": found.matrix if found else None,
+            "contrast": found.matrix.contrast if found else None,
+            "Q": found.matrix.rows if found else None,
             "Q_low": found.matrix_low if found else None,
             "Q_high": found.matrix_high if found else None,
             "rank": found.rank if found else None,
@@ -152,7 +152,7 @@ def _noise_notes(report: AuditReport) -> list[str]:
     if not np.isfinite(found.phi):
         return [*lines, "The reference labels show a single class only, so nothing can be compared."]
     lines.append(
-        f"φ = {found.phi:.3f}{_span(found.phi_low, found.phi_high)}, contrast {found.contrast:.3f}"
+        f"φ = {found.phi:.3f}{_span(found.phi_low, found.phi_high)}, contrast {found.matrix.contrast:.3f}"
         f"{_span(found.contrast_low, found.contrast_high)}, rank {found.rank} of {(found.counts.sum(1) > 0).sum()}."
     )
     if report.verdict == "unknown":
@@ -227,7 +227,7 @@ def _direction_advice(report: AuditReport, matrix_file: str | None) -> str | Non
     if report.verdict in ("not learnable", "unknown"):
         return None
     if report.num_classes > 1:
-        if needs_decoding(found.matrix) and found.invertible:
+        if found.matrix.is_complete and found.matrix.needs_decoding and found.invertible:
             how = f": give training --transition_matrix {matrix_file}" if matrix_file else ""
             return f"Scores must be decoded by Q⁻¹ before the argmax{how}."
         return None
@@ -252,7 +252,7 @@ def _loss_advice(report: AuditReport, matrix_file: str | None) -> str | None:
             "No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
             "and choose the threshold on clean validation labels."
         )
-    errors = 1 - np.diagonal(found.matrix)[np.isfinite(found.matrix[:, 0])]
+    errors = 1 - np.diagonal(found.matrix.block)
     if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
         return None
     return (

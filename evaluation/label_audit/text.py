@@ -18,9 +18,9 @@ def figure_lines(report: AuditReport) -> list[str]:
 
 def _matrix_lines(report: AuditReport) -> list[str]:
     """Q, a line per row of the truth, every share with its interval."""
-    found, classes = report.transitions, len(report.transitions.matrix)
+    found, classes = report.transitions, report.transitions.matrix.classes
     lines = ["Q, share of each label by true class:"]
-    for row, shares in enumerate(found.matrix):
+    for row, shares in enumerate(found.matrix.rows):
         if not np.isfinite(shares).all():
             lines.append(f"  truth {row}: not in the reference labels")
             continue
@@ -45,7 +45,7 @@ def _profile_lines(report: AuditReport) -> list[str]:
     if report.profile is None:
         return []
     profile = report.profile["by_distance"]
-    signed = len(report.transitions.matrix) == 2
+    signed = report.transitions.matrix.classes == 2
     cells = []
     for start, end, share in zip(profile["from"], profile["to"], profile["share"], strict=True):
         if np.isfinite(share):

@@ -19,9 +19,9 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
+from evaluation.label_audit.estimate import MIN_IMAGES, MIN_PHI, bootstrap_counts, interval, safe_ratio
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
-from evaluation.label_audit.transitions import MIN_IMAGES, MIN_PHI, bootstrap_counts, interval, safe_ratio
 
 FOREGROUNDS = ("bright", "dark", "minority")
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
 from datasets.transforms import NORMALIZATIONS, prepare
+from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.score_maps import band_writer, memory_map
 from evaluation.prediction.tiling import ReadRows, predict_bands
-from evaluation.scores import decode_scores
 from models import build_network, to_scores
 from utils.background import WriterPool, in_background, read_ahead
 from utils.checkpoint import load_checkpoint
@@ -165,7 +165,7 @@ class MapSettings:
     Args:
         threshold: scores at or above it are foreground, after inversion.
         invert: write 1 − score.
-        transition: K classes: the noise transition matrix Q (K, K) by which scores are decoded before the argmax.
+        decoder: K classes: what corrects scores before the argmax.
         masks: also write 8-bit masks.
         save_scores: K classes: also write the scores.
     """
@@ -176,7 +176,7 @@ class MapSettings:
     normalization: str = "zscore"
     threshold: float = 0.5
     invert: bool = False
-    transition: np.ndarray | None = None
+    decoder: ScoreDecoder | None = None
     masks: bool = False
     save_scores: bool = False
 
@@ -197,8 +197,8 @@ class MapSettings:
         """Scores float32 (K, H, W) → what is written: float32 scores (H, W), or uint8 classes (H, W) for K > 1."""
         if self.num_classes == 1:
             return 1 - scores[0] if self.invert else scores[0]
-        if self.transition is not None:
-            scores = decode_scores(scores, self.transition)
+        if self.decoder is not None:
+            scores = self.decoder(scores)
         return scores.argmax(0).astype(np.uint8)
 
     def to_mask(self, result: np.ndarray) -> np.ndarray:

@@ -263,19 +263,6 @@ def defined_mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def decode_scores(scores: Array, transition: Array) -> Array:
-    """Class scores corrected for known label noise: p(label) = p(truth) · Q, so p(truth) = p(label) · Q⁻¹.
-
-    Args:
-        scores: probabilities of the noisy labels, (…, K, H, W).
-        transition: Q (K, K), rows = truth, invertible; same kind of array.
-    Returns: (…, K, H, W); may leave [0, 1], as a network is no perfect learner: for argmax.
-    """
-    if isinstance(scores, np.ndarray):
-        return np.moveaxis(np.moveaxis(scores, -3, -1) @ np.linalg.inv(transition).astype(scores.dtype), -1, -3)
-    return (scores.movedim(-3, -1) @ transition.cpu().double().inverse().to(scores)).movedim(-1, -3)
-
-
 def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
     """Mean of per-image values with its 95 % percentile bootstrap interval, from resampling images.
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from datasets.image_io import read_label, write_label
-from datasets.label_noise import count_transitions, make_noisy_label, spec_transition_matrix, write_matrix
+from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.labels import IGNORE
 from datasets.lists import read_list
 from datasets.make_noisy_labels import write_noisy_labels
+from datasets.transition_matrix import TransitionMatrix, count_transitions
 from utils.cli import UserError
 
 TOOL = "datasets/make_noisy_labels.py"
@@ -94,7 +95,7 @@ def test_names_and_lists_are_those_of_the_contract_and_other_labels_stay(root):
 
 
 def test_a_matrix_file_names_the_labels_by_its_content(root, tmp_path):
-    write_matrix(tmp_path / "m.json", np.array([[0.9, 0.1], [0.2, 0.8]]))
+    TransitionMatrix([[0.9, 0.1], [0.2, 0.8]]).write(tmp_path / "m.json")
     spec = f"ntm:{tmp_path / 'm.json'}"
     new_list = write_noisy_labels("disks", spec, root=root, say=quiet)
     assert new_list.stem.startswith("train_ntm-m-") and len(new_list.stem) == len("train_ntm-m-") + 8
@@ -118,7 +119,7 @@ def test_the_manifest_states_what_was_done(root):
     matrix = stated["transition_matrix"]
     assert matrix["classes"] == 2 and matrix["counts"] == counts.tolist()
     assert np.allclose(matrix["matrix"], counts / counts.sum(axis=1, keepdims=True))
-    assert np.allclose(matrix["theory"], spec_transition_matrix("sample:0.5+flip:0.2,0.1"))
+    assert np.allclose(matrix["theory"], spec_transition_matrix("sample:0.5+flip:0.2,0.1").rows)
     kept = [step["kept"] for step in stated["realised_shares"]]
     assert np.allclose(kept, [[1, 0.5], [0.9, 0.8]], atol=0.005)
     assert [row["foreground_before"] for row in stated["labels"]] == [before.sum() for before, _ in pairs]

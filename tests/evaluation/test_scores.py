@@ -203,15 +203,6 @@ def test_a_class_absent_everywhere_is_left_out_and_a_missed_one_is_not():
     assert np.isnan(s.mean_iou(np.zeros((3, 3), np.int64)))
 
 
-def test_decoding_recovers_the_true_posterior(rng):
-    transition = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4], [0.3, 0.1, 0.6]])
-    truth = rng.dirichlet(np.ones(3), (2, 5, 6)).transpose(0, 3, 1, 2)
-    noisy = np.einsum("bjhw,jm->bmhw", truth, transition)
-    assert s.decode_scores(noisy, transition) == pytest.approx(truth, abs=1e-12)
-    decoded = s.decode_scores(torch.from_numpy(noisy), torch.from_numpy(transition))
-    assert decoded.numpy() == pytest.approx(truth, abs=1e-12)
-
-
 # intervals
 
 

@@ -92,7 +92,7 @@ def test_soft_minimum_is_cleanlabs():
 
 @pytest.mark.parametrize("spec", ["clean", "sample:0.1", "flip:0.3", "flip:0.9"])
 def test_noise_that_is_the_same_everywhere_costs_little(spec, rng):
-    matrix, truth = spec_transition_matrix(spec), np.zeros((128, 128), np.uint8)
+    matrix, truth = spec_transition_matrix(spec).rows, np.zeros((128, 128), np.uint8)
     truth[:, 64:] = 1
     noisy = make_noisy_label(truth, spec, 0, "image")
     posterior = np.moveaxis(matrix[truth], -1, 0).clip(FLOOR, 1)
@@ -220,7 +220,7 @@ def write_study(root: Path, spec: str, count: int = 28) -> list[str]:
     """
     rng = np.random.default_rng(1)
     truths = [draw_label(rng, int(rng.integers(3, 8))) for _ in range(count)]
-    matrix = spec_transition_matrix(spec)
+    matrix = spec_transition_matrix(spec).rows
     kinds = [*ERRORS, *[""] * (count - len(ERRORS))]
     pairs = []
     for number, (truth, kind) in enumerate(zip(truths, kinds, strict=True)):

@@ -15,7 +15,7 @@ from tests.conftest import torchrun, write_disk_dataset
 from training.data import load_data
 from training.fit import configure, fit, make_state
 from training.label_free import PseudoLabels
-from training.run.state import LabelNoiseFacts
+from training.selection import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.distributed import local_device, synchronize_batch_norm

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.transition_matrix import ScoreDecoder
 from evaluation.scores import confusion_matrix, score_histogram
 from models import build_network, to_scores
 from training.engine import backward_in_parts, train_one_epoch, validate
@@ -97,5 +98,5 @@ def test_class_scores_are_corrected_by_the_noise_matrix():
 
     batches = [{"image": torch.zeros(2, 1, 16, 16), "label": truth}]
     plain = validate(NoisyPosterior(), batches, num_classes=3, device=CPU)
-    corrected = validate(NoisyPosterior(), batches, num_classes=3, device=CPU, transition=matrix)
+    corrected = validate(NoisyPosterior(), batches, num_classes=3, device=CPU, decoder=ScoreDecoder(matrix.numpy()))
     assert np.trace(plain) == 0 and np.trace(corrected) == corrected.sum() == truth.numel()

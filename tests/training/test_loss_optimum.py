@@ -5,26 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets.transition_matrix import TransitionMatrix, flip_matrix, sample_matrix
 from training.losses.optimum import degenerate_optimum, optimal_scores
 
 FOREGROUND = 0.14
 
 
-def flipped(foreground: float, background: float | None = None) -> np.ndarray:
-    background = foreground if background is None else background
-    return np.array([[1 - background, background], [foreground, 1 - foreground]])
+def flipped(foreground: float, background: float | None = None) -> TransitionMatrix:
+    return TransitionMatrix(flip_matrix(foreground, background, classes=2))
 
 
-def sampled(share: float) -> np.ndarray:
-    return np.array([[1, 0], [1 - share, share]])
+def sampled(share: float) -> TransitionMatrix:
+    return TransitionMatrix(sample_matrix(share, 2))
 
 
-def uniformly_flipped(rate: float, classes: int) -> np.ndarray:
-    off = rate / (classes - 1)
-    return np.full((classes, classes), off) + (1 - rate - off) * np.eye(classes)
-
-
-def best(spec: str, matrix: np.ndarray) -> list[float]:
+def best(spec: str, matrix: TransitionMatrix) -> list[float]:
     """The best foreground scores on background and foreground."""
     return optimal_scores(spec, matrix, [1 - FOREGROUND, FOREGROUND], binary=True)[:, 1].tolist()
 
@@ -32,7 +27,7 @@ def best(spec: str, matrix: np.ndarray) -> list[float]:
 @pytest.mark.parametrize("spec", ["bce", "tloss"])
 @pytest.mark.parametrize("matrix", [flipped(0.9), flipped(0.45, 0.2), sampled(0.1)])
 def test_proper_losses_give_the_noisy_shares(spec, matrix):
-    assert best(spec, matrix) == pytest.approx(matrix[:, 1].tolist(), abs=0.005)
+    assert best(spec, matrix) == pytest.approx(matrix.rows[:, 1].tolist(), abs=0.005)
 
 
 @pytest.mark.parametrize("spec", ["forward", "backward"])
@@ -75,8 +70,8 @@ def test_others_stand_sampling(spec):
 
 @pytest.mark.parametrize("spec", ["dice", "mae"])
 def test_no_warning_for_clean_labels_or_for_labels_that_tell_nothing(spec):
-    assert degenerate_optimum(spec, np.eye(2), FOREGROUND) is None
-    assert degenerate_optimum(spec, np.full((2, 2), 0.5), FOREGROUND) is None
+    assert degenerate_optimum(spec, TransitionMatrix.identity(1), FOREGROUND) is None
+    assert degenerate_optimum(spec, flipped(0.5), FOREGROUND) is None
 
 
 def test_shapes_are_beyond_the_matrix():
@@ -85,10 +80,10 @@ def test_shapes_are_beyond_the_matrix():
 
 def test_several_classes():
     shares = [0.6, 0.3, 0.1]
-    flips = uniformly_flipped(0.5, 3)
-    np.testing.assert_allclose(optimal_scores("ce", flips, shares, binary=False), flips, atol=0.005)
+    flips = TransitionMatrix(flip_matrix(0.5, classes=3))
+    np.testing.assert_allclose(optimal_scores("ce", flips, shares, binary=False), flips.rows, atol=0.005)
     assert degenerate_optimum("mae", flips, shares) is None
-    keep_little = np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]])
+    keep_little = TransitionMatrix(sample_matrix(0.1, 3))
     assert "highest for class 0" in degenerate_optimum("mae", keep_little, shares)
     with pytest.raises(ValueError, match="class shares"):
         degenerate_optimum("mae", flips, 0.3)

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from datasets.transition_matrix import TransitionMatrix
 from training.losses import LOSSES, SegmentationLoss, frequency_weights, needs_transition_matrix, parse_loss
 from training.losses import functions as lf
 from utils.cli import UserError
 
-Q2 = np.array([[0.9, 0.1], [0.3, 0.7]])
-Q3 = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.2, 0.8]])
+Q2 = TransitionMatrix([[0.9, 0.1], [0.3, 0.7]])
+Q3 = TransitionMatrix([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.2, 0.8]])
 SEVERAL = [name for name in LOSSES if not LOSSES[name].binary_only]
 CASES = [(name, 1) for name in LOSSES] + [(name, 3) for name in SEVERAL]
 NON_SPATIAL = [case for case in CASES if not LOSSES[case[0]].spatial]

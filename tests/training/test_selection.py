@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from datasets.transition_matrix import TransitionMatrix, flip_matrix
 from evaluation.scores import BINS
-from training.selection import decoding_matrix, select_binary, select_classes, threshold_by_noise, without_validation
+from training.selection import LabelNoiseFacts, select_binary, select_classes, without_validation
+from utils.run_folder import plain
 
 
 def histogram(background: dict[float, int], foreground: dict[float, int]) -> np.ndarray:
@@ -51,23 +53,6 @@ def test_noisy_labels_use_the_threshold_that_the_noise_implies():
     assert selection.threshold == 0.35 and selection.figure == 1
 
 
-@pytest.mark.parametrize(
-    ("matrix", "threshold"),
-    [
-        ([[1, 0], [0, 1]], 0.5),
-        ([[1, 0], [0.9, 0.1]], 0.05),  # sample:0.1
-        ([[0.7, 0.3], [0.3, 0.7]], 0.5),  # flip:0.3
-        ([[0.8, 0.2], [0.45, 0.55]], 0.375),  # flip:0.45,0.2
-        ([[0.1, 0.9], [0.5, 0.5]], 0.3),  # inverted: applied after inversion
-        ([[0.7, 0.3], [0.7, 0.3]], None),  # random:0.3 implies nothing
-        (None, None),
-    ],
-)
-def test_the_implied_threshold_lies_between_the_two_noisy_posteriors(matrix, threshold):
-    answer = threshold_by_noise(None if matrix is None else np.array(matrix))
-    assert answer == (None if threshold is None else pytest.approx(threshold))
-
-
 def test_classes_are_chosen_by_mean_iou_or_mean_youden():
     confusion = np.array([[50, 10, 0], [5, 20, 5], [0, 0, 10]])
     clean = select_classes(confusion, labels_are_clean=True)
@@ -88,29 +73,6 @@ def test_several_classes_have_no_threshold_without_validation_either():
     assert selection.threshold is None and not selection.invert and math.isnan(selection.figure)
 
 
-def uniform_flip(share: float, classes: int) -> np.ndarray:
-    return np.where(np.eye(classes, dtype=bool), 1 - share, share / (classes - 1))
-
-
-@pytest.mark.parametrize(
-    ("matrix", "num_classes", "needed"),
-    [
-        (uniform_flip(0.3, 3), 3, False),
-        (np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]]), 3, True),  # sample:0.1: the argmax would be background
-        (uniform_flip(0.8, 3), 3, True),  # past (K - 1)/K: the argmax would pick a wrong class
-        (uniform_flip(2 / 3, 3), 3, False),  # singular: nothing can be undone
-        (uniform_flip(0.8, 2), 1, False),  # binary: inversion and threshold do it
-        (uniform_flip(0.8, 2), 2, True),  # two classes are decided by argmax, as more are
-        (np.array([[1, 0], [0.9, 0.1]]), 2, True),
-        (uniform_flip(0.3, 2), 2, False),
-        (np.array([[0.7, 0.3], [0.7, 0.3]]), 2, False),
-        (None, 3, False),
-    ],
-)
-def test_classes_are_decoded_only_where_the_argmax_would_be_wrong(matrix, num_classes, needed):
-    assert (decoding_matrix(matrix, num_classes) is not None) is needed
-
-
 def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learned_more():
     # Labels flipped by 90 %: a good network scores low in the true foreground, which the labels call background.
     good = histogram({0.1: 900, 0.9: 100}, {0.1: 100, 0.9: 900})
@@ -120,21 +82,27 @@ def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learne
     assert figures[0] > figures[1] and figures[1] == pytest.approx(0)
 
 
-def test_class_weights_move_the_threshold():
-    matrix = np.array([[1, 0], [0.9, 0.1]])
-    assert threshold_by_noise(matrix) == pytest.approx(0.05)
-    assert threshold_by_noise(matrix, [0.5, 9.5]) == pytest.approx(0.5)
+def test_confusion_with_noisy_labels_is_turned_back_where_that_is_possible():
+    confusion, flips = np.array([[50.0, 10, 0], [5, 20, 5], [0, 0, 10]]), TransitionMatrix(flip_matrix(0.3, classes=3))
+    seen = flips.rows.T @ confusion
+    known = select_classes(seen, labels_are_clean=False, noise=LabelNoiseFacts(flips))
+    assert known.figure == pytest.approx(select_classes(confusion, labels_are_clean=False).figure)
+    singular = LabelNoiseFacts(TransitionMatrix(flip_matrix(2 / 3, classes=3)))
+    plain = select_classes(seen, labels_are_clean=False).figure
+    for noise in (LabelNoiseFacts(), singular):
+        assert select_classes(seen, labels_are_clean=False, noise=noise).figure == plain
 
 
-def test_a_nearly_singular_matrix_is_not_inverted():
-    assert decoding_matrix(np.array([[0.9, 0.05, 0.05], [0.1, 0.45, 0.45], [0.1, 0.449, 0.451]]), 3) is None
+def test_unknown_noise_implies_nothing():
+    facts = LabelNoiseFacts()
+    assert facts.threshold() is None and facts.decoder(3) is None
+    assert facts.true_shares(np.array([0.3, 0.7])).tolist() == [0.3, 0.7]
 
 
-@pytest.mark.parametrize("matrix", [uniform_flip(0.8, 3), np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]])])
-def test_decoding_gives_the_truth_back_whatever_the_class_weights(matrix, rng):
-    truth, weights = rng.dirichlet(np.ones(3), size=50), np.array([0.5, 4.0, 9.0])
-    learned = weights * (truth @ matrix)
-    learned /= learned.sum(1, keepdims=True)
-    decoded = learned @ np.linalg.inv(decoding_matrix(matrix, 3, weights))
-    np.testing.assert_allclose(decoded / decoded.sum(1, keepdims=True), truth, atol=1e-9)
-    assert decoding_matrix(matrix, 3, [0.0, 1.0, 1.0]) is None  # a class that the loss does not see
+@pytest.mark.parametrize(
+    "facts", [LabelNoiseFacts(), LabelNoiseFacts(TransitionMatrix(flip_matrix(0.9, classes=2)), True)]
+)
+def test_facts_come_back_from_the_config(facts):
+    back = LabelNoiseFacts.from_json(plain(facts.to_json()))
+    assert back.invert == facts.invert and back.threshold() == facts.threshold()
+    assert (back.matrix is None) == (facts.matrix is None)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.transition_matrix import TransitionMatrix
 from training.resolve import resolve_options
-from training.run.state import LabelNoiseFacts, build_state, score_shares
+from training.run.state import build_state, score_shares
+from training.selection import LabelNoiseFacts
 
-FLIPPED = np.array([[0.7, 0.3], [0.3, 0.7]])
+FLIPPED = LabelNoiseFacts(TransitionMatrix([[0.7, 0.3], [0.3, 0.7]]))
 
 
 @pytest.mark.parametrize(("loss", "share"), [("bce", 0.38), ("forward", 0.2)])
@@ -18,7 +20,7 @@ def test_scores_start_at_the_shares_that_the_loss_is_about(loss, share):
     options = resolve_options({"loss": loss, "width": 4}, False)
     counts = np.array([62_000, 38_000])
     assert score_shares(options, counts, FLIPPED) == pytest.approx([1 - share, share])
-    state = build_state(options, torch.device("cpu"), counts, LabelNoiseFacts(FLIPPED))
+    state = build_state(options, torch.device("cpu"), counts, FLIPPED)
     assert torch.sigmoid(state.network.head.bias).item() == pytest.approx(share, abs=1e-5)
 
 

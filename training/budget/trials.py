@@ -17,6 +17,7 @@ import torch
 from datasets.catalog import prepare_dataset
 from datasets.lists import CLEAN_LIST, Sample, check_samples, find_list, list_folder, read_list, write_list
 from datasets.segmentation import OrderedBatches, SegmentationDataset, make_loader
+from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction import load_network
 from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
 from training.budget.plan import Cell, Length, cell_length, choose_images, full_length
@@ -283,14 +284,13 @@ def score_on_list(study: Study, run: Path) -> dict[str, Any]:
         cache=False,
     )
     loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options)))
-    matrix = checkpoint["config"]["decode_matrix"]
     counts = validate(
         network,
         loader,
         num_classes=options.data.num_classes,
         device=device,
         channels_last=options.optimization.channels_last,
-        transition=None if matrix is None else torch.tensor(matrix, dtype=torch.float64),
+        decoder=ScoreDecoder.of_config(checkpoint["config"]),
     )
     if options.data.num_classes > 1:
         return {"epoch": epoch, "miou": float(mean_iou(counts))}

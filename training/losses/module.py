@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.labels import IGNORE
-from training.losses.robust import checked_matrix, invert_matrix
+from datasets.labels import IGNORE, label_classes
+from datasets.transition_matrix import TransitionMatrix
+from training.losses.robust import inverse_for_loss
 from training.losses.spec import PROPER, LossTerm, check_classes, parse_loss
 from utils.cli import UserError
 
@@ -42,7 +43,7 @@ class SegmentationLoss(nn.Module):
         num_classes: 1 for binary, else K, to find contradictions before training; None leaves them to ``forward``.
         class_weights: weight of each class (binary: background, foreground) in pixel losses; region losses, which
             look at one class after the other, do not use it.
-        transition_matrix: Q, (K, K), rows = truth, for ``forward`` and ``backward``.
+        transition_matrix: of the labels, for ``forward`` and ``backward``.
 
     Raises:
         UserError: a faulty spec, or one that does not go with the other arguments.
@@ -53,7 +54,7 @@ class SegmentationLoss(nn.Module):
         spec: str = "bce",
         num_classes: int | None = None,
         class_weights: Sequence[float] | np.ndarray | None = None,
-        transition_matrix: np.ndarray | None = None,
+        transition_matrix: TransitionMatrix | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.summands = spec, parse_loss(spec, num_classes)
@@ -62,17 +63,21 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("weight_of_label", table, persistent=False)
         self._set_matrices(transition_matrix, num_classes)
 
-    def _set_matrices(self, transition_matrix: np.ndarray | None, num_classes: int | None) -> None:
+    def _set_matrices(self, matrix: TransitionMatrix | None, num_classes: int | None) -> None:
         """Keep Q and Q⁻¹ as buffers where a term takes them."""
         taken = {name for summand in self.summands for name in summand.term.arguments} & {"matrix", "inverse"}
-        if taken and transition_matrix is None:
+        if taken and matrix is None:
             raise UserError(f"--loss {self.spec} needs the labels' transition matrix: give --transition_matrix FILE")
+        if taken and num_classes is not None and matrix.classes != label_classes(num_classes):
+            raise UserError(
+                f"the transition matrix is of {matrix.classes} classes, --num_classes {num_classes} means "
+                f"{label_classes(num_classes)}"
+            )
         for name in ("matrix", "inverse"):
             value = None
             if name in taken:
-                value = checked_matrix(transition_matrix, num_classes)
-                value = torch.as_tensor(invert_matrix(value) if name == "inverse" else value)
-            self.register_buffer(name, None if value is None else value.float(), persistent=False)
+                value = torch.tensor(inverse_for_loss(matrix) if name == "inverse" else matrix.rows).float()
+            self.register_buffer(name, value, persistent=False)
 
     @staticmethod
     def _weight_table(class_weights: Sequence[float] | np.ndarray, num_classes: int | None) -> Tensor:

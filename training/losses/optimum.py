@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.transition_matrix import TransitionMatrix
 from models import to_scores
 from training.losses import LossTerm, parse_loss
-from training.losses.robust import checked_matrix, invert_matrix
+from training.losses.robust import inverse_for_loss
 
 PIXELS = 65536  # of the image whose loss is minimised
 PROPER = {"bce", "ce"}  # least at the rows of Q, by Gibbs' inequality
@@ -33,33 +34,33 @@ def _start_logits(classes: int, binary: bool) -> Tensor:
     return starts[:, 1:] - starts[:, :1] if binary else starts
 
 
-def _population_loss(summand: LossTerm, logits: Tensor, matrix: np.ndarray, shares: np.ndarray) -> Tensor:
+def _population_loss(summand: LossTerm, logits: Tensor, matrix: TransitionMatrix, shares: np.ndarray) -> Tensor:
     """One term's loss (S,) for logits (S, C, K) per true class, on an image of K×K "pixels" (truth, label)."""
     starts, _, classes = logits.shape
     labels = torch.arange(classes).expand(starts, classes, classes)
-    areas = PIXELS * torch.as_tensor(shares[:, None] * matrix).expand(starts, -1, -1)
+    areas = PIXELS * torch.as_tensor(shares[:, None] * matrix.rows).expand(starts, -1, -1)
     extra = {}
     if "matrix" in summand.term.arguments:
-        extra["matrix"] = torch.as_tensor(matrix)
+        extra["matrix"] = torch.tensor(matrix.rows)
     if "inverse" in summand.term.arguments:
-        extra["inverse"] = torch.as_tensor(invert_matrix(matrix))
+        extra["inverse"] = torch.as_tensor(inverse_for_loss(matrix))
     pixels = logits[..., None].expand(-1, -1, -1, classes)
     return summand.factor * summand.term.function(pixels, labels, pixel_weights=areas, **summand.params, **extra)
 
 
-def optimal_scores(loss_spec: str, matrix: np.ndarray, class_shares: Sequence[float], binary: bool) -> np.ndarray:
+def optimal_scores(loss_spec: str, matrix: TransitionMatrix, class_shares: Sequence[float], binary: bool) -> np.ndarray:
     """The scores per true class that minimise the expected loss, found by Adam from several starts.
 
     Args:
         loss_spec: see ``losses.parse_loss``; no term may be spatial.
-        matrix: Q, (K, K), rows = truth.
+        matrix: Q, of all classes.
         class_shares: share of the pixels of each true class, (K,).
         binary: whether the network has one logit (K = 2).
     Returns: float64 (K, K): row j holds the scores of the classes at pixels of class j.
     """
-    matrix, shares = checked_matrix(matrix), np.asarray(class_shares, dtype=np.float64)
+    shares = np.asarray(class_shares, dtype=np.float64)
     summands = parse_loss(loss_spec)
-    logits = _start_logits(len(matrix), binary).requires_grad_()
+    logits = _start_logits(matrix.classes, binary).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, FINAL, STEPS)
 
@@ -78,7 +79,7 @@ def optimal_scores(loss_spec: str, matrix: np.ndarray, class_shares: Sequence[fl
 
 
 def degenerate_optimum(
-    loss_spec: str, matrix: np.ndarray, class_shares: float | Sequence[float], binary: bool | None = None
+    loss_spec: str, matrix: TransitionMatrix, class_shares: float | Sequence[float], binary: bool | None = None
 ) -> str | None:
     """A sentence for the user where the loss is least at scores that merge classes which the labels keep apart.
 
@@ -86,7 +87,7 @@ def degenerate_optimum(
 
     Args:
         loss_spec: see ``losses.parse_loss``.
-        matrix: Q, (K, K), rows = truth.
+        matrix: Q, of all classes.
         class_shares: the true foreground share of binary labels, or the true share of every class.
         binary: whether the network has one logit; by default where K = 2.
     Returns: None where the optimum keeps the classes apart, where Q already merges them, and where the loss depends
@@ -95,15 +96,14 @@ def degenerate_optimum(
     summands = parse_loss(loss_spec)
     if any(summand.term.spatial for summand in summands) or {summand.name for summand in summands} <= PROPER:
         return None
-    matrix = checked_matrix(matrix)
     shares = [1 - class_shares, class_shares] if np.ndim(class_shares) == 0 else class_shares
-    if len(shares) != len(matrix):
-        raise ValueError(f"{len(shares)} class shares for {len(matrix)} classes")
-    binary = len(matrix) == 2 if binary is None else binary
+    if len(shares) != matrix.classes:
+        raise ValueError(f"{len(shares)} class shares for {matrix.classes} classes")
+    binary = matrix.classes == 2 if binary is None else binary
     scores = optimal_scores(loss_spec, matrix, shares, binary)
-    for first in range(len(matrix)):
-        for second in range(first + 1, len(matrix)):
-            distance = np.abs(matrix[first] - matrix[second]).max()
+    for first in range(matrix.classes):
+        for second in range(first + 1, matrix.classes):
+            distance = np.abs(matrix.rows[first] - matrix.rows[second]).max()
             left = np.abs(scores[first] - scores[second]).max()
             if distance > MIN_SEPARATION and left < SEPARATION_LEFT * distance:
                 return _warning(loss_spec, scores, first, second, binary)

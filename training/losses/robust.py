@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.transition_matrix import MAX_CONDITION, TransitionMatrix
 from training.losses.functions import (
     full_precision,
     label_indices,
@@ -25,39 +26,21 @@ from utils.cli import UserError
 
 LOG_OF_ZERO = -4.0
 MIN_PROBABILITY = 1e-30  # in place of zeros of Q, whose logarithm would be infinite
-MAX_CONDITION = 1e4
 
 
-def checked_matrix(matrix: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """A transition matrix as float64 (K, K), if it is one.
-
-    Raises:
-        UserError: not square, of another number of classes, negative, or with rows that do not sum to 1.
-    """
-    matrix = np.asarray(matrix, dtype=np.float64)
-    classes = max(num_classes, 2) if num_classes is not None else len(matrix)
-    if matrix.ndim != 2 or matrix.shape != (classes, classes):
-        raise UserError(f"the transition matrix has shape {matrix.shape}, expected {classes} rows and columns")
-    if not np.isfinite(matrix).all() or matrix.min() < 0 or not np.allclose(matrix.sum(1), 1, atol=1e-3):
-        raise UserError(
-            f"the transition matrix {matrix.tolist()} must be ≥ 0 with every row (a true class) summing to 1"
-        )
-    return matrix
-
-
-def invert_matrix(matrix: np.ndarray) -> np.ndarray:
-    """The inverse of a transition matrix, float64 (K, K).
+def inverse_for_loss(matrix: TransitionMatrix) -> np.ndarray:
+    """Q⁻¹ for the backward-corrected loss, float64 (K, K).
 
     Raises:
-        UserError: singular, or so nearly that the inverse would multiply noise by more than ``MAX_CONDITION``.
+        UserError: singular, or so nearly that the inverse would multiply the noise of the labels past any use.
     """
-    condition = np.linalg.cond(matrix)
-    if not condition < MAX_CONDITION:
+    if not (matrix.is_complete and matrix.is_invertible):
         raise UserError(
-            f"the transition matrix {np.round(matrix, 4).tolist()} has no usable inverse (condition number "
-            f"{condition:.3g}), so the backward-corrected loss does not exist; use --loss forward"
+            f"the transition matrix {np.round(matrix.rows, 4).tolist()} has no usable inverse (condition number "
+            f"{np.linalg.cond(matrix.block):.3g}, at most {MAX_CONDITION:g}), so the backward-corrected loss does not "
+            "exist; use --loss forward"
         )
-    return np.linalg.inv(matrix)
+    return np.linalg.inv(matrix.rows)
 
 
 @full_precision
@@ -91,7 +74,7 @@ def backward_corrected_loss(
     Unbiased, but single values may be negative without bound: keep learning rates low or clip gradients.
 
     Args:
-        inverse: Q⁻¹, (K, K), see :func:`invert_matrix`.
+        inverse: Q⁻¹, (K, K), see :func:`inverse_for_loss`.
     Source: Patrini et al., CVPR 2017.
     """
     rows = inverse.to(logits.dtype)[label_indices(labels)].movedim(-1, 1)  # (B, K, H, W): Q⁻¹[y, :]

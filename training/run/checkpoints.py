@@ -11,7 +11,7 @@ from training.data import TrainingData
 from training.run.logger import RunLogger
 from training.run.pictures import Shown, picture_of, predict_some
 from training.run.state import TrainingState, checkpoint_content
-from training.selection import Selection, decoding_matrix
+from training.selection import Selection
 from utils.background import BackgroundWriter
 from utils.checkpoint import save_checkpoint, take_snapshot
 from utils.cli import RunFailed
@@ -24,10 +24,10 @@ def show_pictures(
     if logger.writer is None:
         return
     epoch, num_classes = state.epoch, data.train.num_classes
-    transition = decoding_matrix(state.noise_matrix, num_classes, state.loss.class_weights)
+    decoder = state.scores.decoder(num_classes, state.loss.class_weights)
 
     def draw(name: str, shown: list[Shown]) -> None:
-        logger.picture(name, picture_of(shown, num_classes, selection, transition), epoch)
+        logger.picture(name, picture_of(shown, num_classes, selection, decoder), epoch)
 
     for name, dataset in (("train", data.train), ("val", data.val)):
         if dataset is not None:

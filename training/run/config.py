@@ -7,13 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from training.data import TrainingData
 from training.options import TrainingOptions
 from training.resolve import CHANGEABLE_ON_RESUME, resolve_options, resume_options
-from training.run.state import LabelNoiseFacts, TrainingState, has_checkpoint, network_options
-from training.selection import decoding_matrix
+from training.run.state import TrainingState, has_checkpoint, network_options
+from training.selection import LabelNoiseFacts
 from utils.device import choose_device
 from utils.distributed import launch_id, world_size
 from utils.files import plain, read_json, write_json
@@ -61,9 +59,7 @@ def label_facts(options: TrainingOptions, found: LabelNoiseFacts) -> LabelNoiseF
     """What this run decides by: what has just been found, or on resume what it found when it began."""
     if not options.run.resume:
         return found
-    stored = read_json(Path(options.run.resume) / CONFIG)["labels"]
-    matrix = None if stored["matrix"] is None else np.asarray(stored["matrix"], np.float64)
-    return LabelNoiseFacts(matrix, stored["invert"])
+    return LabelNoiseFacts.from_json(read_json(Path(options.run.resume) / CONFIG)["labels"])
 
 
 def make_config(
@@ -74,6 +70,7 @@ def make_config(
     Args:
         asked: the options before data set and lists were settled.
     """
+    decoder = state.scores.decoder(options.data.num_classes, state.loss.class_weights)
     return {
         **options.to_dict(),
         "asked": {name: asked.flat()[name] for name in ("dataset", "train_list", "val_list")},
@@ -83,8 +80,8 @@ def make_config(
         "network_options": network_options(options),
         "used_precision": state.precision,
         "restart": None if state.restart is None else asdict(state.restart),
-        "labels": {"matrix": plain(state.labels.matrix), "invert": state.labels.invert},
-        "decode_matrix": plain(decoding_matrix(state.noise_matrix, options.data.num_classes, state.loss.class_weights)),
+        "labels": plain(state.labels.to_json()),
+        "decode_matrix": None if decoder is None else plain(decoder.matrix),
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
         "launch": launch_id(),
         "resumed": [],

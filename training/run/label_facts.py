@@ -13,17 +13,18 @@ from datasets.label_noise import spec_transition_matrix
 from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
-from datasets.transition_matrix import read_matrix
+from datasets.transition_matrix import TransitionMatrix
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.report import AuditReport
-from evaluation.label_audit.transitions import shares_before_noise
 from training.data import class_counts
 from training.losses import needs_transition_matrix
 from training.losses.optimum import degenerate_optimum
 from training.options import TrainingOptions
+from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.files import read_json, write_json
 from utils.lazy import LazySequence
+from utils.run_folder import display_path
 
 AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
 IMAGES_LOOKED_INTO = 24  # for ceiling and prediction
@@ -34,48 +35,49 @@ class LabelKnowledge:
     """What is known of the training labels.
 
     Args:
-        matrix: the transition matrix Q (K, K) that holds wherever a pixel lies; None where it is unknown or where the
-            noise depends on the place.
-        invert: whether the labels teach the inverse; None where the direction is not known.
+        noise: their transition matrix and direction, as far as they are known.
         lines: what to tell the user.
         audit: the report behind it, if there was one.
     """
 
-    matrix: np.ndarray | None = None
-    invert: bool | None = None
+    noise: LabelNoiseFacts = LabelNoiseFacts()
     lines: tuple[str, ...] = ()
     audit: AuditReport | None = None
 
 
-def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> np.ndarray | None:
-    """Q as it is stated, without a look at the labels: Q (K, K), rows = truth, or None.
+def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> TransitionMatrix | None:
+    """Q as it is stated, without a look at the labels, or None.
 
     From ``--transition_matrix``, else from the manifest that ``make_noisy_labels.py`` left beside the labels and from
     ``--label_noise``: noise on noise is the product of both. Noise that depends on the place has no such matrix.
     """
     if options.loss.transition_matrix is not None:
-        return read_matrix(options.loss.transition_matrix, options.data.num_classes)
+        return TransitionMatrix.read(options.loss.transition_matrix, options.data.num_classes)
     folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
     manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
     listed = None
     if manifests:
         listed = _matrix_of(manifests[0], options.data.num_classes) if len(folders) == 1 else None
     elif options.noise.label_noise is not None:  # the list is taken as clean
-        listed = np.eye(label_classes(options.data.num_classes))
+        listed = TransitionMatrix.identity(options.data.num_classes)
     if listed is None or options.noise.label_noise is None:
         return listed
     added = spec_transition_matrix(options.noise.label_noise, options.data.num_classes, options.noise.unlabelled)
     return None if added is None else listed @ added
 
 
-def _matrix_of(manifest_path: Path, num_classes: int) -> np.ndarray | None:
+def _matrix_of(manifest_path: Path, num_classes: int) -> TransitionMatrix | None:
     """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
     manifest = read_json(manifest_path)
     if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != CLEAN_LIST:
         return None
     theory = manifest.get("transition_matrix", {}).get("theory")
-    matrix = None if theory is None else np.asarray(theory, np.float64)
-    return matrix if np.shape(matrix) == (label_classes(num_classes),) * 2 else None
+    if theory is None or np.shape(theory) != (label_classes(num_classes),) * 2:
+        return None
+    try:
+        return TransitionMatrix(theory)
+    except ValueError as error:
+        raise UserError(f"{display_path(manifest_path)}: transition_matrix.theory: {error}") from None
 
 
 def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> dict[int, Path]:
@@ -114,7 +116,7 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.loss.audit else None
     found = None if report is None else report.transitions
     place_free = found is not None and report.verdict in ("learnable", "inverted") and found.phi_low is not None
-    if matrix is None and place_free and np.isfinite(found.matrix).all():
+    if matrix is None and place_free and found.matrix.is_complete:
         matrix = found.matrix
     if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
@@ -125,14 +127,15 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     if report is not None:
         lines.append(_audit_line(report))
     noise = matrix if matrix is not None or found is None else found.matrix
-    if noise is not None and np.isfinite(noise).all():
-        shares = _true_shares(dataset, noise)
+    if noise is not None and noise.is_complete:
+        counts = class_counts(dataset, AUDITED_IMAGES)
+        shares = noise.true_shares(counts / max(counts.sum(), 1), lowest=1e-6)
         warning = degenerate_optimum(options.loss.spec, noise, shares, binary=options.data.num_classes == 1)
         lines += [f"warning: {warning}"] if warning else []
     invert = None if report is None else report.invert
     if matrix is not None and options.data.num_classes == 1:
-        invert = bool(matrix[1][1] < matrix[0][1])
-    return LabelKnowledge(matrix, invert, tuple(lines), report)
+        invert = matrix.inverts
+    return LabelKnowledge(LabelNoiseFacts(matrix, invert), tuple(lines), report)
 
 
 def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> AuditReport:
@@ -165,12 +168,6 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
     except UserError:
         return None
     return label if label.shape == shape else None
-
-
-def _true_shares(dataset: SegmentationDataset, matrix: np.ndarray) -> np.ndarray:
-    """The class shares of the truth, from those of the labels."""
-    counts = class_counts(dataset, AUDITED_IMAGES)
-    return shares_before_noise(counts / max(counts.sum(), 1), matrix, lowest=1e-6)
 
 
 def _audit_line(report: AuditReport) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from datasets.segmentation import SegmentationDataset
-from evaluation.scores import decode_scores
+from datasets.transition_matrix import ScoreDecoder
 from models import to_scores
 from training.selection import Selection
 from utils.device import autocast
@@ -50,11 +50,11 @@ def predict_some(network: nn.Module, dataset: SegmentationDataset, device: torch
     return shown
 
 
-def picture_of(shown: list[Shown], num_classes: int, selection: Selection, transition: np.ndarray | None) -> np.ndarray:
+def picture_of(shown: list[Shown], num_classes: int, selection: Selection, decoder: ScoreDecoder | None) -> np.ndarray:
     """Rows image | label | score | error, uint8 (h, w, 3).
 
     Args:
-        transition: for several classes, the noise transition matrix (K, K) by which scores are corrected first.
+        decoder: for several classes, what corrects scores before the argmax.
     """
     threshold = 0.5 if selection.threshold is None else selection.threshold
     rows = []
@@ -62,7 +62,7 @@ def picture_of(shown: list[Shown], num_classes: int, selection: Selection, trans
         if num_classes == 1:
             found = 1 - each.scores[0] if selection.invert else each.scores[0]
         else:
-            decoded = each.scores if transition is None else decode_scores(each.scores, transition)
+            decoded = each.scores if decoder is None else decoder(each.scores)
             found = decoded.argmax(0).astype(np.uint8)
         rows.append(panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE))
     return beside(rows, axis=0)

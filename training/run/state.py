@@ -13,13 +13,14 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.segmentation import steps_before
-from evaluation.label_audit.transitions import shares_before_noise
+from datasets.transition_matrix import TransitionMatrix
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
 from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
 from training.optimizers import Restart, build_optimizer, build_schedule, can_be_fused, load_optimizer, restart_at
 from training.options import TrainingOptions
+from training.selection import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
@@ -37,23 +38,14 @@ NETWORK_OPTION_NAMES = (
 )
 
 
-@dataclass(frozen=True)
-class LabelNoiseFacts:
-    """What is known of the labels' noise: Q (K, K) and whether they show the inverse; None where it is not known."""
-
-    matrix: np.ndarray | None = None
-    invert: bool | None = None
-
-
 @dataclass
 class TrainingState:
     """Everything that changes while a run goes on.
 
     Args:
         schedule: None until the number of steps is known.
-        noise_matrix: transition matrix from truth to what the scores are about; None where it is not known.
-        scores_invert: whether the scores are about the inverse of the truth; None where it is not known.
-        labels: the same of the labels, which differs where the loss undoes the noise.
+        labels: what is known of their noise.
+        scores: the same of what the scores are about, which differs where the loss undoes the noise.
         channels_last: whether activations are stored with channels last.
         epoch: epochs completed.
         best: epoch and figure of the best checkpoint so far; None before the first.
@@ -68,9 +60,8 @@ class TrainingState:
     schedule: LRScheduler | None
     precision: str
     device: torch.device
-    noise_matrix: np.ndarray | None
-    scores_invert: bool | None
     labels: LabelNoiseFacts
+    scores: LabelNoiseFacts
     channels_last: bool
     epoch: int = 0
     best: dict[str, Any] | None = None
@@ -116,7 +107,7 @@ def build_state(
         options.network.name, options.data.in_channels, options.data.num_classes, **network_options(options)
     )
     if options.network.head_bias == "shares" and class_counts.sum():
-        start_from_shares(network, score_shares(options, class_counts, labels.matrix))
+        start_from_shares(network, score_shares(options, class_counts, labels))
     channels_last = (
         options.optimization.channels_last and device.type != "mps"
     )  # slower there, and not in every operator
@@ -135,9 +126,9 @@ def build_state(
     )
     precision = choose_precision(options.optimization.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    matrix, invert = labels.matrix, labels.invert
+    scores = labels
     if needs_transition_matrix(options.loss.spec):  # the loss undoes the noise: scores are about the truth
-        matrix, invert = np.eye(len(matrix)), False
+        scores = LabelNoiseFacts(TransitionMatrix.identity(options.data.num_classes), False)
     return TrainingState(
         network,
         loss,
@@ -146,20 +137,17 @@ def build_state(
         None,
         precision,
         device,
-        matrix,
-        invert,
         labels,
+        scores,
         channels_last,
         teacher=EmaTeacher(network, options.optimization.ema) if options.optimization.ema else None,
     )
 
 
-def score_shares(options: TrainingOptions, class_counts: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+def score_shares(options: TrainingOptions, class_counts: np.ndarray, labels: LabelNoiseFacts) -> np.ndarray:
     """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
     shares = class_counts / class_counts.sum()
-    if not needs_transition_matrix(options.loss.spec):
-        return shares
-    return shares_before_noise(shares, matrix)
+    return labels.true_shares(shares) if needs_transition_matrix(options.loss.spec) else shares
 
 
 def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:

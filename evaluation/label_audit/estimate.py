@@ -1,8 +1,4 @@
-r"""What noise made of the classes: the transition matrix, how sure it is, and what a learner can still tell apart.
-
-The noise transition matrix is :math:`Q_{jm} = P(\text{label}=m \mid \text{truth}=j)`, rows = truth, rows sum to 1. A
-network trained with a proper loss (BCE, CE) learns :math:`P(\text{label}=m \mid x) = \sum_j P(j \mid x)\,Q_{jm}`, so
-everything that labels can teach about classes passes through Q.
+r"""The transition matrix as counts show it: how sure it is, and what a learner of the labels can still tell apart.
 
 Pixels of one image are not independent, so every interval here comes from resampling images, never from binomials.
 """
@@ -13,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from datasets.transition_matrix import TransitionMatrix, contrast, normalize_rows
 
 MIN_IMAGES = 5  # fewer images give no interval: a bootstrap over so few knows nothing of the spread between images
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
@@ -25,33 +23,6 @@ def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator elementwise, NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
-
-
-def transition_matrix(counts: np.ndarray) -> np.ndarray:
-    r"""Rows of counts as shares: :math:`Q_{jm} = N_{jm} / \sum_m N_{jm}`; NaN in the row of a class that never occurs.
-
-    Args:
-        counts: pixels of true class j (row) with label m (column), (…, K, K).
-    """
-    return safe_ratio(counts, counts.sum(-1, keepdims=True))
-
-
-def contrast(matrix: np.ndarray) -> np.ndarray:
-    r"""How much more often a label is its own class than another one: mean diagonal − mean off-diagonal of Q.
-
-    .. math:: c = \frac1K \sum_j Q_{jj} - \frac{1}{K(K-1)} \sum_{j \ne m} Q_{jm}
-
-    For two classes :math:`c = Q_{11} - Q_{01} = \det Q`; for an even share r of flips :math:`c = 1 - rK/(K-1)`, zero
-    at r = (K − 1)/K. c < 0 is what inversion means for any number of classes; the sign of det Q says it for two only.
-
-    Args:
-        matrix: transition matrices (…, K, K); rows of NaN (absent classes) are left out.
-    Returns: (…,) in [−1/(K − 1), 1]; NaN without any class.
-    """
-    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
-    present = np.isfinite(diagonal)
-    mean = safe_ratio(np.where(present, diagonal, 0).sum(-1), present.sum(-1))
-    return mean - (1 - mean) / (matrix.shape[-1] - 1)
 
 
 def residuals(counts: np.ndarray) -> np.ndarray:
@@ -79,7 +50,7 @@ def association(counts: np.ndarray) -> np.ndarray:
     """
     freedom = (np.asarray(counts).sum(-1) > 0).sum(-1) - 1
     strength = np.sqrt(safe_ratio((residuals(counts) ** 2).sum((-2, -1)), freedom))
-    direction = np.where(contrast(transition_matrix(counts)) < 0, -1.0, 1.0)
+    direction = np.where(contrast(normalize_rows(np.asarray(counts))) < 0, -1.0, 1.0)
     return direction * strength
 
 
@@ -182,64 +153,20 @@ def merging_classes(counts: np.ndarray, replicates: np.ndarray | None, images: i
     """
     group = list(range(len(counts)))
     present = np.flatnonzero(counts.sum(-1) > 0)
-    rows = transition_matrix(counts)
+    rows = normalize_rows(counts)
     for place, first in enumerate(present):
         for second in present[place + 1 :]:
             pair = [first, second]
             strength = np.sqrt((residuals(rows[pair]) ** 2).sum())
             error = 0.0
             if replicates is not None:
-                spread = residuals(np.nan_to_num(transition_matrix(replicates[:, pair]))).var(0).sum()
+                spread = residuals(np.nan_to_num(normalize_rows(replicates[:, pair]))).var(0).sum()
                 error = 1.96 * np.sqrt(spread * images / (images - 1))
             if strength < max(MIN_PHI, error):
                 old, new = group[second], group[first]
                 group = [new if value == old else value for value in group]
     members = [[int(j) for j in present if group[j] == g] for g in sorted(set(group))]
     return [classes for classes in members if len(classes) > 1]
-
-
-def shares_before_noise(label_shares: np.ndarray, matrix: np.ndarray, lowest: float = 0.0) -> np.ndarray:
-    """The class shares π of the truth from those of noisy labels, by least squares of Qᵀ·π = label shares.
-
-    Args:
-        label_shares: (K,), of sum 1.
-        matrix: Q (K, K), rows = truth.
-        lowest: share that no class falls below.
-    Returns: (K,), of sum 1.
-    """
-    shares = np.linalg.lstsq(np.asarray(matrix).T, label_shares, rcond=None)[0].clip(lowest)
-    return shares / shares.sum()
-
-
-def implied_threshold(matrix: np.ndarray) -> float | None:
-    r"""The score at which the truth is even, for a network that learned the noisy posterior; two classes.
-
-    .. math:: \tilde p = Q_{01} + (Q_{11} - Q_{01})\,p, \qquad p = \tfrac12 \iff \tilde p = \tfrac12 (Q_{01} + Q_{11})
-
-    A negative contrast calls for inverted scores 1 − p̃, on which the same point is one minus that.
-    Returns: a score in [0, 1]; None for more than two classes, without contrast, or where Q is not known.
-    """
-    if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or np.isclose(matrix[0, 1], matrix[1, 1]):
-        return None
-    middle = float(matrix[0, 1] + matrix[1, 1]) / 2
-    return middle if matrix[1, 1] > matrix[0, 1] else 1 - middle
-
-
-def needs_decoding(matrix: np.ndarray) -> bool:
-    """Whether the plain argmax of K-class scores errs: Q's diagonal does not dominate its columns and rows.
-
-    A column is dominated where its diagonal exceeds the sum of its other entries, a row where it is the greatest entry:
-    the argmax of a pixel that surely is class j is that of row j. Otherwise scores are to be multiplied by Q⁻¹ first
-    (``evaluation.scores.decode_scores``). Binary labels (one logit) have a threshold instead; do not ask for them.
-
-    Args:
-        matrix: Q (K, K), two logits included; rows of NaN (absent classes) are left out.
-    """
-    diagonal = np.diagonal(matrix)
-    present = np.isfinite(diagonal)
-    others = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)[present]
-    own = diagonal[present]
-    return bool((own <= others.sum(0)[present]).any() or (own <= others.max(1)).any())
 
 
 @dataclass(frozen=True)
@@ -249,10 +176,10 @@ class Transitions:
     Args:
         counts: pooled counts (K, K), rows = truth.
         images: images counted.
-        matrix: Q (K, K); NaN rows for classes that the truth never shows.
+        matrix: Q.
         matrix_low, matrix_high: 95 % bounds of Q; None with fewer than MIN_IMAGES images ("too few").
         phi, phi_low, phi_high: association of label and truth; bounds None with too few images.
-        contrast, contrast_low, contrast_high: mean diagonal − mean off-diagonal.
+        contrast_low, contrast_high: 95 % bounds of the matrix's contrast.
         determinant: of the rows and columns of classes that occur.
         singular_values: of the same, descending; singular_low, singular_high: 95 % bounds.
         rank: number of singular values that stand out of the error; at most the number of distinct rows.
@@ -261,13 +188,12 @@ class Transitions:
 
     counts: np.ndarray
     images: int
-    matrix: np.ndarray
+    matrix: TransitionMatrix
     matrix_low: np.ndarray | None
     matrix_high: np.ndarray | None
     phi: float
     phi_low: float | None
     phi_high: float | None
-    contrast: float
     contrast_low: float | None
     contrast_high: float | None
     determinant: float
@@ -284,8 +210,8 @@ class Transitions:
 
     @property
     def invertible(self) -> bool:
-        """Whether every class was seen and Q stands out of its error in full, so that scores can be decoded by it."""
-        return self.rank == len(self.matrix)
+        """Whether noise can be undone among the classes that occur: Q stands out of its error and is invertible."""
+        return self.rank == len(self.matrix.present) and self.matrix.is_invertible
 
     @property
     def no_association(self) -> bool:
@@ -306,14 +232,13 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
     if counts.ndim != 3 or not len(counts):
         raise ValueError(f"counts must be (images, K, K) with at least one image, not {counts.shape}")
     images, pooled = len(counts), counts.sum(0)
-    matrix = transition_matrix(pooled)
-    present = np.flatnonzero(pooled.sum(-1) > 0)
-    inner = np.nan_to_num(matrix[np.ix_(present, present)])
+    matrix = TransitionMatrix.from_counts(pooled)
+    present, inner = matrix.present, matrix.block
     resampled = bootstrap_counts(counts, seed, replicates) if images >= MIN_IMAGES else None
     bounds: dict[str, tuple] = dict.fromkeys(("matrix", "phi", "contrast", "singular"), (None, None))
     inner_resampled = None
     if resampled is not None:
-        matrices = transition_matrix(resampled)
+        matrices = normalize_rows(resampled)
         inner_resampled = matrices[:, present][:, :, present]
         bounds["matrix"] = interval(matrices, images)
         bounds["phi"] = association_interval(pooled, resampled, images)
@@ -330,7 +255,6 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
         phi=float(association(pooled)),
         phi_low=bounds["phi"][0],
         phi_high=bounds["phi"][1],
-        contrast=float(contrast(matrix)),
         contrast_low=bounds["contrast"][0],
         contrast_high=bounds["contrast"][1],
         determinant=float(np.linalg.det(inner)) if len(present) else float("nan"),
