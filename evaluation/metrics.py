@@ -174,8 +174,8 @@ def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
     rows = []
     for result in results:
         names = [display_path(file) for file in (result.sample.image, result.sample.label, result.map_path)]
-        rows.append([*names, *result.figures.values(), *(getattr(result.counts, name) for name in counted)])
-    write_csv(path, ["image", "label", "map", *results[0].figures, *counted], rows)
+        rows.append([*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)])
+    write_csv(path, ["image", "label", "map", *results[0].metrics, *counted], rows)
 
 
 def print_table(summary: dict[str, Any]) -> None:

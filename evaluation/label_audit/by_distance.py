@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
-from evaluation.label_audit.estimate import MIN_IMAGES, bootstrap_counts, interval, safe_ratio
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.confusion import ratio
 
 BANDWIDTH = 2  # h of the density maps, see evaluation/label_audit/predicted_iou.py for how it was chosen
 DISTANCE_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, np.inf])  # pixels from the boundary, first bin touches it
@@ -197,10 +198,12 @@ def location_table(
 
 def _share_with_interval(found: np.ndarray, total: np.ndarray, seed: int) -> dict[str, np.ndarray | None]:
     """Shares found / total of pooled counts, with intervals from resampling images; both (n, bins)."""
-    result = {"share": safe_ratio(found.sum(0), total.sum(0)), "low": None, "high": None, "pixels": total.sum(0)}
+    result = {"share": ratio(found.sum(0), total.sum(0)), "low": None, "high": None, "pixels": total.sum(0)}
     if len(found) >= MIN_IMAGES:
         resampled = bootstrap_counts(np.stack([found, total], 1), seed, 400)
-        result["low"], result["high"] = interval(safe_ratio(resampled[:, 0], resampled[:, 1]), len(found))
+        result["low"], result["high"] = percentile_interval(
+            ratio(resampled[:, 0], resampled[:, 1]), small_sample_reach(len(found))
+        )
     return result
 
 

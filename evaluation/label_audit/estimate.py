@@ -1,6 +1,6 @@
 r"""The transition matrix as counts show it: how sure it is, and what a learner of the labels can still tell apart.
 
-Pixels of one image are not independent, so every interval here comes from resampling images, never from binomials.
+Every interval comes from resampling images, see ``evaluation.scores.bootstrap``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, contrast, normalize_rows
+from evaluation.scores.bootstrap import (
+    CONFIDENCE,
+    MIN_IMAGES,
+    RESAMPLES,
+    bootstrap_counts,
+    percentile_interval,
+    small_sample_reach,
+)
+from evaluation.scores.confusion import ratio
 
-MIN_IMAGES = 5  # fewer images give no interval: a bootstrap over so few knows nothing of the spread between images
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
 MIN_SINGULAR = 0.001  # smaller singular values count as 0 even where exact shares leave no error between images
-CONFIDENCE = 0.95
-REPLICATES = 1000
-
-
-def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator elementwise, NaN where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
 def residuals(counts: np.ndarray) -> np.ndarray:
@@ -49,45 +49,9 @@ def association(counts: np.ndarray) -> np.ndarray:
     Returns: (…,) in [−1, 1]; NaN where the truth has fewer than two classes.
     """
     freedom = (np.asarray(counts).sum(-1) > 0).sum(-1) - 1
-    strength = np.sqrt(safe_ratio((residuals(counts) ** 2).sum((-2, -1)), freedom))
+    strength = np.sqrt(ratio((residuals(counts) ** 2).sum((-2, -1)), freedom))
     direction = np.where(contrast(normalize_rows(np.asarray(counts))) < 0, -1.0, 1.0)
     return direction * strength
-
-
-def bootstrap_counts(counts: np.ndarray, seed: int, replicates: int = REPLICATES) -> np.ndarray:
-    """Summed counts of images drawn with replacement.
-
-    Args:
-        counts: a count table per image, (n, …).
-    Returns: float (replicates, …).
-    """
-    images = len(counts)
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), replicates)
-    return (weights @ counts.reshape(images, -1).astype(float)).reshape(replicates, *counts.shape[1:])
-
-
-def interval(replicates: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    r"""Bounds of the 95 % bootstrap interval, widened for few images.
-
-    The percentiles are those of :math:`\pm t_{n-1}\sqrt{n/(n-1)}` instead of ±1.96 (expanded percentile interval):
-    plain percentiles are too narrow by just that factor.
-
-    Args:
-        replicates: figures of the resampled sets, (B, …); NaN are left out.
-        images: number of images n that were resampled, at least 2.
-    Returns: (low, high), each (…,).
-    Source: Hesterberg, What teachers should know about the bootstrap, 2015, section 3.4.
-    """
-    from scipy.special import ndtr, stdtrit
-
-    tail = ndtr(stdtrit(images - 1, (1 - CONFIDENCE) / 2) * np.sqrt(images / (images - 1)))
-    if not np.isnan(replicates).any():
-        low, high = np.quantile(replicates, (tail, 1 - tail), axis=0)
-        return low, high
-    defined = np.isfinite(replicates).any(0)
-    filled = np.where(defined, replicates, 0.0)
-    low, high = np.nanquantile(filled, (tail, 1 - tail), axis=0)
-    return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
 def association_interval(counts: np.ndarray, replicates: np.ndarray, images: int) -> tuple[float, float]:
@@ -100,15 +64,12 @@ def association_interval(counts: np.ndarray, replicates: np.ndarray, images: int
     Args:
         counts: pooled counts (K, K); replicates: of resampled images, (B, K, K).
     """
-    from scipy.special import stdtrit
-
-    low, high = (float(bound) for bound in interval(association(replicates), images))
+    low, high = (float(bound) for bound in percentile_interval(association(replicates), small_sample_reach(images)))
     freedom = int((counts.sum(-1) > 0).sum()) - 1
     if counts.shape[-1] == 2 or freedom < 1:
         return low, high
     chance = np.sqrt(residuals(replicates).var(0).sum() / freedom)
-    reach = -stdtrit(images - 1, (1 - CONFIDENCE) / 2) * np.sqrt(images / (images - 1)) * chance
-    if abs(float(association(counts))) > reach:
+    if abs(float(association(counts))) > small_sample_reach(images) * chance:
         return low, high
     return min(low, 0.0), max(high, 0.0)
 
@@ -219,7 +180,7 @@ class Transitions:
         return holds_nothing(self.phi, self.phi_low, self.phi_high)
 
 
-def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates: int = REPLICATES) -> Transitions:
+def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates: int = RESAMPLES) -> Transitions:
     """Transition matrix, its derived figures and their bootstrap intervals from counts per image.
 
     Args:
@@ -238,12 +199,13 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
     bounds: dict[str, tuple] = dict.fromkeys(("matrix", "phi", "contrast", "singular"), (None, None))
     inner_resampled = None
     if resampled is not None:
-        matrices = normalize_rows(resampled)
+        reach, matrices = small_sample_reach(images), normalize_rows(resampled)
         inner_resampled = matrices[:, present][:, :, present]
-        bounds["matrix"] = interval(matrices, images)
+        bounds["matrix"] = percentile_interval(matrices, reach)
         bounds["phi"] = association_interval(pooled, resampled, images)
-        bounds["contrast"] = tuple(float(bound) for bound in interval(contrast(matrices), images))
-        bounds["singular"] = interval(np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False), images)
+        bounds["contrast"] = tuple(float(bound) for bound in percentile_interval(contrast(matrices), reach))
+        singular = np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False)
+        bounds["singular"] = percentile_interval(singular, reach)
     merged = merging_classes(pooled, resampled, images)
     distinct = len(present) - sum(len(group) - 1 for group in merged)
     return Transitions(

@@ -18,7 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, normalize_rows
-from evaluation.label_audit.estimate import MIN_IMAGES, Transitions, bootstrap_counts, interval, safe_ratio
+from evaluation.label_audit.estimate import Transitions
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.confusion import ratio
 
 DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
 FALSE_ALARMS = 0.005  # chance that any of many looks at K classes finds equal shares different
@@ -162,7 +164,7 @@ def _confusions(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
 def pooled_iou(matrices: np.ndarray, num_classes: int = 1) -> np.ndarray:
     """IoU of the foreground for binary labels, else mean IoU over the classes that occur, of (…, K, K) counts."""
     hits = np.diagonal(matrices, axis1=-2, axis2=-1)
-    per_class = safe_ratio(hits, matrices.sum(-1) + matrices.sum(-2) - hits)
+    per_class = ratio(hits, matrices.sum(-1) + matrices.sum(-2) - hits)
     return per_class[..., 1] if num_classes == 1 else np.nanmean(per_class, -1)
 
 
@@ -253,7 +255,8 @@ def iou_ceiling(
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
     low = high = None
     if len(matrices) >= MIN_IMAGES:
-        bounds = interval(pooled_iou(bootstrap_counts(matrices, seed, 400), num_classes), len(matrices))
+        resampled = pooled_iou(bootstrap_counts(matrices, seed, 400), num_classes)
+        bounds = percentile_interval(resampled, small_sample_reach(len(matrices)))
         low, high = float(bounds[0]), float(max(bounds[1], pooled_iou(unmerged.sum(0), num_classes)))
     value, distance_free = (float(pooled_iou(item.sum(0), num_classes)) for item in (matrices, alone))
     # A constant mask for the best-informed learner and for the class-only one: there is nothing to be learned.

@@ -34,9 +34,9 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import window_mean
-from evaluation.label_audit.estimate import Transitions, safe_ratio
+from evaluation.label_audit.estimate import Transitions
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
-from evaluation.scores import best_threshold, confusion_matrix, mean_iou, score_histogram
+from evaluation.scores import best_threshold, confusion_matrix, mean_iou, ratio, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
 BLUR = 0  # b: what the labels teach systematically is blurred over (2b + 1)² pixels
@@ -100,7 +100,7 @@ def bin_shares(table: np.ndarray) -> np.ndarray:
     classes = table.shape[1]
     pooled = table.sum(0).reshape(classes, -1, classes)
     whole = pooled.sum(1, keepdims=True)
-    prior = np.nan_to_num(safe_ratio(whole, whole.sum(-1, keepdims=True)))
+    prior = np.nan_to_num(ratio(whole, whole.sum(-1, keepdims=True)))
     shares = (pooled + SHRINKAGE * prior) / (pooled.sum(-1, keepdims=True) + SHRINKAGE)
     return shares.reshape(-1, classes)
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from evaluation.label_audit.by_distance import DensityAgreement
-from evaluation.label_audit.estimate import MIN_IMAGES, MIN_PHI, Transitions
+from evaluation.label_audit.estimate import MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.without_reference import ImageEvidence
+from evaluation.scores.bootstrap import MIN_IMAGES
 
 VERDICTS = ("not learnable", "inverted", "biased at boundaries", "learnable", "unknown")
 REFERENCES = ("clean labels", "second annotator", "images only")

@@ -19,9 +19,11 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
-from evaluation.label_audit.estimate import MIN_IMAGES, MIN_PHI, bootstrap_counts, interval, safe_ratio
+from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.confusion import ratio
 
 FOREGROUNDS = ("bright", "dark", "minority")
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
@@ -71,7 +73,7 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
     count = np.maximum(count, 1)
     covariance = (sy / count - s * y / count**2).sum(-1)
     variances = (ss / count - (s / count) ** 2).sum(-1) * (yy / count - (y / count) ** 2).sum(-1)
-    return np.nan_to_num(safe_ratio(covariance, np.sqrt(np.maximum(variances, 0))))
+    return np.nan_to_num(ratio(covariance, np.sqrt(np.maximum(variances, 0))))
 
 
 def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float | None, float | None]:
@@ -79,7 +81,8 @@ def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float | None,
     value = float(_correlation(moments.sum(0)))
     if len(moments) < MIN_IMAGES:
         return value, None, None
-    low, high = interval(_correlation(bootstrap_counts(moments, seed)), len(moments))
+    resampled = _correlation(bootstrap_counts(moments, seed))
+    low, high = percentile_interval(resampled, small_sample_reach(len(moments)))
     return value, float(low), float(high)
 
 

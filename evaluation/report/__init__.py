@@ -77,8 +77,8 @@ class Example(NamedTuple):
 def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -> list[tuple[str, ImageResult]]:
     """The best, median and worst images by IoU, ``each`` of them, no image twice: [("best 1", …), …]."""
     order = sorted(
-        (result for result in results if not math.isnan(result.figures["iou"])),
-        key=lambda result: -result.figures["iou"],
+        (result for result in results if not math.isnan(result.metrics["iou"])),
+        key=lambda result: -result.metrics["iou"],
     )
     middle = max(0, (len(order) - each) // 2)
     places = dict(
@@ -221,7 +221,7 @@ def _class_table(summary: dict[str, Any]) -> str:
 
 
 def _charts(summary: dict[str, Any], totals: Totals, run: Path | None) -> str:
-    drawn = [("IoU of the images", charts.iou_distribution([result.figures["iou"] for result in totals.results]))]
+    drawn = [("IoU of the images", charts.iou_distribution([result.metrics["iou"] for result in totals.results]))]
     if summary["num_classes"] > 1:
         drawn.append(("Confusion, as shares of the true class", charts.confusion(totals.sum)))
     else:
@@ -246,7 +246,7 @@ def _examples(examples: Sequence[Example], summary: dict[str, Any]) -> str:
     keys = "".join(f'<span class="key" style="background:{color}"></span>{name}' for color, name in KEYS)
     figures = "\n".join(
         f'<figure><img alt="{escape(rank)}" src="{_picture(picture)}"><figcaption>{escape(rank)}: '
-        f"{escape(result.sample.image_id)} · IoU {show(result.figures['iou'])}</figcaption></figure>"
+        f"{escape(result.sample.image_id)} · IoU {show(result.metrics['iou'])}</figcaption></figure>"
         for rank, result, picture in examples
     )
     return f'<p>image | label | {prediction} | error:{keys}</p>\n<div class="examples">\n{figures}\n</div>'

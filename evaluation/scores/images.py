@@ -1,7 +1,8 @@
-"""Score maps against labels: the figures of each image, and their summary."""
+"""Score maps against labels: the metrics of each image, and their summary."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,13 @@ from datasets.image_io import read_image, read_label, read_scores
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 from evaluation import scores as s
-from evaluation.scores.surface import surface_figures
+from evaluation.scores.surface import surface_metrics
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.run_folder import display_path
 
-CURVE_FIGURES: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
+CURVE_METRICS: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
+UNBOUNDED = ("hd95",)  # all other metrics lie in [0, 1]
 TITLES = {
     "iou": "IoU",
     "f1": "F1 (Dice)",
@@ -37,12 +39,12 @@ TITLES = {
 
 
 def title_of(name: str, num_classes: int) -> str:
-    """What a figure is called; of several classes all but the accuracy are means over the classes."""
+    """What a metric is called; of several classes all but the accuracy are means over the classes."""
     return f"mean {TITLES[name]}" if num_classes > 1 and name != "accuracy" else TITLES[name]
 
 
 def show(value: float | None, digits: int = 4) -> str:
-    """A figure for people; undefined ones as a dash."""
+    """A metric for people; undefined ones as a dash."""
     return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -99,13 +101,13 @@ def _read_class_map(path: Path, num_classes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image: its figures by name, and what is added up over images: a score histogram or a confusion matrix."""
+    """One image: its metrics by name, and what is added up over images: a score histogram or a confusion matrix."""
 
     sample: Sample
     map_path: Path
     counts: s.Counts | None
     totals: np.ndarray | None
-    figures: dict[str, float]
+    metrics: dict[str, float]
     both_empty: bool
 
 
@@ -138,12 +140,12 @@ class Scorer:
         mask, valid = scores >= self.threshold, label != IGNORE
         counts = s.confusion_counts(mask, label)
         histogram = s.score_histogram(scores, label)
-        figures = {
-            **{name: figure(counts) for name, figure in s.COUNT_FIGURES.items()},
-            **{name: figure(histogram) for name, figure in CURVE_FIGURES.items()},
-            **surface_figures(mask & valid, label == 1),
+        metrics = {
+            **{name: metric(counts) for name, metric in s.COUNT_METRICS.items()},
+            **{name: metric(histogram) for name, metric in CURVE_METRICS.items()},
+            **surface_metrics(mask & valid, label == 1),
         }
-        return ImageResult(*pair, counts, histogram, figures, counts.tp + counts.fp + counts.fn == 0)
+        return ImageResult(*pair, counts, histogram, metrics, counts.tp + counts.fp + counts.fn == 0)
 
     def _classes(self, pair: tuple[Sample, Path], classes: np.ndarray, label: np.ndarray) -> ImageResult:
         matrix = s.confusion_matrix(classes, label, self.num_classes)
@@ -151,17 +153,17 @@ class Scorer:
 
 
 def class_means(matrix: np.ndarray) -> dict[str, float]:
-    """The figures of `scores.COUNT_FIGURES`: accuracy over pixels, the others as means over the classes defined."""
+    """The metrics of `scores.COUNT_METRICS`: accuracy over pixels, the others as means over the classes defined."""
     counts = s.class_counts(matrix)
-    figures = {name: s.defined_mean(figure(counts)) for name, figure in s.COUNT_FIGURES.items()}
+    metrics = {name: s.defined_mean(metric(counts)) for name, metric in s.COUNT_METRICS.items()}
     total = matrix.sum()
     overall = float(matrix.trace() / total) if total else float("nan")
-    return {**figures, "iou": s.mean_iou(matrix), "f1": s.defined_mean(s.class_f1(matrix)), "accuracy": overall}
+    return {**metrics, "iou": s.mean_iou(matrix), "f1": s.defined_mean(s.class_f1(matrix)), "accuracy": overall}
 
 
 @dataclass
 class Totals:
-    """Results of all images: one sum of histograms or matrices, and the figures of each image."""
+    """Results of all images: one sum of histograms or matrices, and the metrics of each image."""
 
     results: list[ImageResult] = field(default_factory=list)
     sum: np.ndarray | None = None
@@ -196,30 +198,31 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
         "n_both_empty": sum(result.both_empty for result in results),
         "num_classes": scorer.num_classes,
     }
-    means = {name: _mean_record([result.figures[name] for result in results]) for name in results[0].figures}
+    means = {name: _mean_record(name, [result.metrics[name] for result in results]) for name in results[0].metrics}
     if scorer.num_classes == 1:
         return {**_summarize_binary(totals, scorer.threshold), **shared, "per_image_mean": means}
     return {**_summarize_classes(totals.sum), **shared, "per_image_mean": means}
 
 
-def _mean_record(values: Sequence[float]) -> dict[str, Any]:
-    mean, low, high = s.bootstrap_mean(np.array(values))
+def _mean_record(name: str, values: Sequence[float]) -> dict[str, Any]:
+    limits = (0.0, math.inf if name in UNBOUNDED else 1.0)
+    mean, low, high = s.bootstrap_mean(np.array(values), limits=limits)
     return {"mean": mean, "low": low, "high": high, "undefined": int(np.isnan(values).sum())}
 
 
 def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
     histogram = totals.sum
     oracle, _ = s.best_threshold(histogram)
-    curves = {name: figure(histogram) for name, figure in CURVE_FIGURES.items()}
+    curves = {name: metric(histogram) for name, metric in CURVE_METRICS.items()}
 
-    def figures(counts: s.Counts) -> dict[str, float]:
-        return {**{name: figure(counts) for name, figure in s.COUNT_FIGURES.items()}, **curves}
+    def metrics(counts: s.Counts) -> dict[str, float]:
+        return {**{name: metric(counts) for name, metric in s.COUNT_METRICS.items()}, **curves}
 
     return {
         "threshold": threshold,
         "oracle_threshold": oracle,
-        "pooled": figures(sum((result.counts for result in totals.results), s.Counts(0, 0, 0, 0))),
-        "oracle": figures(s.counts_at(histogram, oracle)),
+        "pooled": metrics(sum((result.counts for result in totals.results), s.Counts(0, 0, 0, 0))),
+        "oracle": metrics(s.counts_at(histogram, oracle)),
         "calibration_error": s.calibration_error(histogram),
     }
 
@@ -227,7 +230,7 @@ def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
 def _summarize_classes(matrix: np.ndarray) -> dict[str, Any]:
     counts = s.class_counts(matrix)
     per_class = {"iou": s.class_iou(matrix), "f1": s.class_f1(matrix)}
-    per_class.update({name: figure(counts) for name, figure in s.COUNT_FIGURES.items() if name not in per_class})
+    per_class.update({name: metric(counts) for name, metric in s.COUNT_METRICS.items() if name not in per_class})
     return {
         "threshold": None,
         "oracle_threshold": None,

@@ -1,6 +1,6 @@
-"""Figures for thin structures and boundaries, which overlap alone judges badly: clDice, boundary IoU, NSD, HD95.
+"""Metrics for thin structures and boundaries, which overlap alone judges badly: clDice, boundary IoU, NSD, HD95.
 
-All take boolean masks (H, W), the label second; pixels that count nowhere must be False in both. The boundary of a
+All take boolean masks (H, W), the label second; ignored pixels must be False in both. The boundary of a
 mask are its pixels with a neighbour (of eight) outside it; what lies outside the image is no neighbour, since the
 image's edge is no edge of the object. Overlaps of two empty masks are 1, of an empty and another one 0, as IoU's are;
 distances are NaN where a mask is empty.
@@ -92,8 +92,8 @@ def surface_dice(
     return float(boundary(mask).any() == boundary(label).any() and mask.any() == label.any())
 
 
-def surface_figures(mask: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """All figures of this module by name."""
+def surface_metrics(mask: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """All metrics of this module by name."""
     distances = boundary_distances(mask, label)
     return {
         "cldice": cl_dice(mask, label),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.transition_matrix import flip_matrix, random_matrix, sample_matrix
-from evaluation.label_audit.estimate import MIN_IMAGES, association, estimate_transitions, interval
+from evaluation.label_audit.estimate import MIN_IMAGES, association, estimate_transitions
 
 SWAP = np.array([[1.0, 0, 0], [0, 0.1, 0.9], [0, 0.9, 0.1]])
 HALFWAY = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0, 1.0, 0]])
@@ -126,13 +126,6 @@ def test_intervals_cover_the_truth(images):
         found = estimate_transitions(counts, seed=trial, replicates=400)
         covered += found.matrix_low[1, 0] <= 0.25 <= found.matrix_high[1, 0]
     assert 0.88 <= covered / trials <= 1
-
-
-def test_interval_leaves_out_undefined_replicates():
-    replicates = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
-    low, high = interval(replicates, 10)
-    assert 1 <= low[0] <= high[0] <= 3
-    assert np.isnan(low[1])
 
 
 def test_no_image_is_an_error():

@@ -89,7 +89,7 @@ def test_a_square_inside_a_square_by_hand():
     label, mask = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
     label[2:8, 2:8], mask[2:8, 2:5] = 1, 1  # half of a 6 × 6 square
     counts = s.confusion_counts(mask, label)
-    figures = {name: figure(counts) for name, figure in s.COUNT_FIGURES.items()}
+    figures = {name: figure(counts) for name, figure in s.COUNT_METRICS.items()}
     assert figures == {"iou": 0.5, "f1": 2 / 3, "accuracy": 0.82, "precision": 1, "sensitivity": 0.5, "specificity": 1}
 
 
@@ -104,7 +104,7 @@ def test_a_square_inside_a_square_by_hand():
 def test_empty_masks(mask, label, overlap, undefined):
     counts = s.confusion_counts(np.full((4, 4), mask), np.full((4, 4), label))
     assert s.iou(counts) == s.f1(counts) == overlap
-    assert {name for name, figure in s.COUNT_FIGURES.items() if np.isnan(figure(counts))} == undefined
+    assert {name for name, figure in s.COUNT_METRICS.items() if np.isnan(figure(counts))} == undefined
 
 
 def test_figures_without_a_class_are_undefined():
@@ -124,7 +124,7 @@ def test_counts_equal_scikit_learn(rng, threshold):
     tn, fp, fn, tp = sklearn.confusion_matrix(labels, mask).ravel()
     assert (counts.tp, counts.fp, counts.fn, counts.tn) == (tp, fp, fn, tn)
     theirs = reference_figures(labels, mask)
-    for name, figure in s.COUNT_FIGURES.items():
+    for name, figure in s.COUNT_METRICS.items():
         assert figure(counts) == pytest.approx(theirs[name], abs=1e-14), name
 
 
@@ -201,22 +201,3 @@ def test_a_class_absent_everywhere_is_left_out_and_a_missed_one_is_not():
     assert per_class[:3].tolist() == [0.8, 0.0, 0.5] and np.isnan(per_class[3])
     assert s.mean_iou(matrix) == pytest.approx(1.3 / 3)
     assert np.isnan(s.mean_iou(np.zeros((3, 3), np.int64)))
-
-
-# intervals
-
-
-def test_bootstrap_interval_covers_the_mean(rng):
-    covered = 0
-    for trial in range(200):
-        mean, low, high = s.bootstrap_mean(rng.normal(0.7, 0.1, 40), seed=trial, resamples=400)
-        assert low < mean < high
-        covered += low <= 0.7 <= high
-    assert 0.88 <= covered / 200 <= 0.99
-
-
-def test_bootstrap_leaves_out_the_undefined_and_repeats_itself():
-    values = np.array([0.5, np.nan, 0.7, 0.9])
-    assert s.bootstrap_mean(values) == s.bootstrap_mean(values[[0, 2, 3]]) == s.bootstrap_mean(values)
-    assert s.bootstrap_mean(np.array([0.4]))[0] == 0.4 and np.isnan(s.bootstrap_mean(np.array([0.4]))[1:]).all()
-    assert np.isnan(s.bootstrap_mean(np.array([np.nan]))).all()

@@ -76,6 +76,6 @@ def test_the_edge_of_the_image_is_no_boundary():
 def test_overlaps_of_empty_masks_follow_iou(name):
     empty, some = np.zeros((20, 20), bool), rectangle(5, 5, 6, 6, 20)
     pairs = [(empty, empty), (empty, some), (some, empty), (some, some)]
-    assert [s.surface_figures(*pair)[name] for pair in pairs] == [1, 0, 0, 1]
+    assert [s.surface_metrics(*pair)[name] for pair in pairs] == [1, 0, 0, 1]
     assert np.isnan([s.hd95(empty, empty), s.hd95(empty, some), s.hd95(some, empty)]).all()
     assert s.hd95(some, some) == 0

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.scores.bootstrap import percentile_interval, student_reach
+
 POWERS = np.geomspace(0.05, 3, 42)
 WORTHS = np.linspace(0, 1, 41)
 MIN_SPREAD = 0.005  # of a score between repeats; a smaller one is chance where there are few
@@ -24,7 +26,6 @@ MIN_SPREAD = 0.005  # of a score between repeats; a smaller one is chance where 
 USUAL_POWER, USUAL_WORTH = (np.log(0.5), 1.0), (0.5, 0.5)
 MIN_CELLS = 3
 RESAMPLES = 1000
-LEVELS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Scores:
         pairs = np.stack([self.shares, self.images], 1)
         return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
+    @property
+    def number_of_repeats(self) -> int:
+        """How many different repeats there are."""
+        return len(np.unique(self.repeats))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -64,6 +70,7 @@ class Curve:
     power: np.ndarray
     worth: np.ndarray
     full: tuple[float, float]
+    repeats: int
 
     def predict(self, share: np.ndarray | float, images: np.ndarray | float) -> np.ndarray:
         """Scores in [0, 1] for annotation of any common shape (…), as (B, …)."""
@@ -76,15 +83,16 @@ class Curve:
         """Each parameter with its 95 % interval, NaN without resamples."""
         named = {"plateau": self.plateau, "drop": self.drop, "power": self.power, "pixel_worth": self.worth}
         return {
-            name: dict(zip(("value", "low", "high"), interval(values), strict=True)) for name, values in named.items()
+            name: dict(zip(("value", "low", "high"), interval(values, self.repeats), strict=True))
+            for name, values in named.items()
         }
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Value (entry 0) and 95 % percentile interval (the other entries) of an array (B,); NaN bounds without others."""
+def interval(values: np.ndarray, repeats: int) -> tuple[float, float, float]:
+    """Value (entry 0) and 95 % interval (the other entries, from `resample`) of an array (B,); NaN without others."""
     if len(values) < 2:
         return float(values[0]), float("nan"), float("nan")
-    low, high = np.quantile(values[1:], LEVELS)
+    low, high = percentile_interval(values[1:], student_reach(repeats))
     return float(values[0]), float(low), float(high)
 
 
@@ -168,7 +176,7 @@ def fit_curve(data: Scores, resampled: np.ndarray | None = None) -> Curve | None
     usual = ((np.log(power) - USUAL_POWER[0]) / USUAL_POWER[1]) ** 2 + ((worth - USUAL_WORTH[0]) / USUAL_WORTH[1]) ** 2
     best = (error / spread**2 + usual).argmin(1)
     rows = np.arange(len(scores))
-    return Curve(plateau[rows, best], drop[rows, best], power[best], worth[best], full)
+    return Curve(plateau[rows, best], drop[rows, best], power[best], worth[best], full, data.number_of_repeats)
 
 
 def _solve(scores: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -208,7 +216,7 @@ def cell_means(data: Scores, resampled: np.ndarray) -> list[dict[str, Any]]:
     """
     levels = data.levels
     means = {level: resampled[:, levels == level].mean(1) for level in np.unique(levels)}
-    full = most_annotation(data)
+    full, repeats = most_annotation(data), data.number_of_repeats
     reference = next(
         means[level] for level in means if (data.shares[levels == level][0], data.images[levels == level][0]) == full
     )
@@ -216,9 +224,9 @@ def cell_means(data: Scores, resampled: np.ndarray) -> list[dict[str, Any]]:
     for level, values in means.items():
         own = levels == level
         record = {"share": float(data.shares[own][0]), "images": int(data.images[own][0]), "repeats": int(own.sum())}
-        record.update(zip(("mean", "low", "high"), interval(values), strict=True))
+        record.update(zip(("mean", "low", "high"), interval(values, repeats), strict=True))
         relative = values / np.maximum(reference, 1e-9)
-        record.update(zip(("of_full", "of_full_low", "of_full_high"), interval(relative), strict=True))
+        record.update(zip(("of_full", "of_full_low", "of_full_high"), interval(relative, repeats), strict=True))
         rows.append(record)
     return sorted(rows, key=lambda row: (-row["share"] * row["images"], -row["images"]))
 
@@ -280,13 +288,13 @@ def outlook_sentences(curve: Curve, data: Scores, score: str) -> list[str]:
     share, images = curve.full
     sentences = []
     if len(np.unique(data.images)) > 1:
-        gain, low, high = interval(curve.predict(share, 2 * images) - curve.predict(share, images))
+        gain, low, high = interval(curve.predict(share, 2 * images) - curve.predict(share, images), curve.repeats)
         sentences.append(
             f"By the fitted curve, twice as many images would add about {show_score(gain)} {score}"
             f"{_between(low, high, show_score)}."
         )
     if len(np.unique(data.shares)) > 1:
-        worth, low, high = interval(0.1**curve.worth)
+        worth, low, high = interval(0.1**curve.worth, curve.repeats)
         low, high = min(low, high), max(low, high)
         sentences.append(
             f"By the fitted curve, labelling a tenth of the pixels is worth labelling {_whole_percent(worth)} of the "
