@@ -10,7 +10,7 @@ import pytest
 from datasets.transition_matrix import TransitionMatrix, flip_matrix
 from evaluation.scores import BINS
 from training.selection import LabelNoiseFacts, select_binary, select_classes, without_validation
-from utils.run_folder import plain
+from utils.files import plain
 
 
 def histogram(background: dict[float, int], foreground: dict[float, int]) -> np.ndarray:
