@@ -16,6 +16,7 @@ import numpy as np
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
 from evaluation.scores import (
+    DEFAULT_THRESHOLD,
     auc,
     best_threshold,
     class_iou,
@@ -26,8 +27,6 @@ from evaluation.scores import (
     mean_iou,
     youden_threshold,
 )
-
-DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)

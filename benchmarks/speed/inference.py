@@ -45,7 +45,7 @@ def measure_inference(settings: Settings) -> list[Figure]:
 
 def batch_size(settings: Settings) -> int:
     """Images predicted at once, as the command chooses."""
-    from evaluation.inference import BATCH_SIZE
+    from evaluation.prediction.runs import BATCH_SIZE
 
     return BATCH_SIZE[settings.device]
 
@@ -122,8 +122,8 @@ def predict_huge(settings: Settings, side: int) -> tuple[float, float, float]:
     """Seconds, and peak resident MiB after and before."""
     import torch
 
-    from evaluation.inference import BATCH_SIZE
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
+    from evaluation.prediction.runs import BATCH_SIZE
     from models import build_network
     from models.blocks import fold_batch_norms
     from utils.cli import Progress

@@ -8,6 +8,7 @@ from evaluation.scores.bootstrap import bootstrap_mean
 from evaluation.scores.confusion import (
     BINS,
     COUNT_METRICS,
+    DEFAULT_THRESHOLD,
     Counts,
     accuracy,
     auc,
@@ -37,6 +38,7 @@ from evaluation.scores.confusion import (
 __all__ = [
     "BINS",
     "COUNT_METRICS",
+    "DEFAULT_THRESHOLD",
     "Counts",
     "accuracy",
     "auc",

@@ -18,6 +18,7 @@ import numpy as np
 from datasets.labels import IGNORE
 
 BINS = 65536
+DEFAULT_THRESHOLD = 0.5  # where neither labels nor their noise tell a better one
 Array = Any  # a NumPy array or a torch tensor
 
 

@@ -1,0 +1,225 @@
+"""Predicting images with a trained run: the checkpoint, the images, their maps and the record of both."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.list_pairing import IMAGE_SUFFIXES, list_images
+from datasets.lists import Sample, check_samples, find_list, read_list
+from datasets.transition_matrix import ScoreDecoder
+from evaluation.prediction.predictor import (
+    MapSettings,
+    Picture,
+    Predictor,
+    find_checkpoint,
+    load_network,
+    predict_pictures,
+)
+from evaluation.scores import DEFAULT_THRESHOLD
+from evaluation.scores.map_folder import clear_results
+from models.blocks import fold_batch_norms
+from utils.cli import Progress, UserError
+from utils.device import choose_device, choose_precision
+from utils.files import unique_stems, write_json
+from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
+
+BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images to predict: samples, the list they come from if any, and the ending of the result folder's name."""
+
+    samples: list[Sample]
+    list_path: Path | None
+    ending: str
+
+
+def choose_images(
+    config: dict[str, Any], data_list: str | Path | None, inputs: Sequence[Path], data_root: str | None
+) -> Source:
+    """The images of ``inputs``, of a list or of the run's test list; an image named twice counts once."""
+    if inputs:
+        return input_images(inputs)
+    given = data_list or config.get("test_list")
+    if given is None:
+        raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
+    list_path = find_list(given, config["dataset"])
+    samples = read_list(list_path, data_root, labels="optional")
+    test_list = config.get("test_list")
+    is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
+    return Source(without_repeats(samples), list_path, "" if is_test else f"_{list_path.stem}")
+
+
+def input_images(paths: Sequence[Path]) -> Source:
+    """Image files, and the images directly inside folders, as samples without labels."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = list_images(path)
+            if not inside:
+                raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"--input {path} does not exist")
+    files = [Path(os.path.abspath(file)) for file in files]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    samples = [Sample(file, None, file.as_posix(), line) for line, file in enumerate(files, start=1)]
+    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}")
+
+
+def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, each image once."""
+    return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
+
+
+def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Picture]:
+    """Check every image's header, all faults at once, and name the maps."""
+    unlabelled = [replace(sample, label=None) for sample in source.samples]
+    sizes = check_samples(unlabelled, source.list_path or "--input", in_channels=in_channels)
+    names = unique_stems([sample.image for sample in source.samples])
+    return [
+        Picture(sample.image, name, size, sample.label, overlay=number < overlays)
+        for number, (sample, name, size) in enumerate(zip(source.samples, names, sizes, strict=True))
+    ]
+
+
+def decide_settings(checkpoint: dict[str, Any], pred_invert: str, *, masks: bool, save_scores: bool) -> MapSettings:
+    """Direction and threshold from the checkpoint; turning the direction round by hand mirrors the threshold."""
+    config = checkpoint["config"]
+    if config["num_classes"] > 1 and pred_invert == "on":
+        raise UserError("--pred_invert on is for binary labels; this run has several classes")
+    trained = bool(checkpoint["pred_invert"])
+    invert = {"auto": trained, "on": True, "off": False}[pred_invert]
+    threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
+    return MapSettings(
+        num_classes=config["num_classes"],
+        in_channels=config["in_channels"],
+        ignore_index=config.get("ignore_index"),
+        normalization=config["normalization"],
+        threshold=threshold if invert == trained else 1 - threshold,
+        invert=invert,
+        decoder=ScoreDecoder.of_config(config),
+        masks=masks,
+        save_scores=save_scores,
+    )
+
+
+def predict_run(
+    train_dir: str | Path,
+    which: str = "best",
+    *,
+    data_list: str | Path | None = None,
+    inputs: Sequence[Path] = (),
+    data_root: str | None = None,
+    pred_invert: str = "auto",
+    tta: bool = False,
+    batch_size: int | None = None,
+    tile: int = 512,
+    overlap: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    masks: bool = False,
+    overlays: int = 0,
+    save_scores: bool = False,
+) -> Path:
+    """Predict images with a trained run, write their maps below its ``results/`` and record what was done.
+
+    Args:
+        train_dir: run folder, a path or ``<dataset>/<run>``.
+        which: its checkpoint: ``best``, ``last`` or the number of a completed epoch.
+        data_list: list of images; default: the run's test list.
+        inputs: image files, or folders of them, instead of a list.
+        data_root: folder that relative paths in the list start from; default: the run's.
+        pred_invert: ``on``, ``off`` or ``auto``, as validation decided.
+        tta: average the scores of the eight flips and rotations.
+        batch_size: images of 256×256 at once, others count by their area; default: by the device.
+        tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
+        masks: also write 8-bit masks.
+        overlays: number of images of which panels are written.
+        save_scores: K classes: also write the scores of every class.
+    Returns: the folder with ``pred/`` and ``predictions.json``.
+    Raises:
+        UserError: no such run or checkpoint, images that cannot be read, settings that do not fit.
+    """
+    run, target = find_run(train_dir), torch.device(choose_device(device))
+    network, checkpoint, epoch = load_network(run, which, target)
+    config = checkpoint["config"]
+    data_root = data_root or config.get("data_root")
+    source = choose_images(config, data_list, inputs, data_root)
+    settings = decide_settings(checkpoint, pred_invert, masks=masks, save_scores=save_scores)
+    pictures = make_pictures(source, settings.in_channels, overlays)
+    told_fp32 = precision == "auto" and config.get("precision") == "fp32"
+    precision = "fp32" if told_fp32 else choose_precision(precision, target)
+    folder = run / "results" / f"epoch_{epoch}{source.ending}"
+    clear_results(folder)
+    started = time.monotonic()
+    with Progress(len(pictures), "predicting") as progress:
+        predict_pictures(
+            Predictor(fold_batch_norms(network), target, precision, tta),
+            pictures,
+            settings,
+            folder,
+            batch_size=batch_size or BATCH_SIZE[target.type],
+            window=tile,
+            overlap=overlap,
+            progress=progress,
+        )
+    seconds = time.monotonic() - started
+    record = {
+        "run": display_path(run),
+        "epoch": epoch,
+        "list": None if source.list_path is None else display_path(source.list_path),
+        "dataset": config["dataset"],
+        "data_root": data_root,
+        "checkpoint": display_path(find_checkpoint(run, which)),
+        "tta": tta,
+        "precision": precision,
+        "tile": tile,
+        "overlap": overlap,
+        "device": str(target),
+        "timing": {"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds},
+        "environment": environment_record(str(target)),
+        **describe_maps(pictures, settings),
+    }
+    write_json(folder / "predictions.json", record)
+    print(summarize(pictures, folder, record))
+    return folder
+
+
+def describe_maps(pictures: Sequence[Picture], settings: MapSettings) -> dict[str, Any]:
+    """What reading the maps needs to know."""
+    return {
+        "num_classes": settings.num_classes,
+        "in_channels": settings.in_channels,
+        "ignore_index": settings.ignore_index,
+        "threshold": settings.threshold if settings.num_classes == 1 else None,
+        "inverted": settings.invert,
+        "maps": {display_path(picture.image): f"pred/{picture.name}.tif" for picture in pictures},
+        "sizes": {display_path(picture.image): list(picture.size) for picture in pictures},
+    }
+
+
+def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any]) -> str:
+    """What was written where, and the command that scores it."""
+    threshold = "" if record["threshold"] is None else f", threshold {record['threshold']:.4f}"
+    inverted = ", inverted" if record["inverted"] else ""
+    speed = record["timing"]["images_per_second"]
+    images = "1 image" if len(pictures) == 1 else f"{len(pictures)} images"
+    labelled = any(picture.label for picture in pictures)
+    labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
+    return (
+        f"{images} of epoch {record['epoch']} → {display_path(folder / 'pred')}{threshold}{inverted}"
+        f" ({speed:.1f} images/s on {record['device']})\n"
+        f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'pred'))}{labels}"
+    )
