@@ -9,32 +9,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
 import argparse
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from utils.cli import CommandParser, Progress, UserError, run_command, shortened, whole_number
-from utils.files import write_csv, write_json
-from utils.run_folder import REPO_ROOT, display_path, environment_record
-
-if TYPE_CHECKING:
-    from datasets.lists import Sample
-    from evaluation.scores.images import ImageResult
-    from evaluation.scores.map_folder import MapFolder, Matches
-
-DEFAULT_THRESHOLD = 0.5
-NAMED_FILES = 5
-
-
-def unit_number(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
-    return value
+from utils.cli import CommandParser, fraction, run_command, whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,179 +22,32 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.HelpFormatter,
         description="Score predicted maps against labels.",
     )
-    parser.add_argument(
-        "--prd_dir",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="pred/ of a prediction, its parent, or any folder of TIFF or PNG maps",
-    )
-    parser.add_argument(
-        "--test_data_dir", metavar="LIST", help="list of images and labels (default: the one that inference recorded)"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=unit_number,
-        metavar="T",
-        help="scores at or above it are foreground (default: the recorded one, else 0.5)",
-    )
-    parser.add_argument(
-        "--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)"
-    )
-    parser.add_argument(
-        "--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored (default: as recorded)"
-    )
-    parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
-    parser.add_argument("--no_report", action="store_true", help="write no report.html and no overlays")
+    add = parser.add_argument
+    maps = "pred/ of a prediction, its parent, or any folder of TIFF or PNG maps"
+    add("--prd_dir", required=True, type=Path, metavar="DIR", help=maps)
+    labels = "list of images and labels (default: the one that inference recorded)"
+    add("--test_data_dir", metavar="LIST", help=labels)
+    threshold = "scores at or above it are foreground (default: the recorded one, else 0.5)"
+    add("--threshold", type=fraction, metavar="T", help=threshold)
+    add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)")
+    add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored (default: as recorded)")
+    add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
+    add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
+    add("--no_report", action="store_true", help="write no report.html and no overlays")
     return parser.parse_args(arguments)
 
 
-def evaluate_maps(
-    prd_dir: Path,
-    test_data_dir: str | None = None,
-    *,
-    threshold: float | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
-    data_root: str | None = None,
-    out: Path | None = None,
-    report: bool = True,
-) -> dict[str, Any]:
-    """Score the maps of a folder and write every file of figures; the command's whole work, for other tools.
+def evaluate_maps(prd_dir: Path, test_data_dir: str | None = None, **settings: Any) -> dict[str, Any]:
+    """Score the maps of a folder; see `evaluation.report.evaluate.evaluate_maps`, here without its imports."""
+    from evaluation.report.evaluate import evaluate_maps
 
-    Returns: the content of metrics.json.
-    Raises:
-        UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
-    """
-    from evaluation.scores.images import Scorer, integer_scale, score_maps, summarize
-    from evaluation.scores.map_folder import find_maps, match_maps
-
-    folder = find_maps(prd_dir)
-    samples, list_path = labelled_samples(folder, test_data_dir, data_root)
-    matches = match_maps(samples, folder)
-    tell_unmatched(matches)
-    record = folder.record
-    classes = num_classes or record.get("num_classes") or 1
-    scorer = Scorer(
-        classes,
-        record.get("ignore_index") if ignore_index is None else ignore_index,
-        choose_threshold(threshold, record, classes),
-        integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
-    )
-    with Progress(len(matches.pairs), "scoring") as progress:
-        totals = score_maps(matches.pairs, scorer, tick=progress.update)
-    summary = {
-        **summarize(totals, scorer),
-        "maps": display_path(folder.maps),
-        "list": display_path(list_path),
-        "images_without_map": [display_path(path) for path in matches.images_without_map],
-        "environment": environment_record(),
-    }
-    target = out or folder.folder
-    write_json(target / "metrics.json", summary)
-    write_per_image(target / "per_image.csv", totals.results)
-    print_table(summary)
-    if report:
-        from evaluation.report import write_examples, write_report
-
-        examples = write_examples(target / "overlays", totals.results, scorer, record.get("in_channels", 1))
-        run = REPO_ROOT / record["run"] if "run" in record else None
-        write_report(target / "report.html", summary, totals, examples, run)
-    print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
-    return summary
-
-
-def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None) -> tuple[list[Sample], Path]:
-    """The samples with labels of the list given, else of the one that inference recorded."""
-    from datasets.lists import find_list, read_list
-
-    name = given or folder.record.get("list")
-    if name is None:
-        reason = "has no predictions.json" if not folder.record else "was made with --input"
-        raise UserError(
-            f"{display_path(folder.folder)} {reason}: give the list with the labels by --test_data_dir LIST"
-        )
-    list_path = find_list(name, folder.record.get("dataset", ""))
-    samples = read_list(list_path, data_root or folder.record.get("data_root"), labels="optional")
-    labelled = [sample for sample in samples if sample.label is not None]
-    if not labelled:
-        raise UserError(f"{display_path(list_path)} has no labels: give a list that does by --test_data_dir LIST")
-    if len(labelled) < len(samples):
-        print(f"images without a label, left out: {len(samples) - len(labelled)} of {len(samples)}")
-    return labelled, list_path
-
-
-def choose_threshold(given: float | None, record: dict[str, Any], num_classes: int) -> float:
-    """The threshold given, else the one that inference recorded, else one half, which is said."""
-    if given is not None:
-        return given
-    if record.get("threshold") is not None:
-        return float(record["threshold"])
-    if num_classes == 1:
-        print(f"no threshold is recorded and none is given: {DEFAULT_THRESHOLD} is used")
-    return DEFAULT_THRESHOLD
-
-
-def tell_unmatched(matches: Matches) -> None:
-    """Name what has no partner."""
-    for paths, what in (
-        (matches.images_without_map, "labelled images without a map, left out"),
-        (matches.maps_without_image, "maps without a labelled image, left out"),
-    ):
-        if paths:
-            print(f"{what} ({len(paths)}): {shortened([display_path(path) for path in paths], NAMED_FILES)}")
-
-
-def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
-    """A line per image: image, label, map, every figure (empty where undefined) and the confusion counts."""
-    counted = ("tp", "fp", "fn", "tn") if results[0].counts is not None else ()
-    rows = []
-    for result in results:
-        names = [display_path(file) for file in (result.sample.image, result.sample.label, result.map_path)]
-        rows.append([*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)])
-    write_csv(path, ["image", "label", "map", *results[0].metrics, *counted], rows)
-
-
-def print_table(summary: dict[str, Any]) -> None:
-    """The figures for people."""
-    from evaluation.scores.images import TITLES, show, title_of
-
-    at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
-    print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
-    oracle = summary["oracle"]
-    print(
-        f"{'':22}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
-        + (f"{'*oracle*':>11}" if oracle else "")
-    )
-    for name, mean in summary["per_image_mean"].items():
-        interval = f"[{show(mean['low'])}, {show(mean['high'])}]"
-        undefined = f"{mean['undefined']}" if mean["undefined"] else ""
-        title = title_of(name, summary["num_classes"])
-        line = f"{title:22}{show(summary['pooled'].get(name)):>8}   {show(mean['mean']):8}{interval:24}"
-        print(f"{line}{undefined:>9}" + (f"{show(oracle.get(name)):>11}" if oracle else ""))
-    for row in summary.get("classes", ()):
-        figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in ("iou", "f1", "precision", "sensitivity"))
-        print(f"class {row['class']:<3} {figures}  ({row['pixels']} pixels)")
-    if summary["n_both_empty"]:
-        print(f"images with neither foreground nor a prediction of it (IoU = F1 = 1): {summary['n_both_empty']}")
-    if oracle:
-        print(f"*oracle*: at threshold {summary['oracle_threshold']:.4f}, the best on these very labels")
+    return evaluate_maps(prd_dir, test_data_dir, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score what the command line names."""
-    options = parse_options(arguments)
-    evaluate_maps(
-        options.prd_dir,
-        options.test_data_dir,
-        threshold=options.threshold,
-        num_classes=options.num_classes,
-        ignore_index=options.ignore_index,
-        data_root=options.data_root,
-        out=options.out,
-        report=not options.no_report,
-    )
+    options = vars(parse_options(arguments))
+    evaluate_maps(report=not options.pop("no_report"), **options)
 
 
 if __name__ == "__main__":

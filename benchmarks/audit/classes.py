@@ -79,7 +79,7 @@ def test_network(run: Path, test_list: Path, num_classes: int) -> dict[str, Any]
     """Predict and score a list with the run's best checkpoint, and with the plain argmax of the same scores."""
     from datasets.image_io import read_label, read_scores
     from datasets.lists import read_list
-    from evaluation.metrics import evaluate_maps
+    from evaluation.report.evaluate import evaluate_maps
     from evaluation.scores import confusion_matrix, mean_iou
 
     folder = predict(run, "--data_list", str(test_list), "--save_scores")

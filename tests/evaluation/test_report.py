@@ -14,7 +14,7 @@ import pytest
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.labels import IGNORE
 from datasets.lists import Sample
-from evaluation.metrics import evaluate_maps
+from evaluation.report.evaluate import evaluate_maps
 from evaluation.report import choose_examples
 from evaluation.scores.images import ImageResult
 from utils import overlays
