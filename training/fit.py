@@ -246,15 +246,13 @@ def train(
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
     begun, last = state.epoch, options.run.stop_after or options.optimization.epochs
-    pseudo_labels = PseudoLabels(options, data.train, data.val, run) if options.label_free.igtt else None
+    pseudo_labels = PseudoLabels(options, data.train, run) if options.label_free.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
         logger.say(pseudo_labels.description())
-    while state.epoch < last and not (pseudo_labels and pseudo_labels.is_done()):
+    while state.epoch < last:
         epoch = state.epoch + 1
         seed_everything(options.run.seed, epoch)
-        if pseudo_labels is not None:
-            pseudo_labels.prepare(epoch)
         trace = run if options.machine.profile and state.epoch == begun else None
         figures = run_epoch(options, data, state, epoch, trace)
         if trace is not None:
@@ -262,26 +260,21 @@ def train(
         state.epoch = epoch
         counts = None if data.val_loader is None else count_validation(options, data, state)
         if pseudo_labels is not None:
-            pseudo_labels.refresh(state, counts)
+            pseudo_labels.refresh(state)
         selection = decide(options, state, counts, pseudo_labels)
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
         if state.best is None or not selection.figure <= state.best["figure"]:
             state.best = {"epoch": epoch, "figure": selection.figure}
         report_epoch(logger, options, epoch, figures, selection)
         if is_main():
-            ends = epoch == last or (pseudo_labels is not None and pseudo_labels.is_done())
-            due = is_numbered(options, epoch) or ends
+            due = is_numbered(options, epoch) or epoch == last
             save_epoch(writer, state, run, config, selection, numbered=due)
             if due:
                 show_pictures(writer, logger, data, state, selection)
             if pseudo_labels is not None:
                 writer.wait()  # the checkpoints on disk name the masks that are kept
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
-    if pseudo_labels and pseudo_labels.is_done():
-        logger.say(
-            f"the pseudo-labels have settled: stopped after epoch {state.epoch} of {options.optimization.epochs}"
-        )
-    elif last < options.optimization.epochs:
+    if last < options.optimization.epochs:
         logger.say(f"stopped after epoch {last} of {options.optimization.epochs}; go on with: {resume_command(run)}")
     logger.say(next_commands(run, state.best["epoch"], data))
 

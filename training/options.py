@@ -55,8 +55,7 @@ INITIAL_LABEL_NAMES = (
     "random_walker",
     "vote",
 )
-REFRESH_NAMES = ("epoch", "agreement", "dmi", "audit")
-CRITERION_NAMES = ("dmi", "iou", "bce", "contrast")
+CRITERION_NAMES = ("dmi", "bce")
 FOREGROUND_NAMES = ("bright", "dark", "minority", "auto")
 MAX_SEED = 2**63 - 1  # that torch takes
 EMS = "skeleton+shift:1+sample:0.1"  # extraction of the meta-structure, tested equal to label_noise.EMS_SPEC
@@ -150,12 +149,7 @@ class LabelFreeOptions:
     igtt_recipe: str | None = None
     igtt_warmup: float = 0.0
     igtt_ems: str = EMS
-    igtt_final_share: float | None = None
     igtt_criterion: str = "dmi"
-    igtt_tta: bool = False
-    igtt_refresh: str = "epoch"
-    igtt_patience: int = 0
-    use_evaluation: bool = False
     foreground: str = "minority"
 
 
@@ -401,28 +395,7 @@ def _add_label_free_options(parser: argparse.ArgumentParser) -> None:
     )
     free.add("--igtt_warmup", "share of the epochs before labels are first refreshed", type=share, metavar="SHARE")
     free.add("--igtt_ems", "noise spec that turns masks into labels; clean: the masks themselves", metavar="SPEC")
-    free.add(
-        "--igtt_final_share", "what the sampling of the spec has become by the last epoch", type=share, metavar="SHARE"
-    )
     free.add("--igtt_criterion", "which mask of a score map becomes the label", choices=CRITERION_NAMES)
-    free.add("--igtt_tta", "average predictions over flips and rotations", action="store_true")
-    free.add(
-        "--igtt_refresh",
-        "when labels are replaced: every epoch; until they settle (agreement); when held-out "
-        "images are parted more clearly (dmi); when other images predict them better (audit)",
-        choices=REFRESH_NAMES,
-    )
-    free.add(
-        "--igtt_patience",
-        "stop after this many refreshes that change under 1%%; 0: never",
-        type=non_negative_int,
-        metavar="N",
-    )
-    free.add(
-        "--use_evaluation",
-        "replace labels when the IoU with validation labels rises: no longer label-free",
-        action="store_true",
-    )
     free.add("--foreground", "what tells structure from background", choices=FOREGROUND_NAMES)
 
 

@@ -13,18 +13,17 @@ from utils.cli import UserError, one_of
 # What other options are about: without them these would do nothing.
 ABOUT = {
     "label_noise": ("label_noise_refresh", "noise_seed", "noise_device", "unlabelled"),
-    "igtt": (
-        "igtt_init",
-        "igtt_warmup",
-        "igtt_ems",
-        "igtt_final_share",
-        "igtt_criterion",
-        "igtt_tta",
-        "igtt_refresh",
-        "igtt_patience",
-        "use_evaluation",
-        "foreground",
-    ),
+    "igtt": ("igtt_init", "igtt_warmup", "igtt_ems", "igtt_criterion", "foreground"),
+}
+
+LAST_WITH_REMOVED = "a715d67"
+# What runs of before could be told and no longer can, with the value that is left.
+REMOVED = {
+    "igtt_refresh": "epoch",
+    "igtt_final_share": None,
+    "igtt_tta": False,
+    "igtt_patience": 0,
+    "use_evaluation": False,
 }
 
 # What may differ when a run is resumed; anything else would make it another run.
@@ -145,8 +144,15 @@ def resume_options(given: dict[str, Any], config: dict[str, Any]) -> TrainingOpt
     """The options of a resumed run: those of its config, with the changeable ones that were given.
 
     Raises:
-        UserError: an option was given that differs from the run's and may not change.
+        UserError: an option was given that differs from the run's and may not change, or the run has one that no longer
+            exists.
     """
+    for name, left in REMOVED.items():
+        if config.get(name, left) != left:
+            raise UserError(
+                f"the run was started with {as_typed(name, config[name])}, which no longer exists: start a new run, or "
+                f"resume it at commit {LAST_WITH_REMOVED}"
+            )
     known = {
         name: tuple(config[name]) if isinstance(config[name], list) else config[name]
         for name in DEFAULTS

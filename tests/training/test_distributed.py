@@ -133,7 +133,7 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     options = configure({"resume": str(folder)}, root)
     data = load_data(options, root, torch.device("cpu"), print)
     state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts())
-    PseudoLabels(options, data.train, None, tmp_path).refresh(state)
+    PseudoLabels(options, data.train, tmp_path).refresh(state)
     written = sorted((folder / "igtt" / "epoch_2").glob("*.png"))
     assert len(written) == 8
     for path in written:

@@ -7,22 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets.label_noise import EMS_SPEC
 from datasets.labels import IGNORE
 from evaluation.classical.methods import BASELINES
 from training.label_free.masks import (
     CANDIDATES,
     CRITERIA,
     INITIAL_LABELS,
-    anneal_sampling,
+    bce_mask,
+    dmi_mask,
     extract_structure,
-    has_settled,
     initial_mask,
     mask_agreement,
     orient_masks,
-    search_masks,
     select_masks,
-    separation,
     stretch,
 )
 from training.losses.density import density_cross_entropy, density_target
@@ -43,11 +40,6 @@ def determinant(scores: torch.Tensor, mask: torch.Tensor) -> float:
     return float(torch.linalg.det(torch.stack([p, 1 - p]) @ torch.stack([s, 1 - s]).T).abs()) / len(p) ** 2
 
 
-def soft_iou(scores: torch.Tensor, mask: torch.Tensor) -> float:
-    p, s = scores.double().flatten(), mask.double().flatten()
-    return float((p * s).sum() / (p + s - p * s).sum())
-
-
 def negative_bce(scores: torch.Tensor, mask: torch.Tensor) -> float:
     p = scores.double().flatten().clamp(1e-7, 1 - 1e-7)
     return -float(F.binary_cross_entropy(p, mask.double().flatten()))
@@ -59,78 +51,54 @@ def candidates(values: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("hesitant", [False, True])
-@pytest.mark.parametrize("name, figure", [("dmi", determinant), ("iou", soft_iou), ("bce", negative_bce)])
-def test_the_search_finds_the_best_of_all_candidates(name, figure, hesitant, rng):
+def test_the_bce_mask_is_the_best_of_all_candidates(hesitant, rng):
     scores = make_scores(rng, hesitant=hesitant).float()
-    found = search_masks(scores, name)
+    found = bce_mask(scores)
     for image, mask, values in zip(scores, found, stretch(scores), strict=True):
         values = values.view_as(image)
-        best = max(figure(values, candidate) for candidate in candidates(values))
-        assert figure(values, mask) == pytest.approx(best, rel=1e-4)
+        best = max(negative_bce(values, candidate) for candidate in candidates(values))
+        assert negative_bce(values, mask) == pytest.approx(best, rel=1e-4)
         assert any(torch.equal(mask, candidate) for candidate in candidates(values))
         assert mask.any() and not mask.all(), "neither nothing nor all, even where the network is undecided"
 
 
 @pytest.mark.parametrize("hesitant", [False, True])
-def test_the_closed_form_beats_every_candidate_and_lies_between_two(hesitant, rng):
-    scores = make_scores(rng, hesitant=hesitant).float()
-    for image, closed, searched in zip(scores, select_masks(scores), search_masks(scores, "dmi"), strict=True):
+def test_the_closed_form_of_dmi_beats_every_threshold(hesitant, rng):
+    for image in make_scores(rng, hesitant=hesitant).float():
         masks = [image > threshold for threshold in torch.linspace(float(image.min()), float(image.max()), 30)]
-        assert determinant(image, closed) >= max(determinant(image, mask) for mask in masks) - 1e-9
-        assert determinant(image, closed) >= determinant(image, searched) >= 0.97 * determinant(image, closed)
-        assert (closed & ~searched).sum() * (searched & ~closed).sum() == 0, "thresholds of one map are nested"
-
-
-def test_separation_is_the_determinant_of_the_best_mask(rng):
-    scores = torch.cat([make_scores(rng), make_scores(rng, hesitant=True)])
-    best = [determinant(image, mask) for image, mask in zip(scores, select_masks(scores.float()), strict=True)]
-    assert separation(scores).tolist() == pytest.approx(best, rel=1e-4)
-    assert separation(torch.full((1, 1, 4, 4), 0.7)).item() == pytest.approx(0, abs=1e-6)
+        assert determinant(image, dmi_mask(image[None])[0]) >= max(determinant(image, mask) for mask in masks) - 1e-9
 
 
 def test_swapping_classes_swaps_the_dmi_mask(rng):
     scores = make_scores(rng).double()
-    assert torch.equal(select_masks(1 - scores), ~select_masks(scores))
+    assert torch.equal(dmi_mask(1 - scores), ~dmi_mask(scores))
 
 
 def test_bce_selects_what_is_more_likely_than_not(rng):
     scores = make_scores(rng, size=32).float()
     scores = torch.cat([scores.flatten(1), torch.tensor([[0.0, 1.0]] * 4)], 1)[:, None, None]  # spans [0, 1] already
     unsure = (scores - 0.5).abs() < 1 / (CANDIDATES + 1)
-    assert torch.equal(search_masks(scores, "bce")[~unsure], (scores > 0.5)[~unsure])
+    assert torch.equal(bce_mask(scores)[~unsure], (scores > 0.5)[~unsure])
 
 
 def test_each_image_is_selected_on_its_own(rng):
     scores = make_scores(rng)
     scores[1] = 0.01 * scores[1]
     for name in CRITERIA:
-        guide = scores.sqrt()
-        together = select_masks(scores, name, guide)
-        alone = torch.cat([select_masks(scores[i : i + 1], name, guide[i : i + 1]) for i in range(4)])
+        together = select_masks(scores, name)
+        alone = torch.cat([select_masks(scores[i : i + 1], name) for i in range(4)])
         assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_constant_scores_give_an_empty_mask(name):
     scores = torch.full((2, 1, 8, 8), 0.3)
-    assert not select_masks(scores, name, torch.rand(2, 1, 8, 8)).any()
-
-
-def test_contrast_finds_the_width_that_the_image_shows():
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    distance = (y - 32).hypot(x - 32)
-    truth = distance <= 10
-    scores = torch.exp(-(distance**2) / 200)[None, None]  # right place, no width
-    found = search_masks(scores, "contrast", 5 + 40000 * truth[None, None])
-    assert (found[0, 0] ^ truth).sum() <= 0.25 * truth.sum()
-    assert (select_masks(scores)[0, 0] ^ truth).sum() > truth.sum(), "which the scores alone do not tell"
-    with pytest.raises(ValueError, match="guide"):
-        search_masks(scores, "contrast")
+    assert not select_masks(scores, name).any()
 
 
 def test_an_unknown_criterion_names_those_that_exist(rng):
-    with pytest.raises(UserError, match="dmi, iou, bce, contrast"):
-        search_masks(make_scores(rng), "best")
+    with pytest.raises(UserError, match="dmi, bce"):
+        select_masks(make_scores(rng), "best")
 
 
 @pytest.mark.parametrize("foreground, sign", [("bright", 1), ("dark", -1)])
@@ -170,13 +138,6 @@ def test_structures_are_a_tenth_of_the_shifted_skeleton():
     for seed, epoch, image_id in ((4, 2, "a.tif"), (3, 1, "a.tif"), (3, 2, "b.tif")):
         assert not np.array_equal(label, extract_structure(mask, seed, epoch, image_id))
     assert np.array_equal(extract_structure(mask, 3, 2, "a.tif", spec="clean"), mask)
-
-
-def test_sampling_anneals_from_the_spec_to_the_final_share():
-    shares = [anneal_sampling(EMS_SPEC, progress, 0.8) for progress in (0, 1 / 3, 2 / 3, 1)]
-    assert shares == [f"skeleton+shift:1+sample:{share}" for share in ("0.1", "0.2", "0.4", "0.8")]
-    assert anneal_sampling("skeleton+shift:1", 0.5, 0.8) == "skeleton+shift:1"
-    assert anneal_sampling("sample:0", 0.5, 0.8) == "sample:0"
 
 
 @pytest.mark.parametrize("name", INITIAL_LABELS)
@@ -244,11 +205,3 @@ def test_agreement_is_the_dice_of_two_masks():
     after[0, 0, :2], after[1, 0, 1:3] = True, True
     assert mask_agreement(before, after).tolist() == [1, 0.5, 0, 1]
     assert torch.equal(mask_agreement(before, after), mask_agreement(after, before))
-
-
-@pytest.mark.parametrize(
-    "agreements, settled",
-    [([], False), ([1.0, 1.0], False), ([0.2, 0.995, 0.99, 1.0], True), ([0.995, 0.98, 0.995], False)],
-)
-def test_training_has_settled_after_three_quiet_refreshes(agreements, settled):
-    assert has_settled(agreements) is settled

@@ -13,12 +13,11 @@ import torch
 from datasets.label_noise import EMS_SPEC
 from training.fit import configure, fit
 from training.label_free.masks import CRITERIA, INITIAL_LABELS
-from training.label_free.refresh_rules import REFRESH_RULES
-from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES, REFRESH_NAMES
+from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES
 from training.resolve import resolve_options
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.files import read_json, read_jsonl
+from utils.files import read_json, read_jsonl, write_json
 
 FREE = {
     "dataset": "disks",
@@ -43,7 +42,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_help_names_what_exists():
-    assert EMS == EMS_SPEC and tuple(CRITERIA) == CRITERION_NAMES and tuple(REFRESH_RULES) == REFRESH_NAMES
+    assert EMS == EMS_SPEC and tuple(CRITERIA) == CRITERION_NAMES
     assert set(INITIAL_LABEL_NAMES) == set(INITIAL_LABELS)
 
 
@@ -87,13 +86,7 @@ def test_validation_labels_decide_nothing(disks):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"igtt_init": "black"},
-        {"igtt_recipe": "published"},
-        {"igtt_warmup": 0.0, "igtt_refresh": "dmi"},
-        {"igtt_warmup": 0.0, "igtt_refresh": "audit", "igtt_ems": EMS, "igtt_final_share": 1.0},
-    ],
+    "given", [{"igtt_init": "black"}, {"igtt_recipe": "published"}, {"igtt_warmup": 0.0, "igtt_ems": EMS}]
 )
 def test_stopped_and_resumed_equals_uninterrupted(disks, given):
     given = {"epochs": 3, "checkpoint_every": 1, **given}
@@ -141,27 +134,11 @@ def test_first_masks_stay_while_warming_up(disks):
     assert [path.read_bytes() for path in two] != [path.read_bytes() for path in three]
 
 
-def test_a_run_ends_when_its_masks_have_settled(disks, capsys):
-    still = {"lr": 1e-12, "norm": "group", "igtt_init": "black", "igtt_warmup": 0.0}
-    folder = run(disks, epochs=6, igtt_patience=2, run_name="settled", **still)
-    assert [line["val/agreement"] for line in read_jsonl(folder / "metrics.jsonl")] == [1, 1]
-    assert "have settled: stopped after epoch 2 of 6" in capsys.readouterr().out
-    assert load_checkpoint(folder / "checkpoints" / "epoch_2.pth")["epoch"] == 2
-
-
-def test_evaluation_guides_the_refresh_only_when_asked_and_says_so(disks, capsys):
-    given = {"epochs": 4, "igtt_warmup": 0.0, "checkpoint_every": 1}
-    folder = run(disks, use_evaluation=True, run_name="guided", **given)
-    assert "no longer label-free" in capsys.readouterr().out
-    figure = float(read_json(folder / "igtt" / "epoch_4" / "manifest.json")["figure"])
-    assert 0 <= figure <= 1, "the IoU at the last replacement"
-    run(disks, run_name="free", **given)
-    assert "no longer label-free" not in capsys.readouterr().out
-    (disks / "txt" / "disks" / "val.txt").unlink()
-    with pytest.raises(UserError, match="--val_list with labels"):
-        run(disks, use_evaluation=True, run_name="unguided", **given)
-    with pytest.raises(UserError, match="--igtt"):
-        resolve_options({"use_evaluation": True}, has_accelerator=False)
+def test_a_run_with_rules_that_no_longer_exist_is_not_resumed_as_another(disks):
+    folder = run(disks, epochs=2, stop_after=1, run_name="ruled")
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), "igtt_refresh": "dmi"})
+    with pytest.raises(UserError, match="--igtt_refresh dmi, which no longer exists: .* a715d67"):
+        fit(configure({"resume": str(folder)}, disks), disks)
 
 
 @pytest.mark.parametrize("given", [{"num_classes": 3}, {"label_noise": "flip:0.1"}, {"fold": "1/2"}])

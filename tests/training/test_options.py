@@ -132,7 +132,7 @@ def test_nothing_else_may_change_on_resume(name):
         ({"noise_seed": 3}, "label_noise"),
         ({"label_noise_refresh": "epoch"}, "label_noise"),
         ({"igtt_warmup": 0.5}, "igtt"),
-        ({"use_evaluation": True}, "igtt"),
+        ({"foreground": "dark"}, "igtt"),
         ({"foreground": "dark"}, "igtt"),
     ],
 )

@@ -1,4 +1,4 @@
-r"""Building blocks of label-free training (iGTT): masks from predictions, structures from masks, rules without labels.
+r"""Building blocks of label-free training (iGTT): masks from predictions, structures from masks.
 
 One refresh of the pseudo-labels is, image by image and without any label,
 
@@ -12,13 +12,13 @@ Source: Luo et al., *Deep Neural Networks Learn Meta-Structures from Noisy Label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.label_noise import EMS_SPEC, make_noisy_label, parse_spec
+from datasets.label_noise import EMS_SPEC, make_noisy_label
 from evaluation.classical.foreground import orient
 from evaluation.classical.methods import BASELINES
 from utils.cli import one_of
@@ -26,9 +26,6 @@ from utils.cli import one_of
 CANDIDATES = 30
 FIXED_POINT = 2.0**32
 MAX_LOGIT = 14.0  # of a score of 1 - 8e-7, so that saturated scores count but do not decide alone
-
-SumAbove = Callable[[Tensor], Tensor]
-
 
 # From scores to masks
 
@@ -40,89 +37,49 @@ def stretch(scores: Tensor) -> Tensor:
     return torch.where(high > low, (flat - low) / (high - low), 0.0)
 
 
-def dmi_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:
-    r""":math:`|\mathrm{Cov}(p, s)| = |\det(\mathcal P \mathcal S^\top)| / N^2`, to be maximized.
-
-    :math:`\mathcal P, \mathcal S` are the 2 × N stacks of foreground and background. Source: Xu et al., *L_DMI*,
-    NeurIPS 2019. Its best mask has the closed form :math:`s = [p > \bar p]`, see :func:`select_masks`.
-    """
-    return sum_above(scores - scores.mean(1, keepdim=True)).abs() / scores.shape[1]
-
-
-def iou_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:
-    r""":math:`\sum p s \,/\, \sum (p + s - p s)`: the soft intersection over union with the scores."""
-    area = sum_above(scores)
-    return area / (scores.sum(1, keepdim=True) + sum_above(torch.ones_like(scores)) - area).clamp_min(1e-12)
-
-
-def bce_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:
-    r""":math:`\sum_s \mathrm{logit}\,p`: what of the negative cross-entropy depends on the mask; best at p > 1/2."""
-    return sum_above(scores.logit(eps=1e-7).clamp(-MAX_LOGIT, MAX_LOGIT))
-
-
-def contrast_gain(scores: Tensor, guide: Tensor | None, sum_above: SumAbove) -> Tensor:
-    r""":math:`\mathrm{Cov}(g, s)^2 / \mathrm{Var}(s)`: the variance of the image g between mask and background.
-
-    Otsu's criterion, over the masks that the network proposes instead of those of an intensity threshold: the scores
-    say where structures are, the image how wide they are.
-    """
-    if guide is None:
-        raise ValueError("criterion 'contrast' looks at the image: hand it in as guide")
-    guide = guide.flatten(1).float()
-    guide = (guide - guide.mean(1, keepdim=True)) / guide.std(1, keepdim=True).clamp_min(1e-12)
-    count = sum_above(torch.ones_like(guide)) / guide.shape[1]
-    covariance = sum_above(guide) / guide.shape[1]
-    return covariance**2 / (count * (1 - count)).clamp_min(1e-12)
-
-
-# name → gain (B, K) of K candidate masks, from stretched scores (B, N), the guide and the sums above K thresholds.
-CRITERIA: dict[str, Callable[[Tensor, Tensor | None, SumAbove], Tensor]] = {
-    "dmi": dmi_gain,
-    "iou": iou_gain,
-    "bce": bce_gain,
-    "contrast": contrast_gain,
-}
-
-
-def search_masks(scores: Tensor, criterion: str, guide: Tensor | None = None, candidates: int = CANDIDATES) -> Tensor:
-    """The best of ``candidates`` masks per image, one for each threshold evenly inside (min p, max p).
-
-    Scores are stretched to [0, 1] first, else a hesitant network's best IoU mask is the whole image and its best BCE
-    mask none of it. No candidate is the whole image. One pass sorts pixels into the bins between thresholds;
-    cumulative sums of the bins, in fixed point and so independent of the order of addition, give every candidate.
-
-    Args:
-        scores: (B, 1, H, W), any range.
-        criterion: a key of ``CRITERIA``.
-        guide: images (B, 1, H, W) for the criterion ``contrast``.
-    Returns: bool (B, 1, H, W); of equally good candidates the smallest mask, and empty where the scores are constant.
-    """
-    gain = CRITERIA[one_of(criterion, tuple(CRITERIA), "mask criterion")]
-    values = stretch(scores)
-    bins = ((values * (candidates + 1)).ceil().long() - 1).clamp(0, candidates)  # thresholds below the pixel
-
-    def sum_above(terms: Tensor) -> Tensor:
-        fixed = (terms * FIXED_POINT).long()
-        sums = torch.zeros(len(terms), candidates + 1, dtype=torch.long, device=terms.device)
-        sums.scatter_add_(1, bins, fixed)
-        return sums.flip(1).cumsum(1)[:, :-1].float() / FIXED_POINT  # (B, K), from the highest threshold down
-
-    best = candidates - gain(values, guide, sum_above).argmax(1, keepdim=True)  # 1 … K
-    return (bins >= best).view(scores.shape)
-
-
-def select_masks(scores: Tensor, criterion: str = "dmi", guide: Tensor | None = None) -> Tensor:
-    r"""The best mask per image: for ``dmi`` in closed form over *all* masks, else of 30 thresholds.
+def dmi_mask(scores: Tensor) -> Tensor:
+    r"""The mask per image with the most determinant-based mutual information, in closed form over *all* masks.
 
     .. math:: \det(\mathcal P \mathcal S^\top) = N \sum p s - \sum p \sum s = N \sum_{x \in s} (p_x - \bar p)
               \;\Rightarrow\; s^* = [\,p > \bar p\,]
 
-    Args, returns: as :func:`search_masks`.
+    with :math:`\mathcal P, \mathcal S` the 2 × N stacks of foreground and background.
+
+    Args:
+        scores: (B, 1, H, W), any range.
+    Returns: bool (B, 1, H, W); empty where the scores are constant.
+    Source: Xu et al., *L_DMI*, NeurIPS 2019.
     """
-    if criterion != "dmi":
-        return search_masks(scores, criterion, guide)
     values = stretch(scores)
     return (values > values.mean(1, keepdim=True)).view(scores.shape)
+
+
+def bce_mask(scores: Tensor, candidates: int = CANDIDATES) -> Tensor:
+    r"""The mask per image with the least cross-entropy, of one for each threshold evenly inside (min p, max p).
+
+    What of the negative cross-entropy depends on the mask is :math:`\sum_s \mathrm{logit}\,p`; best is p > 1/2. Scores
+    are stretched to [0, 1] first, else a hesitant network's best mask is none of the image. No candidate is the whole
+    image. One pass sorts pixels into the bins between thresholds; cumulative sums of the bins, in fixed point and so
+    independent of the order of addition, give every candidate.
+
+    Args, returns: as :func:`dmi_mask`; of equally good candidates the smallest.
+    """
+    values = stretch(scores)
+    bins = ((values * (candidates + 1)).ceil().long() - 1).clamp(0, candidates)  # thresholds below the pixel
+    terms = values.logit(eps=1e-7).clamp(-MAX_LOGIT, MAX_LOGIT)
+    sums = torch.zeros(len(terms), candidates + 1, dtype=torch.long, device=terms.device)
+    sums.scatter_add_(1, bins, (terms * FIXED_POINT).long())
+    above = sums.flip(1).cumsum(1)[:, :-1].float() / FIXED_POINT  # (B, K), from the highest threshold down
+    best = candidates - above.argmax(1, keepdim=True)  # 1 … K
+    return (bins >= best).view(scores.shape)
+
+
+CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"dmi": dmi_mask, "bce": bce_mask}
+
+
+def select_masks(scores: Tensor, criterion: str) -> Tensor:
+    """The best mask per image, bool (B, 1, H, W), by a criterion of ``CRITERIA``; UserError for any other."""
+    return CRITERIA[one_of(criterion, tuple(CRITERIA), "mask criterion")](scores)
 
 
 def orient_masks(masks: Tensor, images: Tensor, foreground: str) -> Tensor:
@@ -160,23 +117,6 @@ def extract_structure(mask: np.ndarray, seed: int, epoch: int, image_id: str, sp
     return make_noisy_label(mask, spec, seed, image_id, epoch=epoch)
 
 
-def anneal_sampling(spec: str, progress: float, final_share: float) -> str:
-    """The spec with the share of its ``sample`` steps moved from its own value to ``final_share``, geometrically.
-
-    Few pixels while masks are poor, more as they improve. Shares are rounded to three digits.
-
-    Args:
-        progress: 0 at the first epoch, 1 at the last.
-        final_share: in (0, 1].
-    """
-    texts = []
-    for step in parse_spec(spec):
-        share = step.values[0] if step.name == "sample" else 0.0
-        moved = share > 0
-        texts.append(f"sample:{share ** (1 - progress) * final_share**progress:.3g}" if moved else step.text)
-    return "+".join(texts)
-
-
 def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image_id: str) -> np.ndarray:
     """The first pseudo-label of an image, before any network has seen it.
 
@@ -205,22 +145,6 @@ def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image
 INITIAL_LABELS = ("black", "random", *BASELINES)
 
 
-# Rules that use no label
-
-
-def separation(scores: Tensor) -> Tensor:
-    r"""How clearly scores part two classes: DMI with their own best mask, in closed form.
-
-    .. math:: \max_s |\mathrm{Cov}(p, s)| = \mathrm{Cov}(p, [p > \bar p]) = \tfrac12\,\overline{|p - \bar p|}
-
-    Args:
-        scores: (B, 1, H, W) in [0, 1].
-    Returns: (B,) in [0, 1/4].
-    """
-    flat = scores.flatten(1).float()
-    return (flat - flat.mean(1, keepdim=True)).abs().mean(1) / 2
-
-
 def mask_agreement(before: Tensor, after: Tensor) -> Tensor:
     r"""Dice :math:`2 \sum s s' / \sum (s + s')` of an image's mask at two refreshes; 1 where both are empty.
 
@@ -231,8 +155,3 @@ def mask_agreement(before: Tensor, after: Tensor) -> Tensor:
     before, after = before.flatten(1), after.flatten(1)
     total = before.sum(1) + after.sum(1)
     return torch.where(total > 0, 2 * (before & after).sum(1) / total.clamp_min(1), 1.0)
-
-
-def has_settled(agreements: Sequence[float], level: float = 0.99, patience: int = 3) -> bool:
-    """Whether the last ``patience`` refreshes each changed the masks by no more than 1 − ``level`` in mean Dice."""
-    return len(agreements) >= patience and min(agreements[-patience:]) >= level
