@@ -126,11 +126,6 @@ STEPS: dict[str, NoiseStep] = {
     "dilate": NoiseStep(noise_steps.dilate, (_SIDE,), example="dilate:5"),
     "erode": NoiseStep(noise_steps.erode, (_SIDE,), example="erode:5"),
     "skeleton": NoiseStep(noise_steps.skeleton, example="skeleton"),
-    "skeletons": NoiseStep(
-        noise_steps.skeletons,
-        (Parameter("n", "the number of scales, from 1 to 8", 8, 1, whole=True),),
-        example="skeletons:3",
-    ),
     "shift": NoiseStep(
         noise_steps.shift,
         (Parameter("r", f"the farthest move, {_WHOLE}", MAX_PIXELS, whole=True),),

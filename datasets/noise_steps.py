@@ -126,30 +126,6 @@ def skeleton(label: np.ndarray) -> np.ndarray:
     return _paint_classes(label, _skeleton)
 
 
-def skeletons(label: np.ndarray, scales: int) -> np.ndarray:
-    """Skeletons at several scales, together: wide objects get lines as wide as the coarser scales' pixels.
-
-    At scale k the mask is halved k times (a pixel is foreground where half of it is), thinned, enlarged again, and
-    kept where it lies inside the mask.
-    """
-    return _paint_classes(label, lambda mask: _skeletons(mask, scales))
-
-
-def _skeletons(mask: np.ndarray, scales: int) -> np.ndarray:
-    import cv2
-
-    height, width = mask.shape
-    found = _skeleton(mask)
-    for scale in range(1, scales):
-        small = -(-width // 2**scale), -(-height // 2**scale)
-        coarse = cv2.resize(mask.astype(np.float32), small, interpolation=cv2.INTER_AREA) >= 0.5
-        lines = cv2.resize(
-            _skeleton(coarse.astype(np.uint8)).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-        )
-        found = found | ((lines & mask) > 0)
-    return found
-
-
 def shift(label: np.ndarray, reach: int, *, rng: np.random.Generator) -> np.ndarray:
     """Scatter every foreground pixel by up to ±``reach`` in x and y, each uniform; clamped, collisions merge."""
     height, width = label.shape

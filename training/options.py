@@ -34,7 +34,6 @@ LOSS_NAMES = (
     "rce",
     "nr_dice",
     "tloss",
-    "density",
 )
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 SCHEDULE_NAMES = ("constant", "step", "cosine", "poly", "one_cycle")

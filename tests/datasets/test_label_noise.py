@@ -37,7 +37,6 @@ SPECS = [
     "erode:3",
     "skeleton",
     "shift:2",
-    "skeletons:3",
     "wobble:2,5",
     "missing:0.4",
     "merge:2",

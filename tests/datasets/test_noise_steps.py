@@ -34,7 +34,6 @@ EVERY_STEP = {
     "dilate": lambda label, rng: steps.dilate(label, 3),
     "erode": lambda label, rng: steps.erode(label, 3),
     "skeleton": lambda label, rng: steps.skeleton(label),
-    "skeletons": lambda label, rng: steps.skeletons(label, 3),
     "shift": lambda label, rng: steps.shift(label, 2, rng=rng),
     "wobble": lambda label, rng: steps.wobble(label, 2.0, 4.0, rng=rng),
     "missing": lambda label, rng: steps.missing(label, 0.5, rng=rng),
@@ -194,16 +193,6 @@ def test_erosion_equals_brute_force_and_neither_outside_nor_ignored_pixels_erode
 def test_an_image_full_of_foreground_does_not_erode():
     full = np.ones((16, 16), np.uint8)
     assert np.array_equal(steps.erode(full, 7), full)
-
-
-def test_coarser_skeletons_widen_with_the_object():
-    assert np.array_equal(steps.skeletons(disk(), 1), steps.skeleton(disk()))
-    ball, line = disk(radius=20), np.zeros((64, 64), np.uint8)
-    line[31:34, 4:60] = 1
-    for mask in (ball, line):
-        areas = [int(steps.skeletons(mask, scales).sum()) for scales in (1, 2, 3, 4)]
-        assert areas == sorted(areas) and not (steps.skeletons(mask, 4) & ~mask).any()
-    assert steps.skeletons(ball, 4).sum() > 3 * steps.skeleton(ball).sum()
 
 
 @EXAMPLES

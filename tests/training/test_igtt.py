@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets.labels import IGNORE
 from evaluation.classical.methods import BASELINES
 from training.label_free.masks import (
     CANDIDATES,
@@ -22,8 +21,6 @@ from training.label_free.masks import (
     select_masks,
     stretch,
 )
-from training.losses.density import density_cross_entropy, density_target
-from training.losses.functions import cross_entropy
 from utils.cli import UserError
 
 
@@ -156,46 +153,6 @@ def test_initial_labels_are_what_they_say(name, rng):
         assert mask.mean() == pytest.approx({"black": 0, "random": 0.5}[name], abs=0.05)
     with pytest.raises(UserError, match="black, random, otsu"):
         initial_mask("white", image, "bright", 0, "a.tif")
-
-
-def test_density_is_the_expectation_of_shifting():
-    line = np.zeros((40, 40), np.uint8)
-    line[20, 5:35] = 1
-    draws = np.mean([extract_structure(line, 0, epoch, "a", "shift:2") for epoch in range(100)], 0)
-    target = density_target(torch.from_numpy(line)[None], 2)[0].numpy()
-    hit = 1 - (1 - 1 / 25) ** 5  # chance that any of the five line pixels in reach lands on a pixel
-    assert target.max() == 1
-    assert np.allclose(draws[:, 10:30].mean(1), hit * target[:, 20], atol=0.03)
-
-
-def test_density_target_of_bandwidth_zero_is_the_label(rng):
-    labels = torch.from_numpy((rng.random((3, 12, 14)) < 0.3).astype(np.uint8))
-    labels[2] = 0
-    assert torch.equal(density_target(labels, 0), labels.float())
-    assert not density_target(labels, 3)[2].any(), "no foreground, no density"
-
-
-def test_density_target_leaves_out_what_is_ignored_or_outside():
-    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    labels[:, :, :4] = 1
-    labels[:, :, 4:] = IGNORE
-    assert torch.equal(density_target(labels, 2)[0, :, :6], torch.ones(8, 6)), "all that is known is foreground"
-    assert not density_target(labels, 2)[0, :, 6:].any()
-
-
-def test_density_cross_entropy_is_a_loss_like_the_others(rng):
-    logits = torch.from_numpy(rng.normal(size=(3, 1, 10, 12))).requires_grad_()
-    labels = torch.from_numpy((rng.random((3, 10, 12)) < 0.3).astype(np.uint8))
-    labels[:, 0] = IGNORE
-    labels[2] = IGNORE
-    assert torch.allclose(density_cross_entropy(logits, labels, bandwidth=0), cross_entropy(logits, labels))
-    loss = density_cross_entropy(logits, labels, bandwidth=1)
-    assert loss.shape == (3,) and loss[2] == 0
-    loss.sum().backward()
-    assert not logits.grad[2].any() and not logits.grad[:, :, 0].any() and logits.grad[0].any()
-    target = density_target(labels, 1).clamp(1e-6, 1 - 1e-6)[:, None]
-    at_best = density_cross_entropy(target.logit(), labels, bandwidth=1)[:2]
-    assert (at_best <= loss[:2]).all(), "least where scores equal the density"
 
 
 def test_agreement_is_the_dice_of_two_masks():

@@ -76,9 +76,6 @@ LOSSES: dict[str, LossSpec] = {
     ),
     "cldice": LossSpec("functions:soft_cl_dice_loss", "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
     "dmi": LossSpec("functions:dmi_loss", "images", {"eps": (1e-30, 1)}),
-    "density": LossSpec(
-        "density:density_cross_entropy", "pixels", {"bandwidth": (0, 50)}, binary_only=True, spatial=True
-    ),
     "forward": LossSpec("robust:forward_corrected_loss", "pixels"),
     "backward": LossSpec("robust:backward_corrected_loss", "pixels"),
     "gce": LossSpec("robust:generalized_cross_entropy", "pixels", {"q": (1e-3, 1)}),
