@@ -10,8 +10,6 @@ import colorsys
 import cv2
 import numpy as np
 
-from datasets.labels import IGNORE
-
 # Background, then the colours of Okabe and Ito (Color Universal Design, 2008), dark ones late.
 NAMED_COLORS = (
     (0, 0, 0),
@@ -23,6 +21,7 @@ NAMED_COLORS = (
     (213, 94, 0),
     (0, 114, 178),
 )
+IGNORE = 255  # in class maps, as in datasets/labels.py, which stands above this file
 FOUND, MISSED, INVENTED, IGNORED = (255, 255, 255), (0, 114, 255), (255, 120, 0), (110, 110, 110)
 SCORE_COLORS = ((0, 0, 0), (70, 15, 105), (180, 40, 100), (250, 140, 20), (255, 255, 200))  # at 0, ¼, ½, ¾, 1
 BACKDROP = 0.45  # brightness of the image behind the error colours
