@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from datasets.labels import IGNORE
-from datasets.noise_gpu import make_noisy_label_on_device
 from datasets.segmentation import Key, SegmentationDataset
 from datasets.transforms import Window, dihedral
 from utils.device import pinned
@@ -30,8 +29,7 @@ class DeviceLoader:
         dataset: what to load; every image is decoded here.
         batches: a sampler of batches of indices or ``(epoch, draw)`` keys.
         device: where the data lie and the batches come out; it must compute in float64.
-        labels_change: labels are made anew for every batch, as noise drawn every epoch needs: by the data set, or, if
-            its noise says so, on the device.
+        labels_change: the data set makes labels anew for every batch, as noise drawn every epoch needs.
     """
 
     def __init__(
@@ -55,7 +53,6 @@ class DeviceLoader:
         self.is_uint16 = kind == np.uint16
         self.pixels = torch.from_numpy(pixels.view(np.int16) if self.is_uint16 else pixels).to(device)
         self.labels = torch.from_numpy(np.concatenate([label.ravel() for label in labels])).to(device)
-        self.stored_labels = self.labels.clone() if labels_change and dataset.noise.device == "gpu" else None
         self.offsets = torch.from_numpy(np.stack([scaling.offset for scaling in scalings])).to(device)
         self.scales = torch.from_numpy(np.stack([scaling.scale for scaling in scalings])).to(device)
 
@@ -101,19 +98,7 @@ class DeviceLoader:
         self.label_epochs[index] = epoch
         height, width = self.sizes[index].tolist()
         place = slice(int(self.starts[index]), int(self.starts[index]) + height * width)
-        dataset, noise = self.dataset, self.dataset.noise
-        if self.stored_labels is None:
-            label = pinned(torch.from_numpy(np.ascontiguousarray(dataset.label(index, epoch))), self.device)
-        else:
-            label = make_noisy_label_on_device(
-                self.stored_labels[place].view(height, width),
-                dataset.steps,
-                noise.seed,
-                dataset.samples[index].image_id,
-                epoch,
-                dataset.num_classes,
-                noise.unlabelled,
-            )
+        label = pinned(torch.from_numpy(np.ascontiguousarray(self.dataset.label(index, epoch))), self.device)
         self.labels[place].copy_(label.flatten(), non_blocking=True)
 
     def _gather(self, indices: list[int], windows: list[Window]) -> tuple[Tensor, Tensor]:

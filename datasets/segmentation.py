@@ -34,14 +34,12 @@ class LabelNoise:
         seed: the noise's seed.
         refresh: ``fixed`` (made once) or ``epoch`` (a fresh draw every epoch).
         unlabelled: what sampling drops becomes ``background`` or is ``ignore``-d.
-        device: where the fresh draws of training are made: ``cpu``, or ``gpu`` with a random stream of its own.
     """
 
     spec: str
     seed: int = 0
     refresh: str = "fixed"
     unlabelled: str = "background"
-    device: str = "cpu"
 
 
 class SegmentationDataset(Dataset):

@@ -17,7 +17,6 @@ from utils.files import read_json, read_jsonl
 
 FRESH_NOISE = {"label_noise": "flip:0.2", "label_noise_refresh": "epoch"}
 RUNS = {
-    "noise drawn on the device": {**FRESH_NOISE, "noise_device": "gpu"},
     "as it comes": {},
     "data in memory": {"cache": "ram"},
     "data in files": {"cache": "none", "workers": 1},

@@ -26,7 +26,6 @@ from datasets.lists import (
     read_checked_list,
     read_list,
 )
-from datasets.noise_gpu import check_steps
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
@@ -96,12 +95,13 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30
 
 
-def choose_cache(name: str, need: int, device: torch.device, copies: int = 1) -> str:
+def choose_cache(name: str, need: int, device: torch.device, copies: int = 1, labels_change: bool = False) -> str:
     """Turn ``auto`` into the best place for decoded images: ``gpu``, ``ram``, or ``none`` where they fit in neither.
 
     Args:
         need: bytes of the decoded set.
         copies: processes of this machine that read; each keeps its own of what is cached in RAM.
+        labels_change: labels are drawn anew every epoch, which for a GPU is left to worker processes.
     Raises:
         UserError: ``gpu`` without a CUDA device.
     """
@@ -109,6 +109,8 @@ def choose_cache(name: str, need: int, device: torch.device, copies: int = 1) ->
         raise UserError(f"--cache gpu needs an NVIDIA or AMD GPU, and this run is on {device.type}: use --cache ram")
     if name != "auto":
         return name
+    if device.type == "cuda" and labels_change:
+        return "none"
     if device.type == "cuda" and need <= SHARE_OF_GPU * free_memory(device):
         return "gpu"
     fits = need * copies <= SHARE_OF_MEMORY * free_memory(torch.device("cpu"))
@@ -162,9 +164,8 @@ def load_data(options: TrainingOptions, root: Path, device: torch.device, say: C
         decoded_bytes(train_sizes + val_sizes, options.data.in_channels),
         device,
         max(1, options.machine.workers or 0) * local_world_size(),
+        labels_change=options.noise.label_noise_refresh == "epoch",
     )
-    if options.noise.noise_device == "gpu" and cache != "gpu":
-        raise UserError("--noise_device gpu changes labels that lie on a GPU; here they do not: use --noise_device cpu")
     kept, held_out = split_fold(len(train_samples), options.data.fold)
     train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
     batches = training_batches(options, len(train))
@@ -223,15 +224,9 @@ def training_noise(options: TrainingOptions) -> LabelNoise | None:
         return LabelNoise(options.label_free.igtt_ems, options.run.seed, refresh="epoch")
     if options.noise.label_noise is None:
         return None
-    steps = parse_spec(options.noise.label_noise, options.data.num_classes)
-    if options.noise.noise_device == "gpu":
-        check_steps(steps)
+    parse_spec(options.noise.label_noise, options.data.num_classes)
     return LabelNoise(
-        options.noise.label_noise,
-        options.noise.noise_seed,
-        options.noise.label_noise_refresh,
-        options.noise.unlabelled,
-        options.noise.noise_device,
+        options.noise.label_noise, options.noise.noise_seed, options.noise.label_noise_refresh, options.noise.unlabelled
     )
 
 

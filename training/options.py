@@ -135,7 +135,6 @@ class NoiseOptions:
     label_noise: str | None = None
     label_noise_refresh: str = "fixed"
     noise_seed: int | None = None
-    noise_device: str = "cpu"
     unlabelled: str = "background"
 
 
@@ -377,9 +376,6 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     noise.add("--label_noise", "noise put on the clean labels, e.g. flip:0.3 or skeleton+shift:1", metavar="SPEC")
     noise.add("--label_noise_refresh", "draw the noise once or every epoch anew", choices=("fixed", "epoch"))
     noise.add("--noise_seed", "seed of the noise (default: --seed)", type=seed_number, metavar="S")
-    noise.add(
-        "--noise_device", "where fresh noise is drawn; gpu: with random numbers of its own", choices=("cpu", "gpu")
-    )
     noise.add("--unlabelled", "what sampling drops becomes", choices=("background", "ignore"))
 
 

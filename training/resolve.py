@@ -12,7 +12,7 @@ from utils.cli import UserError, one_of
 
 # What other options are about: without them these would do nothing.
 ABOUT = {
-    "label_noise": ("label_noise_refresh", "noise_seed", "noise_device", "unlabelled"),
+    "label_noise": ("label_noise_refresh", "noise_seed", "unlabelled"),
     "igtt": ("igtt_init", "igtt_warmup", "igtt_ems", "igtt_criterion", "foreground"),
 }
 
@@ -24,6 +24,7 @@ REMOVED = {
     "igtt_tta": False,
     "igtt_patience": 0,
     "use_evaluation": False,
+    "noise_device": "cpu",
 }
 
 # What may differ when a run is resumed; anything else would make it another run.
@@ -103,11 +104,6 @@ def _check(options: TrainingOptions) -> None:
         raise UserError(f"--num_classes {options.data.num_classes} is more than 254, which 8-bit labels cannot hold")
     if options.data.num_classes > 1 and options.loss.pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
-    if options.noise.noise_device == "gpu" and options.noise.label_noise_refresh != "epoch":
-        raise UserError(
-            "--noise_device gpu is for --label_noise SPEC with --label_noise_refresh epoch: fixed labels "
-            "are made once, by the CPU"
-        )
     if options.label_free.igtt and (
         options.data.num_classes > 1 or options.noise.label_noise or options.data.fold or options.loss.class_weights
     ):

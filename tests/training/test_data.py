@@ -36,6 +36,11 @@ def test_auto_takes_the_fastest_place_with_room(monkeypatch, on_gpu, in_ram, cop
     assert choose_cache("auto", 100, CPU, copies) == expected.replace("gpu", "ram")
 
 
+def test_labels_that_change_are_left_to_worker_processes_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(data, "free_memory", lambda device: 1000)
+    assert [choose_cache("auto", 100, device, labels_change=True) for device in (GPU, CPU)] == ["none", "ram"]
+
+
 def test_a_named_place_is_taken_at_its_word():
     assert [choose_cache(name, 10**18, GPU) for name in CACHE_NAMES[1:]] == list(CACHE_NAMES[1:])
     with pytest.raises(UserError, match="--cache gpu .* cpu: use --cache ram"):
@@ -53,33 +58,8 @@ def test_bytes_count_images_and_labels():
 )
 def test_a_run_with_its_data_on_the_device_learns_the_same(disks, monkeypatch, extra):
     folders = [fit(configure({**SMALL, **extra, "cache": "none", "workers": 0, "run_name": "files"}, disks), disks)]
-    monkeypatch.setattr(data, "choose_cache", lambda *given: "gpu")
+    monkeypatch.setattr(data, "choose_cache", lambda *given, **more: "gpu")
     folders.append(fit(configure({**SMALL, **extra, "run_name": "device"}, disks), disks))
     files, device = (load_checkpoint(folder / "checkpoints" / "last.pth") for folder in folders)
     assert all(torch.equal(value, device["model"][name]) for name, value in files["model"].items())
     assert files["threshold"] == device["threshold"]
-
-
-def test_noise_of_the_device_trains_and_has_draws_of_its_own(disks, monkeypatch):
-    monkeypatch.setattr(data, "choose_cache", lambda *given: "gpu")
-    noise = {"label_noise": "flip:0.3", "label_noise_refresh": "epoch"}
-    runs = [
-        fit(configure({**SMALL, **noise, **extra, "run_name": f"noise{number}"}, disks), disks)
-        for number, extra in enumerate(({"noise_device": "gpu"}, {"noise_device": "gpu"}, {}))
-    ]
-    first, again, numpys = (load_checkpoint(run / "checkpoints" / "last.pth")["model"] for run in runs)
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert not all(torch.equal(value, numpys[name]) for name, value in first.items())
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"label_noise": "flip:0.3"}, "--label_noise_refresh epoch"),
-        ({"label_noise": "skeleton", "label_noise_refresh": "epoch"}, "does not make skeleton"),
-        ({"label_noise": "flip:0.3", "label_noise_refresh": "epoch"}, "use --noise_device cpu"),
-    ],
-)
-def test_noise_of_the_device_where_it_cannot_be(disks, given, message):
-    with pytest.raises(UserError, match=message):
-        fit(configure({**SMALL, **given, "noise_device": "gpu"}, disks), disks)
