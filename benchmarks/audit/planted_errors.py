@@ -30,7 +30,7 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import find_list, read_list, write_list
-from evaluation.label_errors.ranking import LabelJudge, Verdict, choose_predictions, rank_labels
+from evaluation.label_errors.ranking import LabelAssessor, RankedLabel, choose_predictions, rank_labels
 from evaluation.scores.map_folder import find_maps
 from utils.cli import UserError, run_command
 from utils.run_folder import LOG_ROOT, display_path
@@ -124,12 +124,12 @@ def predict_fold(dataset: str, folder: Path, fold: int, seed: int) -> Path:
     return run / "results" / f"epoch_{TRAINING['epochs']}_held_out"
 
 
-def cleanlab_qualities(verdicts: Sequence[Verdict], judge: LabelJudge) -> dict[str, np.ndarray]:
+def cleanlab_qualities(ranked: Sequence[RankedLabel], assessor: LabelAssessor) -> dict[str, np.ndarray]:
     """Quality of the same labels by cleanlab.segmentation, from the same score maps as they are."""
     from cleanlab.segmentation.filter import find_label_issues
     from cleanlab.segmentation.rank import get_label_quality_scores
 
-    pairs = [judge.read(verdict.prediction) for verdict in verdicts]
+    pairs = [assessor.read(entry.prediction) for entry in ranked]
     labels = np.stack([label for label, _ in pairs]).astype(np.int64)
     chances = np.stack([np.stack([1 - scores, scores]) for _, scores in pairs])
     softmin, _ = get_label_quality_scores(labels, chances, verbose=False)
@@ -160,14 +160,14 @@ def run_trial(dataset: str, spec: str, images: int, share: float, seed: int) -> 
     shutil.rmtree(folder, ignore_errors=True)
     planted = plant_errors(dataset, spec, images, share, seed, folder)
     maps = [find_maps(predict_fold(dataset, folder, fold, seed)) for fold in range(1, FOLDS + 1)]
-    verdicts, judge = rank_labels(choose_predictions(read_list(folder / "planted.txt"), maps), maps)
-    kinds = [planted[display_path(verdict.prediction.sample.image)] for verdict in verdicts]
-    qualities = {"ours": np.array([verdict.quality for verdict in verdicts]), **cleanlab_qualities(verdicts, judge)}
+    ranked, assessor = rank_labels(choose_predictions(read_list(folder / "planted.txt"), maps), maps)
+    kinds = [planted[display_path(entry.prediction.sample.image)] for entry in ranked]
+    qualities = {"ours": np.array([entry.quality for entry in ranked]), **cleanlab_qualities(ranked, assessor)}
     return {
         "settings": {"folds": FOLDS, **TRAINING},
-        "labels": len(verdicts),
+        "labels": len(ranked),
         "methods": {name: metrics_of(quality, kinds) for name, quality in qualities.items()},
-        "stand_out": [(kind, each.kind) for kind, each in zip(kinds, verdicts, strict=True) if each.stands_out],
+        "stand_out": [(kind, each.kind) for kind, each in zip(kinds, ranked, strict=True) if each.stands_out],
     }
 
 

@@ -21,7 +21,7 @@ COARSE = 32  # cells along each side of the grid on which labels are compared wi
 EXPLAINED = 0.5  # share of the divergence that an explanation must remove
 OVERLAP = 0.12  # share of an object, as against the usual foreground, up to which the other side has nothing of it
 MIN_OBJECT = 12  # pixels
-ONE_SIDED = 3  # how many times as many suspects on one side make a label too large or too small
+ONE_SIDED = 3  # how many times as many issues on one side make a label too large or too small
 SPECKLED = 0.02  # how much larger than three times the usual a label's share of lone pixels must be
 TURNS = {
     "mirrored left to right": lambda planes: planes[:, :, ::-1],
@@ -90,7 +90,7 @@ def speckle(label: np.ndarray) -> float:
 def guess_kind(
     label: np.ndarray,
     posterior: np.ndarray,
-    judgement: LabelQuality,
+    assessed: LabelQuality,
     confidence: np.ndarray,
     others: Others | None = None,
     place: int = 0,
@@ -105,10 +105,10 @@ def guess_kind(
         others, place: the other images of the list, and this one's place among them.
         usual_speckle: that of the list's labels.
     """
-    suspects = judgement.suspects(confidence)
-    if suspects.any() and not (label[judgement.valid] > 0).any():
+    issues = assessed.issues(confidence)
+    if issues.any() and not (label[assessed.valid] > 0).any():
         return "empty"
-    if suspects.any() and (label[judgement.valid] > 0).all():
+    if issues.any() and (label[assessed.valid] > 0).all():
         return "no background"
     if speckle(label) > 3 * usual_speckle + SPECKLED:
         return "scattered errors"
@@ -118,7 +118,7 @@ def guess_kind(
     other = None if others is None else others.better(place)
     if other is not None:
         return f"label of another image ({other})"
-    return explain_parts(label, posterior, judgement, suspects, confidence)
+    return explain_parts(label, posterior, assessed, issues, confidence)
 
 
 def explain_whole(label: np.ndarray, posterior: np.ndarray) -> str | None:
@@ -162,31 +162,31 @@ def best_shift(given: np.ndarray, expected: np.ndarray) -> tuple[tuple[int, int]
 
 
 def explain_parts(
-    label: np.ndarray, posterior: np.ndarray, judgement: LabelQuality, suspects: np.ndarray, confidence: np.ndarray
+    label: np.ndarray, posterior: np.ndarray, assessed: LabelQuality, issues: np.ndarray, confidence: np.ndarray
 ) -> str:
     """Objects missing or invented, drawn too large or too small, or classes confused."""
-    if not suspects.any():
+    if not issues.any():
         return "unusual density"
-    stated, predicted = judgement.stated(confidence), judgement.predicted(confidence)
-    missing, invented = suspects & (stated == 0), suspects & (predicted == 0)
-    if 2 * (suspects & ~missing & ~invented).sum() > suspects.sum():
-        pairs = stated[suspects].astype(int) * len(confidence) + predicted[suspects]
+    stated, predicted = assessed.stated(confidence), assessed.predicted(confidence)
+    missing, invented = issues & (stated == 0), issues & (predicted == 0)
+    if 2 * (issues & ~missing & ~invented).sum() > issues.sum():
+        pairs = stated[issues].astype(int) * len(confidence) + predicted[issues]
         drawn, right = divmod(int(np.bincount(pairs).argmax()), len(confidence))
         return f"class {right} drawn as {drawn}"
     expected = 1 - posterior[0]
     outside, inside = (expected[mask].mean() if mask.any() else 0.0 for mask in (predicted == 0, predicted > 0))
     least = outside + OVERLAP * max(inside - outside, 0)
-    drawn = ((label > 0) & judgement.valid).astype(np.float32)
+    drawn = ((label > 0) & assessed.valid).astype(np.float32)
     for mask, filling, name in ((predicted > 0, drawn, "missing"), (stated > 0, expected, "invented")):
-        count, area = lone_objects(mask, filling, least, suspects)
-        if count and 2 * area >= suspects.sum():
+        count, area = lone_objects(mask, filling, least, issues)
+        if count and 2 * area >= issues.sum():
             return f"{count} {name} object{'s' if count > 1 else ''}"
     if invented.sum() > ONE_SIDED * missing.sum():
         return "drawn too large"
     return "drawn too small" if missing.sum() > ONE_SIDED * invented.sum() else "outlines differ"
 
 
-def lone_objects(mask: np.ndarray, filling: np.ndarray, least: float, suspects: np.ndarray) -> tuple[int, int]:
+def lone_objects(mask: np.ndarray, filling: np.ndarray, least: float, issues: np.ndarray) -> tuple[int, int]:
     """Objects of one side that the other side has nothing of: their number, and how many suspect pixels are in them.
 
     Args:
@@ -199,4 +199,4 @@ def lone_objects(mask: np.ndarray, filling: np.ndarray, least: float, suspects: 
     areas = np.bincount(flat, minlength=count)
     alone = (np.bincount(flat, filling.reshape(-1), minlength=count) < least * areas) & (areas >= MIN_OBJECT)
     alone[0] = False
-    return int(alone.sum()), int((alone[objects] & suspects).sum())
+    return int(alone.sum()), int((alone[objects] & issues).sum())

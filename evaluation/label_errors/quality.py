@@ -148,7 +148,7 @@ class LabelQuality:
         """The class that the predictions stand for around each pixel, (H, W)."""
         return (self.expected / confidence[:, None, None]).argmax(0)
 
-    def suspects(self, confidence: np.ndarray) -> np.ndarray:
+    def issues(self, confidence: np.ndarray) -> np.ndarray:
         """Pixels around which labels stand for another class than predictions, by more than chance; bool (H, W).
 
         Chance: labels that err independently with the expected density, a likelihood ratio at the 0.1 % level.
@@ -157,7 +157,7 @@ class LabelQuality:
         return differs & (self.divergence * self.pixels > EVIDENCE) & self.valid
 
 
-def judge(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> LabelQuality:
+def assess(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> LabelQuality:
     """Local densities of a label and of what is expected of it.
 
     Args:
@@ -189,9 +189,9 @@ def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
     return float((values * weights).sum() / weights.sum())
 
 
-def image_quality(judgement: LabelQuality) -> float:
+def image_quality(assessed: LabelQuality) -> float:
     """The quality of a whole label in [0, 1]: the soft minimum over its labelled pixels; NaN without any."""
-    return soft_minimum(judgement.quality[judgement.valid])
+    return soft_minimum(assessed.quality[assessed.valid])
 
 
 def outliers(qualities: np.ndarray, deviations: float = 3.0) -> np.ndarray:

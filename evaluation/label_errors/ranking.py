@@ -12,7 +12,7 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
 from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speckle
-from evaluation.label_errors.quality import Calibration, LabelQuality, image_quality, judge, outliers
+from evaluation.label_errors.quality import Calibration, LabelQuality, assess, image_quality, outliers
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.images import integer_scale, read_map
 from evaluation.scores.map_folder import MapFolder, match_maps
@@ -78,21 +78,21 @@ def choose_predictions(samples: Sequence[Sample], folders: Sequence[MapFolder]) 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RankedLabel:
     """What is known of a label after it was judged; ``kind`` is empty unless it stands out."""
 
     prediction: Prediction
     quality: float
-    suspect_share: float
-    missing_share: float
-    invented_share: float
+    issue_fraction: float
+    missing_fraction: float
+    invented_fraction: float
     speckle: float
     stands_out: bool = False
     kind: str = ""
 
 
 @dataclass(frozen=True)
-class LabelJudge:
+class LabelAssessor:
     """Reads labels and maps, and holds them against each other.
 
     Args:
@@ -128,37 +128,43 @@ class LabelJudge:
             return score_histogram(values, label)
         return confusion_matrix(values, label, self.num_classes)
 
-    def judge(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray, LabelQuality, Calibration]:
+    def assess(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray, LabelQuality, Calibration]:
         """Label, posterior, how they agree, and the calibration of the folder."""
         label, values = self.read(prediction)
         calibration = self.calibrations[prediction.folder]
         posterior = calibration.posterior(values)
-        return label, posterior, judge(label, posterior), calibration
+        return label, posterior, assess(label, posterior), calibration
 
-    def verdict(self, prediction: Prediction) -> tuple[Verdict, np.ndarray, np.ndarray]:
-        """The verdict on a label, and its rows of `label_kinds.Others`."""
-        label, posterior, judgement, calibration = self.judge(prediction)
-        suspects = judgement.suspects(calibration.confidence)
-        stated, predicted = judgement.stated(calibration.confidence), judgement.predicted(calibration.confidence)
-        pixels = max(int(judgement.valid.sum()), 1)
-        shares = (suspects, suspects & (stated == 0), suspects & (predicted == 0))
-        found = Verdict(
-            prediction, image_quality(judgement), *(float(mask.sum()) / pixels for mask in shares), speckle(label)
+    def score(self, prediction: Prediction) -> tuple[RankedLabel, np.ndarray, np.ndarray]:
+        """What is known of a label, and its rows of `kinds.Others`."""
+        label, posterior, assessed, calibration = self.assess(prediction)
+        issues = assessed.issues(calibration.confidence)
+        stated, predicted = assessed.stated(calibration.confidence), assessed.predicted(calibration.confidence)
+        pixels = max(int(assessed.valid.sum()), 1)
+        masks = (issues, issues & (stated == 0), issues & (predicted == 0))
+        every, missing, invented = (float(mask.sum()) / pixels for mask in masks)
+        found = RankedLabel(
+            prediction,
+            quality=image_quality(assessed),
+            issue_fraction=every,
+            missing_fraction=missing,
+            invented_fraction=invented,
+            speckle=speckle(label),
         )
         return found, *coarse_pair(label, posterior)
 
 
-def calibrate(judge: LabelJudge, predictions: Sequence[Prediction]) -> LabelJudge:
+def calibrate(assessor: LabelAssessor, predictions: Sequence[Prediction]) -> LabelAssessor:
     """Calibrate each folder's maps against the labels to be judged, those it was not trained on where there are any."""
     calibrations = []
-    for number in range(len(judge.scales)):
+    for number in range(len(assessor.scales)):
         own = [prediction for prediction in predictions if prediction.folder == number]
         own = [prediction for prediction in own if not prediction.in_sample] or own or list(predictions)
-        counts = sum(read_ahead(judge.count, own, ahead=4, workers=2))
+        counts = sum(read_ahead(assessor.count, own, ahead=4, workers=2))
         calibrations.append(
-            Calibration.of_histogram(counts) if judge.num_classes == 1 else Calibration.of_confusion(counts)
+            Calibration.of_histogram(counts) if assessor.num_classes == 1 else Calibration.of_confusion(counts)
         )
-    return replace(judge, calibrations=calibrations)
+    return replace(assessor, calibrations=calibrations)
 
 
 def rank_labels(
@@ -166,26 +172,26 @@ def rank_labels(
     folders: Sequence[MapFolder],
     num_classes: int = 1,
     ignore_index: int | None = None,
-) -> tuple[list[Verdict], LabelJudge]:
+) -> tuple[list[RankedLabel], LabelAssessor]:
     """Judge every label that has a prediction; the command's whole computation, for other tools.
 
-    Returns: the verdicts, the worst label first, and what can judge single labels again.
+    Returns: the labels, the worst first, and what can assess single ones again.
     """
     paths = [[item.map_path for item in predictions if item.folder == number] for number in range(len(folders))]
     scales = [integer_scale(maps) if num_classes == 1 and maps else 0.0 for maps in paths]
-    judge = calibrate(LabelJudge(num_classes, ignore_index, scales), predictions)
+    assessor = calibrate(LabelAssessor(num_classes, ignore_index, scales), predictions)
     found = []
     with Progress(len(predictions), "judging") as progress:
-        for verdict in read_ahead(judge.verdict, predictions, ahead=4, workers=2):
-            found.append(verdict)
+        for entry in read_ahead(assessor.score, predictions, ahead=4, workers=2):
+            found.append(entry)
             progress.update()
-    verdicts = [verdict for verdict, *_ in found]
+    ranked = [entry for entry, *_ in found]
     names = [display_path(prediction.sample.image) for prediction in predictions]
     others = Others(*(np.stack([item[side] for item in found]) for side in (1, 2)), names)
-    worst = outliers(np.array([verdict.quality for verdict in verdicts]))
-    usual_speckle = float(np.median([verdict.speckle for verdict in verdicts]))
+    worst = outliers(np.array([entry.quality for entry in ranked]))
+    usual_speckle = float(np.median([entry.speckle for entry in ranked]))
     for place in np.flatnonzero(worst):
-        label, posterior, judgement, calibration = judge.judge(predictions[place])
-        kind = guess_kind(label, posterior, judgement, calibration.confidence, others, place, usual_speckle)
-        verdicts[place] = replace(verdicts[place], stands_out=True, kind=kind)
-    return sorted(verdicts, key=lambda verdict: verdict.quality), judge
+        label, posterior, assessed, calibration = assessor.assess(predictions[place])
+        kind = guess_kind(label, posterior, assessed, calibration.confidence, others, place, usual_speckle)
+        ranked[place] = replace(ranked[place], stands_out=True, kind=kind)
+    return sorted(ranked, key=lambda entry: entry.quality), assessor

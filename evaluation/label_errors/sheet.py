@@ -18,15 +18,15 @@ OTHER = (204, 121, 167)  # a wrong class, neither lacking nor invented
 LEGEND = "image | label | expected | suspect: blue lacks foreground, orange has too much, pink is another class"
 
 
-def show_suspects(image: np.ndarray, label: np.ndarray, judgement: LabelQuality, confidence: np.ndarray) -> np.ndarray:
+def show_issues(image: np.ndarray, label: np.ndarray, assessed: LabelQuality, confidence: np.ndarray) -> np.ndarray:
     """The dimmed image with the label's outline and, in colour, where the label is suspect; uint8 (H, W, 3)."""
     picture = show_image(image) * BACKDROP
-    suspects = judgement.suspects(confidence)
-    stated, predicted = judgement.stated(confidence), judgement.predicted(confidence)
-    picture[suspects] = OTHER
-    picture[suspects & (stated == 0)] = MISSED
-    picture[suspects & (predicted == 0)] = INVENTED
-    foreground = (label > 0) & judgement.valid
+    issues = assessed.issues(confidence)
+    stated, predicted = assessed.stated(confidence), assessed.predicted(confidence)
+    picture[issues] = OTHER
+    picture[issues & (stated == 0)] = MISSED
+    picture[issues & (predicted == 0)] = INVENTED
+    foreground = (label > 0) & assessed.valid
     inside = cv2.erode(foreground.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     picture[foreground & ~inside] = 255
     return picture.round().astype(np.uint8)
@@ -39,11 +39,11 @@ def caption_strip(text: str, width: int) -> np.ndarray:
     return cv2.putText(strip, plain, (4, STRIP - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def suspect_row(
+def issue_row(
     image: np.ndarray,
     label: np.ndarray,
     posterior: np.ndarray,
-    judgement: LabelQuality,
+    assessed: LabelQuality,
     confidence: np.ndarray,
     caption: str,
 ) -> np.ndarray:
@@ -62,7 +62,7 @@ def suspect_row(
         show_image(shrink(image, SIDE, average=True)),
         show_classes(shrink(label, SIDE, average=False), 1 if classes == 2 else classes),
         shrink(expected, SIDE, average=classes == 2),
-        shrink(show_suspects(image, label, judgement, confidence), SIDE, average=False),
+        shrink(show_issues(image, label, assessed, confidence), SIDE, average=False),
     ]
     row = beside(pictures)
     return np.concatenate([caption_strip(caption, row.shape[1]), row])

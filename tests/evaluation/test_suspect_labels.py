@@ -19,9 +19,9 @@ from evaluation.label_errors.kinds import best_shift, guess_kind, on_grid
 from evaluation.label_errors.quality import (
     FLOOR,
     Calibration,
+    assess,
     calibration_table,
     image_quality,
-    judge,
     outliers,
     soft_minimum,
 )
@@ -55,7 +55,7 @@ def predict(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def test_quality_of_a_pixel_is_its_self_confidence_without_a_window():
     posterior = np.array([[[0.9, 0.3]], [[0.1, 0.7]]])
-    quality = judge(np.array([[0, 0]], np.uint8), posterior, window=0).quality
+    quality = assess(np.array([[0, 0]], np.uint8), posterior, window=0).quality
     np.testing.assert_allclose(quality, [[0.9, 0.3]], rtol=1e-5)
 
 
@@ -63,12 +63,12 @@ def test_quality_of_a_window_by_hand():
     # All nine windows of a 3×3 label hold all that lies within one pixel; the middle one holds all nine pixels.
     label = np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]], np.uint8)
     posterior = np.stack([np.full((3, 3), 0.9), np.full((3, 3), 0.1)])
-    judgement = judge(label, posterior, window=1)
+    assessed = assess(label, posterior, window=1)
     middle = 1 / 3 * math.log((1 / 3) / 0.1) + 2 / 3 * math.log((2 / 3) / 0.9)
-    assert judgement.divergence[1, 1] == pytest.approx(middle, rel=1e-5)
-    assert judgement.quality[2, 0] == pytest.approx(0.9, rel=1e-5)  # four pixels, all background
+    assert assessed.divergence[1, 1] == pytest.approx(middle, rel=1e-5)
+    assert assessed.quality[2, 0] == pytest.approx(0.9, rel=1e-5)  # four pixels, all background
     corner = 0.5 * math.log(0.5 / 0.1) + 0.5 * math.log(0.5 / 0.9)
-    assert judgement.quality[0, 0] == pytest.approx(math.exp(-corner), rel=1e-5)
+    assert assessed.quality[0, 0] == pytest.approx(math.exp(-corner), rel=1e-5)
 
 
 def test_soft_minimum_by_hand_and_at_its_limits():
@@ -85,7 +85,7 @@ def test_soft_minimum_is_cleanlabs():
     label, scores = rng.integers(0, 2, (1, 16, 16)), rng.random((1, 16, 16))
     chances = np.stack([1 - scores, scores], axis=1)
     images, pixels = rank.get_label_quality_scores(label, chances, verbose=False)
-    own = judge(label[0].astype(np.uint8), chances[0], window=0).quality
+    own = assess(label[0].astype(np.uint8), chances[0], window=0).quality
     np.testing.assert_allclose(own, pixels[0], atol=1e-6)
     assert soft_minimum(own, temperature=0.1) == pytest.approx(images[0], abs=1e-6)
 
@@ -96,8 +96,8 @@ def test_noise_that_is_the_same_everywhere_costs_little(spec, rng):
     truth[:, 64:] = 1
     noisy = make_noisy_label(truth, spec, 0, "image")
     posterior = np.moveaxis(matrix[truth], -1, 0).clip(FLOOR, 1)
-    right = image_quality(judge(noisy, posterior))
-    wrong = image_quality(judge(make_noisy_label(1 - truth, spec, 0, "image"), posterior))
+    right = image_quality(assess(noisy, posterior))
+    wrong = image_quality(assess(make_noisy_label(1 - truth, spec, 0, "image"), posterior))
     assert right > 0.95 and wrong < right - 0.05
 
 
@@ -105,12 +105,12 @@ def test_ignored_pixels_have_no_say(rng):
     label, other = draw_label(rng), draw_label(rng)
     label[:, :32] = other[:, :32] = IGNORE
     posterior = np.stack([1 - predict(label == 1, rng), predict(label == 1, rng)])
-    judgement = judge(label, posterior)
-    assert (judgement.quality[:, :32] == 1).all() and not judgement.suspects(np.ones(2))[:, :32].any()
+    assessed = assess(label, posterior)
+    assert (assessed.quality[:, :32] == 1).all() and not assessed.issues(np.ones(2))[:, :32].any()
     changed = posterior.copy()
     changed[:, :, :32] = 0.5
-    assert image_quality(judge(label, changed)) == pytest.approx(image_quality(judgement), rel=1e-6)
-    assert math.isnan(image_quality(judge(np.full_like(label, IGNORE), posterior)))
+    assert image_quality(assess(label, changed)) == pytest.approx(image_quality(assessed), rel=1e-6)
+    assert math.isnan(image_quality(assess(np.full_like(label, IGNORE), posterior)))
 
 
 # Calibration
@@ -183,7 +183,7 @@ def test_the_kind_of_a_planted_error_is_named(kind, words, rng):
     scores = predict(label, rng)
     posterior = np.stack([1 - scores, scores]).clip(FLOOR)
     wrong = plant(kind, label, rng)
-    assert guess_kind(wrong, posterior, judge(wrong, posterior), np.array([0.97, 0.9])) == words
+    assert guess_kind(wrong, posterior, assess(wrong, posterior), np.array([0.97, 0.9])) == words
 
 
 def test_a_shift_is_found_on_the_grid(rng):
@@ -198,7 +198,7 @@ def test_wrong_classes_are_named(rng):
     truth[8:30, 8:30], truth[36:60, 8:60] = 1, 2
     posterior = np.stack([np.where(truth == index, 0.98, 0.01) for index in range(3)])
     wrong = np.where(truth == 2, 1, truth).astype(np.uint8)
-    assert guess_kind(wrong, posterior, judge(wrong, posterior), np.ones(3)) == "class 2 drawn as 1"
+    assert guess_kind(wrong, posterior, assess(wrong, posterior), np.ones(3)) == "class 2 drawn as 1"
 
 
 def test_outliers_are_found_though_a_third_is_wrong(rng):
@@ -240,12 +240,12 @@ def write_study(root: Path, spec: str, count: int = 28) -> list[str]:
 def test_planted_errors_rank_first(tmp_path, spec, least):
     kinds = write_study(tmp_path, spec)
     maps = [find_maps(tmp_path / "pred")]
-    verdicts, _ = rank_labels(choose_predictions(read_list(tmp_path / "list.txt"), maps), maps)
-    ranked = [kinds[int(verdict.prediction.sample.image.stem)] for verdict in verdicts]
-    assert sum(bool(kind) for kind in ranked[: len(ERRORS)]) >= least
-    assert verdicts[0].stands_out and verdicts[0].kind and not verdicts[-1].stands_out and not verdicts[-1].kind
+    ranked, _ = rank_labels(choose_predictions(read_list(tmp_path / "list.txt"), maps), maps)
+    order = [kinds[int(entry.prediction.sample.image.stem)] for entry in ranked]
+    assert sum(bool(kind) for kind in order[: len(ERRORS)]) >= least
+    assert ranked[0].stands_out and ranked[0].kind and not ranked[-1].stands_out and not ranked[-1].kind
     if spec == "clean":
-        found = {verdict.kind for verdict in verdicts[: len(ERRORS)]}
+        found = {entry.kind for entry in ranked[: len(ERRORS)]}
         assert {"empty", "inverted", "drawn too large"} <= found and any("shifted" in kind for kind in found)
         assert sum("another image" in kind for kind in found) == 2
 

@@ -1,0 +1,168 @@
+"""Finding label issues of a list: match, calibrate, assess and rank its labels, write the worst, say what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.catalog import prepare_dataset
+from datasets.image_io import read_image, write_image
+from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
+from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
+from evaluation.label_errors.sheet import issue_row, write_sheet
+from evaluation.scores.map_folder import MapFolder, find_maps
+from utils.cli import shortened
+from utils.files import write_csv, write_json
+from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
+
+NAMED_FILES = 5
+COLUMNS = (
+    "rank",
+    "image",
+    "label",
+    "quality",
+    "stands_out",
+    "kind",
+    "suspect_share",
+    "missing_share",
+    "invented_share",
+    "in_sample",
+    "map",
+    "suspect_map",
+)
+
+
+def report_provenance(
+    samples: Sequence[Sample], predictions: Sequence[Prediction], folders: Sequence[MapFolder]
+) -> None:
+    """Say which images have no prediction, and which predictions come from networks that knew the label."""
+    predicted = {prediction.sample.image for prediction in predictions}
+    missing = [sample.image for sample in samples if sample.image not in predicted]
+    if missing:
+        names = shortened([display_path(path) for path in missing], NAMED_FILES)
+        print(f"images without a prediction, not judged ({len(missing)}): {names}")
+    known = [prediction for prediction in predictions if prediction.in_sample]
+    if known:
+        runs = sorted({folders[prediction.folder].record["run"] for prediction in known})
+        print(
+            f"WARNING: {len(known)} of {len(predictions)} labels are judged by a network that was trained on them "
+            f"({', '.join(runs)}): it may have learned their errors, which then hide. Train with --fold k/K and "
+            "predict <run>/held_out.txt."
+        )
+    unknown = sorted({prediction.folder for prediction in predictions if prediction.in_sample is None})
+    for number in unknown:
+        print(f"{display_path(folders[number].folder)}: not known whether its network was trained on these labels")
+
+
+def issue_map_file(rank: int, entry: RankedLabel) -> str:
+    """The name of the suspect map of a label, below the output folder."""
+    return f"maps/{rank:04d}_{entry.prediction.map_path.stem}.png"
+
+
+def csv_rows(ranked: Sequence[RankedLabel], drawn: int) -> Iterator[list[Any]]:
+    """The lines of suspects.csv, the worst label first."""
+    in_sample = {True: "yes", False: "no", None: "unknown"}
+    for rank, entry in enumerate(ranked, start=1):
+        prediction = entry.prediction
+        fractions = (entry.issue_fraction, entry.missing_fraction, entry.invented_fraction)
+        yield [
+            rank,
+            display_path(prediction.sample.image),
+            display_path(prediction.sample.label),
+            f"{entry.quality:.4f}",
+            "yes" if entry.stands_out else "no",
+            entry.kind,
+            *(f"{fraction:.5f}" for fraction in fractions),
+            in_sample[prediction.in_sample],
+            display_path(prediction.map_path),
+            issue_map_file(rank, entry) if rank <= drawn else "",
+        ]
+
+
+def write_issues(
+    folder: Path, ranked: Sequence[RankedLabel], assessor: LabelAssessor, *, top: int, in_channels: int
+) -> None:
+    """Write suspects.csv, the maps and sheet of the worst, and the list of the labels that do not stand out."""
+    shutil.rmtree(folder / "maps", ignore_errors=True)  # an earlier ranking's ranks are not this one's
+    rows = []
+    for rank, entry in enumerate(ranked[:top], start=1):
+        label, posterior, assessed, calibration = assessor.assess(entry.prediction)
+        write_image(folder / issue_map_file(rank, entry), np.rint(255 * (1 - assessed.quality)).astype(np.uint8))
+        image = read_image(entry.prediction.sample.image, in_channels)
+        caption = f"{rank}  quality {entry.quality:.3f}  {entry.kind}  {entry.prediction.sample.image.name}"
+        rows.append(issue_row(image, label, posterior, assessed, calibration.confidence, caption))
+    if rows:
+        write_sheet(folder / "sheet.png", rows)
+    write_csv(folder / "suspects.csv", COLUMNS, csv_rows(ranked, top))
+    kept = [entry.prediction.sample for entry in ranked if not entry.stands_out]
+    write_list(folder / "without_suspects.txt", [(sample.image, sample.label) for sample in kept])
+
+
+def report_issues(folder: Path, ranked: Sequence[RankedLabel], dataset: str, top: int) -> None:
+    """The worst labels, where the files are, and what to do next."""
+    standing_out = [entry for entry in ranked if entry.stands_out]
+    print(f"{len(standing_out)} of {len(ranked)} labels stand out as worse than the others")
+    for rank, entry in enumerate(ranked[: min(top, len(standing_out))], start=1):
+        print(
+            f"{rank:4d}  quality {entry.quality:.3f}  {entry.kind:<24}  {display_path(entry.prediction.sample.label)}"
+        )
+    print(f"written to {display_path(folder)}: suspects.csv, sheet.png, maps/, without_suspects.txt")
+    print("next: look at sheet.png and correct the labels at the head of suspects.csv, or train without them:")
+    kept = quoted(display_path(folder / "without_suspects.txt"))
+    print(f"python main.py --dataset {quoted(dataset)} --train_list {kept}")
+
+
+def find_label_issues(
+    dataset: str,
+    prd_dirs: Sequence[Path],
+    *,
+    train_list: str | None = None,
+    top: int = 16,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    data_root: str | None = None,
+    out: Path | None = None,
+) -> Path:
+    """Rank the labels of a list by what networks trained without them predict, and write what is found.
+
+    Args:
+        prd_dirs: folders of predictions; of an image in several, the first that is out of sample counts.
+        train_list: the labels; default: ``train_noisyLabel.txt``, else ``train_gt.txt``.
+        top: labels to draw.
+        num_classes, ignore_index: default: as recorded with the predictions.
+        out: default: ``train_log/<dataset>/suspects_<list>``.
+    Returns: the folder with suspects.csv, suspects.json, sheet.png, maps/ and without_suspects.txt.
+    Raises:
+        UserError: no list, no predictions, nothing that matches.
+    """
+    dataset = prepare_dataset(dataset, train_list)
+    list_path = find_list(train_list, dataset) if train_list else default_training_list(dataset)
+    samples = read_list(list_path, data_root)
+    folders = [find_maps(folder) for folder in prd_dirs]
+    recorded = next((folder.record for folder in folders if folder.record), {})
+    num_classes = num_classes or recorded.get("num_classes") or 1
+    ignore_index = recorded.get("ignore_index") if ignore_index is None else ignore_index
+    predictions = choose_predictions(samples, folders)
+    report_provenance(samples, predictions, folders)
+    ranked, assessor = rank_labels(predictions, folders, num_classes, ignore_index)
+    folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
+    write_issues(folder, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
+    write_json(
+        folder / "suspects.json",
+        {
+            "list": display_path(list_path),
+            "predictions": [display_path(item.folder) for item in folders],
+            "judged": len(ranked),
+            "stand_out": sum(entry.stands_out for entry in ranked),
+            "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
+            "without_prediction": len({sample.image for sample in samples}) - len(predictions),
+            "confidence": [calibration.confidence for calibration in assessor.calibrations],
+            "environment": environment_record("cpu"),
+        },
+    )
+    report_issues(folder, ranked, dataset, top)
+    return folder
