@@ -4,6 +4,7 @@ This file imports nothing, so that whoever needs only these two opens no other.
 """
 
 IGNORE = 255  # in memory, always
+FOREGROUNDS = ("bright", "dark", "minority")  # what a user can say of the foreground's looks
 
 
 def label_classes(num_classes: int) -> int:

@@ -175,6 +175,11 @@ class Transitions:
         return self.rank == len(self.matrix.present) and self.matrix.is_invertible
 
     @property
+    def inverted(self) -> bool:
+        """Whether labels and truth are associated, but the wrong way round."""
+        return not self.no_association and self.phi < 0
+
+    @property
     def no_association(self) -> bool:
         """Whether φ is as good as 0."""
         return holds_nothing(self.phi, self.phi_low, self.phi_high)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from datasets.labels import IGNORE
 from evaluation.label_audit.by_distance import BANDWIDTH, local_density
-from evaluation.label_audit.report import AuditReport
+from evaluation.label_audit.verdict import Audit
+from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.overlays import show_image
 from utils.plots import BLUE, GREY, INK, ORANGE
 
@@ -27,19 +28,19 @@ def _draw_shares(axes: Axes, profile: dict, centers: np.ndarray, color: str) -> 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_profile(by_distance: Axes, by_depth: Axes, report: AuditReport) -> None:
+def _draw_profile(by_distance: Axes, by_depth: Axes, audit: ReferenceAudit) -> None:
     """The two profiles; a flat line on either side of the boundary is noise that a network averages out."""
-    binary = report.num_classes == 1
-    profile = report.profile["by_distance"]
+    binary = audit.num_classes == 1
+    profile = audit.profile["by_distance"]
     edges = [np.clip(np.asarray(profile[key], float), -CLOSED, CLOSED) for key in ("from", "to")]
     _draw_shares(by_distance, profile, np.mean(edges, 0), BLUE)
     if binary:
         by_distance.axvline(0, color=GREY, linestyle=":", linewidth=1)
-        for row, side in zip(report.transitions.matrix.rows, (-1, 1), strict=True):
+        for row, side in zip(audit.transitions.matrix.rows, (-1, 1), strict=True):
             by_distance.plot([0, side * CLOSED], [row[1]] * 2, "--", color=ORANGE, linewidth=1)
     by_distance.set_xlabel(f"{'signed ' if binary else ''}distance to the true boundary, pixels")
     by_distance.set_ylabel("share labelled foreground" if binary else "share labelled right")
-    depth = report.profile["by_depth"]
+    depth = audit.profile["by_depth"]
     _draw_shares(by_depth, depth, np.mean([depth["from"], depth["to"]], 0), BLUE)
     by_depth.set_xlabel("relative depth in the foreground (1 = centre line)")
 
@@ -57,10 +58,7 @@ def _foreground_density(label: np.ndarray) -> np.ndarray:
 
 
 def draw_audit(
-    report: AuditReport,
-    labels: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray] | None,
-    images: Sequence[np.ndarray] | None,
+    audit: Audit, labels: Sequence[np.ndarray], truths: Sequence[np.ndarray] | None, images: Sequence[np.ndarray] | None
 ) -> Figure:
     """Draw an audit.
 
@@ -68,21 +66,20 @@ def draw_audit(
         labels, truths, images: a few examples, (H, W) each, in the same order; the first EXAMPLES are shown.
     """
     rows, columns = min(len(labels), EXAMPLES), 5
-    top = 1 if report.profile is not None else 0
+    top = 1 if isinstance(audit, ReferenceAudit) else 0
     figure = Figure(figsize=(2.3 * columns, 2.8 * top + 2.3 * rows + 0.4), layout="constrained")
     grid = figure.add_gridspec(top + rows, columns, height_ratios=[1.2] * top + [1] * rows)
-    predicted = "" if report.predicted_iou is None else f", predicted IoU {report.predicted_iou:.2f}"
-    figure.suptitle(report.line() + predicted, color=INK)
-    if top:
-        _draw_profile(figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:]), report)
-    binary = report.num_classes == 1
-    classes = {"cmap": "gray" if binary else "tab20", "vmin": 0, "vmax": 1 if binary else report.num_classes - 1}
+    figure.suptitle(audit.line() + audit.prediction(), color=INK)
+    if isinstance(audit, ReferenceAudit):
+        _draw_profile(figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:]), audit)
+    binary = audit.num_classes == 1
+    classes = {"cmap": "gray" if binary else "tab20", "vmin": 0, "vmax": 1 if binary else audit.num_classes - 1}
     for row in range(rows):
         panels = [(labels[row], "label", classes)]
         density = {"cmap": "magma", "vmin": 0}
         panels.append((_foreground_density(labels[row]), f"its density, h = {BANDWIDTH}", density))
         if truths is not None:
-            panels.append((truths[row], report.reference, classes))
+            panels.append((truths[row], audit.reference, classes))
             panels.append((_foreground_density(truths[row]), "its density", density))
         if images is not None:
             panels.insert(0, (show_image(images[row]), "image", {}))

@@ -13,7 +13,8 @@ whose neighbouring pixels are unrelated have no spatial density; nothing can be 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,26 @@ from evaluation.label_audit.by_distance import local_density, window_mean
 from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
+from evaluation.label_audit.verdict import HOPELESS, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.confusion import ratio
 
-FOREGROUNDS = ("bright", "dark", "minority")
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
+KEYS = (
+    "verdict",
+    "iou_ceiling",
+    "predicted_iou",
+    "phi",
+    "contrast",
+    "Q",
+    "Q_low",
+    "Q_high",
+    "rank",
+    "det",
+    "invert",
+    "threshold",
+    "profile",
+)  # of audit.json
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
@@ -65,6 +81,87 @@ class ImageEvidence:
             return False
         by_image = max(-self.low, self.high) < 2 * MIN_PHI
         return by_image and self.neighbours_low <= 0 <= self.neighbours_high and self.neighbours_high < WEAK_NEIGHBOURS
+
+    @property
+    def verdict(self) -> str:
+        """The verdict without any reference: the direction is known only if the user said what the foreground shows.
+
+        A bias at boundaries cannot be seen this way, so *learnable* says that signal and direction are right.
+        """
+        if self.has_nothing:
+            return "not learnable"
+        if not self.has_signal or self.direction is None:
+            return "unknown"
+        return "learnable" if self.direction > 0 else "inverted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAudit(Audit):
+    """What images alone say.
+
+    Args:
+        evidence: the labels' signal in the images.
+        foreground: the user's word on what the foreground looks like.
+    """
+
+    evidence: ImageEvidence
+    foreground: str | None
+    reference: str = field(init=False, default="images only")
+    predicted_iou: float = field(init=False, default=float("nan"))
+
+    def _shows_inverse(self) -> bool:
+        return self.verdict == "inverted"
+
+    def notes(self) -> list[str]:
+        """What can be said without a reference."""
+        found = self.evidence
+        lines = [f"No clean labels: {len(self.sampled)} labels were compared with their images."]
+        if found.low is None:
+            lines.append(f"Too few images ({len(self.sampled)}; {MIN_IMAGES} are needed) to tell signal from chance.")
+        elif found.has_nothing:
+            lines.append("No image feature predicts the labels, and neighbouring label pixels are unrelated.")
+        elif not found.has_signal:
+            lines.append(
+                "Simple image features do not predict the labels, but the labels have structure of their own: images "
+                "and labels may be mismatched, or what is labelled shows by more than brightness and edges."
+            )
+        else:
+            bounds = f"{found.correlation:.3f} ({found.low:.3f} to {found.high:.3f})"
+            lines.append(f"Images predict the labels: |φ| is at least {bounds}.")
+            if found.direction is None and self.num_classes == 1:
+                lines.append(
+                    "Whether they are inverted cannot be seen from images: labels and their inverse fit equally well."
+                )
+            elif found.direction is None:
+                lines.append("Which label names which class cannot be seen from images.")
+            else:
+                lines.append(
+                    f"With {self.foreground} foreground they are "
+                    f"{'not inverted' if found.direction > 0 else 'inverted'}; a bias at boundaries "
+                    "cannot be seen without clean labels."
+                )
+        return lines
+
+    def advice(self, matrix_file: str | None = None) -> list[str]:
+        """What to do without a reference."""
+        if self.verdict == "not learnable":
+            return [HOPELESS]
+        lines = [
+            f"Give clean labels of some images (--clean_list), {MIN_IMAGES} at least: then Q, the ceiling and the "
+            "predicted IoU can be estimated."
+        ]
+        if self.verdict == "unknown" and self.evidence.has_signal and self.num_classes == 1:
+            lines.insert(0, "Say what the foreground looks like: --foreground bright, dark or minority.")
+        if self.invert:
+            lines.insert(0, "Scores must be inverted (--pred_invert on, or auto, which does it by this audit).")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``audit.json``: without a reference φ is null, `details` has the images' bound on its size."""
+        return dict.fromkeys(KEYS) | {"verdict": self.verdict, "invert": self.invert}
+
+    def _evidence_details(self) -> dict[str, Any]:
+        return {"compared": 0, "image_evidence": asdict(self.evidence), "foreground": self.foreground}
 
 
 def _correlation(moments: np.ndarray) -> np.ndarray:

@@ -11,10 +11,11 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import read_matrix
-from evaluation.audit_labels import FOREGROUNDS, parse_options
+from evaluation.audit_labels import main
 from evaluation.label_audit import audit_labels
+from evaluation.label_audit.lists import audit_list
 from evaluation.label_audit.plot import draw_audit
-from evaluation.label_audit.without_reference import FOREGROUNDS as KNOWN_FOREGROUNDS
+from utils.cli import UserError
 
 LINE = re.compile(
     r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
@@ -25,21 +26,21 @@ TOOL = "evaluation/audit_labels.py"
 
 
 @pytest.fixture
-def audit(run_tool, tmp_path):
-    """Run the command on ``disks``; (output, folder of its files)."""
+def audit(disks, tmp_path):
+    """Audit a list of ``disks``; (what was said, folder of its files)."""
 
-    def run(*arguments: object):
-        done = run_tool(TOOL, "--dataset", "disks", "--out", tmp_path / "audit", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout, tmp_path / "audit"
+    def run(train_list: str | None = "train_gt", **given: object):
+        said: list[str] = []
+        folder = audit_list("disks", train_list, out=tmp_path / "audit", root=disks, say=said.append, **given)
+        return "\n".join(said), folder
 
     return run
 
 
-@pytest.fixture(scope="module")
-def other(workspace) -> str:
-    """The name of a list with the same labels in files of their own."""
-    folder, lists = workspace / "datasets/disks/train", workspace / "txt/disks/train"
+@pytest.fixture
+def other(disks) -> str:
+    """A list of the same images with label files of their own."""
+    folder, lists = disks / "datasets/disks/train", disks / "txt/disks/train"
     shutil.copytree(folder / "labels", folder / "labels_other")
     clean = (lists / "train_gt.txt").read_text()
     (lists / "other.txt").write_text(clean.replace("train/labels/", "train/labels_other/"))
@@ -51,7 +52,7 @@ def read(folder: Path, name: str = "audit.json") -> dict:
 
 
 def test_noise_on_the_fly_is_held_against_the_list(audit):
-    output, folder = audit("--label_noise", "flip:0.2", "--train_list", "train_gt")
+    output, folder = audit(label_noise="flip:0.2")
     assert LINE.findall(output) == [("learnable", "1.00")]
     report = read(folder)
     assert report["verdict"] == "learnable"
@@ -65,43 +66,43 @@ def test_noise_on_the_fly_is_held_against_the_list(audit):
     assert details["reference"] == "clean labels"
 
 
-def test_clean_labels_of_some_images(audit, workspace, other):
-    lines = (workspace / "txt/disks/train/train_gt.txt").read_text().splitlines()
-    some = workspace / "txt/disks/train/some.txt"
+def test_clean_labels_of_some_images(audit, disks, other):
+    lines = (disks / "txt/disks/train/train_gt.txt").read_text().splitlines()
+    some = disks / "txt/disks/train/some.txt"
     some.write_text("\n".join(lines[:5]) + "\n")
-    output, folder = audit("--train_list", other, "--clean_list", "some")
+    output, folder = audit(other, clean_list="some")
     assert "5 of 8 labels were compared with clean labels" in output
     assert read(folder)["phi"] == pytest.approx(1)
 
 
 def test_images_alone_are_unknown_until_told_the_foreground(audit):
-    output, folder = audit("--train_list", "train_gt")
+    output, folder = audit()
     assert LINE.findall(output) == [("unknown", "unknown")]
     assert read(folder)["iou_ceiling"] is None
     assert not (folder / "transition_matrix.json").exists()
-    output, folder = audit("--train_list", "train_gt", "--foreground", "dark")
+    output, folder = audit(foreground="dark")
     assert LINE.findall(output) == [("inverted", "unknown")]
     assert read(folder)["invert"] is True
 
 
 def test_clean_labels_are_those_of_train_gt_unless_told(audit, other):
-    output, folder = audit("--train_list", other)
+    output, folder = audit(other)
     assert "8 of 8 labels were compared with clean labels" in output
     assert "truth 1: 0.000 (0.000 to 0.000)  1.000" in output and "by signed distance" in output
     assert "of a network trained on 8 images, estimated from 8 images" in output
     assert read(folder)["phi"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--clean_list", "train_gt"], ["--second_annotator", "train_gt"]])
-def test_labels_are_never_compared_with_themselves(audit, arguments):
-    output, folder = audit("--train_list", "train_noisyLabel", *arguments)  # which names the files of train_gt
+@pytest.mark.parametrize("given", [{}, {"clean_list": "train_gt"}, {"second_annotator": "train_gt"}])
+def test_labels_are_never_compared_with_themselves(audit, given):
+    output, folder = audit("train_noisyLabel", **given)  # which names the files of train_gt
     assert "these are the labels of train_gt.txt: nothing to compare with" in output
     assert read(folder, "audit_details.json")["reference"] == "images only"
     assert read(folder)["phi"] is None
 
 
 def test_a_second_annotator(audit, other):
-    output, folder = audit("--train_list", other, "--second_annotator", "train_gt")
+    output, folder = audit(other, second_annotator="train_gt")
     assert "second annotator" in output
     assert read(folder, "audit_details.json")["reference"] == "second annotator"
 
@@ -109,7 +110,7 @@ def test_a_second_annotator(audit, other):
 def test_an_earlier_matrix_does_not_outlive_its_audit(audit, tmp_path):
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/transition_matrix.json").write_text("{}")
-    _, folder = audit("--train_list", "train_gt")
+    _, folder = audit()
     assert not (folder / "transition_matrix.json").exists()
 
 
@@ -121,18 +122,18 @@ def test_default_place_of_the_files(run_tool, workspace):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("given", "message"),
     [
-        (["--clean_list", "val"], "labels for none of the images to audit"),
-        (["--label_noise", "flop:0.2"], "flop"),
-        (["--num_classes", "3", "--foreground", "bright"], "--foreground is for binary labels"),
+        ({"clean_list": "val"}, "labels for none of the images to audit"),
+        ({"label_noise": "flop:0.2"}, "flop"),
+        ({"num_classes": 3, "foreground": "bright"}, "--foreground is for binary labels"),
+        ({"foreground": "red"}, "bright, dark, minority"),
     ],
 )
-def test_wrong_use_is_one_message(run_tool, tmp_path, arguments, message):
-    done = run_tool(TOOL, "--dataset", "disks", "--train_list", "train_gt", "--out", tmp_path / "none", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "none").exists()
+def test_wrong_use_is_one_message(audit, tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        audit(**given)
+    assert not (tmp_path / "audit").exists()
 
 
 @pytest.mark.parametrize(
@@ -146,13 +147,9 @@ def test_wrong_use_is_one_message(run_tool, tmp_path, arguments, message):
 )
 def test_wrong_options_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
-        parse_options(["--dataset", "disks", *arguments])
+        main(["--dataset", "disks", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_foregrounds_of_the_help_are_those_of_the_audit():
-    assert FOREGROUNDS == KNOWN_FOREGROUNDS
 
 
 def test_the_vessel_annotators_agree_within_reason(real_data):
@@ -186,18 +183,17 @@ def test_picture_of_every_kind_of_report():
 
 
 def test_what_the_command_is_given_counts(audit):
-    noise = ("--label_noise", "sample:0.5", "--train_list", "train_gt")
-    _, folder = audit(*noise)
+    _, folder = audit(label_noise="sample:0.5")
     dropped = read(folder)["Q"]
     assert dropped[1] == pytest.approx([0.5, 0.5], abs=0.01)
-    _, folder = audit(*noise, "--unlabelled", "ignore", "--seed", 7)
+    _, folder = audit(label_noise="sample:0.5", unlabelled="ignore", seed=7)
     assert read(folder)["Q"][1] == [0, 1]  # what was not sampled is ignored
 
 
-def test_several_classes_with_an_ignored_one(audit, workspace):
+def test_several_classes_with_an_ignored_one(audit, disks):
     import cv2
 
-    folder, lists = workspace / "datasets/disks/train", workspace / "txt/disks/train"
+    folder, lists = disks / "datasets/disks/train", disks / "txt/disks/train"
     shutil.copytree(folder / "labels", folder / "labels_classes")
     for path in (folder / "labels_classes").iterdir():
         label = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype("uint8")
@@ -206,8 +202,8 @@ def test_several_classes_with_an_ignored_one(audit, workspace):
         cv2.imwrite(str(path), label)
     listed = (lists / "train_gt.txt").read_text().replace("train/labels/", "train/labels_classes/")
     (lists / "classes.txt").write_text(listed)
-    given = ("--train_list", "classes", "--num_classes", 3, "--ignore_index", 9, "--label_noise", "flip:0.2")
-    _, out = audit(*given, "--in_channels", 3, "--data_root", workspace)
+    given = {"num_classes": 3, "ignore_index": 9, "in_channels": 3, "data_root": str(disks)}
+    _, out = audit("classes", label_noise="flip:0.2", **given)
     found = read(out)["Q"]
     assert [len(row) for row in found] == [3, 3, 3]
     assert [found[k][k] for k in range(3)] == pytest.approx([0.8] * 3, abs=0.01)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from evaluation.label_audit import audit_labels
-from evaluation.label_audit.report import VERDICTS
-from evaluation.label_audit.text import figure_lines
+from evaluation.label_audit.text import audit_lines
+from evaluation.label_audit.verdict import VERDICTS
 from utils.files import plain
 
 KEYS = {
@@ -62,11 +62,12 @@ def test_advice_says_how_many_images_such_labels_take(blobs, spec, said, noisy_l
 
 def test_figures_are_told_with_their_intervals(blobs, noisy_labels):
     images, masks = blobs
-    lines = "\n".join(figure_lines(audit_labels(noisy_labels(masks, "flip:0.3"), masks)))
+    lines = "\n".join(audit_lines(audit_labels(noisy_labels(masks, "flip:0.3"), masks)))
     assert "truth 1: 0.300 (" in lines and "det Q = 0.4" in lines and "singular values" in lines
     assert re.search(r"signed distance .* below -16: 0\.30, .* -1 to 0: 0\.(29|30), 0 to 1: 0\.(69|70)", lines)
     assert "local densities of labels and clean labels (5×5 windows): correlation 0." in lines
-    assert figure_lines(audit_labels(masks, None, images)) == []
+    alone = audit_labels(masks, None, images)
+    assert audit_lines(alone) == [*alone.notes(), alone.line()]
 
 
 def test_density_agreement_is_averaged_over_the_classes(draw):
@@ -74,7 +75,7 @@ def test_density_agreement_is_averaged_over_the_classes(draw):
     report = audit_labels(masks, masks, num_classes=5)
     assert report.agreement.correlation == pytest.approx(1)
     assert report.agreement.mean_first == pytest.approx(0.25, abs=0.01)  # four of five classes occur
-    lines = "\n".join(figure_lines(report))
+    lines = "\n".join(audit_lines(report))
     assert "averaged over the classes" in lines and "truth 4: not in the reference labels" in lines
     assert "labelled right by distance" in lines
 

@@ -7,7 +7,7 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit import audit_labels
+from evaluation.label_audit import ImageAudit, audit_labels
 from evaluation.label_audit.predicted_iou import bin_shares, regression_target
 from evaluation.label_audit.without_reference import ImageEvidence
 from evaluation.scores import mean_iou
@@ -163,7 +163,7 @@ def test_only_some_images_have_clean_labels(blobs, noisy_labels):
     noisy = noisy_labels(masks, "flip:0.3")
     some = [mask if i % 2 else None for i, mask in enumerate(masks)]
     report = audit_labels(noisy, some, images)
-    assert (report.compared, report.images, report.verdict) == (IMAGES // 2, IMAGES, "learnable")
+    assert (report.transitions.images, report.images, report.verdict) == (IMAGES // 2, IMAGES, "learnable")
     kept = [i for i in range(IMAGES) if i % 2]
     alone = audit_labels([noisy[i] for i in kept], [masks[i] for i in kept], [images[i] for i in kept])
     np.testing.assert_array_equal(report.transitions.matrix.rows, alone.transitions.matrix.rows)
@@ -227,7 +227,7 @@ def test_images_alone(blobs, spec, foreground, verdict, noisy_labels):
     images, masks = blobs
     report = audit_labels(noisy_labels(masks, spec), None, images, foreground=foreground)
     assert report.verdict == verdict
-    assert report.ceiling is None and report.transitions is None
+    assert isinstance(report, ImageAudit) and np.isnan(report.predicted_iou)
     assert report.invert == {"inverted": True, "learnable": False}.get(verdict)
     assert report.notes() and report.advice()
 
@@ -355,5 +355,5 @@ def test_wrong_use_is_explained(blobs):
         audit_labels(masks)
     with pytest.raises(UserError, match="bright, dark, minority"):
         audit_labels(masks, None, images, foreground="red")
-    with pytest.raises(UserError, match="num_classes is 3"):
+    with pytest.raises(UserError, match="--num_classes 3 give clean labels"):
         audit_labels(masks, None, images, num_classes=3, foreground="bright")

@@ -14,8 +14,7 @@ from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
-from evaluation.label_audit import audit_labels
-from evaluation.label_audit.report import AuditReport
+from evaluation.label_audit import Audit, ReferenceAudit, audit_labels
 from training.data import class_counts
 from training.losses import needs_transition_matrix
 from training.losses.optimum import degenerate_optimum
@@ -42,7 +41,7 @@ class LabelKnowledge:
 
     noise: LabelNoiseFacts = LabelNoiseFacts()
     lines: tuple[str, ...] = ()
-    audit: AuditReport | None = None
+    audit: Audit | None = None
 
 
 def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> TransitionMatrix | None:
@@ -114,7 +113,7 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
         return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
     report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.loss.audit else None
-    found = None if report is None else report.transitions
+    found = report.transitions if isinstance(report, ReferenceAudit) else None
     place_free = found is not None and report.verdict in ("learnable", "inverted") and found.phi_low is not None
     if matrix is None and place_free and found.matrix.is_complete:
         matrix = found.matrix
@@ -138,7 +137,7 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     return LabelKnowledge(LabelNoiseFacts(matrix, invert), tuple(lines), report)
 
 
-def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> AuditReport:
+def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> Audit:
     """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
     rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
@@ -170,12 +169,11 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
     return label if label.shape == shape else None
 
 
-def _audit_line(report: AuditReport) -> str:
-    expected = "" if report.predicted_iou is None else f", predicted IoU {report.predicted_iou:.2f}"
-    return f"audit of {report.images} labels against {report.reference}: {report.line()}{expected}"
+def _audit_line(report: Audit) -> str:
+    return f"audit of {report.images} labels against {report.reference}: {report.line()}{report.prediction()}"
 
 
-def write_audit(report: AuditReport | None, run: Path) -> None:
+def write_audit(report: Audit | None, run: Path) -> None:
     """Keep the audit in the run folder, for its report."""
     if report is not None:
         write_json(run / "audit.json", report.to_json())

@@ -1,0 +1,190 @@
+"""The audit of labels, from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import numpy as np
+
+from datasets.labels import FOREGROUNDS, label_classes
+from datasets.transition_matrix import count_transitions
+from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
+from evaluation.label_audit.estimate import Transitions, estimate_transitions
+from evaluation.label_audit.iou_ceiling import iou_ceiling
+from evaluation.label_audit.predicted_iou import IoUPredictor
+from evaluation.label_audit.verdict import Audit, decide, may_be_chance
+from evaluation.label_audit.with_reference import ReferenceAudit
+from evaluation.label_audit.without_reference import ImageAudit, image_evidence
+from utils.cli import UserError, one_of
+
+MAX_IMAGES = 60  # images that everything but Q is estimated from
+MAX_SIDE = 512  # of larger images a window of this size is used for the same
+
+Labels = Sequence[np.ndarray]
+
+
+def check_foreground(foreground: str | None, num_classes: int) -> None:
+    """Refuse, by a UserError, an unknown word for the foreground's looks, or one for several classes."""
+    if foreground is None:
+        return
+    one_of(foreground, FOREGROUNDS, "--foreground")
+    if num_classes > 1:
+        raise UserError(
+            f"--foreground is for binary labels; with --num_classes {num_classes} give clean labels of some images"
+        )
+
+
+def audit_labels(
+    noisy: Labels,
+    truth: Sequence[np.ndarray | None] | None = None,
+    images: Labels | None = None,
+    num_classes: int = 1,
+    *,
+    seed: int = 0,
+    foreground: str | None = None,
+    max_images: int = MAX_IMAGES,
+    reference: str = "clean labels",
+    training_images: int | None = None,
+    workers: int = 4,
+) -> Audit:
+    """Audit a label set. Sequences are read item by item and may load from disk.
+
+    >>> truth = [(np.add(*np.indices((64, 64))) // 16 + i).astype(np.uint8) % 2 for i in range(6)]  # stripes
+    >>> rng = np.random.default_rng(0)
+    >>> noisy = [np.where(rng.random(label.shape) < 0.3, 1 - label, label) for label in truth]  # 30 % flipped
+    >>> audit = audit_labels(noisy, truth)
+    >>> audit.line(), audit.transitions.matrix.rows.round(1).tolist()
+    ('verdict: learnable (IoU ceiling 1.00)', [[0.7, 0.3], [0.3, 0.7]])
+
+    Args:
+        noisy: the labels to be trained on, classes with 255 ignored, uint8 (H, W) each.
+        truth: clean labels of the same images, None for images that have none.
+        images: of the same length, any dtype, (H, W) or (H, W, C) each; without them there is no predicted IoU.
+        num_classes: 1 for binary labels, else K.
+        seed: of bootstraps, halves and the choice of images.
+        foreground: ``bright``, ``dark`` or ``minority``: settles the direction where no truth does.
+        max_images: images from which profile, ceiling and prediction are estimated; Q counts all.
+        reference: ``second annotator`` where ``truth`` is another person's label.
+        training_images: how many images the network will be trained on, for the predicted IoU; None: ``len(noisy)``.
+    Returns: a `ReferenceAudit`, or an `ImageAudit` where no image has a truth.
+    Raises:
+        UserError: neither truth nor images; foreground with several classes or an unknown word.
+    """
+    check_foreground(foreground, num_classes)
+    rng = np.random.default_rng(seed)
+    counts, known = _count(noisy, truth, num_classes, workers)
+    if not known and images is None:
+        raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
+    pool = known or list(range(len(noisy)))
+    sampled = sorted(int(i) for i in rng.permutation(pool)[:max_images])
+    if not known:
+        sample = [_window(rng, noisy[i], images[i]) for i in sampled]
+        evidence = image_evidence(*_columns(sample), num_classes, foreground, seed)
+        return ImageAudit(
+            verdict=evidence.verdict,
+            num_classes=num_classes,
+            images=len(noisy),
+            sampled=sampled,
+            evidence=evidence,
+            foreground=foreground,
+        )
+    parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
+    return _compare(
+        estimate_transitions(counts, seed),
+        _columns(parts),
+        num_classes,
+        seed=seed,
+        reference=reference,
+        images=len(noisy),
+        sampled=sampled,
+        training_images=training_images or len(noisy),
+    )
+
+
+def _compare(
+    transitions: Transitions,
+    sample: Sequence[Labels],
+    num_classes: int,
+    *,
+    seed: int,
+    reference: str,
+    images: int,
+    sampled: list[int],
+    training_images: int,
+) -> ReferenceAudit:
+    """The audit against a reference.
+
+    Args:
+        sample: labels, reference labels and, where there are any, images of the sampled places.
+    """
+    labels, truths = sample[0], sample[1]
+    bins, table = location_table(truths, labels, num_classes)
+    turned = transitions.inverted and num_classes == 1
+    ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
+    chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
+    verdict = decide(transitions, ceiling, chance)
+    predicted = float("nan")
+    if verdict == "not learnable":
+        predicted = ceiling.value
+    elif verdict != "unknown" and len(sample) > 2:
+        predictor = IoUPredictor(sample[2], truths, bins, num_classes, seed, training_images=training_images)
+        predicted = predictor.iou(predictor.scores(labels, table), transitions, turned)
+    return ReferenceAudit(
+        verdict=verdict,
+        num_classes=num_classes,
+        images=images,
+        sampled=sampled,
+        reference=reference,
+        predicted_iou=predicted,
+        transitions=transitions,
+        ceiling=ceiling,
+        profile=distance_profile(table, seed),
+        agreement=_agreement(labels, truths, num_classes),
+        training_images=training_images,
+    )
+
+
+def _count(
+    noisy: Labels, truth: Sequence[np.ndarray | None] | None, num_classes: int, workers: int
+) -> tuple[np.ndarray, list[int]]:
+    """Transition counts (n, K, K) of the images with a reference label, and the places of these images."""
+    classes = label_classes(num_classes)
+    if truth is None:
+        return np.zeros((0, classes, classes), np.int64), []
+
+    def count(place: int) -> np.ndarray | None:
+        reference = truth[place]
+        return None if reference is None else count_transitions(reference, noisy[place], num_classes)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(count, range(len(noisy))))
+    known = [place for place, counts in enumerate(found) if counts is not None and counts.sum() > 0]
+    return np.array([found[place] for place in known]).reshape(-1, classes, classes), known
+
+
+def _agreement(labels: Labels, truths: Labels, num_classes: int) -> DensityAgreement:
+    """How alike the densities are: of the foreground, of K classes the mean over those in the truth."""
+    if num_classes == 1:
+        return density_agreement(labels, truths)
+    present = [m for m in range(num_classes) if any((truth == m).any() for truth in truths)]
+    found = [asdict(density_agreement(labels, truths, label_class=m)) for m in present]
+    means = {name: np.array([item[name] for item in found]) for name in found[0]}
+    known = {name: values[np.isfinite(values)] for name, values in means.items()}
+    return DensityAgreement(
+        **{name: float(values.mean()) if values.size else float("nan") for name, values in known.items()}
+        | {"bandwidth": found[0]["bandwidth"]}
+    )
+
+
+def _window(rng: np.random.Generator, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The same random window of at most MAX_SIDE² pixels of label, reference and image."""
+    height, width = arrays[0].shape[:2]
+    top = int(rng.integers(0, max(height - MAX_SIDE, 0) + 1))
+    left = int(rng.integers(0, max(width - MAX_SIDE, 0) + 1))
+    return tuple(item[top : top + MAX_SIDE, left : left + MAX_SIDE] for item in arrays)
+
+
+def _columns(rows: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,197 @@
+"""The audit of a list of a data set: read, compared, told, written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.catalog import prepare_dataset
+from datasets.image_io import read_image, read_label
+from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
+from datasets.lists import CLEAN_LIST, Sample, check_samples, default_training_list, find_list, list_folder, read_list
+from evaluation.label_audit.audit import audit_labels, check_foreground
+from evaluation.label_audit.plot import EXAMPLES, draw_audit
+from evaluation.label_audit.statistics import label_statistics
+from evaluation.label_audit.text import audit_lines
+from evaluation.label_audit.verdict import Audit
+from evaluation.label_audit.with_reference import ReferenceAudit
+from utils.cli import UserError
+from utils.files import write_json
+from utils.lazy import LazySequence
+from utils.plots import write_figure
+from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted
+
+CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
+MATRIX_FILE = "transition_matrix.json"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the lists, images and labels of a data set are read."""
+
+    dataset: str
+    root: Path
+    num_classes: int = 1
+    ignore_index: int | None = None
+    in_channels: int = 1
+    data_root: str | None = None
+
+    def samples(self, name: str | Path) -> tuple[Path, list[Sample]]:
+        """Find, read and check a list; every fault of it in one UserError."""
+        path = find_list(name, self.dataset, self.root)
+        samples = read_list(path, self.data_root, self.root)
+        check_samples(samples, path, self.num_classes, self.ignore_index, self.in_channels)
+        return path, samples
+
+    def labels(self, paths: Sequence[Path | None]) -> LazySequence[np.ndarray | None]:
+        """The labels in these files; None where there is no file."""
+
+        def load(place: int) -> np.ndarray | None:
+            path = paths[place]
+            return None if path is None else read_label(path, self.num_classes, self.ignore_index)
+
+        return LazySequence(load, len(paths), CACHE_BYTES)
+
+    def images(self, samples: Sequence[Sample]) -> LazySequence[np.ndarray]:
+        """The images of samples."""
+        return LazySequence(lambda place: read_image(samples[place].image, self.in_channels), len(samples), CACHE_BYTES)
+
+
+def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: Path) -> list[Path | None]:
+    """The label in another list for the image of every sample, None where that list has none or the very same file.
+
+    Raises:
+        UserError: the lists have no image in common.
+    """
+    labels = {sample.image.resolve(): sample.label for sample in others}
+    matched = [labels.get(sample.image.resolve()) for sample in samples]
+    if not any(matched):
+        raise UserError(
+            f"{display_path(path)} has labels for none of the images to audit: it names for example "
+            f"{display_path(others[0].image)}, the audited list {display_path(samples[0].image)}; "
+            "both lists must name the same image files"
+        )
+    own = [sample.label.resolve() for sample in samples]
+    return [None if label and label.resolve() == same else label for label, same in zip(matched, own, strict=True)]
+
+
+def reference_labels(
+    reader: Reader, samples: Sequence[Sample], name: str | Path | None, say: Callable[[str], object]
+) -> list[Path | None] | None:
+    """The label to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
+    default = list_folder(reader.dataset, reader.root) / "train" / CLEAN_LIST
+    if name is None and not default.is_file():
+        return None
+    try:
+        path, others = reader.samples(name or default)
+        matched = match_reference(samples, others, path)
+    except UserError as error:
+        if name is not None:
+            raise
+        say(f"no clean labels in {display_path(default)}: {error}")  # a list that nobody asked for
+        return None
+    if not any(matched):
+        say(f"these are the labels of {path.name}: nothing to compare with")
+        return None
+    return matched
+
+
+def audit_list(
+    dataset: str,
+    train_list: str | Path | None = None,
+    *,
+    clean_list: str | Path | None = None,
+    second_annotator: str | Path | None = None,
+    label_noise: str | None = None,
+    unlabelled: str = "background",
+    foreground: str | None = None,
+    num_classes: int = 1,
+    ignore_index: int | None = None,
+    in_channels: int = 1,
+    data_root: str | None = None,
+    max_images: int = 200,
+    seed: int = 0,
+    out: Path | None = None,
+    root: Path = REPO_ROOT,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Audit the labels of a list, say what was found and write it; what ``evaluation/audit_labels.py`` does.
+
+    Args:
+        train_list: labels to audit; None: train_noisyLabel.txt, else train_gt.txt.
+        clean_list, second_annotator: the labels to compare with, at most one of them; None: train_gt.txt.
+        label_noise: a noise spec put on the labels, which are then the clean ones.
+        foreground, max_images, seed: see `audit_labels`.
+        out: where the files go; None: ``train_log/<dataset>/audit_<list>``.
+    Returns: the folder with audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json.
+    Raises:
+        UserError: lists, files or options that do not fit.
+    """
+    check_foreground(foreground, num_classes)
+    dataset = prepare_dataset(dataset, train_list, root=root)
+    reader = Reader(dataset, root, num_classes, ignore_index, in_channels, data_root)
+    list_path, samples = reader.samples(train_list or default_training_list(dataset, label_noise is not None, root))
+    labels, images, truth = reader.labels([sample.label for sample in samples]), reader.images(samples), None
+    if label_noise is not None:
+        truth, labels = labels, with_noise(labels, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
+    elif (matched := reference_labels(reader, samples, second_annotator or clean_list, say)) is not None:
+        truth = reader.labels(matched)
+    names = [sample.image_id for sample in samples]
+    say(f"{display_path(list_path)}: {len(samples)} images")
+    statistics = label_statistics(labels, images, num_classes)
+    say("\n".join(statistics.lines(names)))
+    audit = audit_labels(
+        labels,
+        truth,
+        images,
+        num_classes,
+        seed=seed,
+        foreground=foreground,
+        max_images=max_images,
+        reference="second annotator" if second_annotator else "clean labels",
+    )
+    say("\n".join(audit_lines(audit)))
+    noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
+    folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
+    matrix_file = write_audit(folder, audit, statistics.to_json(names))
+    shown = audit.sampled[:EXAMPLES]
+    examples = [None if items is None else [items[place] for place in shown] for items in (labels, truth, images)]
+    write_figure(folder / "audit.png", draw_audit(audit, *examples))
+    say("\n".join(audit.advice(matrix_file)))
+    written = ["audit.json", "audit_details.json", "audit.png", *([MATRIX_FILE] if matrix_file else [])]
+    say(f"written to {display_path(folder)}: {', '.join(written)}")
+    return folder
+
+
+def with_noise(
+    labels: Sequence[np.ndarray], samples: Sequence[Sample], spec: str, num_classes: int, *, seed: int, unlabelled: str
+) -> LazySequence[np.ndarray]:
+    """Noise on labels, as training would put it there."""
+    steps = parse_spec(spec, num_classes)
+
+    def noisy(place: int) -> np.ndarray:
+        image_id = samples[place].image_id
+        return make_noisy_label(labels[place], steps, seed, image_id, num_classes, unlabelled=unlabelled)
+
+    return LazySequence(noisy, len(samples), CACHE_BYTES)
+
+
+def write_audit(folder: Path, audit: Audit, statistics: dict[str, Any]) -> str | None:
+    """Write audit.json, audit_details.json and, where Q is known in full, transition_matrix.json.
+
+    Returns: where the matrix lies, as a command would name it; None where it was not written.
+    """
+    matrix_path = folder / MATRIX_FILE
+    matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
+    named = None
+    if isinstance(audit, ReferenceAudit) and audit.transitions.matrix.is_complete:
+        audit.transitions.matrix.write(matrix_path)
+        named = quoted(display_path(matrix_path))
+    write_json(folder / "audit.json", audit.to_json())
+    found = {"statistics": statistics, "environment": environment_record("cpu")}
+    write_json(folder / "audit_details.json", {**audit.details(named), **found})
+    return named

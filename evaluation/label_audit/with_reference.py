@@ -1,0 +1,222 @@
+"""The audit against a reference: clean labels, or a second annotator's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.label_audit.by_distance import DensityAgreement
+from evaluation.label_audit.estimate import MIN_PHI, Transitions
+from evaluation.label_audit.iou_ceiling import Ceiling
+from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
+from evaluation.scores.bootstrap import MIN_IMAGES
+
+CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
+ENOUGH_WEIGHT = 0.9  # φ² above which more training images are not worth a word
+INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
+BOUNDS = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low", "singular_high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceAudit(Audit):
+    """What the comparison of labels with a reference found.
+
+    Args:
+        transitions: Q and its derived figures, from the images that have a reference label.
+        ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
+        profile: Q by distance and by depth, see ``by_distance.distance_profile``.
+        agreement: of the local densities of labels and reference.
+        training_images: images that the predicted IoU supposes a network to be trained on.
+    """
+
+    transitions: Transitions
+    ceiling: Ceiling
+    profile: dict[str, Any]
+    agreement: DensityAgreement
+    training_images: int
+
+    def _shows_inverse(self) -> bool:
+        return self.transitions.inverted
+
+    @property
+    def threshold(self) -> float | None:
+        """The score threshold that the noise implies, after inversion; None for K classes or without a direction."""
+        return None if self.invert is None else self.transitions.matrix.threshold()
+
+    def notes(self) -> list[str]:
+        """What stands behind the verdict and how sure it is, a sentence each."""
+        return self._noise_notes() + self._ceiling_notes()
+
+    def advice(self, matrix_file: str | None = None) -> list[str]:
+        """What to do, a sentence each; ``matrix_file`` is where Q was written."""
+        sentences = [
+            self._direction_advice(matrix_file),
+            self._loss_advice(matrix_file),
+            self._training_size_advice(),
+            self._image_count_advice(),
+        ]
+        return [sentence for sentence in sentences if sentence]
+
+    def prediction_basis(self) -> str:
+        """What the predicted IoU supposes and rests on."""
+        return f"of a network trained on {self.training_images} images, estimated from {len(self.sampled)} images"
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``audit.json``."""
+        found = self.transitions
+        return {
+            "verdict": self.verdict,
+            "iou_ceiling": None if self.verdict == "unknown" else self.ceiling.value,
+            "predicted_iou": None if np.isnan(self.predicted_iou) else self.predicted_iou,
+            "phi": found.phi,
+            "contrast": found.matrix.contrast,
+            "Q": found.matrix.rows,
+            "Q_low": found.matrix_low,
+            "Q_high": found.matrix_high,
+            "rank": found.rank,
+            "det": found.determinant,
+            "invert": self.invert,
+            "threshold": self.threshold,
+            "profile": self.profile,
+        }
+
+    def _evidence_details(self) -> dict[str, Any]:
+        found = self.transitions
+        return {
+            "compared": found.images,
+            "predicted_iou_is": None if np.isnan(self.predicted_iou) else self.prediction_basis(),
+            "transitions": {name: getattr(found, name) for name in (*BOUNDS, "merged", "counts", "too_few")},
+            "ceiling": None if self.verdict == "unknown" else asdict(self.ceiling),
+            "density_agreement": asdict(self.agreement),
+        }
+
+    def _noise_notes(self) -> list[str]:
+        """How the labels compare with the reference."""
+        found = self.transitions
+        lines = [f"{self.transitions.images} of {self.images} labels were compared with {self.reference}."]
+        if found.too_few:
+            lines.append(f"Too few images for intervals ({found.images}; {MIN_IMAGES} are needed): figures may be off.")
+        if not np.isfinite(found.phi):
+            return [*lines, "The reference labels show a single class only, so nothing can be compared."]
+        lines.append(
+            f"φ = {found.phi:.3f}{_span(found.phi_low, found.phi_high)}, contrast {found.matrix.contrast:.3f}"
+            f"{_span(found.contrast_low, found.contrast_high)}, rank {found.rank} of {(found.counts.sum(1) > 0).sum()}."
+        )
+        if self.verdict == "unknown":
+            lines.append(
+                "So few images could show such a φ by chance: whether the labels teach anything cannot be said."
+            )
+        if self.verdict not in UNDECIDED and abs(found.phi) < 0.7:
+            lines.append(f"As evidence such a label weighs about φ² = {found.phi**2:.1%} of a clean one.")
+        if self.reference == "second annotator" and found.phi > 0:
+            single = np.sqrt(found.phi)
+            lines.append(f"Both annotators err: if alike and independently, each has φ = {single:.2f} with the truth.")
+        lines += [f"The labels cannot tell classes {', '.join(map(str, group))} apart." for group in found.merged]
+        near_zero = found.phi_low is not None and found.phi_low < MIN_PHI and found.phi_high > -MIN_PHI
+        if near_zero and self.verdict != "not learnable":
+            lines.append(f"The interval of φ reaches below {MIN_PHI} in size: the verdict is uncertain.")
+        return lines
+
+    def _ceiling_notes(self) -> list[str]:
+        """What the ceiling means."""
+        if self.verdict == "unknown":
+            return []
+        ceiling = self.ceiling
+        what = "IoU" if self.num_classes == 1 else "mean IoU"
+        if ceiling.nothing_differs:
+            mask = "the all-foreground mask" if self.num_classes == 1 else "the most frequent class everywhere"
+            return [f"Nothing differs between the classes' labels: the ceiling is the {what} of {mask}."]
+        lines = [
+            f"A perfect learner of these labels reaches {what} {ceiling.value:.3f}{_span(ceiling.low, ceiling.high)}; "
+            f"were they equally wrong at every distance from the boundary, {ceiling.distance_free:.3f}."
+        ]
+        gap = ceiling.distance_free - ceiling.value
+        if gap > BIAS_MARGIN:
+            lines.append("A network is blurred and may get past this ceiling; see the predicted IoU.")
+        if ceiling.low is not None and ceiling.low < ceiling.distance_free - BIAS_MARGIN < ceiling.high:
+            lines.append(
+                f"The gap of {gap:.3f} is within its error of {BIAS_MARGIN}: the bias at boundaries is uncertain."
+            )
+        return lines
+
+    def _direction_advice(self, matrix_file: str | None) -> str | None:
+        """Inversion, decoding and the threshold to expect."""
+        found = self.transitions
+        if self.verdict in UNDECIDED:
+            return None
+        if self.num_classes > 1:
+            if found.matrix.is_complete and found.matrix.needs_decoding and found.invertible:
+                how = f": give training --transition_matrix {matrix_file}" if matrix_file else ""
+                return f"Scores must be decoded by Q⁻¹ before the argmax{how}."
+            return None
+        parts = []
+        if self.invert:
+            parts.append("scores must be inverted (--pred_invert auto does it by this audit or by validation labels)")
+        if self.threshold is not None and abs(self.threshold - 0.5) > 0.02:
+            after = " after inversion" if self.invert else ""
+            parts.append(f"without clean validation labels use the threshold {self.threshold:.3f}{after}, not 0.5")
+        return f"{'; '.join(parts)}.".capitalize() if parts else None
+
+    def _loss_advice(self, matrix_file: str | None) -> str | None:
+        """Whether a corrected loss helps."""
+        found = self.transitions
+        if self.verdict == "not learnable":
+            return HOPELESS
+        if self.verdict == "unknown":
+            return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
+        if self.verdict == "biased at boundaries":
+            return (
+                "No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
+                "and choose the threshold on clean validation labels."
+            )
+        errors = 1 - np.diagonal(found.matrix.block)
+        if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
+            return None
+        return (
+            f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
+            "not inverted and with an even threshold."
+        )
+
+    def _training_size_advice(self) -> str | None:
+        r"""How many images with such labels carry what clean labels would: :math:`1 / \varphi^2` times as many.
+
+        To first order a label that correlates with the truth by φ carries φ² of the information of the truth itself,
+        so that n of them have the effective sample size :math:`n \varphi^2`. It holds for errors that are independent
+        of the image; a bias at boundaries stays however many images there are.
+        Source: Pritchard & Przeworski, American Journal of Human Genetics 69, 2001 (a marker that stands for a gene).
+        """
+        weight = self.transitions.phi**2
+        if self.verdict not in ("learnable", "inverted") or weight > ENOUGH_WEIGHT:
+            return None
+        clean = self.training_images
+        return (
+            f"{clean} training images with these labels carry about as much as {_count(clean * weight)} "
+            f"with clean labels; to carry what {clean} clean ones do takes {1 / weight:.3g} times as many, about "
+            f"{_count(clean / weight)} (effective sample size n·φ²)."
+        )
+
+    def _image_count_advice(self) -> str | None:
+        """How many more reference labels would make φ sure; intervals shrink with the root of their number."""
+        found = self.transitions
+        if found.too_few:
+            return f"Give {self.reference} of at least {MIN_IMAGES - found.images} more images."
+        if not np.isfinite(found.phi) or found.phi_low is None:
+            return None
+        half = (found.phi_high - found.phi_low) / 2
+        uncertain = found.no_association and abs(found.phi) >= MIN_PHI
+        goal = abs(found.phi) if uncertain else max(INTERVAL_GOAL, abs(found.phi) / 10)
+        if half <= goal:
+            return None
+        more = int(np.ceil(found.images * ((half / goal) ** 2 - 1)))
+        return f"{self.reference.capitalize()} of about {more} more images would narrow φ to ± {goal:.2f}."
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "" if low is None else f" ({low:.3f} to {high:.3f})"
+
+
+def _count(number: float) -> str:
+    """A number of images to two digits: 9300, 61, 4; below one, "a part of one"."""
+    return "a part of one" if number < 1 else f"{float(f'{number:.2g}'):,.0f}"
