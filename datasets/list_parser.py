@@ -29,6 +29,12 @@ class Sample:
     image_id: str
     line: int
 
+    def require_label(self) -> Path:
+        """The label's file, of samples from lists that must have labels."""
+        if self.label is None:
+            raise UserError(f"{display_path(self.image)} has no label")
+        return self.label
+
 
 class ParsedList(NamedTuple):
     """The samples of the lines that are whole, ``(line, message)`` for the others, and what to say below them."""

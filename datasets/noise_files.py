@@ -22,6 +22,7 @@ from utils.cli import UserError, map_with_progress
 from utils.files import atomic_write, read_json, unique_stems, write_json
 from utils.run_folder import REPO_ROOT, display_path
 
+SOURCE_LIST = "train_gt"
 MAX_TABLE = 1000  # images; above, the manifest has sums only
 SWAP_ATTEMPTS = 10
 
@@ -56,10 +57,11 @@ class Tally:
 def write_noisy_labels(
     dataset: str,
     spec: str,
+    *,
     seed: int = 0,
     num_classes: int = 1,
     unlabelled: str = "background",
-    source_list: str | Path = "train_gt",
+    source_list: str | Path = SOURCE_LIST,
     root: Path = REPO_ROOT,
     ignore_index: int | None = None,
     data_root: Path | str | None = None,
@@ -130,7 +132,7 @@ def check_replaceable(
 ) -> None:
     """Refuse to replace labels that are the source, or that this module did not make; tell what else is replaced."""
     shown = display_path(folder)
-    if any(sample.label.parent == Path(os.path.abspath(folder)) for sample in samples):
+    if any(sample.require_label().parent == Path(os.path.abspath(folder)) for sample in samples):
         raise UserError(f"{shown} holds the labels to start from; noise on them would replace them: copy them first")
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -151,7 +153,7 @@ def make_labels(
     def make(job: tuple[str, Sample]) -> Tally | tuple[int, str]:
         file, sample = job
         try:
-            label = read_label(sample.label, settings.num_classes, ignore_index)
+            label = read_label(sample.require_label(), settings.num_classes, ignore_index)
         except UserError as fault:
             return sample.line, str(fault)
         noise = noisy_stages(
@@ -163,12 +165,13 @@ def make_labels(
 
     results = map_with_progress(make, list(jobs.items()), "noisy labels", "label")
     raise_faults(source, [result for result in results if not isinstance(result, Tally)])
-    _refuse_masks_as_classes(results, settings.num_classes, source)
-    return results
+    tallies = [result for result in results if isinstance(result, Tally)]
+    _refuse_masks_as_classes(tallies, settings.num_classes, source)
+    return tallies
 
 
 def _refuse_masks_as_classes(tallies: Sequence[Tally], num_classes: int, source: Path) -> None:
-    clean = sum(tally.reached[0] for tally in tallies)
+    clean = np.sum([tally.reached[0] for tally in tallies], axis=0)
     if num_classes > 1 and not clean[1:].any() and clean.sum() < sum(tally.pixels for tally in tallies):
         raise UserError(
             f"{display_path(source)}: no label has any class but 0; the other pixels are ignored. If these are masks "
@@ -197,8 +200,9 @@ def manifest(settings: NoiseSettings, source: str, jobs: dict[str, Sample], tall
     """
     steps = parse_spec(settings.spec, settings.num_classes)
     theory = spec_transition_matrix(steps, settings.num_classes, settings.unlabelled)
-    transitions = sum(tally.transitions for tally in tallies)
-    reached, kept = (sum(getattr(tally, name) for tally in tallies) for name in ("reached", "kept"))
+    transitions = np.sum([tally.transitions for tally in tallies], axis=0)
+    reached = np.sum([tally.reached for tally in tallies], axis=0)
+    kept = np.sum([tally.kept for tally in tallies], axis=0)
     ignored = sum(tally.ignored for tally in tallies)
     ignore_value = IGNORE_IN_BINARY_FILES if settings.num_classes == 1 else IGNORE
     content = {

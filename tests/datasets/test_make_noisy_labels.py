@@ -13,7 +13,7 @@ from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.labels import IGNORE
 from datasets.lists import read_list
-from datasets.make_noisy_labels import write_noisy_labels
+from datasets.noise_files import write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix, count_transitions
 from utils.cli import UserError
 
