@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.list_pairing import label_folders
-from datasets.lists import find_list, list_folder
+from datasets.lists import SPLITS, find_list, list_folder
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT, display_path, quoted
-
-SPLITS = ("train", "val", "test")
 
 
 class Download(NamedTuple):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.catalog import SPLITS
 from datasets.image_io import read_label, write_label
 from datasets.labels import IGNORE
 from datasets.list_pairing import list_images, pair_files
+from datasets.lists import SPLITS
 from utils.cli import UserError, map_with_progress, shortened
 from utils.run_folder import display_path
 

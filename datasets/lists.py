@@ -19,6 +19,7 @@ from utils.cli import UserError, map_with_progress, one_of
 from utils.files import atomic_write
 from utils.run_folder import REPO_ROOT, display_path
 
+SPLITS = ("train", "val", "test")
 CLEAN_LIST, NOISY_LIST = "train_gt.txt", "train_noisyLabel.txt"  # in the folder ``train`` of a data set's lists
 MIN_SIDE = 16  # pixels; the networks halve the image four times
 LISTED_FAULTS = 20

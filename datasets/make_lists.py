@@ -16,12 +16,12 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from datasets.catalog import SPLITS, check_name
+from datasets.catalog import check_name
 from datasets.cityscapes import CLASSES, cityscapes_pairs
 from datasets.image_io import read_label
 from datasets.labels import IGNORE
 from datasets.list_pairing import IMAGE_SUFFIXES, Pairing, label_folders, list_images, pair_files
-from datasets.lists import CLEAN_LIST, NOISY_LIST, write_list
+from datasets.lists import CLEAN_LIST, NOISY_LIST, SPLITS, write_list
 from utils.cli import CommandParser, UserError, run_command, shortened
 from utils.run_folder import REPO_ROOT, display_path, quoted
 

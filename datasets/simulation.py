@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from datasets.image_io import write_image, write_label
-from datasets.lists import write_list
+from datasets.lists import SPLITS, write_list
 from datasets.noise_files import write_noisy_labels
 from datasets.simulation_geometry import Range, Specimen, draw_log_uniform, smooth_field
 from datasets.simulation_specimens import Mitochondria, Nuclei, TubuleNetwork
@@ -27,7 +27,6 @@ from utils.run_folder import REPO_ROOT, display_path
 
 VERSION = 1  # raised whenever code or a parameter changes an image
 SEED = 20260730
-SPLITS = ("train", "val", "test")
 NOISE_SPEC = "flip:0.3"  # of the noisy list
 MARKER = "simulation.json"  # written last: its presence says that the set is complete
 IMAGE_SIZE = 256
