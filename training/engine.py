@@ -154,27 +154,31 @@ def validate(
     precision: str = "fp32",
     channels_last: bool = False,
     decoder: ScoreDecoder | None = None,
+    groups: int | None = None,
 ) -> np.ndarray:
     """Count how scores and labels meet, over all batches and processes.
 
     Args:
         decoder: for several classes, what corrects scores before the argmax.
-    Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64.
+        groups: count into that many tables; image i of the list goes into table i mod ``groups``.
+    Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64. With
+        ``groups`` the tables, (``groups``, …).
     """
     network.eval()
-    counts: Tensor | None = None
+    shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
+    counts = torch.zeros(groups or 1, *shape, dtype=torch.int64, device=device)
     for batch in batches:
         images, labels = to_device(batch, device, channels_last)
         with autocast(device, precision):
             logits = network(images)
         scores = to_scores(logits)
-        if num_classes == 1:
-            batch_counts = score_histogram(scores[:, 0], labels)
-        else:
-            scores = scores if decoder is None else decoder(scores)
-            batch_counts = confusion_matrix(scores.argmax(1), labels, num_classes)
-        counts = batch_counts if counts is None else counts + batch_counts
-    if counts is None:  # a process without a share
-        shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
-        counts = torch.zeros(shape, dtype=torch.int64, device=device)
-    return sum_over_ranks(counts).cpu().numpy()
+        if num_classes > 1:
+            scores = (scores if decoder is None else decoder(scores)).argmax(1, keepdim=True)
+        tables = [int(index) % groups for index in batch["index"]] if groups else [0] * len(images)
+        for table in set(tables):
+            own = [place for place, other in enumerate(tables) if other == table]
+            if num_classes == 1:
+                counts[table] += score_histogram(scores[own, 0], labels[own])
+            else:
+                counts[table] += confusion_matrix(scores[own, 0], labels[own], num_classes)
+    return sum_over_ranks(counts if groups else counts[0]).cpu().numpy()

@@ -15,6 +15,7 @@ from datasets.segmentation import steps_before
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
+from training.few_images import MAX_GROUPS
 from training.label_free import PseudoLabels
 from training.losses import parse_loss
 from training.options import TrainingOptions
@@ -345,14 +346,14 @@ def decide(
     if counts is None:
         return without_validation(pred_invert=invert, implied=implied, num_classes=options.data.num_classes)
     if options.data.num_classes > 1:
-        return select_classes(counts, labels_are_clean=clean, noise=state.labels)
+        return select_classes(counts.sum(0), labels_are_clean=clean, noise=state.labels)
     return select_binary(
         counts, labels_are_clean=clean, pred_invert=invert, implied=implied, labels_inverted=bool(state.labels.invert)
     )
 
 
 def count_validation(options: TrainingOptions, data: TrainingData, state: TrainingState) -> np.ndarray:
-    """The score histogram or confusion matrix of the validation set."""
+    """Score histograms or confusion matrices of the validation set, one for every image, or group of images."""
     return validate(
         state.predictor,
         data.val_loader,
@@ -361,6 +362,7 @@ def count_validation(options: TrainingOptions, data: TrainingData, state: Traini
         precision=state.precision,
         channels_last=state.channels_last,
         decoder=state.scores.decoder(options.data.num_classes, state.loss.class_weights),
+        groups=min(len(data.val), MAX_GROUPS),
     )
 
 

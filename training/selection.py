@@ -1,8 +1,9 @@
 """What validation decides: threshold, direction and the figure by which ``best`` is chosen.
 
-Clean validation labels choose everything by IoU. Noisy ones choose nothing by IoU or F1, which reward labels that
-resemble the noise: the threshold is the one that the noise implies, else that of Youden's J, which noise that is
-independent of the image leaves where it is. Without validation labels only the implied threshold is left.
+Clean validation labels choose everything by IoU, as far as they are enough to tell (``few_images.py``). Noisy ones
+choose nothing by IoU or F1, which reward labels that resemble the noise: the threshold is the one that the noise
+implies, else that of Youden's J, which noise that is independent of the image leaves where it is. Without validation
+labels only the implied threshold is left.
 """
 
 from __future__ import annotations
@@ -15,18 +16,8 @@ from typing import Any
 import numpy as np
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
-from evaluation.scores import (
-    DEFAULT_THRESHOLD,
-    auc,
-    best_threshold,
-    class_iou,
-    counts_at,
-    f1,
-    invert_histogram,
-    iou,
-    mean_iou,
-    youden_threshold,
-)
+from evaluation.scores import DEFAULT_THRESHOLD, auc, class_iou, counts_at, f1, iou, mean_iou, youden_threshold
+from training.few_images import choose_threshold, is_inverted_beyond_error
 
 
 @dataclass(frozen=True)
@@ -91,33 +82,35 @@ def is_inverted(histogram: np.ndarray) -> bool:
 
 
 def select_binary(
-    histogram: np.ndarray,
+    histograms: np.ndarray,
     *,
     labels_are_clean: bool,
     pred_invert: bool | None,
     implied: float | None,
     labels_inverted: bool = False,
 ) -> Selection:
-    """Decide from the score histogram (2, BINS) of the validation set.
+    """Decide from the score histograms of the validation images.
 
     Args:
+        histograms: one for every image, or group of images, (n, 2, BINS).
         pred_invert: a direction that is already decided; None lets clean labels decide.
         implied: the threshold implied by the label noise, if known.
         labels_inverted: whether noisy validation labels show the inverse; they are then judged turned around.
     """
     if labels_inverted and not labels_are_clean:
-        histogram = histogram[::-1]
-    invert = pred_invert if pred_invert is not None else labels_are_clean and is_inverted(histogram)
+        histograms = histograms[:, ::-1]
+    invert = pred_invert if pred_invert is not None else labels_are_clean and is_inverted_beyond_error(histograms)
     if invert:
-        histogram = invert_histogram(histogram)
-    youden_at, youden = youden_threshold(histogram)
+        histograms = histograms[..., ::-1]  # the scores; labels stay
+    pooled = histograms.sum(0)
+    youden_at, youden = youden_threshold(pooled)
     if labels_are_clean:
-        threshold, figure = best_threshold(histogram)
+        threshold, figure = choose_threshold(histograms, DEFAULT_THRESHOLD if implied is None else implied)
     else:
         threshold = youden_at if implied is None else implied
         figure = youden
-    counts = counts_at(histogram, threshold)
-    figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(histogram)), "youden": youden}
+    counts = counts_at(pooled, threshold)
+    figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
     return Selection(float(threshold), bool(invert), float(figure), figures)
 
 
@@ -157,9 +150,11 @@ def without_validation(*, pred_invert: bool | None, implied: float | None, num_c
     return Selection(threshold, bool(pred_invert), math.nan)
 
 
-def with_logged_figures(selection: Selection, histogram: np.ndarray | None) -> Selection:
+def with_logged_figures(selection: Selection, histograms: np.ndarray | None) -> Selection:
     """A decision that validation has no part in, with the figures that it reaches there, for the record."""
-    if histogram is None or not histogram.sum(1).all():
+    if histograms is None or not histograms.sum((0, 2)).all():
         return selection
-    logged = select_binary(histogram, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold)
+    logged = select_binary(
+        histograms, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold
+    )
     return replace(selection, figures={**logged.figures, **selection.figures})

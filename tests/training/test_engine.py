@@ -87,6 +87,17 @@ def test_validation_equals_counting_all_images_at_once(num_classes):
     assert counts.sum() == (batch["label"] != 255).sum()
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_validation_keeps_groups_of_images_apart(num_classes):
+    network, batch = small_network(num_classes), random_batch(5, num_classes)
+    batch["index"] = torch.tensor([4, 0, 1, 3, 2])
+    tables = validate(network, [batch], num_classes=num_classes, device=CPU, groups=3)
+    for table in range(3):
+        own = [place for place, index in enumerate(batch["index"].tolist()) if index % 3 == table]
+        part = {name: value[own] for name, value in batch.items()}
+        assert np.array_equal(tables[table], validate(network, [part], num_classes=num_classes, device=CPU))
+
+
 def test_class_scores_are_corrected_by_the_noise_matrix():
     # A perfect learner of labels that cycle the classes predicts the wrong class until Q corrects it.
     matrix = torch.tensor([[0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.9, 0.0, 0.1]], dtype=torch.float64)

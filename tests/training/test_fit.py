@@ -273,10 +273,10 @@ def test_ninety_percent_flipped_labels_train_the_right_way_up(disks):
     clean_validation = run(disks, **options)
     noisy_validation = run(disks, val_labels="noisy", **options)
     for folder in (clean_validation, noisy_validation):
-        assert load_checkpoint(folder / "checkpoints" / "best.pth")["pred_invert"] is True
-    # Labels that cannot be trusted choose no threshold: it is the one that the noise implies.
-    assert load_checkpoint(noisy_validation / "checkpoints" / "best.pth")["threshold"] == pytest.approx(0.5)
-    assert load_checkpoint(clean_validation / "checkpoints" / "best.pth")["threshold"] != pytest.approx(0.5)
+        best = load_checkpoint(folder / "checkpoints" / "best.pth")
+        assert best["pred_invert"] is True
+        # Neither noisy labels nor three clean ones choose a threshold: it is the one that the noise implies.
+        assert best["threshold"] == pytest.approx(0.5)
     assert max(record["val/iou"] for record in read_jsonl(clean_validation / "metrics.jsonl")) > 0.6
 
 

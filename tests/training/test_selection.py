@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.transition_matrix import TransitionMatrix, flip_matrix
-from evaluation.scores import BINS
+from evaluation.scores import BINS, auc, best_threshold
 from training.selection import LabelNoiseFacts, select_binary, select_classes, without_validation
 from utils.files import plain
 
@@ -22,15 +22,39 @@ def histogram(background: dict[float, int], foreground: dict[float, int]) -> np.
     return counts
 
 
+def alike(counts: np.ndarray, images: int = 5) -> np.ndarray:
+    """The histograms of so many images that do not differ."""
+    return np.repeat(counts[None], images, 0)
+
+
 def test_clean_labels_choose_threshold_and_figure_by_iou():
-    counts = histogram({0.1: 90, 0.4: 10}, {0.3: 2, 0.6: 18})
+    counts = alike(histogram({0.1: 90, 0.4: 10}, {0.3: 2, 0.6: 18}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=0.05)
     assert 0.4 < selection.threshold <= 0.6 and not selection.invert
     assert selection.figure == pytest.approx(18 / 20) == selection.figures["iou"]
 
 
+@pytest.mark.parametrize(("implied", "prior"), [(None, 0.5), (0.3, 0.3)])
+def test_fewer_than_four_images_move_no_threshold(implied, prior):
+    counts = histogram({0.1: 90, 0.55: 10}, {0.4: 2, 0.6: 18})
+    arguments = {"labels_are_clean": True, "pred_invert": None, "implied": implied}
+    selection = select_binary(alike(counts, 3), **arguments)
+    assert selection.threshold == prior and selection.figure == selection.figures["iou"] < 0.7
+    assert select_binary(alike(counts, 4), **arguments).figure == pytest.approx(18 / 20)
+
+
+def test_a_gain_within_its_error_moves_no_threshold():
+    for_lower = histogram({0.1: 90}, {0.3: 10, 0.8: 10})
+    for_higher = histogram({0.1: 81, 0.3: 9}, {0.8: 20})
+    arguments = {"labels_are_clean": True, "pred_invert": None, "implied": None}
+    mixed = np.stack([for_lower, for_higher, for_higher, for_higher, for_lower, for_lower])
+    assert best_threshold(mixed.sum(0))[0] < 0.3
+    assert select_binary(mixed, **arguments).threshold == 0.5
+    assert select_binary(alike(for_lower, 6), **arguments).threshold < 0.3
+
+
 def test_clean_labels_find_the_inverse():
-    counts = histogram({0.9: 80, 0.7: 5}, {0.2: 20})
+    counts = alike(histogram({0.9: 80, 0.7: 5}, {0.2: 20}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert selection.invert and selection.figure == 1 and selection.figures["auc"] == 1
     assert 0.3 < selection.threshold <= 0.8
@@ -38,9 +62,18 @@ def test_clean_labels_find_the_inverse():
     assert not forced.invert and forced.figures["auc"] == 0
 
 
+def test_chance_inverts_nothing():
+    right, wrong = histogram({0.2: 50}, {0.6: 50}), histogram({0.6: 50}, {0.2: 50})
+    for images in (np.stack([wrong, right, wrong, right, wrong]), np.stack([wrong, wrong, right])):
+        assert auc(images.sum(0)) < 0.5
+        assert not select_binary(images, labels_are_clean=True, pred_invert=None, implied=None).invert
+    for count in (1, 2, 5):
+        assert select_binary(alike(wrong, count), labels_are_clean=True, pred_invert=None, implied=None).invert
+
+
 def test_noisy_labels_choose_by_youden_and_never_by_iou():
     # Labels flipped by 45 %: the best IoU is the all-foreground mask's, Youden's J keeps the true threshold.
-    counts = histogram({0.2: 550, 0.8: 45}, {0.2: 450, 0.8: 55})
+    counts = alike(histogram({0.2: 550, 0.8: 45}, {0.2: 450, 0.8: 55}))
     noisy = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=None)
     clean = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert 0.2 < noisy.threshold <= 0.8 and clean.threshold <= 0.2
@@ -48,7 +81,7 @@ def test_noisy_labels_choose_by_youden_and_never_by_iou():
 
 
 def test_noisy_labels_use_the_threshold_that_the_noise_implies():
-    counts = histogram({0.2: 10}, {0.8: 10})
+    counts = alike(histogram({0.2: 10}, {0.8: 10}))
     selection = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=0.35)
     assert selection.threshold == 0.35 and selection.figure == 1
 
@@ -78,7 +111,7 @@ def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learne
     good = histogram({0.1: 900, 0.9: 100}, {0.1: 100, 0.9: 900})
     blank = histogram({0.5: 1000}, {0.5: 1000})
     arguments = {"labels_are_clean": False, "pred_invert": True, "implied": None, "labels_inverted": True}
-    figures = [select_binary(counts, **arguments).figure for counts in (good, blank)]
+    figures = [select_binary(alike(counts), **arguments).figure for counts in (good, blank)]
     assert figures[0] > figures[1] and figures[1] == pytest.approx(0)
 
 
