@@ -64,6 +64,12 @@ def read_shape(path: Path | str, in_channels: int = 1) -> tuple[int, int]:
 def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None = None) -> np.ndarray:
     """Read a label as class indices.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_label(Path(folder) / "7.png", np.eye(3, dtype=np.uint8))  # 0/255 on disk
+    ...     read_label(Path(folder) / "7.png").tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
     Args:
         path: a label file; the indices of a palette PNG are its values.
         num_classes: 1 is binary: 0 background, anything else foreground. K: values 0…K−1 are classes, 255 is ignored.

@@ -173,6 +173,9 @@ STEPS: dict[str, NoiseStep] = {
 def parse_spec(text: str, num_classes: int = 1) -> tuple[Step, ...]:
     """Parse and check a label noise spec; the file of an ``ntm`` step is read.
 
+    >>> [step.name for step in parse_spec("skeleton + shift:1 + sample:0.1")]
+    ['skeleton', 'shift', 'sample']
+
     Args:
         text: e.g. ``skeleton+shift:1+sample:0.1``.
         num_classes: 1 (binary) or K.
@@ -206,6 +209,10 @@ def make_noisy_label(
     unlabelled: str = "background",
 ) -> np.ndarray:
     """Put label noise on a clean label.
+
+    >>> label = np.ones((10, 10), np.uint8)
+    >>> int(make_noisy_label(label, "sample:0.3", seed=0, image_id="7.tif").sum())  # an exact share
+    30
 
     Args:
         label: uint8 (H, W), class indices with IGNORE.

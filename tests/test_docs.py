@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+
+from benchmarks.architecture import module_files, package_of
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -53,6 +58,34 @@ def test_links_lead_somewhere(page):
 def test_scripts_in_commands_exist(page):
     commands = re.findall(r"python3? ([\w/]+\.py)", page.read_text(encoding="utf-8"))
     assert [name for name in commands if not (REPO_ROOT / name).exists()] == []
+
+
+PUBLIC = (
+    "datasets.image_io:read_label",
+    "datasets.label_noise:make_noisy_label",
+    "datasets.label_noise:parse_spec",
+    "datasets.transition_matrix:TransitionMatrix",
+    "evaluation.label_audit:audit_labels",
+    "evaluation.scores:iou",
+    "models:build_network",
+    "training.losses:SegmentationLoss",
+    "training.losses:parse_loss",
+    "utils.registry:Registry",
+)
+WITH_EXAMPLES = sorted(
+    name for name, path in module_files().items() if package_of(name) != "benchmarks" and ">>> " in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_in_docstrings_hold(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0 and found.failed == 0
+
+
+@pytest.mark.parametrize("place", PUBLIC)
+def test_what_people_call_has_an_example(place):
+    assert doctest.DocTestParser().get_examples(resolve_name(place).__doc__)
 
 
 def extended(section: str, root: Path) -> None:

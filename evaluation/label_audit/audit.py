@@ -58,6 +58,10 @@ def audit_labels(
     >>> audit.line(), audit.transitions.matrix.rows.round(1).tolist()
     ('verdict: learnable (IoU ceiling 1.00)', [[0.7, 0.3], [0.3, 0.7]])
 
+    >>> truth = [np.kron(np.eye(8, dtype=np.uint8), np.ones((8, 8), np.uint8)) for _ in range(4)]
+    >>> audit_labels([1 - label for label in truth], truth).verdict
+    'inverted'
+
     Args:
         noisy: the labels to be trained on, classes with 255 ignored, uint8 (H, W) each.
         truth: clean labels of the same images, None for images that have none.

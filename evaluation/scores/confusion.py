@@ -128,7 +128,12 @@ def ratio(numerator: Any, denominator: Any, empty: float = np.nan) -> Any:
 
 
 def iou(counts: Counts) -> Any:
-    """Intersection over union, TP / (TP + FP + FN); 1 where both masks are empty."""
+    """Intersection over union, TP / (TP + FP + FN); 1 where both masks are empty.
+
+    >>> mask, label = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 0, 0]])
+    >>> float(iou(confusion_counts(mask, label)))
+    0.5
+    """
     return ratio(counts.tp, counts.tp + counts.fp + counts.fn, empty=1.0)
 
 

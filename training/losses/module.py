@@ -38,6 +38,10 @@ class SegmentationLoss(nn.Module):
     has any (region losses). Where a batch is computed in parts, on several processes or one after the other,
     ``weights(labels)`` summed over the parts is handed to each ``forward``, and the parts' losses add up to L.
 
+    >>> logits, labels = torch.zeros(2, 1, 8, 8), torch.ones(2, 8, 8, dtype=torch.uint8)
+    >>> round(SegmentationLoss("bce")(logits, labels).item(), 4)  # log 2
+    0.6931
+
     Args:
         spec: see :func:`parse_loss`.
         num_classes: 1 for binary, else K, to find contradictions before training; None leaves them to ``forward``.

@@ -107,6 +107,9 @@ def parse_loss(spec: str, num_classes: int | None = None) -> tuple[LossTerm, ...
 
     ``bce+0.5*dice`` and ``tversky(alpha=0.3,beta=0.7)`` are specs; spaces do not matter.
 
+    >>> [(term.factor, term.name, term.params) for term in parse_loss("bce + 0.5*tversky(alpha=0.3)")]
+    [(1.0, 'bce', {}), (0.5, 'tversky', {'alpha': 0.3})]
+
     Args:
         num_classes: 1 for binary, else K; None where the classes do not matter yet.
     Raises:
