@@ -167,21 +167,25 @@ def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str],
 
 def fraction(text: str) -> float:
     """An argparse type: a number from 0 to 1, also as a percentage (``5%`` is 0.05)."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
+    value = _parse_fraction(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1, such as 0.05 or 5%")
     return value
 
 
 def positive_fraction(text: str) -> float:
-    """An argparse type: a number above 0, up to 1, also as a percentage."""
-    value = fraction(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    """An argparse type: a number above 0 and up to 1, also as a percentage."""
+    value = _parse_fraction(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0 and up to 1, such as 0.05 or 5%")
     return value
+
+
+def _parse_fraction(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return float("nan")
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""The annotation budget: its ladder, its curve against known ones, and a whole small study that is gone on with."""
+"""The annotation budget: its grid, its curve against known ones, and a whole small experiment that is gone on with."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 import numpy as np
 import pytest
 
-from training.annotation_budget import main, parse_options, run_cells, show_time
+from training.annotation_budget import main, parse_options
 from training.budget.curve import Scores, cell_means, cheapest_sentence, fit_curve, outlook_sentences, resample
 from training.budget.plan import (
-    Cell,
-    cell_length,
+    Trial,
     choose_images,
     default_counts,
     epoch_steps,
     full_length,
     information_order,
-    make_ladder,
+    make_grid,
+    trial_length,
 )
-from training.budget.trials import Book, finish_cell, open_study, train_cell
+from training.budget.session import run_trials, show_time
+from training.budget.trials import Results, finish_trial, open_experiment, train_trial
 from utils.cli import UserError
 
 TINY = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 2, "device": "cpu"}
@@ -27,7 +28,7 @@ TINY_ARGUMENTS = [item for name, value in TINY.items() for item in (f"--{name}",
 LADDER = ["--steps", "12", "--pixel_shares", "1", "20%", "--image_counts", "8", "3"]
 
 
-# The ladder
+# The grid
 
 
 @pytest.mark.parametrize("available", [8, 60, 157, 161, 595, 1000])
@@ -35,7 +36,7 @@ def test_all_cells_take_the_same_number_of_steps(available):
     full = full_length(available, 16, 20, 100, 300)
     assert full.steps == full.epochs * epoch_steps(available, full.repeat, 16) and 90 <= full.steps <= 350
     for images in default_counts(available):
-        length = cell_length(images, 16, full)
+        length = trial_length(images, 16, full)
         assert length.steps == length.epochs * epoch_steps(images, length.repeat, 16)
         assert abs(length.steps - full.steps) <= 0.01 * full.steps
         assert full.epochs // 2 <= length.epochs <= 2 * full.epochs
@@ -48,19 +49,19 @@ def test_smaller_image_sets_lie_within_larger_ones_of_the_same_repeat():
 
 
 def test_full_labels_come_first_and_second_repeats_before_the_inside_of_the_ladder():
-    order = make_ladder((1, 0.1, 0.01), (90, 30, 10), repeats=3, available=90)
+    order = make_grid((1, 0.1, 0.01), (90, 30, 10), repeats=3, available=90)
     assert len(order) == len(set(order)) == 27
-    assert order[0] == Cell(1, 90, 1)
-    edge = [cell for cell in order if cell.share == 1 or cell.images == 90]
-    inside = [cell for cell in order if cell not in edge]
-    assert order[:10] == [cell for cell in edge if cell.repeat < 3]
-    assert order[10:18] == [cell for cell in inside if cell.repeat < 3]
+    assert order[0] == Trial(1, 90, 1)
+    edge = [trial for trial in order if trial.share == 1 or trial.images == 90]
+    inside = [trial for trial in order if trial not in edge]
+    assert order[:10] == [trial for trial in edge if trial.repeat < 3]
+    assert order[10:18] == [trial for trial in inside if trial.repeat < 3]
     assert information_order(order[::-1]) == order
 
 
 def test_more_images_than_the_list_has_are_refused():
     with pytest.raises(UserError, match="only 8 images"):
-        make_ladder((1.0,), (8, 9), 1, available=8)
+        make_grid((1.0,), (8, 9), 1, available=8)
 
 
 # The curve
@@ -145,57 +146,59 @@ def test_a_study_is_gone_on_with_and_repeats_nothing(disks, capsys):
     arguments = [*TINY_ARGUMENTS, *LADDER, "--repeats", "1"]
     main(arguments, disks)
     folder = disks / "train_log" / "disks" / "annotation_budget"
-    first, cells = json.loads((folder / "curve.json").read_text()), json.loads((folder / "cells.json").read_text())
-    assert set(cells["cells"]) == {"p1_n8_r1", "p1_n3_r1", "p0.2_n8_r1", "p0.2_n3_r1"}
-    assert {record["steps"] for record in cells["cells"].values()} == {12}
+    first, trials = json.loads((folder / "curve.json").read_text()), json.loads((folder / "cells.json").read_text())
+    assert set(trials["cells"]) == {"p1_n8_r1", "p1_n3_r1", "p0.2_n8_r1", "p0.2_n3_r1"}
+    assert {record["steps"] for record in trials["cells"].values()} == {12}
     assert first["left_out"] == [] and len(first["sentences"]) == 3
     assert (folder / "curve.png").stat().st_size > 10_000 and len((folder / "table.csv").read_text().split()) == 5
-    assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(cells["cells"])
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(trials["cells"])
     assert not list((disks / "train_log").rglob("*.pth")) and len(list(folder.parent.iterdir())) == 1
     output = capsys.readouterr().out
     assert output.splitlines()[-3:] == first["sentences"] and "100 % of the pixels, 3 images, repeat 1: F1" in output
 
     main(arguments, disks)
     assert "4 trainings are finished" in capsys.readouterr().out
-    assert json.loads((folder / "cells.json").read_text()) == cells
+    assert json.loads((folder / "cells.json").read_text()) == trials
     with pytest.raises(UserError, match="other settings .*seed 0 → 1"):
         main([*arguments, "--seed", "1"], disks)
 
 
 def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(disks):
-    whole, cut = (open_study(TINY, 12, None, disks / name, disks) for name in ("whole", "cut"))
-    cell = Cell(0.2, 3, 1)
-    expected = finish_cell(whole, cell)
-    run = train_cell(cut, cell, stop_after=1)
-    assert train_cell(cut, cell, stop_after=2) == run
-    record = finish_cell(cut, cell)
+    whole, cut = (
+        open_experiment(TINY, steps=12, data_list=None, folder=disks / name, root=disks) for name in ("whole", "cut")
+    )
+    trial = Trial(0.2, 3, 1)
+    expected = finish_trial(whole, trial)
+    run = train_trial(cut, trial, stop_after=1)
+    assert train_trial(cut, trial, stop_after=2) == run
+    record = finish_trial(cut, trial)
     assert {**record, "seconds": 0} == {**expected, "seconds": 0} and 0 <= record["score"] <= 1
 
 
 def test_what_the_time_does_not_hold_is_left_out_and_named(disks, capsys):
-    study = open_study(TINY, 12, "test", None, disks)
-    ladder = make_ladder((1, 0.2), (8, 3), 1, 8)
+    experiment = open_experiment(TINY, steps=12, data_list="test", folder=None, root=disks)
+    grid = make_grid((1, 0.2), (8, 3), 1, 8)
     hours = iter(range(0, 100_000, 3600))
-    left_out = run_cells(study, Book.open(study), ladder, ends=1.5 * 3600, clock=lambda: next(hours))
-    assert left_out == ladder[1:]
-    assert set(Book.open(study).cells) == {"p1_n8_r1"}
+    left_out = run_trials(experiment, Results.open(experiment), grid, ends=1.5 * 3600, clock=lambda: next(hours))
+    assert left_out == grid[1:]
+    assert set(Results.open(experiment).trials) == {"p1_n8_r1"}
 
-    show_time(ladder, seconds=60, left=150)
+    show_time(grid, seconds=60, left=150)
     assert "left out, as what tells least: 20 % of the pixels, 8 images, repeat 1; 20 %" in capsys.readouterr().out
     with pytest.raises(UserError, match="about 10.0 min, more than the 5.0 min left of --time_budget"):
-        show_time(ladder, seconds=600, left=300)
+        show_time(grid, seconds=600, left=300)
 
 
 def test_scores_are_those_of_a_clean_list_and_never_of_the_test_list_unasked(disks):
-    study = open_study(TINY, 12, None, None, disks)
-    assert study.scored_on.name == "val.txt"
-    on_test = open_study(TINY, 12, "test", None, disks)
-    assert on_test.scored_on.name == "test.txt" and on_test.settings() != study.settings()
+    experiment = open_experiment(TINY, steps=12, data_list=None, folder=None, root=disks)
+    assert experiment.scored_on.name == "val.txt"
+    on_test = open_experiment(TINY, steps=12, data_list="test", folder=None, root=disks)
+    assert on_test.scored_on.name == "test.txt" and on_test.settings() != experiment.settings()
     with pytest.raises(UserError, match="--data_list"):
-        open_study({**TINY, "val_labels": "noisy"}, 12, None, None, disks)
+        open_experiment({**TINY, "val_labels": "noisy"}, steps=12, data_list=None, folder=None, root=disks)
     (disks / "txt" / "disks" / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val\.txt is absent.*--data_list"):
-        open_study(TINY, 12, None, None, disks)
+        open_experiment(TINY, steps=12, data_list=None, folder=None, root=disks)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from datasets.segmentation import OrderedBatches, SegmentationDataset, make_load
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction import load_network
 from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
-from training.budget.plan import Cell, Length, cell_length, choose_images, full_length
+from training.budget.plan import Length, Trial, choose_images, full_length, trial_length
 from training.data import validation_batch_size
 from training.engine import validate
 from training.fit import configure, fit
@@ -33,13 +33,13 @@ from utils.files import read_json, read_jsonl, write_json
 from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
-# Options that leave a finished training as it is, or that the cells set.
+# Options that leave a finished training as it is, or that the trials set.
 NO_SETTINGS = ("device", "workers", "cache", "epochs", "stop_after", "run_name", "resume", "train_list", "val_list")
 
 
 @dataclass(frozen=True)
-class Study:
-    """What all cells have in common.
+class Experiment:
+    """What all trials have in common.
 
     Args:
         given: options of main.py, for every training.
@@ -61,12 +61,12 @@ class Study:
 
     @property
     def score(self) -> str:
-        """The figure that cells are compared by: pooled F1, or mean IoU of several classes."""
+        """The figure that trials are compared by: pooled F1, or mean IoU of several classes."""
         return "f1" if self.options.data.num_classes == 1 else "miou"
 
     def settings(self) -> dict[str, Any]:
-        """What a cell's score depends on besides the cell itself."""
-        pairs = [(display_path(sample.image), display_path(sample.label)) for sample in self.samples]
+        """What a trial's score depends on besides the trial itself."""
+        pairs = [(display_path(sample.image), display_path(sample.require_label())) for sample in self.samples]
         options = {name: value for name, value in self.options.to_dict().items() if name not in NO_SETTINGS}
         return {
             **options,
@@ -76,21 +76,21 @@ class Study:
             "steps": self.full.steps,
         }
 
-    def length(self, cell: Cell) -> Length:
-        """Epochs and draws of a cell."""
-        if cell.images == len(self.samples):
+    def length(self, trial: Trial) -> Length:
+        """Epochs and draws of a trial."""
+        if trial.images == len(self.samples):
             return self.full
-        return cell_length(cell.images, self.options.optimization.batch_size, self.full)
+        return trial_length(trial.images, self.options.optimization.batch_size, self.full)
 
-    def run_folder(self, cell: Cell) -> Path:
-        """Where ``fit`` writes the cell's run; the name tells studies in different folders apart."""
-        study = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]
-        return self.root / "train_log" / self.options.data.dataset / f"budget-{study}_{cell.name}"
+    def run_folder(self, trial: Trial) -> Path:
+        """Where ``fit`` writes the trial's run; the name tells experiments in different folders apart."""
+        experiment = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]
+        return self.root / "train_log" / self.options.data.dataset / f"budget-{experiment}_{trial.name}"
 
 
-def open_study(
-    given: dict[str, Any], steps: int | None, data_list: str | None, folder: Path | None, root: Path
-) -> Study:
+def open_experiment(
+    given: dict[str, Any], *, steps: int | None, data_list: str | None, folder: Path | None, root: Path
+) -> Experiment:
     """Find the lists and settle the number of steps.
 
     Args:
@@ -113,7 +113,7 @@ def open_study(
         steps or MAX_STEPS,
     )
     folder = folder or root / "train_log" / dataset / "annotation_budget"
-    return Study(
+    return Experiment(
         {**given, "dataset": dataset},
         options,
         train_list,
@@ -143,21 +143,21 @@ def validation_list(options: TrainingOptions, root: Path) -> Path:
 
 
 @dataclass
-class Book:
-    """The record of finished cells, kept in ``cells.json``."""
+class Results:
+    """The record of finished trials, kept in ``cells.json``."""
 
     path: Path
     settings: dict[str, Any]
-    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, study: Study) -> Book:
-        """Open the study's record, or begin one.
+    def open(cls, experiment: Experiment) -> Results:
+        """Open the experiment's record, or begin one.
 
         Raises:
-            UserError: the folder holds cells of other settings.
+            UserError: the folder holds trials of other settings.
         """
-        path, settings = study.folder / "cells.json", json.loads(json.dumps(study.settings()))
+        path, settings = experiment.folder / "cells.json", json.loads(json.dumps(experiment.settings()))
         if not path.exists():
             return cls(path, settings)
         record = read_json(path)
@@ -169,10 +169,10 @@ class Book:
             )
         return cls(path, settings, record["cells"])
 
-    def add(self, cell: Cell, record: dict[str, Any]) -> None:
-        """Keep the record of a finished cell, at once."""
-        self.cells[cell.name] = {**asdict(cell), **record}
-        write_json(self.path, {"settings": self.settings, "cells": self.cells})
+    def add(self, trial: Trial, record: dict[str, Any]) -> None:
+        """Keep the record of a finished trial, at once."""
+        self.trials[trial.name] = {**asdict(trial), **record}
+        write_json(self.path, {"settings": self.settings, "cells": self.trials})
 
 
 def epochs_done(run: Path) -> int:
@@ -181,36 +181,40 @@ def epochs_done(run: Path) -> int:
     return int(load_checkpoint(last)["epoch"]) if last.exists() else 0
 
 
-def train_cell(study: Study, cell: Cell, stop_after: int | None = None) -> Path:
-    """Train a cell, or go on with it where an interruption left it; returns its run folder.
+def train_trial(experiment: Experiment, trial: Trial, stop_after: int | None = None) -> Path:
+    """Train a trial, or go on with it where an interruption left it; returns its run folder.
 
     Args:
         stop_after: end after this epoch, to be gone on with.
     """
-    run, length = study.run_folder(cell), study.length(cell)
+    run, length = experiment.run_folder(trial), experiment.length(trial)
     done = epochs_done(run)
     if done >= length.epochs:
         return run
     stop = {} if stop_after is None else {"stop_after": stop_after}
-    with quietly(study.folder / "log.txt"):
+    with quietly(experiment.folder / "log.txt"):
         if done:
-            device = {name: study.given[name] for name in ("device", "workers", "cache") if name in study.given}
-            return fit(configure({"resume": str(run), **device, **stop}, study.root), study.root)
+            device = {
+                name: experiment.given[name] for name in ("device", "workers", "cache") if name in experiment.given
+            }
+            return fit(configure({"resume": str(run), **device, **stop}, experiment.root), experiment.root)
         shutil.rmtree(run, ignore_errors=True)  # ours by its name, and interrupted before its first epoch
-        return fit(configure({**cell_options(study, cell), **stop}, study.root), study.root)
+        return fit(configure({**trial_options(experiment, trial), **stop}, experiment.root), experiment.root)
 
 
-def cell_options(study: Study, cell: Cell) -> dict[str, Any]:
-    """The options of a cell's training; its images are written as a list."""
-    length = study.length(cell)
-    chosen = choose_images(len(study.samples), cell.images, cell.repeat, study.options.run.seed)
-    path = study.folder / "lists" / f"n{cell.images}_r{cell.repeat}.txt"
-    write_list(path, [(study.samples[index].image, study.samples[index].label) for index in chosen], study.root)
-    seed = study.options.run.seed + cell.repeat - 1
+def trial_options(experiment: Experiment, trial: Trial) -> dict[str, Any]:
+    """The options of a trial's training; its images are written as a list."""
+    length = experiment.length(trial)
+    chosen = choose_images(len(experiment.samples), trial.images, trial.repeat, experiment.options.run.seed)
+    path = experiment.folder / "lists" / f"n{trial.images}_r{trial.repeat}.txt"
+    write_list(
+        path, [(experiment.samples[index].image, experiment.samples[index].label) for index in chosen], experiment.root
+    )
+    seed = experiment.options.run.seed + trial.repeat - 1
     return {
-        **study.given,
+        **experiment.given,
         "train_list": str(path),
-        "label_noise": f"sample:{cell.share:g}" if cell.share < 1 else "clean",
+        "label_noise": f"sample:{trial.share:g}" if trial.share < 1 else "clean",
         "seed": seed,
         "noise_seed": seed,
         "epochs": length.epochs,
@@ -218,7 +222,7 @@ def cell_options(study: Study, cell: Cell) -> dict[str, Any]:
         "checkpoint_every": length.epochs,
         "checkpoint_from": length.epochs + 1,
         "tensorboard": False,
-        "run_name": study.run_folder(cell).name,
+        "run_name": experiment.run_folder(trial).name,
     }
 
 
@@ -230,50 +234,50 @@ def quietly(log: Path) -> Iterator[None]:
         yield
 
 
-def measure_seconds(study: Study, cell: Cell) -> float:
-    """Train one epoch of a cell, which is kept, and tell from it how long a whole cell takes, in seconds."""
-    done = epochs_done(study.run_folder(cell))
-    length = study.length(cell)
+def measure_seconds(experiment: Experiment, trial: Trial) -> float:
+    """Train one epoch of a trial, which is kept, and tell from it how long a whole trial takes, in seconds."""
+    done = epochs_done(experiment.run_folder(trial))
+    length = experiment.length(trial)
     if done >= length.epochs:
         return 0.0
     started = time.time()
-    run = train_cell(study, cell, stop_after=done + 1)
+    run = train_trial(experiment, trial, stop_after=done + 1)
     began = (run / "config.json").stat().st_mtime  # written when everything is read and checked
     return max(began - started, 0) + length.epochs * (time.time() - began)
 
 
-def finish_cell(study: Study, cell: Cell) -> dict[str, Any]:
-    """Train what is left of a cell and score it; a diverging training is recorded as failed."""
+def finish_trial(experiment: Experiment, trial: Trial) -> dict[str, Any]:
+    """Train what is left of a trial and score it; a diverging training is recorded as failed."""
     started = time.monotonic()
-    length = study.length(cell)
+    length = experiment.length(trial)
     try:
-        run = train_cell(study, cell)
+        run = train_trial(experiment, trial)
     except NonFiniteLoss as error:
         return {"score": None, "failed": str(error), "steps": length.steps, "seconds": time.monotonic() - started}
-    figures = score_run(study, run)
-    return {**figures, "score": figures[study.score], "steps": length.steps, "seconds": time.monotonic() - started}
+    figures = score_run(experiment, run)
+    return {**figures, "score": figures[experiment.score], "steps": length.steps, "seconds": time.monotonic() - started}
 
 
-def score_run(study: Study, run: Path) -> dict[str, Any]:
+def score_run(experiment: Experiment, run: Path) -> dict[str, Any]:
     """The figures of a run's best checkpoint, at the threshold that validation chose.
 
     On the validation list they are those of the training's own record; another list is predicted.
     """
-    if study.data_list is not None:
-        return score_on_list(study, run)
+    if experiment.data_list is not None:
+        return score_on_list(experiment, run, experiment.data_list)
     best = load_checkpoint(run / "checkpoints" / "last.pth")["best"]["epoch"]
     record = next(record for record in read_jsonl(run / "metrics.jsonl") if record["epoch"] == best)
     names = ("f1", "iou", "auc", "miou", "threshold")
     return {"epoch": best, **{name: record[f"val/{name}"] for name in names if f"val/{name}" in record}}
 
 
-def score_on_list(study: Study, run: Path) -> dict[str, Any]:
-    """Predict ``--data_list`` with a run's best checkpoint and score it at the checkpoint's threshold."""
-    options, device = study.options, torch.device(choose_device(study.options.machine.device))
+def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[str, Any]:
+    """Predict a list with a run's best checkpoint and score it at the checkpoint's threshold."""
+    options, device = experiment.options, torch.device(choose_device(experiment.options.machine.device))
     network, checkpoint, epoch = load_network(run, "best", device)
-    samples = read_list(study.data_list, options.data.data_root, study.root)
+    samples = read_list(data_list, options.data.data_root, experiment.root)
     sizes = check_samples(
-        samples, study.data_list, options.data.num_classes, options.data.ignore_index, options.data.in_channels
+        samples, data_list, options.data.num_classes, options.data.ignore_index, options.data.in_channels
     )
     dataset = SegmentationDataset(
         samples,
@@ -300,9 +304,9 @@ def score_on_list(study: Study, run: Path) -> dict[str, Any]:
     return {"epoch": epoch, **figures, "threshold": float(checkpoint["threshold"])}
 
 
-def tidy_away(study: Study, cell: Cell, keep_checkpoints: bool) -> None:
-    """Move a finished cell's run into the study's folder; its weights go unless they are to be kept."""
-    run, place = study.run_folder(cell), study.folder / "runs" / cell.name
+def tidy_away(experiment: Experiment, trial: Trial, keep_checkpoints: bool) -> None:
+    """Move a finished trial's run into the experiment's folder; its weights go unless they are to be kept."""
+    run, place = experiment.run_folder(trial), experiment.folder / "runs" / trial.name
     if not run.exists():
         return
     if not keep_checkpoints:
