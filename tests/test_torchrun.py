@@ -87,7 +87,8 @@ def test_a_failure_of_the_main_process_alone_reaches_the_others(workspace):
 
 
 def test_a_killed_process_is_restarted_and_the_run_goes_on(harmful, workspace):
-    answer = torchrun(harmful, "kill", IN_EPOCH_3, *COMMAND, "--run_name", "killed", cwd=workspace, max_restarts=1)
+    auto = ("--run_name", "killed", "--resume", "auto")
+    answer = torchrun(harmful, "kill", IN_EPOCH_3, *COMMAND, *auto, cwd=workspace, max_restarts=1)
     assert answer.returncode == 0, answer.stderr
     assert "lost contact with another process" in answer.stderr and "going on after epoch " in answer.stdout
     assert all(answer.stdout.count(f"\nepoch {epoch}/3") == 1 for epoch in (1, 3)), answer.stdout

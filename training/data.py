@@ -56,7 +56,7 @@ class TrainingData:
 
 
 def choose_lists(
-    options: TrainingOptions, root: Path, say: Callable[[str], None]
+    options: TrainingOptions, root: Path, say: Callable[[str], None], resumes: bool
 ) -> tuple[Path, Path | None, Path | None]:
     """The training, validation and test list of a run, the last two None where they do not exist."""
     folder = list_folder(options.data.dataset, root)
@@ -72,7 +72,7 @@ def choose_lists(
             say(f"{NOISY_LIST} is absent: training on {clean.name}")
     if options.data.val_list is not None:
         val = find_list(options.data.val_list, options.data.dataset, root)
-    elif options.run.resume:
+    elif resumes:
         val = None  # the run had none, whatever has come since
     else:
         val = folder / "val.txt" if (folder / "val.txt").exists() else None
@@ -143,14 +143,19 @@ def _make_loader(
     return make_loader(dataset, batches, _workers(options, dataset), pin_memory=device.type == "cuda")
 
 
-def load_data(options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None]) -> TrainingData:
+def load_data(
+    options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None], resumes: bool = False
+) -> TrainingData:
     """Read and check the lists of a run and make its loaders.
+
+    Args:
+        resumes: whether the run goes on: without a validation list then, if it had none.
 
     Raises:
         UserError: naming every fault of the lists at once, or an option that does not fit.
     """
     noise, transform = training_noise(options), training_transform(options)
-    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say))
+    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say, resumes))
     if options.optimization.batch_size < world_size():
         raise UserError(
             f"--batch_size {options.optimization.batch_size} is the number of images over all processes, of which "

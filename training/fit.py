@@ -21,8 +21,8 @@ from training.losses import parse_loss
 from training.options import TrainingOptions
 from training.run.checkpoints import checkpointed_epochs, save_epoch, show_pictures
 from training.run.compilation import compile_network
+from training.run.config import AUTO, label_facts, make_config, open_folder, previous_run, write_config
 from training.run.config import configure as configure
-from training.run.config import label_facts, make_config, take_up, write_config
 from training.run.label_facts import LabelKnowledge, examine_labels, write_audit
 from training.run.logger import RunLogger
 from training.run.profiling import TRACE, traced_steps
@@ -56,11 +56,10 @@ from utils.distributed import (
     local_device,
     local_world_size,
     process_group,
-    restarted,
     world_size,
 )
 from utils.processors import limit_threads
-from utils.run_folder import REPO_ROOT, create_run_folder, display_path, quoted
+from utils.run_folder import REPO_ROOT, display_path, quoted
 
 COUNTED_LABELS = 500  # from which class shares are estimated
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
@@ -84,19 +83,19 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
 
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
-    options, earlier = from_main(lambda: take_up(options, root)) if restarted(device) else (options, None)
+    options, previous = from_main(lambda: (options, previous_run(options, root)))  # files may be seen later elsewhere
     parse_loss(options.loss.spec, options.data.num_classes)  # a contradiction is told before the data are read
     asked, options = options, name_dataset(options, root)
-    data = load_data(options, root, device, _say)
+    data = load_data(options, root, device, _say, resumes=previous is not None)
     labels = from_main(lambda: examine_labels(options, data.train, root))
-    facts = label_facts(options, labels.noise)
-    state = make_state(options, data, device, facts, earlier)
+    facts = label_facts(previous, labels.noise)
+    state = make_state(options, data, device, facts, previous)
     config = make_config(options, asked, data, state)
-    run = from_main(lambda: open_run(options, data, config, labels, root, earlier))
+    run = from_main(lambda: open_run(previous or open_folder(options, root), data, config, labels, root))
     logger = RunLogger(run, options.run.tensorboard, state.epoch)
     try:
-        if earlier is not None:
-            logger.say(f"started again by torchrun: going on after epoch {state.epoch}")
+        if previous is not None and options.run.resume == AUTO:
+            logger.say(f"--resume auto: going on after epoch {state.epoch}")
         describe(logger, options, data, state, run)
         for line in labels.lines:
             logger.say(line)
@@ -137,18 +136,18 @@ def make_state(
     data: TrainingData,
     device: torch.device,
     labels: LabelNoiseFacts,
-    earlier: Path | None = None,
+    previous: Path | None = None,
 ) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed.
 
     Args:
-        earlier: the folder of the run where ``torchrun`` has restarted it.
+        previous: the folder of that run.
     """
     counts = class_counts(data.train, COUNTED_LABELS)
     state = build_state(options, device, counts, labels)
-    if options.run.resume:
-        checkpoint = load_last(Path(options.run.resume))
-        if earlier is None:  # else torchrun may have lost a process after the last epoch
+    if previous is not None:
+        checkpoint = load_last(previous)
+        if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
             check_epochs_left(options, checkpoint["epoch"])
         restore(options, state, checkpoint, data.train_batches.steps_per_epoch)
     else:
@@ -162,28 +161,8 @@ def make_state(
     return state
 
 
-def open_run(
-    options: TrainingOptions,
-    data: TrainingData,
-    config: dict[str, Any],
-    labels: LabelKnowledge,
-    root: Path,
-    earlier: Path | None,
-) -> Path:
-    """Make the run folder, or take that of the run that goes on, and write what the run begins with."""
-    run = (
-        Path(options.run.resume)
-        if options.run.resume
-        else earlier
-        or create_run_folder(
-            options.data.dataset,
-            options.network.name,
-            options.loss.spec,
-            options.optimization.optimizer,
-            options.run.run_name,
-            root / "train_log",
-        )
-    )
+def open_run(run: Path, data: TrainingData, config: dict[str, Any], labels: LabelKnowledge, root: Path) -> Path:
+    """Write what a run begins with into its folder."""
     write_config(run, config)
     write_audit(labels.audit, run)
     if data.held_out:
@@ -198,7 +177,7 @@ def describe(logger: RunLogger, options: TrainingOptions, data: TrainingData, st
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     logger.say(f"run {display_path(run)} on {state.device} ({state.precision}{processes})")
-    if not options.run.resume:
+    if state.epoch == 0:
         logger.say(f"preset {options.run.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
     noise = (

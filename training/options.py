@@ -488,7 +488,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run = _Group(parser, "run")
     run.add("--preset", "recipe: paper, quick (a laptop's CPU), auto (paper with an accelerator)", choices=PRESET_NAMES)
     run.add("--run_name", "name of the run's folder below train_log/NAME", metavar="RUN")
-    run.add("--resume", "go on with a run: a path or <dataset>/<run>", metavar="RUN")
+    run.add(
+        "--resume",
+        "go on with a run: a path or <dataset>/<run>; auto: that of --run_name, else start it",
+        metavar="RUN",
+    )
     run.add("--stop_after", "end cleanly after this epoch of --epochs", type=positive_int, metavar="N")
     run.add("--seed", "seed of everything random", type=seed_number, metavar="S")
     run.add("--checkpoint_every", "epochs between numbered checkpoints", type=positive_int, metavar="N")

@@ -55,18 +55,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def restarted(device: torch.device) -> bool:
-    """Whether ``torchrun`` has started any of the processes anew; all must ask, and all hear the same."""
-    attempts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return int(sum_over_ranks(torch.tensor(attempts, device=device))) > 0
-
-
-def launch_id() -> str | None:
-    """What ``torchrun`` keeps over its restarts: its rendezvous id, else its own process; None without it."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{platform.node()}:{os.getppid()}" if run_id == "none" else run_id
-
-
 def launcher() -> str:
     """What to type before ``main.py`` for a run of as many processes as this one."""
     if world_size() == 1:

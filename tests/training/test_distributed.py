@@ -132,7 +132,7 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     root = folder.parents[2]
     options = configure({"resume": str(folder)}, root)
     data = load_data(options, root, torch.device("cpu"), print)
-    state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts())
+    state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts(), folder)
     PseudoLabels(options, data.train, tmp_path).refresh(state)
     written = sorted((folder / "igtt" / "epoch_2").glob("*.png"))
     assert len(written) == 8
@@ -140,19 +140,27 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
         assert path.read_bytes() == (tmp_path / "igtt" / "epoch_2" / path.name).read_bytes()
 
 
-def test_a_restart_takes_up_the_run_that_its_launch_made(disks, monkeypatch):
-    def run(launch: str, restart: int, **given) -> str:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+def test_resume_auto_starts_a_run_and_goes_on_with_it(disks, capsys):
+    def run(**given) -> str:
         options = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "tensorboard": False, "audit": False}
-        return fit(configure({**options, "epochs": 1, "run_name": "run", **given}, disks), disks).name
+        options |= {"epochs": 2, "resume": "auto", "run_name": "run"}
+        return fit(configure({**options, **given}, disks), disks).name
 
-    assert run("a", 0) == "run"
-    assert run("a", 1) == "run"  # a process was lost after the last epoch
-    assert run("b", 1) == "run-2"  # of a launch that had made none
-    assert run("a", 1, seed=1) == "run-3"  # the second run of a launch
-    (disks / "train_log" / "disks" / "run-3" / "checkpoints" / "last.pth").unlink()
-    assert run("a", 2, seed=1) == "run-3"  # a process was lost in the first epoch
+    assert run(stop_after=1) == "run"
+    assert "going on" not in capsys.readouterr().out
+    assert run() == "run"
+    assert "going on after epoch 1\n" in capsys.readouterr().out
+    assert run() == "run"  # a process was lost, or the job queued again, after the last epoch
+    assert "epoch 2/2" not in capsys.readouterr().out
+    last = disks / "train_log" / "disks" / "run" / "checkpoints" / "last.pth"
+    weights = load_checkpoint(last)["model"]
+    last.unlink()
+    assert run() == "run"  # a process was lost in the first epoch
+    assert all(torch.equal(value, weights[name]) for name, value in load_checkpoint(last)["model"].items())
+    with pytest.raises(UserError, match="--seed 1 differs from the run's --seed 0"):
+        run(seed=1)
+    with pytest.raises(UserError, match="--resume auto .* --run_name"):
+        run(run_name=None)
 
 
 def test_batch_norm_is_synchronized_on_gpus_alone():

@@ -8,21 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from training.data import TrainingData
-from training.options import TrainingOptions
-from training.resolve import CHANGEABLE_ON_RESUME, resolve_options, resume_options
+from training.options import DEFAULTS, TrainingOptions
+from training.resolve import resolve_options, resume_options
 from training.run.state import TrainingState, has_checkpoint, network_options
 from training.selection import LabelNoiseFacts
+from utils.cli import UserError
 from utils.device import choose_device
-from utils.distributed import launch_id, world_size
+from utils.distributed import world_size
 from utils.files import plain, read_json, write_json
-from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run
+from utils.run_folder import REPO_ROOT, create_run_folder, display_path, environment_record, find_run
 
 CONFIG = "config.json"
+AUTO = "auto"  # of --resume
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
-    """Resolve given options on this machine; with ``resume``, against the config of that run."""
-    if "resume" in given:
+    """Resolve given options on this machine; with ``resume``, against the config of that run.
+
+    ``resume="auto"`` goes on with the run of ``run_name`` from its first checkpoint on, and starts it before.
+    """
+    if given.get("resume") == AUTO:
+        run = named_run(given.get("dataset", DEFAULTS["dataset"]), given.get("run_name"), root)
+        if run is not None and has_checkpoint(run):
+            return resume_options(given, read_json(run / CONFIG))
+    elif "resume" in given:
         run = find_run(given["resume"], root / "train_log")
         return resume_options({**given, "resume": str(run)}, read_json(run / CONFIG))
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
@@ -31,35 +40,43 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     return resolve_options(given, has_accelerator=choose_device(given.get("device", "auto")) != "cpu")
 
 
-def take_up(options: TrainingOptions, root: Path) -> tuple[TrainingOptions, Path | None]:
-    """The options to go on with, and the run folder that this launch made before ``torchrun`` restarted it, if any.
+def named_run(dataset: str, run_name: str | None, root: Path) -> Path | None:
+    """The folder of the run that ``--resume auto`` is about; None where there is none yet.
 
-    From its first checkpoint on, such a run is resumed; before, it begins anew in its folder.
+    Raises:
+        UserError: no ``--run_name``.
     """
-    if options.run.resume:
-        return options, None
-    configs = ((path, read_json(path)) for path in (root / "train_log").glob(f"*/*/{CONFIG}"))
-    made = [path for path, config in configs if config.get("launch") == launch_id() and _asks_for(config, options)]
-    if not made:
-        return options, None
-    run = max(made, key=lambda path: path.stat().st_mtime).parent
-    if not has_checkpoint(run):
-        return options, run
-    changeable = {name: options.flat()[name] for name in CHANGEABLE_ON_RESUME}
-    return configure({**changeable, "resume": str(run)}, root), run
+    if run_name is None:
+        raise UserError(f"--resume {AUTO} goes on with the run of --run_name: give one")
+    folders = (root / "train_log" / name / run_name for name in (dataset, f"{dataset}_sim"))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def _asks_for(config: dict[str, Any], options: TrainingOptions) -> bool:
-    """Whether a run with this config is what the options ask for: a launch may make several runs."""
-    asked = {**config, **config["asked"], **{name: options.flat()[name] for name in CHANGEABLE_ON_RESUME}}
-    return all(asked[name] == value for name, value in options.to_dict().items())
+def previous_run(options: TrainingOptions, root: Path) -> Path | None:
+    """The folder of the run that goes on; None where one starts."""
+    if options.run.resume != AUTO:
+        return Path(options.run.resume) if options.run.resume else None
+    run = named_run(options.data.dataset, options.run.run_name, root)
+    return run if run is not None and has_checkpoint(run) else None
 
 
-def label_facts(options: TrainingOptions, found: LabelNoiseFacts) -> LabelNoiseFacts:
+def open_folder(options: TrainingOptions, root: Path) -> Path:
+    """Make the folder of a run that starts; ``--resume auto`` takes the one whose first epoch was not finished."""
+    if options.run.resume == AUTO and (run := named_run(options.data.dataset, options.run.run_name, root)):
+        return run
+    return create_run_folder(
+        options.data.dataset,
+        options.network.name,
+        options.loss.spec,
+        options.optimization.optimizer,
+        options.run.run_name,
+        root / "train_log",
+    )
+
+
+def label_facts(previous: Path | None, found: LabelNoiseFacts) -> LabelNoiseFacts:
     """What this run decides by: what has just been found, or on resume what it found when it began."""
-    if not options.run.resume:
-        return found
-    return LabelNoiseFacts.from_json(read_json(Path(options.run.resume) / CONFIG)["labels"])
+    return found if previous is None else LabelNoiseFacts.from_json(read_json(previous / CONFIG)["labels"])
 
 
 def make_config(
@@ -83,7 +100,6 @@ def make_config(
         "labels": plain(state.labels.to_json()),
         "decode_matrix": None if decoder is None else plain(decoder.matrix),
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
-        "launch": launch_id(),
         "resumed": [],
     }
 
