@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from utils.cli import UserError
-from utils.run_folder import display_path
+from utils.errors import UserError
+from utils.paths import display_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image

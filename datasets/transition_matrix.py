@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.files import read_json, write_json
-from utils.run_folder import display_path
+from utils.paths import display_path
 
 ROW_SUM_TOLERANCE = 1e-6
 MAX_CONDITION = 100.0  # of a matrix that is inverted: beyond, the inverse multiplies noise past any use

@@ -19,7 +19,7 @@ from datasets.transition_matrix import ScoreDecoder
 from evaluation.scores import BINS, confusion_matrix, score_histogram
 from models import to_scores
 from training.ema import EmaTeacher
-from training.losses import SegmentationLoss
+from training.losses.module import SegmentationLoss
 from training.step_guard import StepGuard
 from utils.cli import Progress
 from utils.device import autocast, memory_figures, start_memory_figures, tuned_convolutions

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
+from utils.errors import RunFailed as RunFailed
+from utils.errors import UserError as UserError
 from utils.signals import exit_status, listen_to_stop_signals
 from utils.streams import make_streams_lasting
 
@@ -27,22 +29,6 @@ OPENCV_REMEDY = (
     "OpenCV could not be loaded ({error}). Install it with 'pip install opencv-python'; on a server without "
     "graphics libraries run 'apt install libgl1 libglib2.0-0' or 'pip install opencv-python-headless' instead."
 )
-
-
-class UserError(Exception):
-    """Wrong use or bad input: the message names the file, the value found and the remedy; exit status 2.
-
-    Processes that ``torchrun`` started fail alike until they have joined: the first of each machine says so.
-    """
-
-    said_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-class RunFailed(Exception):
-    """The run failed for a reason that no traceback explains; exit status 1.
-
-    Without a message: another process failed first and says why, and this one ends in silence.
-    """
 
 
 class CommandParser(argparse.ArgumentParser):

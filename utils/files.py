@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from utils.cli import UserError
+from utils.errors import UserError
+from utils.paths import LOG_ROOT as LOG_ROOT
+from utils.paths import REPO_ROOT as REPO_ROOT
+from utils.paths import display_path as display_path
+from utils.paths import quoted as quoted
 
-REPO_ROOT = Path(__file__).resolve().parents[1]
-LOG_ROOT = REPO_ROOT / "train_log"
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "scikit-image", "tifffile")
 
 
@@ -60,17 +62,6 @@ def find_run(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path:
         f"{train_dir} is no run folder (it has no checkpoints/)."
         + (f" Runs below {log_root}:\n  {known}" if runs else f" There are no runs below {log_root}: train first.")
     )
-
-
-def display_path(path: Path) -> str:
-    """A path as a user would type it from the repository root."""
-    path = Path(path)
-    return path.relative_to(REPO_ROOT).as_posix() if path.is_relative_to(REPO_ROOT) else path.as_posix()
-
-
-def quoted(text: str | Path) -> str:
-    """A path or name as an argument of a command to paste, in any shell."""
-    return str(text) if re.fullmatch(r"[\w./:+=-]+", str(text)) else f'"{text}"'
 
 
 def _git_commit() -> str | None:

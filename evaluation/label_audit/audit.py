@@ -11,10 +11,11 @@ import numpy as np
 from datasets.labels import FOREGROUNDS, label_classes
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
+from evaluation.label_audit.decision import decide, may_be_chance
 from evaluation.label_audit.estimate import Transitions, estimate_transitions
 from evaluation.label_audit.iou_ceiling import iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor
-from evaluation.label_audit.verdict import Audit, decide, may_be_chance
+from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.label_audit.without_reference import ImageAudit, image_evidence
 from utils.cli import UserError, one_of

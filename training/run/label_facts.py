@@ -14,7 +14,9 @@ from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
-from evaluation.label_audit import Audit, ReferenceAudit, audit_labels
+from evaluation.label_audit.audit import audit_labels
+from evaluation.label_audit.verdict import Audit
+from evaluation.label_audit.with_reference import ReferenceAudit
 from training.data import class_counts
 from training.losses import needs_transition_matrix
 from training.losses.optimum import degenerate_optimum

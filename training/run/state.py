@@ -17,7 +17,8 @@ from datasets.transition_matrix import TransitionMatrix
 from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
-from training.losses import SegmentationLoss, frequency_weights, needs_transition_matrix
+from training.losses.module import SegmentationLoss, frequency_weights
+from training.losses.spec import needs_transition_matrix
 from training.optimizers import Restart, build_optimizer, build_schedule, can_be_fused, load_optimizer, restart_at
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
