@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import repeat
+from itertools import islice, repeat
 from types import TracebackType
 from typing import TypeVar
 
@@ -32,11 +32,11 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int
 
 def in_background(items: Iterable[Result]) -> Iterator[Result]:
     """The items in order, made by a thread while the one before is worked on."""
-    source, end = iter(items), object()
-    for item in read_ahead(lambda _: next(source, end), repeat(None), ahead=1, workers=1):
-        if item is end:
+    source = iter(items)
+    for found in read_ahead(lambda _: list(islice(source, 1)), repeat(None), ahead=1, workers=1):
+        if not found:
             return
-        yield item
+        yield found[0]
 
 
 class WriterPool:

@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -141,7 +141,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise ValueError(f"checkpoint keys differ: {sorted(set(state) - set(OPTIONAL_KEYS) ^ set(CHECKPOINT_KEYS))}")
     with atomic_write(Path(path)) as file:
         hashed = HashedFile(file)
-        torch.save(state, hashed)
+        torch.save(state, cast(IO[bytes], hashed))
         hashed.close_with_checksum()
 
 
