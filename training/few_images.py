@@ -29,7 +29,8 @@ def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tup
     best, highest = best_threshold(pooled)
     at_prior = float(iou(counts_at(pooled, prior)))
     told = histograms[histograms.any((1, 2))]
-    if len(told) >= MIN_IMAGES and highest - at_prior > error_of_gain(told, best, prior, seed):
+    can_tell = len(told) >= MIN_IMAGES and pooled[1].any()
+    if can_tell and highest - at_prior > error_of_gain(told, best, prior, seed):
         return best, float(highest)
     return prior, at_prior
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
-from datasets.segmentation import steps_before
+from datasets.segmentation import SegmentationDataset, steps_before
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
@@ -36,6 +37,7 @@ from training.run.state import (
     restore,
     seed_everything,
 )
+from training.run.summary import classic_line, duration, figure_text, missed_classes, missed_line
 from training.selection import (
     LabelNoiseFacts,
     Selection,
@@ -226,6 +228,7 @@ def train(
 ) -> None:
     """Train, validate, record and save, epoch by epoch."""
     begun, last = state.epoch, options.run.stop_after or options.optimization.epochs
+    started = time.monotonic()
     pseudo_labels = PseudoLabels(options, data.train, run) if options.label_free.igtt else None
     if pseudo_labels is not None:
         pseudo_labels.begin(state)
@@ -244,7 +247,13 @@ def train(
         selection = decide(options, state, counts, pseudo_labels)
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
         if state.best is None or not selection.figure <= state.best["figure"]:
-            state.best = {"epoch": epoch, "figure": selection.figure}
+            tables = None if selection.tables is None else torch.from_numpy(selection.tables)
+            state.best = {
+                "epoch": epoch,
+                "figure": selection.figure,
+                "threshold": selection.threshold,
+                "tables": tables,
+            }
         report_epoch(logger, options, epoch, figures, selection)
         if is_main():
             due = is_numbered(options, epoch) or epoch == last
@@ -256,7 +265,34 @@ def train(
                 pseudo_labels.forget_all_but({*checkpointed_epochs(run), epoch, state.best["epoch"]})
     if last < options.optimization.epochs:
         logger.say(f"stopped after epoch {last} of {options.optimization.epochs}; go on with: {resume_command(run)}")
+    if is_main():
+        for line in closing_lines(state.best, state.epoch, options, data.val):
+            logger.say(line)
+    took = duration(time.monotonic() - started)
+    logger.say(f"took {took}; checkpoints, log and metrics: {display_path(run)}; predict and score with:")
     logger.say(next_commands(run, state.best["epoch"], data))
+
+
+def closing_lines(
+    best: dict[str, Any], epochs: int, options: TrainingOptions, validation: SegmentationDataset | None
+) -> list[str]:
+    """What a run ends with: its best epoch and figure, and what to compare it with.
+
+    Args:
+        best: that of the training state; a run of before has no tables in it.
+    """
+    line = f"best epoch {best['epoch']} of {epochs}"
+    if validation is None:
+        return [f"{line}, the last one: there are no validation labels to choose by"]
+    if best.get("tables") is None or options.data.val_labels == "noisy":
+        noisy = " (by noisy labels)" if options.data.val_labels == "noisy" else ""
+        return [f"{line}: val figure {best['figure']:.4f}{noisy}"]
+    tables = best["tables"].numpy()
+    lines = [f"{line}{figure_text(tables, best['threshold'], len(validation))}"]
+    if options.data.num_classes > 1:
+        missed = missed_classes(tables.sum(0))
+        return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])
+    return [*lines, classic_line(tables, validation)] if tables[:, 1].any() else lines
 
 
 def next_commands(run: Path, best_epoch: int, data: TrainingData) -> str:
@@ -325,7 +361,7 @@ def decide(
     if counts is None:
         return without_validation(pred_invert=invert, implied=implied, num_classes=options.data.num_classes)
     if options.data.num_classes > 1:
-        return select_classes(counts.sum(0), labels_are_clean=clean, noise=state.labels)
+        return select_classes(counts, labels_are_clean=clean, noise=state.labels)
     return select_binary(
         counts, labels_are_clean=clean, pred_invert=invert, implied=implied, labels_inverted=bool(state.labels.invert)
     )

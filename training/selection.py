@@ -29,12 +29,14 @@ class Selection:
         invert: whether scores are to be inverted.
         figure: what ``best`` maximises; NaN where there is nothing to choose by.
         figures: what is logged, name → value.
+        tables: confusion matrices of the validation images, or groups of them, (n, K, K); None without labels.
     """
 
     threshold: float | None
     invert: bool
     figure: float
     figures: dict[str, float] = field(default_factory=dict)
+    tables: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -111,23 +113,34 @@ def select_binary(
         figure = youden
     counts = counts_at(pooled, threshold)
     figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
-    return Selection(float(threshold), bool(invert), float(figure), figures)
+    if not pooled[1].any():  # without foreground even an empty mask has an IoU, of 1
+        figure, figures = math.nan, dict.fromkeys(figures, math.nan)
+    return Selection(float(threshold), bool(invert), float(figure), figures, tables_at(histograms, threshold))
+
+
+def tables_at(histograms: np.ndarray, threshold: float) -> np.ndarray:
+    """Confusion matrices (n, 2, 2), rows = truth, of score histograms (n, 2, BINS) at a threshold."""
+    counts = (counts_at(histogram, threshold) for histogram in histograms)
+    return np.array([[[at.tn, at.fp], [at.fn, at.tp]] for at in counts])
 
 
 def select_classes(
-    confusion: np.ndarray, *, labels_are_clean: bool, noise: LabelNoiseFacts = LabelNoiseFacts()
+    tables: np.ndarray, *, labels_are_clean: bool, noise: LabelNoiseFacts = LabelNoiseFacts()
 ) -> Selection:
-    """Decide from the confusion matrix (K, K): mean IoU, or mean J over the classes on noisy labels.
+    """Decide from confusion matrices: by mean IoU, or by mean J over the classes on noisy labels.
 
     Args:
+        tables: one for every validation image, or group of images, (n, K, K).
         noise: of noisy validation labels, whose confusion Qᵀ·C is turned back into C.
     """
+    confusion = tables.sum(0)
     if not labels_are_clean:
         confusion = noise.true_confusion(confusion)
     per_class = class_iou(confusion)
     figures = {"miou": float(mean_iou(confusion))}
     figures.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})
-    return Selection(None, False, figures["miou"] if labels_are_clean else _mean_youden(confusion), figures)
+    figure = figures["miou"] if labels_are_clean else _mean_youden(confusion)
+    return Selection(None, False, figure, figures, tables)
 
 
 def _mean_youden(confusion: np.ndarray) -> float:
@@ -157,4 +170,4 @@ def with_logged_figures(selection: Selection, histograms: np.ndarray | None) -> 
     logged = select_binary(
         histograms, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold
     )
-    return replace(selection, figures={**logged.figures, **selection.figures})
+    return replace(selection, figures={**logged.figures, **selection.figures}, tables=logged.tables)

@@ -88,9 +88,9 @@ def test_noisy_labels_use_the_threshold_that_the_noise_implies():
 
 def test_classes_are_chosen_by_mean_iou_or_mean_youden():
     confusion = np.array([[50, 10, 0], [5, 20, 5], [0, 0, 10]])
-    clean = select_classes(confusion, labels_are_clean=True)
+    clean = select_classes(confusion[None], labels_are_clean=True)
     assert clean.threshold is None and clean.figure == pytest.approx(np.mean([50 / 65, 20 / 40, 10 / 15]))
-    noisy = select_classes(confusion, labels_are_clean=False)
+    noisy = select_classes(confusion[None], labels_are_clean=False)
     expected = np.mean([50 / 60 - 5 / 40, 20 / 30 - 10 / 70, 1 - 5 / 90])
     assert noisy.figure == pytest.approx(expected)
 
@@ -118,12 +118,12 @@ def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learne
 def test_confusion_with_noisy_labels_is_turned_back_where_that_is_possible():
     confusion, flips = np.array([[50.0, 10, 0], [5, 20, 5], [0, 0, 10]]), TransitionMatrix(flip_matrix(0.3, classes=3))
     seen = flips.rows.T @ confusion
-    known = select_classes(seen, labels_are_clean=False, noise=LabelNoiseFacts(flips))
-    assert known.figure == pytest.approx(select_classes(confusion, labels_are_clean=False).figure)
+    known = select_classes(seen[None], labels_are_clean=False, noise=LabelNoiseFacts(flips))
+    assert known.figure == pytest.approx(select_classes(confusion[None], labels_are_clean=False).figure)
     singular = LabelNoiseFacts(TransitionMatrix(flip_matrix(2 / 3, classes=3)))
-    plain = select_classes(seen, labels_are_clean=False).figure
+    plain = select_classes(seen[None], labels_are_clean=False).figure
     for noise in (LabelNoiseFacts(), singular):
-        assert select_classes(seen, labels_are_clean=False, noise=noise).figure == plain
+        assert select_classes(seen[None], labels_are_clean=False, noise=noise).figure == plain
 
 
 def test_unknown_noise_implies_nothing():
@@ -139,3 +139,10 @@ def test_facts_come_back_from_the_config(facts):
     back = LabelNoiseFacts.from_json(plain(facts.to_json()))
     assert back.invert == facts.invert and back.threshold() == facts.threshold()
     assert (back.matrix is None) == (facts.matrix is None)
+
+
+def test_validation_without_foreground_chooses_nothing():
+    counts = alike(histogram({0.1: 90, 0.6: 10}, {}))
+    selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
+    assert selection.threshold == 0.5 and not selection.invert
+    assert math.isnan(selection.figure) and math.isnan(selection.figures["iou"])

@@ -1,0 +1,68 @@
+"""What a run ends with: figures with intervals, the classic method that may win, classes that are never predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasets.lists import Sample
+from datasets.segmentation import SegmentationDataset
+from training.fit import configure, fit
+from training.run.summary import classic_line, figure_text, missed_classes, missed_line
+
+
+def table(tp: int, fp: int, fn: int, tn: int = 100) -> np.ndarray:
+    return np.array([[tn, fp], [fn, tp]])
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_images():
+    some = np.array([table(80, 10 + image, 10) for image in (0, 5, 9, 3, 7)])
+    text = figure_text(some, 0.5, 5)
+    assert text.startswith(f": val iou {400 / (400 + 74 + 50):.4f} [") and text.endswith("over 5 images, threshold 0.5")
+    low, high = map(float, text.split("[")[1].split("]")[0].split(", "))
+    many = figure_text(np.concatenate([some] * 6), 0.5, 30)
+    narrow_low, narrow_high = map(float, many.split("[")[1].split("]")[0].split(", "))
+    assert low < narrow_low < 400 / 524 < narrow_high < high
+    assert "no interval from so few images" in figure_text(some[:3], 0.5, 3)
+
+
+def test_a_figure_without_meaning_is_not_told():
+    assert "single class" in figure_text(np.array([table(0, 3, 0)] * 5), 0.5, 5)
+
+
+@pytest.mark.parametrize(("reached", "wins"), [(table(10, 90, 90), True), (table(100, 0, 0), False)])
+def test_a_classic_method_that_wins_is_a_warning(disks, reached, wins):
+    folder = disks / "datasets" / "disks" / "val"
+    samples = [Sample(folder / "images" / f"{n}.png", folder / "labels" / f"{n}.png", str(n), n) for n in range(3)]
+    line = classic_line(np.array([reached] * 3), SegmentationDataset(samples))
+    assert line.startswith("warning: ") == wins and "the same 3 images" in line
+
+
+def test_classes_that_are_never_predicted_are_named():
+    confusion = np.array([[50, 0, 2, 0], [9, 0, 1, 0], [1, 0, 30, 0], [0, 0, 0, 0]])
+    assert missed_classes(confusion) == [1]  # class 3 does not occur
+    assert "class 1; --class_weights frequency" in missed_line([1], is_weighted=False)
+    assert "class 1, 5; more --steps" in missed_line([1, 5], is_weighted=True)
+
+
+def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys):
+    folder = fit(
+        configure(
+            {
+                "dataset": "disks",
+                "preset": "quick",
+                "width": 4,
+                "crop": 32,
+                "epochs": 2,
+                "device": "cpu",
+                "tensorboard": False,
+            },
+            disks,
+        ),
+        disks,
+    )
+    *_, best, classic, place, inference, metrics = capsys.readouterr().out.splitlines()
+    assert best.startswith("best epoch ") and " of 2: val iou " in best and "over 3 images, threshold " in best
+    assert "the same 3 images" in classic
+    assert place.startswith("took ") and str(folder) in place
+    assert inference.startswith("python evaluation/inference.py") and metrics.startswith("python evaluation/metrics.py")

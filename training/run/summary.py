@@ -1,0 +1,93 @@
+"""What a run ends with: its best epoch with the interval of its figure, what it is to be compared with, time, place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from datasets.segmentation import SegmentationDataset
+from evaluation.classical.comparison import best_cheap_method
+from evaluation.scores import mean_iou
+from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
+from training.few_images import MIN_IMAGES
+
+COMPARED_IMAGES = 64  # on which classic methods are tried
+
+
+def figure_text(tables: np.ndarray, threshold: float | None, images: int) -> str:
+    """The figure of the best epoch with its interval, to go on a line.
+
+    Args:
+        tables: confusion matrices of the validation images, or of groups of them, (n, K, K); rows = truth.
+        threshold: that of binary labels; None for several classes.
+        images: how many validation images there are.
+    """
+    if (tables.sum((0, 2)) > 0).sum() < 2:
+        return ", the last one: the validation labels have a single class, which is nothing to choose by"
+    if threshold is None:
+        return f": val miou {mean_iou(tables.sum(0)):.4f} {interval(tables, mean_iou)} over {images} images"
+    reached = foreground_iou(tables.sum(0))
+    within = interval(tables, foreground_iou)
+    return f": val iou {reached:.4f} {within} over {images} images, threshold {threshold:.3g}"
+
+
+def foreground_iou(table: np.ndarray) -> float:
+    """IoU of the foreground from a confusion matrix (2, 2); NaN where there is none."""
+    union = table.sum() - table[0, 0]
+    return float(table[1, 1] / union) if union else math.nan
+
+
+def interval(tables: np.ndarray, figure: Callable[[np.ndarray], float]) -> str:
+    """The 95 % interval of a figure of the pooled table, from resampling images (n, K, K)."""
+    if len(tables) < MIN_IMAGES:
+        return "(no interval from so few images)"
+    resampled = np.array([figure(table) for table in bootstrap_counts(tables, seed=0)])
+    low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
+    return f"[{low:.4f}, {high:.4f}]"
+
+
+def classic_line(tables: np.ndarray, validation: SegmentationDataset) -> str:
+    """The best cheap classic method on the validation images, as a warning where it wins.
+
+    Args:
+        tables: of the best epoch, (n, 2, 2); image i of ``validation`` was counted into table i mod n.
+    """
+    n = len(tables)
+    compared = max(1, n * COMPARED_IMAGES // len(validation)) if len(validation) > COMPARED_IMAGES else n
+    indices = [index for index in range(len(validation)) if index % n < compared]
+    reached = foreground_iou(tables[:compared].sum(0))
+    method, classic = best_cheap_method(
+        [validation.image(index) for index in indices], [validation.label(index) for index in indices]
+    )
+    where = f"{'the same' if len(indices) == len(validation) else 'of these'} {len(indices)} images"
+    if not classic > reached:
+        return f"best classic method on {where}: {method}, iou {classic:.4f}; this run {reached:.4f}"
+    return (
+        f"warning: {method}, a classic method without training, wins on {where}: iou {classic:.4f}, this run "
+        f"{reached:.4f}. More --steps or more images may help; or look at the labels"
+    )
+
+
+def missed_classes(table: np.ndarray) -> list[int]:
+    """Classes that occur in the labels and are never predicted, from a confusion matrix (K, K)."""
+    return np.flatnonzero((table.sum(1) > 0) & (table.sum(0) == 0)).tolist()
+
+
+def missed_line(missed: Sequence[int], is_weighted: bool) -> str:
+    """A warning that names classes which are never predicted, and what to do."""
+    advice = "more --steps" if is_weighted else "--class_weights frequency, or more --steps,"
+    return f"warning: never predicted: class {', '.join(map(str, missed))}; {advice} may help"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(47.3), duration(185), duration(7620)
+    ('47 s', '3 min 5 s', '2 h 7 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
