@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
-from datasets.lists import NOISY_LIST
+from datasets.lists import NOISY_LIST, default_training_list
 from datasets.noise_files import SOURCE_LIST, write_noisy_labels
+from datasets.simulation import SIMULATED
 from utils.cli import CommandParser, run_command, whole_number
 from utils.run_folder import display_path, quoted
 
@@ -28,8 +29,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
         prog="datasets/make_noisy_labels.py",
         description="Put label noise on the clean training labels of a data set, on disk: writes "
-        "datasets/X/train/labels_NAME with manifest.json, and txt/X/train/train_NAME.txt, to which "
-        f"{NOISY_LIST} is made equal.",
+        "datasets/X/train/labels_NAME with manifest.json, and txt/X/train/train_NAME.txt.",
         epilog=f"Steps, joined by '+': {steps}.",
         formatter_class=argparse.HelpFormatter,
     )
@@ -46,6 +46,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--unlabelled", choices=UNLABELLED, default="background", help=dropped)
     clean = f"clean labels, name or path (default: {SOURCE_LIST})"
     add("--source_list", metavar="LIST", help=clean)
+    default = f"let training read the new list by default: {NOISY_LIST} is made equal to it"
+    add("--make_default", action="store_true", help=default)
     add("--data_root", metavar="DIR", help="tried first for the list's relative paths (default: $SEG_ROOT)")
     return parser.parse_args(arguments)
 
@@ -57,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse_spec(spec, num_classes)  # a slip is told before a data set is simulated
     dataset = prepare_dataset(options.pop("dataset"), options["source_list"])
     source_list = options.pop("source_list") or SOURCE_LIST
+    options["make_default"] |= dataset in SIMULATED and default_training_list(dataset).name != NOISY_LIST
     new_list = write_noisy_labels(dataset, spec, source_list=source_list, **options)
-    print(f"wrote {display_path(new_list)}; {NOISY_LIST} beside it is now equal to it")
+    equal = f"; {NOISY_LIST} beside it is now equal to it" if options["make_default"] else ""
+    print(f"wrote {display_path(new_list)}{equal}")
     classes = "" if num_classes == 1 else f" --num_classes {num_classes}"
     ignored = "" if ignore_index is None else f" --ignore_index {ignore_index}"  # of the other lists
     command = f"python main.py --dataset {quoted(dataset)}{classes}{ignored} --train_list {quoted(new_list.stem)}"

@@ -65,13 +65,14 @@ def write_noisy_labels(
     root: Path = REPO_ROOT,
     ignore_index: int | None = None,
     data_root: Path | str | None = None,
+    make_default: bool = False,
     say: Callable[[str], object] = print,
 ) -> Path:
     """Write the labels of a list with noise, and the lists that name them.
 
     ``datasets/<dataset>/train/labels_<NAME>`` gets a PNG for each image and ``manifest.json``; it appears as a whole or
-    not at all. Then come ``txt/<dataset>/train/train_<NAME>.txt`` and, equal to it, ``train_noisyLabel.txt``. The
-    labels equal those that ``make_noisy_label`` makes on the fly with the same seed and image ids, bit for bit.
+    not at all. Then comes ``txt/<dataset>/train/train_<NAME>.txt``. The labels equal those that ``make_noisy_label``
+    makes on the fly with the same seed and image ids, bit for bit.
 
     Args:
         dataset: name of the data set.
@@ -83,6 +84,7 @@ def write_noisy_labels(
         root: the folder that holds ``datasets`` and ``txt``.
         ignore_index: the value of the clean labels' files that is ignored.
         data_root: the folder that the list's relative paths are tried from first; image ids are relative to it.
+        make_default: make ``train_noisyLabel.txt``, which training reads by default, equal to the new list.
         say: takes the lines meant for the user.
     Returns: the new list's path.
     Raises:
@@ -104,7 +106,8 @@ def write_noisy_labels(
             tallies = make_labels(jobs, into, settings, ignore_index, source)
             write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies))
         write_list(new_list, [(sample.image, folder / file) for file, sample in zip(files, samples, strict=True)], root)
-        point_noisy_list_to(new_list, say)
+        if make_default:
+            point_noisy_list_to(new_list, say)
     except OSError as error:
         raise UserError(f"the noisy labels could not be written to {display_path(folder)}: {error}") from None
     return new_list

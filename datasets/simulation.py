@@ -267,4 +267,4 @@ def write_lists(name: str, root: Path, say: Callable[[str], object]) -> None:
     """Write the clean lists, then the noisy labels and their list."""
     for split, path in list_paths(name, root).items():
         write_list(path, sample_paths(name, split, root), root=root)
-    write_noisy_labels(name, NOISE_SPEC, root=root, data_root=root, say=say)
+    write_noisy_labels(name, NOISE_SPEC, root=root, data_root=root, make_default=True, say=say)

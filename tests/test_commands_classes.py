@@ -21,6 +21,7 @@ from utils.files import read_json, read_jsonl
 from utils.overlays import class_colors, show_classes
 
 CLASSES, SIZE, SHARE = 3, 48, 0.9
+NOISE = f"flip:{SHARE}"
 COUNTS = {"train": 12, "val": 3, "test": 4}
 FLIPPED = np.where(np.eye(CLASSES) > 0, 1 - SHARE, SHARE / (CLASSES - 1))
 
@@ -52,7 +53,7 @@ def said(workspace: Path) -> dict[str, str]:
     small = "--preset quick --device cpu --width 8 --crop 48 --batch_size 4 --epochs 8 --repeat 3 --network lightunet"
     commands = {
         "lists": "datasets/make_lists.py --dataset shapes",
-        "noise": f"datasets/make_noisy_labels.py --dataset shapes --num_classes 3 --label_noise flip:{SHARE}",
+        "noise": f"datasets/make_noisy_labels.py --dataset shapes --num_classes 3 --make_default --label_noise {NOISE}",
         "training": f"main.py --dataset shapes --num_classes 3 --class_weights frequency --run_name path {small}",
         "inference": "evaluation/inference.py --train_dir shapes/path --overlays 1 --masks --save_scores",
         "metrics": "evaluation/metrics.py --prd_dir RESULTS/pred",
@@ -101,6 +102,11 @@ def test_noisy_labels_keep_what_counts_nowhere_and_state_their_matrix(said, work
     assert np.array_equal(clean == IGNORE, noisy == IGNORE)
     counts = confusion_matrix(noisy, clean, CLASSES)
     assert np.array_equal(np.diag(counts), counts.sum(1) - np.floor(SHARE * counts.sum(1) + 0.5))
+
+
+def test_training_says_what_its_labels_are(said):
+    assert f"train_noisyLabel.txt, whose labels carry simulated noise, {NOISE}\n" in said["training"]
+    assert "taken as clean; if not: --val_labels noisy" in said["training"]
 
 
 def test_training_knows_the_noise_and_records_every_class(run: Path, said):

@@ -24,7 +24,7 @@ from training.run.checkpoints import checkpointed_epochs, save_epoch, show_pictu
 from training.run.compilation import compile_network
 from training.run.config import AUTO, label_facts, make_config, open_folder, previous_run, write_config
 from training.run.config import configure as configure
-from training.run.label_facts import LabelKnowledge, examine_labels, write_audit
+from training.run.label_facts import LabelKnowledge, examine_labels, simulated_noise, write_audit
 from training.run.logger import RunLogger
 from training.run.profiling import TRACE, traced_steps
 from training.run.state import (
@@ -182,17 +182,17 @@ def describe(logger: RunLogger, options: TrainingOptions, data: TrainingData, st
     if state.epoch == 0:
         logger.say(f"preset {options.run.preset}; for the other: {again} --preset {other}")
     noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
-    noise = (
-        f", no labels are read (initial labels: {options.label_free.igtt_init})" if options.label_free.igtt else noise
-    )
+    if (listed := simulated_noise(data.train)) is not None:
+        noise = f", whose labels carry simulated noise, {listed}{noise}"
+    if options.label_free.igtt:
+        noise = f", no labels are read (initial labels: {options.label_free.igtt_init})"
     logger.say(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
         threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
         logger.say(f"no validation list: {threshold}best is last")
     else:
-        logger.say(
-            f"{len(data.val)} validation images of {display_path(data.val_list)} ({options.data.val_labels} labels)"
-        )
+        taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
+        logger.say(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
     logger.say(
         f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, "
         f"{options.optimization.optimizer}"

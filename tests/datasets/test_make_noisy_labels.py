@@ -89,7 +89,6 @@ def test_names_and_lists_are_those_of_the_contract_and_other_labels_stay(root):
     assert new_list.read_text().splitlines()[0] == (
         "datasets/disks/train/images/0.png\tdatasets/disks/train/labels_flip-0.45,0.2/0.png"
     )
-    assert train_list(root, "train_noisyLabel").read_bytes() == new_list.read_bytes()
     assert labels_of(root / "datasets/disks/train/labels") == clean
     assert labels_of(root / "datasets/disks/train/labels_sample-0.1") == sampled and first.is_file()
 
@@ -155,12 +154,24 @@ def test_a_failure_leaves_what_was_there(root):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["images", "labels", "labels_flip-0.3"]
 
 
+def test_the_default_noisy_list_stays_unless_it_is_asked_for(root):
+    noisy_list = train_list(root, "train_noisyLabel")
+    before = noisy_list.read_bytes()
+    new_list = write_noisy_labels("disks", "flip:0.3", root=root, say=quiet)
+    assert noisy_list.read_bytes() == before != new_list.read_bytes()
+    noisy_list.unlink()
+    write_noisy_labels("disks", "flip:0.3", root=root, say=quiet)
+    assert not noisy_list.exists()
+    write_noisy_labels("disks", "flip:0.3", make_default=True, root=root, say=quiet)
+    assert noisy_list.read_bytes() == new_list.read_bytes()
+
+
 def test_a_hand_made_noisy_list_is_kept_aside(root):
     noisy_list = train_list(root, "train_noisyLabel")
     noisy_list.write_text("# by hand\n" + noisy_list.read_text())
     said: list[str] = []
     for spec in ("flip:0.3", "flip:0.2"):
-        write_noisy_labels("disks", spec, root=root, say=said.append)
+        write_noisy_labels("disks", spec, make_default=True, root=root, say=said.append)
     assert len(said) == 1 and "train_noisyLabel_before.txt" in said[0]
     assert train_list(root, "train_noisyLabel_before").read_text().startswith("# by hand\n")
 

@@ -47,7 +47,7 @@ def knowledge(root: Path, **given) -> tuple[TransitionMatrix | None, LabelKnowle
 )
 def test_noise_on_noisy_labels_is_the_product_of_both(disks, listed, added, matrix):
     if listed is not None:
-        write_noisy_labels("disks", listed, root=disks, say=silent)
+        write_noisy_labels("disks", listed, root=disks, make_default=True, say=silent)
     stated, known = knowledge(disks, label_noise=added, train_list="train_noisyLabel")
     assert (stated is None) == (matrix is None)
     if matrix is not None:
