@@ -15,6 +15,7 @@ from pkgutil import resolve_name
 import pytest
 
 from benchmarks.architecture import module_files, package_of
+from training.options import make_parser
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -144,3 +145,25 @@ def test_a_recipe_for_extending_does_what_it_says(recipe, tmp_path, workspace):
     for words in commands:
         answer = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True)
         assert answer.returncode == 0, f"{words}\n{answer.stdout}{answer.stderr}"
+
+
+ELSEWHERE = {  # flags of other programs: pytest, TensorBoard, torchrun, SLURM
+    *("--dist", "--logdir", "--nnodes", "--nproc_per_node", "--standalone", "--max_restarts", "--rdzv_backend"),
+    *("--rdzv_endpoint", "--rdzv_id", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task"),
+    *("--requeue", "--kill-on-bad-exit"),
+}
+GONE = {  # named where docs/LABEL_FREE.md says what was tried
+    *("--igtt_refresh", "--igtt_final_share", "--igtt_tta", "--igtt_patience", "--use_evaluation")
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO_ROOT).as_posix())
+def test_flags_exist(page):
+    if page.name == "CHANGELOG.md":
+        pytest.skip("tells of flags that are gone")
+    sources = "".join(path.read_text(encoding="utf-8") for path in module_files().values())
+    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    known |= set(re.findall(r'"(--[a-z][a-z0-9_-]+)"', sources)) | ELSEWHERE
+    known |= GONE if page.name == "LABEL_FREE.md" else set()
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", page.read_text(encoding="utf-8")))
+    assert named - known == set()

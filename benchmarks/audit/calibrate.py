@@ -3,9 +3,8 @@
 The constants of ``evaluation/label_audit/predicted_iou.py`` are chosen here and fixed in its code; real images have no
 part. Predictions of every combination are held against one of two references over a grid of label noise:
 
-- measured (``--measured PATH``): test IoU of networks trained on the same cells, as ``benchmarks/audit/noise_grid.py``
-  keeps them or as a JSON list of ``{"dataset": "er_sim", "spec": "flip:0.3", "iou": 0.81}``. Cells of other than
-  simulated sets are left out and counted.
+- measured (``--measured benchmarks/results/noise_grid.jsonl``): test IoU of networks trained on the same cells, by
+  ``benchmarks/audit/noise_grid.py``. Cells of other than simulated sets are left out and counted.
 - without it: the same stand-in fitted to very many single pixels without averaging, which is what averaging over the
   window of bandwidth h is to replace.
 
@@ -26,8 +25,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.grid import read_results
 from utils.cli import CommandParser, Progress, UserError, run_command
-from utils.files import read_json, write_json
+from utils.files import write_json
 from utils.run_folder import environment_record
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.HelpFormatter,
         description="Calibrate the predicted IoU of the label audit on simulated sets.",
     )
-    parser.add_argument(
-        "--measured", type=Path, metavar="PATH", help="trained cells: a JSON list, or the noise grid's folder"
-    )
+    parser.add_argument("--measured", type=Path, metavar="PATH", help="trained cells: results of the noise grid")
     parser.add_argument("--datasets", nargs="+", choices=SIMULATED, default=SIMULATED, help="simulated sets to use")
     parser.add_argument(
         "--out",
@@ -97,17 +95,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def read_cells(path: Path, datasets: Iterable[str]) -> tuple[list[Cell], int]:
-    """The measured cells of the chosen simulated sets, and how many others the file or folder holds."""
-    content = [read_json(file) for file in sorted(path.rglob("*.json"))] if path.is_dir() else read_json(path)
-    entries = [entry for entry in content if isinstance(entry, dict) and {"dataset", "spec"} <= set(entry)]
-    cells = []
-    for entry in entries:
-        iou = entry.get("measured", entry).get("iou")
-        if iou is not None and entry["dataset"] in set(datasets):
-            cells.append(Cell(entry["dataset"], entry["spec"], MEASURED_IMAGES, float(iou)))
-    if not cells:
+    """The measured cells of the chosen simulated sets in the noise grid's results, and how many others there are."""
+    records = list(read_results(path).values())
+    chosen = [record for record in records if record["cell"]["dataset"] in set(datasets)]
+    if not chosen:
         raise UserError(f"{path} has no finished cell of {', '.join(datasets)}; run the noise grid first")
-    return cells, len(entries) - len(cells)
+    cells = [
+        Cell(record["cell"]["dataset"], record["cell"]["spec"], MEASURED_IMAGES, record["measured"]["iou"])
+        for record in chosen
+    ]
+    return cells, len(records) - len(chosen)
 
 
 def simulate(dataset: str, images: int) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
