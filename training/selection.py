@@ -74,8 +74,9 @@ class LabelNoiseFacts:
 
     def true_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """The confusion with the truth, (K, K), from one with the labels, where Q is known and can be inverted."""
-        known = self.matrix is not None and self.matrix.is_complete and self.matrix.is_invertible
-        return self.matrix.true_counts(confusion) if known else confusion
+        if self.matrix is None or not (self.matrix.is_complete and self.matrix.is_invertible):
+            return confusion
+        return self.matrix.true_counts(confusion)
 
 
 def is_inverted(histogram: np.ndarray) -> bool:

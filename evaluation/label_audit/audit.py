@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from evaluation.label_audit.predicted_iou import IoUPredictor
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.label_audit.without_reference import ImageAudit, image_evidence
+from evaluation.scores import defined_mean
 from utils.cli import UserError, one_of
 
 MAX_IMAGES = 60  # images that everything but Q is estimated from
@@ -80,13 +81,13 @@ def audit_labels(
     check_foreground(foreground, num_classes)
     rng = np.random.default_rng(seed)
     counts, known = _count(noisy, truth, num_classes, workers)
-    if not known and images is None:
-        raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
     pool = known or list(range(len(noisy)))
     sampled = sorted(int(i) for i in rng.permutation(pool)[:max_images])
-    if not known:
-        sample = [_window(rng, noisy[i], images[i]) for i in sampled]
-        evidence = image_evidence(*_columns(sample), num_classes, foreground, seed)
+    if truth is None or not known:
+        if images is None:
+            raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
+        labels, shown = _columns([_window(rng, noisy[i], images[i]) for i in sampled])
+        evidence = image_evidence(labels, shown, num_classes, foreground, seed)
         return ImageAudit(
             verdict=evidence.verdict,
             num_classes=num_classes,
@@ -95,7 +96,8 @@ def audit_labels(
             evidence=evidence,
             foreground=foreground,
         )
-    parts = [_window(rng, noisy[i], truth[i], *([] if images is None else [images[i]])) for i in sampled]
+    compared = (noisy, truth) if images is None else (noisy, truth, images)
+    parts = [_window(rng, *(sequence[i] for sequence in compared)) for i in sampled]
     return _compare(
         estimate_transitions(counts, seed),
         _columns(parts),
@@ -174,16 +176,13 @@ def _agreement(labels: Labels, truths: Labels, num_classes: int) -> DensityAgree
     if num_classes == 1:
         return density_agreement(labels, truths)
     present = [m for m in range(num_classes) if any((truth == m).any() for truth in truths)]
-    found = [asdict(density_agreement(labels, truths, label_class=m)) for m in present]
-    means = {name: np.array([item[name] for item in found]) for name in found[0]}
-    known = {name: values[np.isfinite(values)] for name, values in means.items()}
-    return DensityAgreement(
-        **{name: float(values.mean()) if values.size else float("nan") for name, values in known.items()}
-        | {"bandwidth": found[0]["bandwidth"]}
-    )
+    found = [density_agreement(labels, truths, label_class=m) for m in present]
+    names = ("correlation", "mean_first", "mean_second", "rms_difference", "sampling_error")
+    means = (defined_mean(np.array([getattr(item, name) for item in found])) for name in names)
+    return DensityAgreement(found[0].bandwidth, *means)
 
 
-def _window(rng: np.random.Generator, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+def _window(rng: np.random.Generator, *arrays: Any) -> tuple[np.ndarray, ...]:
     """The same random window of at most MAX_SIDE² pixels of label, reference and image."""
     height, width = arrays[0].shape[:2]
     top = int(rng.integers(0, max(height - MAX_SIDE, 0) + 1))

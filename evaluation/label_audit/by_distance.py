@@ -51,27 +51,6 @@ def local_density(label: np.ndarray, bandwidth: int = BANDWIDTH, label_class: in
     return np.divide(found, valid, out=np.full_like(found, np.nan), where=valid > 0.5 / (2 * bandwidth + 1) ** 2)
 
 
-def expected_density(
-    truth: np.ndarray, matrix: np.ndarray, bandwidth: int = BANDWIDTH, label_class: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""The density that Q makes of a true segmentation, and its sampling error where pixels err independently.
-
-    .. math:: \mathbb E\rho_m = \sum_j Q_{jm} S_j / S, \qquad \delta_m = \sqrt{\sum_j Q_{jm}(1-Q_{jm}) S_j} \,/\, S
-
-    Args:
-        truth: classes with 255 ignored, (H, W); matrix: Q (K, K).
-    Returns: (mean, standard error), float32 (H, W) each; NaN where the window holds ignored pixels only.
-    """
-    share, variance = np.zeros(truth.shape, np.float32), np.zeros(truth.shape, np.float32)
-    for true_class, chance in enumerate(np.nan_to_num(matrix[:, label_class])):
-        area = window_mean(truth == true_class, bandwidth)
-        share += np.float32(chance) * area
-        variance += np.float32(chance * (1 - chance)) * area
-    valid = window_mean(truth != IGNORE, bandwidth)
-    valid[valid < 0.5 / (2 * bandwidth + 1) ** 2] = np.nan
-    return share / valid, np.sqrt(variance / (2 * bandwidth + 1) ** 2) / valid
-
-
 @dataclass(frozen=True)
 class DensityAgreement:
     """How alike two label sets are as densities.

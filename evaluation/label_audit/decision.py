@@ -53,7 +53,7 @@ def may_be_chance(
     def strength(move: bool) -> float:
         offsets = [tuple(rng.integers(0, label.shape)) if move else (0, 0) for label in labels]
         moved = [np.roll(label, offset, (0, 1)) for label, offset in zip(labels, offsets, strict=True)]
-        counts = sum(count_transitions(*pair, num_classes) for pair in zip(truths, moved, strict=True))
+        counts = np.sum([count_transitions(*pair, num_classes) for pair in zip(truths, moved, strict=True)], axis=0)
         return float(np.nan_to_num(np.abs(association(counts))))
 
     observed = strength(move=False)

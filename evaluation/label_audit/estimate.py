@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,9 +75,9 @@ def association_interval(counts: np.ndarray, replicates: np.ndarray, images: int
     return min(low, 0.0), max(high, 0.0)
 
 
-def holds_nothing(value: float, low: float | None, high: float | None) -> bool:
+def holds_nothing(value: float, low: float, high: float) -> bool:
     """Whether φ is as good as 0: below MIN_PHI in size, or with an interval that holds 0."""
-    return abs(value) < MIN_PHI or (low is not None and low <= 0 <= high)
+    return abs(value) < MIN_PHI or low <= 0 <= high
 
 
 def rank_given_error(matrix: np.ndarray, replicates: np.ndarray | None) -> int:
@@ -139,7 +140,7 @@ class Transitions:
         images: images counted.
         matrix: Q.
         matrix_low, matrix_high: 95 % bounds of Q; None with fewer than MIN_IMAGES images ("too few").
-        phi, phi_low, phi_high: association of label and truth; bounds None with too few images.
+        phi, phi_low, phi_high: association of label and truth; bounds NaN with too few images.
         contrast_low, contrast_high: 95 % bounds of the matrix's contrast.
         determinant: of the rows and columns of classes that occur.
         singular_values: of the same, descending; singular_low, singular_high: 95 % bounds.
@@ -153,10 +154,10 @@ class Transitions:
     matrix_low: np.ndarray | None
     matrix_high: np.ndarray | None
     phi: float
-    phi_low: float | None
-    phi_high: float | None
-    contrast_low: float | None
-    contrast_high: float | None
+    phi_low: float
+    phi_high: float
+    contrast_low: float
+    contrast_high: float
     determinant: float
     singular_values: np.ndarray
     singular_low: np.ndarray | None
@@ -185,7 +186,9 @@ class Transitions:
         return holds_nothing(self.phi, self.phi_low, self.phi_high)
 
 
-def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates: int = RESAMPLES) -> Transitions:
+def estimate_transitions(
+    counts: Sequence[np.ndarray] | np.ndarray, seed: int = 0, replicates: int = RESAMPLES
+) -> Transitions:
     """Transition matrix, its derived figures and their bootstrap intervals from counts per image.
 
     Args:
@@ -194,22 +197,23 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
         seed: of the bootstrap.
     Raises: ValueError without any image.
     """
-    counts = np.asarray(counts)
-    if counts.ndim != 3 or not len(counts):
-        raise ValueError(f"counts must be (images, K, K) with at least one image, not {counts.shape}")
-    images, pooled = len(counts), counts.sum(0)
+    tables = np.asarray(counts)
+    if tables.ndim != 3 or not len(tables):
+        raise ValueError(f"counts must be (images, K, K) with at least one image, not {tables.shape}")
+    images, pooled = len(tables), tables.sum(0)
     matrix = TransitionMatrix.from_counts(pooled)
     present, inner = matrix.present, matrix.block
-    resampled = bootstrap_counts(counts, seed, replicates) if images >= MIN_IMAGES else None
-    bounds: dict[str, tuple] = dict.fromkeys(("matrix", "phi", "contrast", "singular"), (None, None))
-    inner_resampled = None
-    if resampled is not None:
+    unknown: tuple[Any, Any] = (None, None)
+    bounds = {"matrix": unknown, "singular": unknown, "phi": (np.nan, np.nan), "contrast": (np.nan, np.nan)}
+    resampled = inner_resampled = None
+    if images >= MIN_IMAGES:
+        resampled = bootstrap_counts(tables, seed, replicates)
         reach, matrices = small_sample_reach(images), normalize_rows(resampled)
         inner_resampled = matrices[:, present][:, :, present]
+        singular = np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False)
         bounds["matrix"] = percentile_interval(matrices, reach)
         bounds["phi"] = association_interval(pooled, resampled, images)
-        bounds["contrast"] = tuple(float(bound) for bound in percentile_interval(contrast(matrices), reach))
-        singular = np.linalg.svd(np.nan_to_num(inner_resampled), compute_uv=False)
+        bounds["contrast"] = percentile_interval(contrast(matrices), reach)
         bounds["singular"] = percentile_interval(singular, reach)
     merged = merging_classes(pooled, resampled, images)
     distinct = len(present) - sum(len(group) - 1 for group in merged)
@@ -220,10 +224,10 @@ def estimate_transitions(counts: Sequence[np.ndarray], seed: int = 0, replicates
         matrix_low=bounds["matrix"][0],
         matrix_high=bounds["matrix"][1],
         phi=float(association(pooled)),
-        phi_low=bounds["phi"][0],
-        phi_high=bounds["phi"][1],
-        contrast_low=bounds["contrast"][0],
-        contrast_high=bounds["contrast"][1],
+        phi_low=float(bounds["phi"][0]),
+        phi_high=float(bounds["phi"][1]),
+        contrast_low=float(bounds["contrast"][0]),
+        contrast_high=float(bounds["contrast"][1]),
         determinant=float(np.linalg.det(inner)) if len(present) else float("nan"),
         singular_values=np.linalg.svd(inner, compute_uv=False),
         singular_low=bounds["singular"][0],

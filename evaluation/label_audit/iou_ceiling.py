@@ -33,14 +33,14 @@ class Ceiling:
 
     Args:
         value: pooled IoU (K classes: mean IoU) on the halves that were not fitted; low, high: its 95 % interval from
-            resampling images, reaching up to the value without merging bins; None with too few images.
+            resampling images, reaching up to the value without merging bins; NaN with too few images.
         distance_free: the same for a learner that is told the class alone; 1 wherever the classes differ.
         nothing_differs: whether no bin differs from another: both values are then those of a constant mask.
     """
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     distance_free: float
     nothing_differs: bool
 
@@ -168,7 +168,7 @@ def pooled_iou(matrices: np.ndarray, num_classes: int = 1) -> np.ndarray:
     return per_class[..., 1] if num_classes == 1 else np.nanmean(per_class, -1)
 
 
-def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, ...]:
     """Confusions per image of ``scored`` of three perfect learners of ``fitted``.
 
     Args:
@@ -189,7 +189,7 @@ def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np
 
 def _class_half(
     fitted: np.ndarray, scored: np.ndarray, merged: list[list[int]], invertible: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """The same for K classes: argmax of E[label | bin], of E[label | class] alone, and the first again.
 
     A bin keeps its own label shares where one of them differs from its class's beyond chance; the other bins of the
@@ -253,7 +253,7 @@ def iou_ceiling(
         else:
             results = [_class_half(*half, transitions.merged, transitions.invertible) for half in halves]
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
-    low = high = None
+    low = high = float("nan")
     if len(matrices) >= MIN_IMAGES:
         resampled = pooled_iou(bootstrap_counts(matrices, seed, 400), num_classes)
         bounds = percentile_interval(resampled, small_sample_reach(len(matrices)))

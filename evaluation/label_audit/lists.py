@@ -47,7 +47,7 @@ class Reader:
         check_samples(samples, path, self.num_classes, self.ignore_index, self.in_channels)
         return path, samples
 
-    def labels(self, paths: Sequence[Path | None]) -> LazySequence[np.ndarray | None]:
+    def labels(self, paths: Sequence[Path | None]) -> LazySequence:
         """The labels in these files; None where there is no file."""
 
         def load(place: int) -> np.ndarray | None:
@@ -75,7 +75,7 @@ def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: P
             f"{display_path(others[0].image)}, the audited list {display_path(samples[0].image)}; "
             "both lists must name the same image files"
         )
-    own = [sample.label.resolve() for sample in samples]
+    own = [sample.label and sample.label.resolve() for sample in samples]
     return [None if label and label.resolve() == same else label for label, same in zip(matched, own, strict=True)]
 
 
@@ -158,9 +158,8 @@ def audit_list(
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
     matrix_file = write_audit(folder, audit, statistics.to_json(names))
-    shown = audit.sampled[:EXAMPLES]
-    examples = [None if items is None else [items[place] for place in shown] for items in (labels, truth, images)]
-    write_figure(folder / "audit.png", draw_audit(audit, *examples))
+    shown = [labels, images] if truth is None else [labels, images, truth]
+    write_figure(folder / "audit.png", draw_audit(audit, *([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)))
     say("\n".join(audit.advice(matrix_file)))
     written = ["audit.json", "audit_details.json", "audit.png", *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")

@@ -58,12 +58,15 @@ def _foreground_density(label: np.ndarray) -> np.ndarray:
 
 
 def draw_audit(
-    audit: Audit, labels: Sequence[np.ndarray], truths: Sequence[np.ndarray] | None, images: Sequence[np.ndarray] | None
+    audit: Audit,
+    labels: Sequence[np.ndarray],
+    images: Sequence[np.ndarray] | None,
+    truths: Sequence[np.ndarray] | None = None,
 ) -> Figure:
     """Draw an audit.
 
     Args:
-        labels, truths, images: a few examples, (H, W) each, in the same order; the first EXAMPLES are shown.
+        labels, images, truths: a few examples, (H, W) each, in the same order; the first EXAMPLES are shown.
     """
     rows, columns = min(len(labels), EXAMPLES), 5
     top = 1 if isinstance(audit, ReferenceAudit) else 0

@@ -31,7 +31,7 @@ def _matrix_lines(audit: ReferenceAudit) -> list[str]:
         cells = []
         for column in range(classes) if classes <= MAX_CLASSES else [row]:
             bounds = ""
-            if found.matrix_low is not None:
+            if found.matrix_low is not None and found.matrix_high is not None:
                 bounds = f" ({found.matrix_low[row, column]:.3f} to {found.matrix_high[row, column]:.3f})"
             cells.append((f"label {column} " if classes > MAX_CLASSES else "") + f"{shares[column]:.3f}{bounds}")
         lines.append(f"  truth {row}: " + "  ".join(cells))

@@ -114,7 +114,7 @@ class ReferenceAudit(Audit):
             single = np.sqrt(found.phi)
             lines.append(f"Both annotators err: if alike and independently, each has φ = {single:.2f} with the truth.")
         lines += [f"The labels cannot tell classes {', '.join(map(str, group))} apart." for group in found.merged]
-        near_zero = found.phi_low is not None and found.phi_low < MIN_PHI and found.phi_high > -MIN_PHI
+        near_zero = found.phi_low < MIN_PHI and found.phi_high > -MIN_PHI
         if near_zero and self.verdict != "not learnable":
             lines.append(f"The interval of φ reaches below {MIN_PHI} in size: the verdict is uncertain.")
         return lines
@@ -135,7 +135,7 @@ class ReferenceAudit(Audit):
         gap = ceiling.distance_free - ceiling.value
         if gap > BIAS_MARGIN:
             lines.append("A network is blurred and may get past this ceiling; see the predicted IoU.")
-        if ceiling.low is not None and ceiling.low < ceiling.distance_free - BIAS_MARGIN < ceiling.high:
+        if ceiling.low < ceiling.distance_free - BIAS_MARGIN < ceiling.high:
             lines.append(
                 f"The gap of {gap:.3f} is within its error of {BIAS_MARGIN}: the bias at boundaries is uncertain."
             )
@@ -202,7 +202,7 @@ class ReferenceAudit(Audit):
         found = self.transitions
         if found.too_few:
             return f"Give {self.reference} of at least {MIN_IMAGES - found.images} more images."
-        if not np.isfinite(found.phi) or found.phi_low is None:
+        if np.isnan(found.phi_low):
             return None
         half = (found.phi_high - found.phi_low) / 2
         uncertain = found.no_association and abs(found.phi) >= MIN_PHI
@@ -213,8 +213,8 @@ class ReferenceAudit(Audit):
         return f"{self.reference.capitalize()} of about {more} more images would narrow φ to ± {goal:.2f}."
 
 
-def _span(low: float | None, high: float | None) -> str:
-    return "" if low is None else f" ({low:.3f} to {high:.3f})"
+def _span(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f" ({low:.3f} to {high:.3f})"
 
 
 def _count(number: float) -> str:

@@ -51,7 +51,7 @@ class ImageEvidence:
     """Label signal as far as images show it.
 
     Args:
-        correlation: of labels with scores fitted to other images; |φ| is at least that. low, high: 95 % bounds, None
+        correlation: of labels with scores fitted to other images; |φ| is at least that. low, high: 95 % bounds, NaN
             with too few images.
         neighbours: correlation of labels of pixels up to BANDWIDTH apart in x and y; neighbours_low, neighbours_high:
             95 % bounds.
@@ -59,17 +59,17 @@ class ImageEvidence:
     """
 
     correlation: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     neighbours: float
-    neighbours_low: float | None
-    neighbours_high: float | None
+    neighbours_low: float
+    neighbours_high: float
     direction: int | None
 
     @property
     def has_signal(self) -> bool:
         """Whether images predict the labels: the interval lies above 0."""
-        return self.low is not None and self.low > 0 and self.correlation >= MIN_PHI
+        return self.low > 0 and self.correlation >= MIN_PHI
 
     @property
     def has_nothing(self) -> bool:
@@ -77,7 +77,7 @@ class ImageEvidence:
 
         Neighbours correlate by φ² times what they do in the truth, so a bound on φ asks for the square on them.
         """
-        if self.low is None or self.low > 0 or self.high < 0:
+        if not self.low <= 0 <= self.high:
             return False
         by_image = max(-self.low, self.high) < 2 * MIN_PHI
         return by_image and self.neighbours_low <= 0 <= self.neighbours_high and self.neighbours_high < WEAK_NEIGHBOURS
@@ -116,7 +116,7 @@ class ImageAudit(Audit):
         """What can be said without a reference."""
         found = self.evidence
         lines = [f"No clean labels: {len(self.sampled)} labels were compared with their images."]
-        if found.low is None:
+        if np.isnan(found.low):
             lines.append(f"Too few images ({len(self.sampled)}; {MIN_IMAGES} are needed) to tell signal from chance.")
         elif found.has_nothing:
             lines.append("No image feature predicts the labels, and neighbouring label pixels are unrelated.")
@@ -173,11 +173,11 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
     return np.nan_to_num(ratio(covariance, np.sqrt(np.maximum(variances, 0))))
 
 
-def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float | None, float | None]:
+def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Pooled correlation of moments per image (n, K, 6) and its bounds from resampling images."""
     value = float(_correlation(moments.sum(0)))
     if len(moments) < MIN_IMAGES:
-        return value, None, None
+        return value, float("nan"), float("nan")
     resampled = _correlation(bootstrap_counts(moments, seed))
     low, high = percentile_interval(resampled, small_sample_reach(len(moments)))
     return value, float(low), float(high)
@@ -242,7 +242,7 @@ def image_evidence(
         ],
         axis=1,
     )
-    scores = learner.scores(np.nan_to_num(target), np.isfinite(target).all(1)).astype(float)
+    scores = learner.scores(np.nan_to_num(target), np.asarray(np.isfinite(target).all(1))).astype(float)
     indicator = (label[:, None] == np.arange(1, classes)).astype(float)
     chosen = [(learner.image == image) & (label != IGNORE) for image in range(len(images))]
     moments = np.stack([_moments(scores[use], indicator[use]) for use in chosen])

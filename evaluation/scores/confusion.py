@@ -186,7 +186,7 @@ def average_precision(histogram: Array) -> float:
     """Σ (recall step) · precision over descending thresholds (scikit-learn's definition); NaN without foreground."""
     counts = counts_at_all(histogram)
     gained = _numpy(histogram)[1] * ratio(counts.tp, counts.tp + counts.fp, empty=0.0)
-    return ratio(gained.sum(), counts.tp[0])
+    return ratio(gained.sum(), _numpy(histogram)[1].sum())
 
 
 def calibration_error(histogram: Array, groups: int = 16) -> float:

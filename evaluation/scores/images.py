@@ -106,7 +106,7 @@ class ImageResult:
     sample: Sample
     map_path: Path
     counts: s.Counts | None
-    totals: np.ndarray | None
+    totals: np.ndarray
     metrics: dict[str, float]
     both_empty: bool
 
@@ -127,6 +127,8 @@ class Scorer:
             UserError: unreadable files or sizes that differ.
         """
         sample, map_path = pair
+        if sample.label is None:
+            raise UserError(f"{display_path(sample.image)} has no label")
         values = read_map(map_path, self.num_classes, self.scale)
         label = read_label(sample.label, self.num_classes, self.ignore_index)
         if values.shape != label.shape:
@@ -166,12 +168,12 @@ class Totals:
     """Results of all images: one sum of histograms or matrices, and the metrics of each image."""
 
     results: list[ImageResult] = field(default_factory=list)
-    sum: np.ndarray | None = None
+    sum: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
 
     def add(self, result: ImageResult) -> None:
         """Take in an image; its own histogram is let go."""
-        self.sum = result.totals.copy() if self.sum is None else self.sum + result.totals
-        self.results.append(replace(result, totals=None))
+        self.sum = self.sum + result.totals
+        self.results.append(replace(result, totals=np.zeros(())))
 
 
 def score_maps(
@@ -221,7 +223,7 @@ def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "oracle_threshold": oracle,
-        "pooled": metrics(sum((result.counts for result in totals.results), s.Counts(0, 0, 0, 0))),
+        "pooled": metrics(sum((result.counts for result in totals.results if result.counts), s.Counts(0, 0, 0, 0))),
         "oracle": metrics(s.counts_at(histogram, oracle)),
         "calibration_error": s.calibration_error(histogram),
     }

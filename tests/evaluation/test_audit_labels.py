@@ -175,9 +175,9 @@ def test_picture_of_every_kind_of_report():
     images = [mask * 50 + rng.normal(0, 5, mask.shape) for mask in masks]
     noisy = [make_noisy_label(mask, "flip:0.2", 0, str(i)) for i, mask in enumerate(masks)]
     panels = {
-        draw_audit(audit_labels(noisy, masks, images), noisy, masks, images): 2 + 3 * 5,
-        draw_audit(audit_labels(noisy, masks), noisy, masks, None): 2 + 3 * 4,
-        draw_audit(audit_labels(noisy, None, images), noisy, None, images): 3 * 3,
+        draw_audit(audit_labels(noisy, masks, images), noisy, images, masks): 2 + 3 * 5,
+        draw_audit(audit_labels(noisy, masks), noisy, None, masks): 2 + 3 * 4,
+        draw_audit(audit_labels(noisy, None, images), noisy, images): 3 * 3,
     }
     assert [len(figure.axes) for figure in panels] == list(panels.values())
 

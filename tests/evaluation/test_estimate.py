@@ -106,7 +106,7 @@ def test_too_few_images_give_no_interval():
     counts = image_counts(flip_matrix(0.2, classes=2), [0.7, 0.3], images=MIN_IMAGES - 1)
     found = estimate_transitions(counts)
     assert found.too_few
-    assert found.matrix_low is None and found.phi_low is None
+    assert found.matrix_low is None and np.isnan(found.phi_low)
     assert found.rank == 2
     enough = estimate_transitions(image_counts(flip_matrix(0.2, classes=2), [0.7, 0.3], images=MIN_IMAGES))
     assert (enough.matrix_low <= enough.matrix.rows).all() and (enough.matrix.rows <= enough.matrix_high).all()

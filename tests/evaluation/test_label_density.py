@@ -15,7 +15,6 @@ from evaluation.label_audit.by_distance import (
     boundary_coordinates,
     density_agreement,
     distance_profile,
-    expected_density,
     local_density,
     location_bins,
     location_counts,
@@ -41,20 +40,12 @@ def test_local_density_counts_labelled_pixels_inside_the_image(rng, bandwidth):
         assert found[row, column] == pytest.approx(expected, abs=1e-5, nan_ok=True)
 
 
-def test_expected_density_is_lemma_1(rng):
+def test_noisy_densities_are_on_average_what_lemma_1_says(rng):
     truth, matrix = disk(), flip_matrix(0.3, 0.1, classes=2)
-    mean, error = expected_density(truth, matrix, bandwidth=2)
-    chance = matrix[truth, 1]
-    draws = np.stack([local_density((rng.random(truth.shape) < chance).astype(np.uint8), 2) for _ in range(400)])
-    assert np.abs(draws.mean(0) - mean).max() < 5 * error.max() / np.sqrt(400)
-    assert draws.std(0).mean() == pytest.approx(error.mean(), rel=0.03)
-
-
-def test_without_noise_the_expected_density_is_that_of_the_truth():
-    truth = disk()
-    mean, error = expected_density(truth, np.eye(2), bandwidth=3)
-    np.testing.assert_allclose(mean, local_density(truth, 3), atol=1e-5)
-    assert error.max() == 0
+    inside = local_density(truth, 2)
+    expected = matrix[1, 1] * inside + matrix[0, 1] * (1 - inside)  # ρ = Σ Q_j S_j / S
+    draws = [local_density((rng.random(truth.shape) < matrix[truth, 1]).astype(np.uint8), 2) for _ in range(400)]
+    assert np.abs(np.mean(draws, axis=0) - expected).max() < 5 * np.std(draws, axis=0).max() / np.sqrt(400)
 
 
 def test_signed_distance_against_brute_force(rng):

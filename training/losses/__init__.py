@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from training.losses.spec import LOSSES as LOSSES
-from training.losses.spec import PROPER as PROPER
 from training.losses.spec import LossSpec as LossSpec
 from training.losses.spec import LossTerm as LossTerm
 from training.losses.spec import needs_transition_matrix as needs_transition_matrix

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE, label_classes
 from datasets.transition_matrix import TransitionMatrix
 from training.losses.robust import inverse_for_loss
-from training.losses.spec import PROPER, LossTerm, check_classes, parse_loss
+from training.losses.spec import LossTerm, check_classes, parse_loss
 from utils.cli import UserError
 
 
@@ -109,7 +109,7 @@ class SegmentationLoss(nn.Module):
     @property
     def is_proper(self) -> bool:
         """Whether the scores that minimise the loss are probabilities, or odds weighted by the class weights."""
-        return all(summand.name in PROPER for summand in self.summands)
+        return all(summand.term.proper for summand in self.summands)
 
     def weights(self, labels: Tensor) -> Tensor:
         """The denominators of these labels (B, H, W): for each term the images' total weight, (T,)."""

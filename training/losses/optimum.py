@@ -20,7 +20,6 @@ from training.losses import LossTerm, parse_loss
 from training.losses.robust import inverse_for_loss
 
 PIXELS = 65536  # of the image whose loss is minimised
-PROPER = {"bce", "ce"}  # least at the rows of Q, by Gibbs' inequality
 STEPS, RATE, FINAL, START = 100, 0.3, 0.05, 3.0  # of Adam on logits, its rate falling to RATE·FINAL
 SEPARATION_LEFT = 0.1  # of the distance between two rows of Q: with less, their classes count as merged
 MIN_SEPARATION = 1e-3  # rows of Q nearer than this cannot be told apart by any loss
@@ -48,7 +47,9 @@ def _population_loss(summand: LossTerm, logits: Tensor, matrix: TransitionMatrix
     return summand.factor * summand.term.function(pixels, labels, pixel_weights=areas, **summand.params, **extra)
 
 
-def optimal_scores(loss_spec: str, matrix: TransitionMatrix, class_shares: Sequence[float], binary: bool) -> np.ndarray:
+def optimal_scores(
+    loss_spec: str, matrix: TransitionMatrix, class_shares: Sequence[float] | np.ndarray, binary: bool
+) -> np.ndarray:
     """The scores per true class that minimise the expected loss, found by Adam from several starts.
 
     Args:
@@ -79,7 +80,10 @@ def optimal_scores(loss_spec: str, matrix: TransitionMatrix, class_shares: Seque
 
 
 def degenerate_optimum(
-    loss_spec: str, matrix: TransitionMatrix, class_shares: float | Sequence[float], binary: bool | None = None
+    loss_spec: str,
+    matrix: TransitionMatrix,
+    class_shares: float | Sequence[float] | np.ndarray,
+    binary: bool | None = None,
 ) -> str | None:
     """A sentence for the user where the loss is least at scores that merge classes which the labels keep apart.
 
@@ -94,9 +98,11 @@ def degenerate_optimum(
         on shapes (``boundary``, ``cldice``), on which Q says nothing.
     """
     summands = parse_loss(loss_spec)
-    if any(summand.term.spatial for summand in summands) or {summand.name for summand in summands} <= PROPER:
+    if any(summand.term.spatial for summand in summands) or all(summand.term.proper for summand in summands):
         return None
-    shares = [1 - class_shares, class_shares] if np.ndim(class_shares) == 0 else class_shares
+    shares = np.atleast_1d(np.asarray(class_shares, np.float64))
+    if np.ndim(class_shares) == 0:
+        shares = np.concatenate([1 - shares, shares])
     if len(shares) != matrix.classes:
         raise ValueError(f"{len(shares)} class shares for {matrix.classes} classes")
     binary = matrix.classes == 2 if binary is None else binary

@@ -25,9 +25,6 @@ TERM = re.compile(
 )
 
 
-PROPER = ("bce", "ce", "forward", "backward")  # strictly proper scoring rules
-
-
 @dataclass(frozen=True)
 class LossSpec:
     """A loss that specs can name.
@@ -39,6 +36,7 @@ class LossSpec:
         bounds: parameter → (least, greatest) value that a spec may give it.
         binary_only: the loss exists for one logit alone.
         spatial: the loss looks at where pixels lie, not only at their scores, labels and weights.
+        proper: a strictly proper scoring rule: least at the rows of Q, or, corrected by Q, at the truth.
     """
 
     place: str
@@ -46,6 +44,7 @@ class LossSpec:
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     binary_only: bool = False
     spatial: bool = False
+    proper: bool = False
 
     @cached_property
     def function(self) -> Callable[..., Tensor]:
@@ -65,8 +64,8 @@ class LossSpec:
 
 SMOOTH, COST, LOG_ZERO = {"smooth": (1e-6, 1e6)}, (0.0, 1e6), (-1e3, -1e-3)
 LOSSES: dict[str, LossSpec] = {
-    "bce": LossSpec("functions:cross_entropy", "pixels", binary_only=True),
-    "ce": LossSpec("functions:cross_entropy", "pixels"),
+    "bce": LossSpec("functions:cross_entropy", "pixels", binary_only=True, proper=True),
+    "ce": LossSpec("functions:cross_entropy", "pixels", proper=True),
     "dice": LossSpec("functions:soft_dice_loss", "images", SMOOTH),
     "iou": LossSpec("functions:soft_iou_loss", "images", SMOOTH),
     "tversky": LossSpec("functions:tversky_loss", "images", {"alpha": COST, "beta": COST, **SMOOTH}),
@@ -76,8 +75,8 @@ LOSSES: dict[str, LossSpec] = {
     ),
     "cldice": LossSpec("functions:soft_cl_dice_loss", "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
     "dmi": LossSpec("functions:dmi_loss", "images", {"eps": (1e-30, 1)}),
-    "forward": LossSpec("robust:forward_corrected_loss", "pixels"),
-    "backward": LossSpec("robust:backward_corrected_loss", "pixels"),
+    "forward": LossSpec("robust:forward_corrected_loss", "pixels", proper=True),
+    "backward": LossSpec("robust:backward_corrected_loss", "pixels", proper=True),
     "gce": LossSpec("robust:generalized_cross_entropy", "pixels", {"q": (1e-3, 1)}),
     "mae": LossSpec("robust:mean_absolute_error", "pixels"),
     "sce": LossSpec("robust:symmetric_cross_entropy", "pixels", {"alpha": COST, "beta": COST, "log_zero": LOG_ZERO}),

@@ -124,7 +124,7 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     matrix = stated_matrix(options, dataset)
     report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.loss.audit else None
     found = report.transitions if isinstance(report, ReferenceAudit) else None
-    place_free = found is not None and report.verdict in ("learnable", "inverted") and found.phi_low is not None
+    place_free = found is not None and report.verdict in ("learnable", "inverted") and not found.too_few
     if matrix is None and place_free and found.matrix.is_complete:
         matrix = found.matrix
     if matrix is None and needs_transition_matrix(options.loss.spec):
