@@ -33,15 +33,7 @@ MAX_ENTRIES = {"evaluation": 14, "training": 16}
 MAX_COMMAND_LINES = 80
 MAX_LOADED = 95  # the project's modules in sys.modules after a plain run
 MAX_OPTIONS = 78
-LONG_COMMANDS = {  # still to be parted from their libraries
-    "training.annotation_budget",
-    "evaluation.audit_labels",
-    "evaluation.inference",
-    "evaluation.metrics",
-    "evaluation.suspect_labels",
-    "datasets.make_lists",
-    "datasets.make_noisy_labels",
-}
+LONG_COMMANDS = {"datasets.make_lists"}  # still to be parted from its library
 # Prints the project's modules that a run of one epoch has loaded.
 PLAIN_RUN = """
 import json, sys
