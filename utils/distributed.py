@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not in __all__
 from torch.distributed.rendezvous import rendezvous
 
 from utils.cli import RunFailed, UserError
@@ -85,13 +86,13 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _join(device: torch.device) -> dist.Store:
+def _join(device: torch.device) -> Store:
     """Make the process group and return the store that it shares."""
     on_gpu = device.type == "cuda"
     try:
         store, number, count = next(rendezvous("env://", timeout=PATIENCE))
         joined = store.add(f"joined_by_{number}", 1)  # a program may train several times
-        store = dist.PrefixStore(f"group_{joined}", store)
+        store = PrefixStore(f"group_{joined}", store)
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=store,
@@ -105,7 +106,7 @@ def _join(device: torch.device) -> dist.Store:
     return store
 
 
-def _fail_as_one(error: BaseException, store: dist.Store) -> NoReturn:
+def _fail_as_one(error: BaseException, store: Store) -> NoReturn:
     """Raise the error with this process's name where it is the first to fail, else an empty RunFailed."""
     with contextlib.suppress(ValueError):  # outside the main thread
         for number in (signal.SIGINT, signal.SIGTERM):  # torchrun stops all when one has ended: let that one finish
@@ -133,7 +134,7 @@ def _is_lost_contact(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def _fails_first(store: dist.Store, patience_s: float, claims: bool) -> bool:
+def _fails_first(store: Store, patience_s: float, claims: bool) -> bool:
     """Whether no other process has failed by now or within ``patience_s``, and this one ``claims`` to be the first."""
     deadline = time.monotonic() + patience_s
     try:

@@ -72,7 +72,7 @@ def csv_rows(ranked: Sequence[RankedLabel], drawn: int) -> Iterator[list[Any]]:
         yield [
             rank,
             display_path(prediction.sample.image),
-            display_path(prediction.sample.label),
+            display_path(prediction.sample.require_label()),
             f"{entry.quality:.4f}",
             "yes" if entry.stands_out else "no",
             entry.kind,
@@ -107,9 +107,8 @@ def report_issues(folder: Path, ranked: Sequence[RankedLabel], dataset: str, top
     standing_out = [entry for entry in ranked if entry.stands_out]
     print(f"{len(standing_out)} of {len(ranked)} labels stand out as worse than the others")
     for rank, entry in enumerate(ranked[: min(top, len(standing_out))], start=1):
-        print(
-            f"{rank:4d}  quality {entry.quality:.3f}  {entry.kind:<24}  {display_path(entry.prediction.sample.label)}"
-        )
+        label = display_path(entry.prediction.sample.require_label())
+        print(f"{rank:4d}  quality {entry.quality:.3f}  {entry.kind:<24}  {label}")
     print(f"written to {display_path(folder)}: suspects.csv, sheet.png, maps/, without_suspects.txt")
     print("next: look at sheet.png and correct the labels at the head of suspects.csv, or train without them:")
     kept = quoted(display_path(folder / "without_suspects.txt"))
@@ -144,11 +143,11 @@ def find_label_issues(
     samples = read_list(list_path, data_root)
     folders = [find_maps(folder) for folder in prd_dirs]
     recorded = next((folder.record for folder in folders if folder.record), {})
-    num_classes = num_classes or recorded.get("num_classes") or 1
+    classes = num_classes or int(recorded.get("num_classes") or 1)
     ignore_index = recorded.get("ignore_index") if ignore_index is None else ignore_index
     predictions = choose_predictions(samples, folders)
     report_provenance(samples, predictions, folders)
-    ranked, assessor = rank_labels(predictions, folders, num_classes, ignore_index)
+    ranked, assessor = rank_labels(predictions, folders, classes, ignore_index)
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     write_issues(folder, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
     write_json(

@@ -195,6 +195,7 @@ def lone_objects(mask: np.ndarray, filling: np.ndarray, least: float, issues: np
         least: mean filling from which on the other side has something of an object.
     """
     count, objects = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    objects = np.asarray(objects, np.intp)
     flat = objects.reshape(-1)
     areas = np.bincount(flat, minlength=count)
     alone = (np.bincount(flat, filling.reshape(-1), minlength=count) < least * areas) & (areas >= MIN_OBJECT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def choose_predictions(samples: Sequence[Sample], folders: Sequence[MapFolder]) 
     return [chosen[image] for image in dict.fromkeys(sample.image for sample in samples) if image in chosen]
 
 
-# Judging
+# Assessing
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ class LabelAssessor:
         Raises:
             UserError: unreadable files, or sizes that differ.
         """
-        label = read_label(prediction.sample.label, self.num_classes, self.ignore_index)
+        label = read_label(prediction.sample.require_label(), self.num_classes, self.ignore_index)
         values = read_map(prediction.map_path, self.num_classes, self.scales[prediction.folder])
         if label.shape != values.shape:
             raise UserError(
                 f"the map {display_path(prediction.map_path)} is {values.shape[0]}×{values.shape[1]}, "
-                f"the label {display_path(prediction.sample.label)} {label.shape[0]}×{label.shape[1]}"
+                f"the label {display_path(prediction.sample.require_label())} {label.shape[0]}×{label.shape[1]}"
             )
         return label, values
 
@@ -160,7 +161,7 @@ def calibrate(assessor: LabelAssessor, predictions: Sequence[Prediction]) -> Lab
     for number in range(len(assessor.scales)):
         own = [prediction for prediction in predictions if prediction.folder == number]
         own = [prediction for prediction in own if not prediction.in_sample] or own or list(predictions)
-        counts = sum(read_ahead(assessor.count, own, ahead=4, workers=2))
+        counts = functools.reduce(np.add, read_ahead(assessor.count, own, ahead=4, workers=2))
         calibrations.append(
             Calibration.of_histogram(counts) if assessor.num_classes == 1 else Calibration.of_confusion(counts)
         )
@@ -173,7 +174,7 @@ def rank_labels(
     num_classes: int = 1,
     ignore_index: int | None = None,
 ) -> tuple[list[RankedLabel], LabelAssessor]:
-    """Judge every label that has a prediction; the command's whole computation, for other tools.
+    """Assess every label that has a prediction.
 
     Returns: the labels, the worst first, and what can assess single ones again.
     """
@@ -187,11 +188,13 @@ def rank_labels(
             progress.update()
     ranked = [entry for entry, *_ in found]
     names = [display_path(prediction.sample.image) for prediction in predictions]
-    others = Others(*(np.stack([item[side] for item in found]) for side in (1, 2)), names)
+    others = Others(np.stack([given for _, given, _ in found]), np.stack([expected for *_, expected in found]), names)
     worst = outliers(np.array([entry.quality for entry in ranked]))
     usual_speckle = float(np.median([entry.speckle for entry in ranked]))
-    for place in np.flatnonzero(worst):
+    for place in np.flatnonzero(worst).tolist():
         label, posterior, assessed, calibration = assessor.assess(predictions[place])
-        kind = guess_kind(label, posterior, assessed, calibration.confidence, others, place, usual_speckle)
+        kind = guess_kind(
+            label, posterior, assessed, calibration.confidence, others=others, place=place, usual_speckle=usual_speckle
+        )
         ranked[place] = replace(ranked[place], stands_out=True, kind=kind)
     return sorted(ranked, key=lambda entry: entry.quality), assessor

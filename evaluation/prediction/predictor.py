@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -41,8 +42,8 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if (number or which in ("best", "last")) and path.is_file():
         return path
     unnumbered = [folder / f"{name}.pth" for name in ("last", "best") if (folder / f"{name}.pth").is_file()]
-    for candidate in unnumbered if number else ():
-        if load_checkpoint(candidate)["epoch"] == int(number[1]):
+    for candidate in unnumbered:
+        if number and load_checkpoint(candidate)["epoch"] == int(number[1]):
             return candidate
     names = (re.fullmatch(r"epoch_(\d+)\.pth", file.name) for file in folder.iterdir())
     epochs = sorted(int(name[1]) for name in names if name)
@@ -77,7 +78,7 @@ def load_network(
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{display_path(path)} does not hold the network that its config names: {reason}") from None
-    network = network.to(device, memory_format=memory_format(torch.device(device)))
+    network = network.to(device).to(memory_format=memory_format(torch.device(device)))
     return network.eval(), checkpoint, int(checkpoint["epoch"])
 
 
@@ -110,12 +111,13 @@ class Predictor:
         images = images.to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         if not self.augment:
             return self._scores(images)
-        total = 0.0
-        for turns, flip in ROTATIONS:
-            turned = images.flip(-1) if flip else images
-            scores = self._scores(turned.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
-            total = total + (scores.flip(-1) if flip else scores)
-        return total / len(ROTATIONS)
+        turned = (self._turned_scores(images, *rotation) for rotation in ROTATIONS)
+        return functools.reduce(torch.add, turned) / len(ROTATIONS)
+
+    def _turned_scores(self, images: Tensor, turns: int, flip: bool) -> Tensor:
+        turned = images.flip(-1) if flip else images
+        scores = self._scores(turned.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
+        return scores.flip(-1) if flip else scores
 
     def _scores(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
@@ -245,7 +247,9 @@ def predict_pictures(
     count = images_per_batch(batch_size, window, window)
     opened = read_ahead(settings.open_rows, large, ahead=1, workers=1)
     for picture, read_rows in zip(large, opened, strict=True):
-        bands = predict_bands(predictor, read_rows, picture.size, window, overlap, count, device)
+        bands = predict_bands(
+            predictor, read_rows, picture.size, window=window, overlap=overlap, batch=count, device=device
+        )
         _save_large(in_background(bands), picture, settings, folder)
         progress.update()
 
@@ -267,15 +271,16 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
     with ExitStack() as files:
         dtype = "float32" if settings.num_classes == 1 else "uint8"
         write_map = files.enter_context(band_writer(target, picture.size, dtype))
+        write_all = None
         if settings.writes_scores:
             source, shape = folder / "scores" / f"{picture.name}.tif", (settings.num_classes, *picture.size)
-            write_scores_of = files.enter_context(band_writer(source, shape, "float32"))
+            write_all = files.enter_context(band_writer(source, shape, "float32"))
         for top, scores in bands:
             rows = scores.cpu().numpy()
             result = settings.to_map(rows)
             write_map(top, result)
-            if settings.writes_scores:
-                write_scores_of(top, rows)
+            if write_all is not None:
+                write_all(top, rows)
             if mask is not None:
                 mask[top : top + len(result)] = settings.to_mask(result)
     _save_pictures(memory_map(target), mask, picture, settings, folder)

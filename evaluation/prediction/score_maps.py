@@ -24,12 +24,13 @@ def band_writer(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Call
 
     height, width = shape[-2:]
     with atomic_write(path) as file:
-        start, _ = tifffile.imwrite(file, shape=shape, dtype=dtype, photometric="minisblack", returnoffset=True)
+        place = tifffile.imwrite(file, shape=shape, dtype=dtype, photometric="minisblack", returnoffset=True)
+        start = place[0] if place else 0
 
         def write(top: int, rows: np.ndarray) -> None:
             for number, plane in enumerate(rows.reshape(-1, *rows.shape[-2:])):
                 file.seek(start + (number * height + top) * width * plane.itemsize)
-                file.write(np.ascontiguousarray(plane, dtype))
+                file.write(np.ascontiguousarray(plane, dtype).data)
 
         yield write
 

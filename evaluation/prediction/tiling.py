@@ -100,14 +100,14 @@ def predict_bands(
         strip = read_rows(top, min(top + tile_height, height))
         return pinned(_reflect(strip, tile_height, lefts[-1] + tile_width), device)
 
-    band = None
+    band = torch.empty(0)  # (K, tile_height, …) from the first scores on, which tell K
     for number, strip in enumerate(read_ahead(read_strip, tops, ahead=1, workers=1)):
         strip = strip.to(device, non_blocking=True)
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
             tiles = torch.stack([strip[..., left : left + tile_width] for left in some])
             scores = predict(tiles).to(blending)
-            if band is None:
+            if not band.numel():
                 band = scores.new_zeros((scores.shape[1], tile_height, lefts[-1] + tile_width), dtype=torch.float64)
             for left, columns, tile in zip(some, column_weights[first:], scores, strict=False):
                 band[..., left : left + tile_width] += tile * (row_weights[number][:, None] * columns)
@@ -142,7 +142,12 @@ def predict_tiled(
     def read_rows(top: int, bottom: int) -> Tensor:
         return image[:, top:bottom]
 
+    height, width = image.shape[-2:]
+
+    def predict(tiles: Tensor) -> Tensor:
+        return to_scores(network(tiles))
+
     bands = predict_bands(
-        lambda tiles: to_scores(network(tiles)), read_rows, tuple(image.shape[-2:]), window, overlap, batch, device
+        predict, read_rows, (height, width), window=window, overlap=overlap, batch=batch, device=device
     )
     return torch.cat([scores for _, scores in bands], dim=1).cpu().numpy()

@@ -79,7 +79,7 @@ def write_examples(folder: Path, results: Sequence[ImageResult], scorer: Scorer,
     examples = []
     for rank, result in choose_examples(results):
         image = read_image(result.sample.image, in_channels)
-        label = read_label(result.sample.label, scorer.num_classes, scorer.ignore_index)
+        label = read_label(result.sample.require_label(), scorer.num_classes, scorer.ignore_index)
         values = read_map(result.map_path, scorer.num_classes, scorer.scale)
         picture = panels(image, label, values, scorer.threshold, scorer.num_classes)
         write_image(folder / f"{rank.replace(' ', '_')}_{result.map_path.stem}.png", picture)
@@ -115,17 +115,19 @@ def write_report(
 
 def draw_charts(summary: dict[str, Any], totals: Totals, run: Path | None) -> list[tuple[str, Figure]]:
     """The charts of a report with their captions."""
+    counts = totals.sum
+    assert counts is not None, "a report has at least one image"
     drawn = [("IoU of the images", charts.iou_distribution([result.metrics["iou"] for result in totals.results]))]
     if summary["num_classes"] > 1:
-        drawn.append(("Confusion, as shares of the true class", charts.confusion(totals.sum)))
+        drawn.append(("Confusion, as shares of the true class", charts.confusion(counts)))
     else:
         thresholds = (summary["threshold"], summary["oracle_threshold"])
-        if totals.sum.sum(1).all():
+        if counts.sum(1).all():
             drawn += [
-                ("Receiver operating characteristic", charts.roc(totals.sum, *thresholds)),
-                ("Precision and recall", charts.precision_recall(totals.sum, *thresholds)),
+                ("Receiver operating characteristic", charts.roc(counts, *thresholds)),
+                ("Precision and recall", charts.precision_recall(counts, *thresholds)),
             ]
-        drawn.append(("Scores of background and foreground pixels", charts.score_distribution(totals.sum, *thresholds)))
+        drawn.append(("Scores of background and foreground pixels", charts.score_distribution(counts, *thresholds)))
     records = read_jsonl(run / "metrics.jsonl") if run is not None else []
     return drawn + [("Training", figure) for figure in charts.training(records)]
 

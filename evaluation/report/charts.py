@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
 from utils.plots import BLUE, GREY, INK, ORANGE, style_axes
@@ -23,11 +24,16 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def whole_numbers() -> MaxNLocator:
+    """Ticks as matplotlib chooses them, whole numbers alone."""
+    return MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True)
+
+
 def _curve(counts: Counts) -> Counts:
     """The thresholds at which the curve turns, at most POINTS of them."""
     turns = np.flatnonzero(np.diff(counts.tp, append=-1) | np.diff(counts.fp, append=-1))
     kept = turns[np.linspace(0, len(turns) - 1, min(len(turns), POINTS)).astype(int)]
-    return Counts(counts.tp[kept], counts.fp[kept], counts.fn[kept], counts.tn[kept])
+    return Counts(*(np.asarray(count)[kept] for count in (counts.tp, counts.fp, counts.fn, counts.tn)))
 
 
 def _false_positive_rate(counts: Counts) -> Any:
@@ -80,12 +86,12 @@ def iou_distribution(values: Sequence[float]) -> Figure:
     """How many images have which IoU; undefined ones are left out."""
     figure, axes = _axes("IoU", "images")
     defined = np.array([value for value in values if not np.isnan(value)])
-    axes.hist(defined, bins=np.linspace(0, 1, 26), color=BLUE, alpha=0.8)
+    axes.hist(defined, bins=np.linspace(0, 1, 26).tolist(), color=BLUE, alpha=0.8)
     if defined.size:
         axes.axvline(defined.mean(), color=ORANGE, label=f"mean {defined.mean():.3f}")
         axes.axvline(np.median(defined), color=ORANGE, linestyle=":", label=f"median {np.median(defined):.3f}")
         axes.legend(loc="upper left", frameon=False)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(whole_numbers())
     return figure
 
 
@@ -121,7 +127,7 @@ def training(records: Sequence[dict[str, Any]]) -> list[Figure]:
                     linestyle=":" if name == "val/threshold" else "-",
                 )
         if axes.lines:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(whole_numbers())
             axes.legend(frameon=False)
             figures.append(figure)
     return figures

@@ -112,7 +112,7 @@ def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
     counted = ("tp", "fp", "fn", "tn") if results[0].counts is not None else ()
     rows = []
     for result in results:
-        names = [display_path(file) for file in (result.sample.image, result.sample.label, result.map_path)]
+        names = [display_path(file) for file in (result.sample.image, result.sample.require_label(), result.map_path)]
         rows.append([*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)])
     write_csv(path, ["image", "label", "map", *results[0].metrics, *counted], rows)
 
