@@ -246,11 +246,11 @@ def train(
             pseudo_labels.refresh(state)
         selection = decide(options, state, counts, pseudo_labels)
         # An undefined figure (nothing to choose by) compares false, so that the last epoch is the best then.
-        if state.best is None or not selection.figure <= state.best["figure"]:
+        if state.best is None or not selection.metric <= state.best["figure"]:
             tables = None if selection.tables is None else torch.from_numpy(selection.tables)
             state.best = {
                 "epoch": epoch,
-                "figure": selection.figure,
+                "figure": selection.metric,
                 "threshold": selection.threshold,
                 "tables": tables,
             }
@@ -390,13 +390,13 @@ def report_epoch(
         "train/images_per_second": figures.images_per_second,
         "train/learning_rate": figures.learning_rate,
         **{f"train/{name}": value for name, value in figures.memory.items()},
-        **{f"val/{name}": value for name, value in selection.figures.items()},
+        **{f"val/{name}": value for name, value in selection.metrics.items()},
     }
     if selection.threshold is not None:
         record["val/threshold"] = selection.threshold
         record["val/inverted"] = selection.invert
     logger.record(epoch, record)
-    shown = {name: selection.figures[name] for name in ("iou", "f1", "auc", "miou") if name in selection.figures}
+    shown = {name: selection.metrics[name] for name in ("iou", "f1", "auc", "miou") if name in selection.metrics}
     validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
     inverted = "  inverted" if selection.invert else ""
     logger.say(

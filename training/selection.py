@@ -1,4 +1,4 @@
-"""What validation decides: threshold, direction and the figure by which ``best`` is chosen.
+"""What validation decides: threshold, direction and the metric by which ``best`` is chosen.
 
 Clean validation labels choose everything by IoU, as far as they are enough to tell (``few_images.py``). Noisy ones
 choose nothing by IoU or F1, which reward labels that resemble the noise: the threshold is the one that the noise
@@ -27,15 +27,15 @@ class Selection:
     Args:
         threshold: scores at or above it are foreground (after inversion); None for several classes.
         invert: whether scores are to be inverted.
-        figure: what ``best`` maximises; NaN where there is nothing to choose by.
-        figures: what is logged, name → value.
+        metric: what ``best`` maximises; NaN where there is nothing to choose by.
+        metrics: what is logged, name → value.
         tables: confusion matrices of the validation images, or groups of them, (n, K, K); None without labels.
     """
 
     threshold: float | None
     invert: bool
-    figure: float
-    figures: dict[str, float] = field(default_factory=dict)
+    metric: float
+    metrics: dict[str, float] = field(default_factory=dict)
     tables: np.ndarray | None = None
 
 
@@ -108,15 +108,15 @@ def select_binary(
     pooled = histograms.sum(0)
     youden_at, youden = youden_threshold(pooled)
     if labels_are_clean:
-        threshold, figure = choose_threshold(histograms, DEFAULT_THRESHOLD if implied is None else implied)
+        threshold, metric = choose_threshold(histograms, DEFAULT_THRESHOLD if implied is None else implied)
     else:
         threshold = youden_at if implied is None else implied
-        figure = youden
+        metric = youden
     counts = counts_at(pooled, threshold)
-    figures = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
+    metrics = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
     if not pooled[1].any():  # without foreground even an empty mask has an IoU, of 1
-        figure, figures = math.nan, dict.fromkeys(figures, math.nan)
-    return Selection(float(threshold), bool(invert), float(figure), figures, tables_at(histograms, threshold))
+        metric, metrics = math.nan, dict.fromkeys(metrics, math.nan)
+    return Selection(float(threshold), bool(invert), float(metric), metrics, tables_at(histograms, threshold))
 
 
 def tables_at(histograms: np.ndarray, threshold: float) -> np.ndarray:
@@ -138,10 +138,10 @@ def select_classes(
     if not labels_are_clean:
         confusion = noise.true_confusion(confusion)
     per_class = class_iou(confusion)
-    figures = {"miou": float(mean_iou(confusion))}
-    figures.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})
-    figure = figures["miou"] if labels_are_clean else _mean_youden(confusion)
-    return Selection(None, False, figure, figures, tables)
+    metrics = {"miou": float(mean_iou(confusion))}
+    metrics.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})
+    metric = metrics["miou"] if labels_are_clean else _mean_youden(confusion)
+    return Selection(None, False, metric, metrics, tables)
 
 
 def _mean_youden(confusion: np.ndarray) -> float:
@@ -165,10 +165,10 @@ def without_validation(*, pred_invert: bool | None, implied: float | None, num_c
 
 
 def with_logged_figures(selection: Selection, histograms: np.ndarray | None) -> Selection:
-    """A decision that validation has no part in, with the figures that it reaches there, for the record."""
+    """A decision that validation has no part in, with the metrics that it reaches there, for the record."""
     if histograms is None or not histograms.sum((0, 2)).all():
         return selection
     logged = select_binary(
         histograms, labels_are_clean=False, pred_invert=selection.invert, implied=selection.threshold
     )
-    return replace(selection, figures={**logged.figures, **selection.figures}, tables=logged.tables)
+    return replace(selection, metrics={**logged.metrics, **selection.metrics}, tables=logged.tables)

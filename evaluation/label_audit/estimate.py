@@ -189,7 +189,7 @@ class Transitions:
 def estimate_transitions(
     counts: Sequence[np.ndarray] | np.ndarray, seed: int = 0, replicates: int = RESAMPLES
 ) -> Transitions:
-    """Transition matrix, its derived figures and their bootstrap intervals from counts per image.
+    """Transition matrix, what follows from it and their bootstrap intervals from counts per image.
 
     Args:
         counts: ``count_transitions`` of every image, each (K, K), or the array (n, K, K); rows = truth. The same

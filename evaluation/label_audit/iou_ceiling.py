@@ -141,11 +141,11 @@ def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray, lim
 def _best_cut(shares: np.ndarray, background: np.ndarray, foreground: np.ndarray) -> float:
     """The threshold on bin shares with the highest IoU for pixel counts per bin."""
     levels = np.unique(shares)
-    figures = [
+    metrics = [
         foreground[shares >= level].sum() / max(foreground.sum() + background[shares >= level].sum(), 1)
         for level in levels
     ]
-    return float(levels[int(np.argmax(figures))])
+    return float(levels[int(np.argmax(metrics))])
 
 
 def _confusions(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:

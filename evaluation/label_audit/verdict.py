@@ -11,7 +11,7 @@ import numpy as np
 VERDICTS = ("not learnable", "inverted", "biased at boundaries", "learnable", "unknown")
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction
 BIAS_MARGIN = 0.03  # by how much a ceiling may fall below the distance-free one before boundaries count as biased
-DETAILS = (
+DETAILS = [
     "compared",
     "predicted_iou_is",
     "transitions",
@@ -19,7 +19,7 @@ DETAILS = (
     "density_agreement",
     "image_evidence",
     "foreground",
-)
+]
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 

@@ -24,7 +24,7 @@ class ReferenceAudit(Audit):
     """What the comparison of labels with a reference found.
 
     Args:
-        transitions: Q and its derived figures, from the images that have a reference label.
+        transitions: Q and what follows from it, from the images that have a reference label.
         ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
         profile: Q by distance and by depth, see ``by_distance.distance_profile``.
         agreement: of the local densities of labels and reference.
@@ -97,7 +97,7 @@ class ReferenceAudit(Audit):
         found = self.transitions
         lines = [f"{self.transitions.images} of {self.images} labels were compared with {self.reference}."]
         if found.too_few:
-            lines.append(f"Too few images for intervals ({found.images}; {MIN_IMAGES} are needed): figures may be off.")
+            lines.append(f"Too few images for intervals ({found.images}; {MIN_IMAGES} are needed): values may be off.")
         if not np.isfinite(found.phi):
             return [*lines, "The reference labels show a single class only, so nothing can be compared."]
         lines.append(

@@ -28,7 +28,8 @@ from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile
 from evaluation.scores.confusion import ratio
 
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
-KEYS = (
+# the keys of audit.json
+KEYS = [
     "verdict",
     "iou_ceiling",
     "predicted_iou",
@@ -42,7 +43,7 @@ KEYS = (
     "invert",
     "threshold",
     "profile",
-)  # of audit.json
+]
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 

@@ -73,7 +73,7 @@ def bootstrap_mean(
     (0.825, True)
 
     Args:
-        values: a figure per image; NaN (undefined) ones are left out.
+        values: a metric per image; NaN (undefined) ones are left out.
         limits: what the values, and so their mean, cannot leave.
     Returns: (mean, low, high); all NaN without values, the bounds NaN with a single one.
     """

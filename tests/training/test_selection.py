@@ -31,7 +31,7 @@ def test_clean_labels_choose_threshold_and_figure_by_iou():
     counts = alike(histogram({0.1: 90, 0.4: 10}, {0.3: 2, 0.6: 18}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=0.05)
     assert 0.4 < selection.threshold <= 0.6 and not selection.invert
-    assert selection.figure == pytest.approx(18 / 20) == selection.figures["iou"]
+    assert selection.metric == pytest.approx(18 / 20) == selection.metrics["iou"]
 
 
 @pytest.mark.parametrize(("implied", "prior"), [(None, 0.5), (0.3, 0.3)])
@@ -39,8 +39,8 @@ def test_fewer_than_four_images_move_no_threshold(implied, prior):
     counts = histogram({0.1: 90, 0.55: 10}, {0.4: 2, 0.6: 18})
     arguments = {"labels_are_clean": True, "pred_invert": None, "implied": implied}
     selection = select_binary(alike(counts, 3), **arguments)
-    assert selection.threshold == prior and selection.figure == selection.figures["iou"] < 0.7
-    assert select_binary(alike(counts, 4), **arguments).figure == pytest.approx(18 / 20)
+    assert selection.threshold == prior and selection.metric == selection.metrics["iou"] < 0.7
+    assert select_binary(alike(counts, 4), **arguments).metric == pytest.approx(18 / 20)
 
 
 def test_a_gain_within_its_error_moves_no_threshold():
@@ -56,10 +56,10 @@ def test_a_gain_within_its_error_moves_no_threshold():
 def test_clean_labels_find_the_inverse():
     counts = alike(histogram({0.9: 80, 0.7: 5}, {0.2: 20}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
-    assert selection.invert and selection.figure == 1 and selection.figures["auc"] == 1
+    assert selection.invert and selection.metric == 1 and selection.metrics["auc"] == 1
     assert 0.3 < selection.threshold <= 0.8
     forced = select_binary(counts, labels_are_clean=True, pred_invert=False, implied=None)
-    assert not forced.invert and forced.figures["auc"] == 0
+    assert not forced.invert and forced.metrics["auc"] == 0
 
 
 def test_chance_inverts_nothing():
@@ -77,33 +77,33 @@ def test_noisy_labels_choose_by_youden_and_never_by_iou():
     noisy = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=None)
     clean = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert 0.2 < noisy.threshold <= 0.8 and clean.threshold <= 0.2
-    assert noisy.figure == pytest.approx(550 / 595 - 450 / 505)
+    assert noisy.metric == pytest.approx(550 / 595 - 450 / 505)
 
 
 def test_noisy_labels_use_the_threshold_that_the_noise_implies():
     counts = alike(histogram({0.2: 10}, {0.8: 10}))
     selection = select_binary(counts, labels_are_clean=False, pred_invert=None, implied=0.35)
-    assert selection.threshold == 0.35 and selection.figure == 1
+    assert selection.threshold == 0.35 and selection.metric == 1
 
 
 def test_classes_are_chosen_by_mean_iou_or_mean_youden():
     confusion = np.array([[50, 10, 0], [5, 20, 5], [0, 0, 10]])
     clean = select_classes(confusion[None], labels_are_clean=True)
-    assert clean.threshold is None and clean.figure == pytest.approx(np.mean([50 / 65, 20 / 40, 10 / 15]))
+    assert clean.threshold is None and clean.metric == pytest.approx(np.mean([50 / 65, 20 / 40, 10 / 15]))
     noisy = select_classes(confusion[None], labels_are_clean=False)
     expected = np.mean([50 / 60 - 5 / 40, 20 / 30 - 10 / 70, 1 - 5 / 90])
-    assert noisy.figure == pytest.approx(expected)
+    assert noisy.metric == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("implied", "threshold"), [(None, 0.5), (0.05, 0.05)])
 def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
     selection = without_validation(pred_invert=None, implied=implied)
-    assert selection.threshold == threshold and not selection.invert and math.isnan(selection.figure)
+    assert selection.threshold == threshold and not selection.invert and math.isnan(selection.metric)
 
 
 def test_several_classes_have_no_threshold_without_validation_either():
     selection = without_validation(pred_invert=None, implied=None, num_classes=3)
-    assert selection.threshold is None and not selection.invert and math.isnan(selection.figure)
+    assert selection.threshold is None and not selection.invert and math.isnan(selection.metric)
 
 
 def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learned_more():
@@ -111,7 +111,7 @@ def test_noisy_validation_that_shows_the_inverse_prefers_the_network_that_learne
     good = histogram({0.1: 900, 0.9: 100}, {0.1: 100, 0.9: 900})
     blank = histogram({0.5: 1000}, {0.5: 1000})
     arguments = {"labels_are_clean": False, "pred_invert": True, "implied": None, "labels_inverted": True}
-    figures = [select_binary(alike(counts), **arguments).figure for counts in (good, blank)]
+    figures = [select_binary(alike(counts), **arguments).metric for counts in (good, blank)]
     assert figures[0] > figures[1] and figures[1] == pytest.approx(0)
 
 
@@ -119,11 +119,11 @@ def test_confusion_with_noisy_labels_is_turned_back_where_that_is_possible():
     confusion, flips = np.array([[50.0, 10, 0], [5, 20, 5], [0, 0, 10]]), TransitionMatrix(flip_matrix(0.3, classes=3))
     seen = flips.rows.T @ confusion
     known = select_classes(seen[None], labels_are_clean=False, noise=LabelNoiseFacts(flips))
-    assert known.figure == pytest.approx(select_classes(confusion[None], labels_are_clean=False).figure)
+    assert known.metric == pytest.approx(select_classes(confusion[None], labels_are_clean=False).metric)
     singular = LabelNoiseFacts(TransitionMatrix(flip_matrix(2 / 3, classes=3)))
-    plain = select_classes(seen[None], labels_are_clean=False).figure
+    plain = select_classes(seen[None], labels_are_clean=False).metric
     for noise in (LabelNoiseFacts(), singular):
-        assert select_classes(seen[None], labels_are_clean=False, noise=noise).figure == plain
+        assert select_classes(seen[None], labels_are_clean=False, noise=noise).metric == plain
 
 
 def test_unknown_noise_implies_nothing():
@@ -145,4 +145,4 @@ def test_validation_without_foreground_chooses_nothing():
     counts = alike(histogram({0.1: 90, 0.6: 10}, {}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
     assert selection.threshold == 0.5 and not selection.invert
-    assert math.isnan(selection.figure) and math.isnan(selection.figures["iou"])
+    assert math.isnan(selection.metric) and math.isnan(selection.metrics["iou"])
