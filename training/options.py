@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from utils.cli import CommandParser, whole_number
+from utils.cli import CommandParser, positive_fraction, whole_number
 
 NETWORK_NAMES = ("unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50")
 BACKBONE_NAMES = ("resnet50", "resnet101")
@@ -327,14 +327,6 @@ def non_negative_float(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
-    """A number above 0, at most 1."""
-    value = positive_float(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at most 1")
-    return value
-
-
 def decay(text: str) -> float:
     """A number from 0 to below 1."""
     value = non_negative_float(text)
@@ -388,7 +380,12 @@ def _add_label_free_options(parser: argparse.ArgumentParser) -> None:
         "set all of these options at once; those given besides still count (default: best)",
         choices=tuple(RECIPES),
     )
-    free.add("--igtt_warmup", "share of the epochs before labels are first refreshed", type=share, metavar="SHARE")
+    free.add(
+        "--igtt_warmup",
+        "share of the epochs before labels are first refreshed",
+        type=positive_fraction,
+        metavar="SHARE",
+    )
     free.add("--igtt_ems", "noise spec that turns masks into labels; clean: the masks themselves", metavar="SPEC")
     free.add("--igtt_criterion", "which mask of a score map becomes the label", choices=CRITERION_NAMES)
     free.add("--foreground", "what tells structure from background", choices=FOREGROUND_NAMES)
