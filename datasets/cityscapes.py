@@ -84,12 +84,15 @@ def cityscapes_pairs(
             f"{IMAGES}_trainvaltest.zip and {FINE}_trainvaltest.zip into the folder that --source names"
         )
     splits = {
-        split: _pair(images[split], source / kind / split, kind, target / split / "labels", say) for split in found
+        split: _pair(images[split], source / kind / split, kind, target=target / split / "labels", say=say)
+        for split in found
     }
     noisy = None
     if noisy_labels is not None:
         folder = source / noisy_labels / "train"
-        noisy = _pair(images["train"], folder, noisy_labels, target / "train" / f"labels_{noisy_labels}", say)
+        noisy = _pair(
+            images["train"], folder, noisy_labels, target=target / "train" / f"labels_{noisy_labels}", say=say
+        )
     every = [pair for pairs in splits.values() for pair in pairs]
     for option, name, pairs in (("--labels", labels, every), ("--noisy_labels", noisy_labels, noisy)):
         if name is not None and not any(label for _, label in pairs):

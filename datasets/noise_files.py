@@ -91,7 +91,7 @@ def write_noisy_labels(
         UserError: a wrong spec, no such list, every unreadable or wrong label of the list at once, a folder that
             must not be replaced, files that cannot be written.
     """
-    settings = NoiseSettings(spec, seed, num_classes, unlabelled)
+    settings = NoiseSettings(spec, seed, num_classes, unlabelled=unlabelled)
     parse_spec(spec, num_classes)
     source = find_list(source_list, dataset, root)
     samples = read_list(source, data_root, root, say=say)
@@ -99,12 +99,12 @@ def write_noisy_labels(
     name = spec_folder_name(spec)
     folder = root / "datasets" / dataset / "train" / f"labels_{name}"
     new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
-    check_replaceable(folder, samples, settings, say)
+    check_replaceable(folder, samples, settings, say=say)
     try:
         with new_folder(folder) as into:
             jobs = dict(zip(files, samples, strict=True))  # an image that the list repeats has one label
-            tallies = make_labels(jobs, into, settings, ignore_index, source)
-            write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies))
+            tallies = make_labels(jobs, into, settings, ignore_index=ignore_index, source=source)
+            write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies=tallies))
         write_list(new_list, [(sample.image, folder / file) for file, sample in zip(files, samples, strict=True)], root)
         if make_default:
             point_noisy_list_to(new_list, say)
@@ -160,13 +160,18 @@ def make_labels(
         except UserError as fault:
             return sample.line, str(fault)
         noise = noisy_stages(
-            label, steps, settings.seed, sample.image_id, settings.num_classes, unlabelled=settings.unlabelled
+            label,
+            steps,
+            settings.seed,
+            image_id=sample.image_id,
+            num_classes=settings.num_classes,
+            unlabelled=settings.unlabelled,
         )
         stages = [label, *noise]
         write_label(into / file, stages[-1], settings.num_classes)
         return count_stages(stages, settings.num_classes)
 
-    results = map_with_progress(make, list(jobs.items()), "noisy labels", "label")
+    results = map_with_progress(make, list(jobs.items()), "noisy labels", unit="label")
     raise_faults(source, [result for result in results if not isinstance(result, Tally)])
     tallies = [result for result in results if isinstance(result, Tally)]
     _refuse_masks_as_classes(tallies, settings.num_classes, source)
@@ -190,8 +195,8 @@ def count_stages(stages: Sequence[np.ndarray], num_classes: int) -> Tally:
         count_transitions(stages[0], stages[-1], num_classes),
         np.stack([joint.sum(axis=1)[:classes] for joint in joints]),
         np.stack([joint.diagonal()[:classes] for joint in joints]),
-        stages[-1].size,
-        int((stages[-1] == IGNORE).sum()),
+        pixels=stages[-1].size,
+        ignored=int((stages[-1] == IGNORE).sum()),
     )
 
 

@@ -59,7 +59,9 @@ def read_images(dataset: str, data_list: str, data_root: str | None, ignore_inde
     given = data_list if Path(data_list).is_file() else None  # then the set needs no lists of its own
     dataset = prepare_dataset(dataset, train_list=given)
     path = find_list(data_list, dataset)
-    return ImageList(dataset, path, read_list(path, data_root, labels="optional"), data_root, ignore_index)
+    return ImageList(
+        dataset, path, read_list(path, data_root, labels="optional"), data_root=data_root, ignore_index=ignore_index
+    )
 
 
 def write_maps(
@@ -138,7 +140,7 @@ def run_methods(
     Returns: that folder.
     """
     segmenters = {name: find_method(name, dfc_settings) for name in methods}
-    source = read_images(dataset, data_list, data_root, ignore_index)
+    source = read_images(dataset, data_list, data_root, ignore_index=ignore_index)
     few = source.samples[:: -(-len(source.samples) // IMAGES_FOR_DIRECTION)]
     foreground = resolve_foreground(foreground, oriented_images(few, "bright"))
     out = out or LOG_ROOT / source.dataset / "baselines" / source.path.stem

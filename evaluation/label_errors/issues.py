@@ -94,7 +94,9 @@ def write_issues(
         write_image(folder / issue_map_file(rank, entry), np.rint(255 * (1 - assessed.quality)).astype(np.uint8))
         image = read_image(entry.prediction.sample.image, in_channels)
         caption = f"{rank}  quality {entry.quality:.3f}  {entry.kind}  {entry.prediction.sample.image.name}"
-        rows.append(issue_row(image, label, posterior, assessed, calibration.confidence, caption))
+        rows.append(
+            issue_row(image, label, posterior, assessed=assessed, confidence=calibration.confidence, caption=caption)
+        )
     if rows:
         write_sheet(folder / "sheet.png", rows)
     write_csv(folder / "suspects.csv", COLUMNS, csv_rows(ranked, top))
@@ -147,7 +149,7 @@ def find_label_issues(
     ignore_index = recorded.get("ignore_index") if ignore_index is None else ignore_index
     predictions = choose_predictions(samples, folders)
     report_provenance(samples, predictions, folders)
-    ranked, assessor = rank_labels(predictions, folders, classes, ignore_index)
+    ranked, assessor = rank_labels(predictions, folders, classes, ignore_index=ignore_index)
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     write_issues(folder, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
     write_json(
@@ -163,5 +165,5 @@ def find_label_issues(
             "environment": environment_record("cpu"),
         },
     )
-    report_issues(folder, ranked, dataset, top)
+    report_issues(folder, ranked, dataset, top=top)
     return folder

@@ -118,7 +118,7 @@ def guess_kind(
     other = None if others is None else others.better(place)
     if other is not None:
         return f"label of another image ({other})"
-    return explain_parts(label, posterior, assessed, issues, confidence)
+    return explain_parts(label, posterior, assessed, issues=issues, confidence=confidence)
 
 
 def explain_whole(label: np.ndarray, posterior: np.ndarray) -> str | None:
@@ -178,7 +178,7 @@ def explain_parts(
     least = outside + OVERLAP * max(inside - outside, 0)
     drawn = ((label > 0) & assessed.valid).astype(np.float32)
     for mask, filling, name in ((predicted > 0, drawn, "missing"), (stated > 0, expected, "invented")):
-        count, area = lone_objects(mask, filling, least, issues)
+        count, area = lone_objects(mask, filling, least, issues=issues)
         if count and 2 * area >= issues.sum():
             return f"{count} {name} object{'s' if count > 1 else ''}"
     if invented.sum() > ONE_SIDED * missing.sum():

@@ -170,7 +170,7 @@ def assess(label: np.ndarray, posterior: np.ndarray, window: int = WINDOW) -> La
     share = np.maximum(window_mean(valid, window), 0.5 / area)
     given = np.stack([window_mean(label == index, window) for index in range(len(posterior))]) / share
     expected = np.stack([window_mean(plane * valid, window) for plane in posterior]) / share
-    return LabelQuality(given, np.maximum(expected, 1e-12), share * area, valid)
+    return LabelQuality(given, np.maximum(expected, 1e-12), share * area, valid=valid)
 
 
 def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:

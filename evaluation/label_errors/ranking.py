@@ -69,7 +69,7 @@ def choose_predictions(samples: Sequence[Sample], folders: Sequence[MapFolder]) 
         trained = trained_pairs(folder.record)
         for sample, path in match_maps(samples, folder).pairs:
             known = None if trained is None else (sample.image, sample.label) in trained
-            found = Prediction(sample, path, number, known)
+            found = Prediction(sample, path, number, in_sample=known)
             if sample.image not in chosen or (chosen[sample.image].in_sample and known is False):
                 chosen[sample.image] = found
     return [chosen[image] for image in dict.fromkeys(sample.image for sample in samples) if image in chosen]
@@ -194,7 +194,13 @@ def rank_labels(
     for place in np.flatnonzero(worst).tolist():
         label, posterior, assessed, calibration = assessor.assess(predictions[place])
         kind = guess_kind(
-            label, posterior, assessed, calibration.confidence, others=others, place=place, usual_speckle=usual_speckle
+            label,
+            posterior,
+            assessed,
+            confidence=calibration.confidence,
+            others=others,
+            place=place,
+            usual_speckle=usual_speckle,
         )
         ranked[place] = replace(ranked[place], stands_out=True, kind=kind)
     return sorted(ranked, key=lambda entry: entry.quality), assessor

@@ -62,7 +62,7 @@ def issue_row(
         show_image(shrink(image, SIDE, average=True)),
         show_classes(shrink(label, SIDE, average=False), 1 if classes == 2 else classes),
         shrink(expected, SIDE, average=classes == 2),
-        shrink(show_issues(image, label, assessed, confidence), SIDE, average=False),
+        shrink(show_issues(image, label, assessed, confidence=confidence), SIDE, average=False),
     ]
     row = beside(pictures)
     return np.concatenate([caption_strip(caption, row.shape[1]), row])

@@ -250,7 +250,7 @@ def predict_pictures(
         bands = predict_bands(
             predictor, read_rows, picture.size, window=window, overlap=overlap, batch=count, device=device
         )
-        _save_large(in_background(bands), picture, settings, folder)
+        _save_large(in_background(bands), picture, settings, folder=folder)
         progress.update()
 
 
@@ -261,7 +261,9 @@ def _save_batch(scores: Tensor, batch: Sequence[Picture], settings: MapSettings,
         write(folder / "pred" / f"{picture.name}.tif", result)
         if settings.writes_scores:
             write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores)
-        _save_pictures(result, settings.to_mask(result) if settings.masks else None, picture, settings, folder)
+        _save_pictures(
+            result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
+        )
 
 
 def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings: MapSettings, folder: Path) -> None:
@@ -283,7 +285,7 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
                 write_all(top, rows)
             if mask is not None:
                 mask[top : top + len(result)] = settings.to_mask(result)
-    _save_pictures(memory_map(target), mask, picture, settings, folder)
+    _save_pictures(memory_map(target), mask, picture, settings=settings, folder=folder)
 
 
 def _save_pictures(
@@ -294,5 +296,5 @@ def _save_pictures(
     if picture.overlay:
         image = read_image(picture.image, settings.in_channels)
         label = picture.label and read_label(picture.label, settings.num_classes, settings.ignore_index)
-        view = panels(image, label, result, settings.threshold, settings.num_classes)
+        view = panels(image, label, result, threshold=settings.threshold, num_classes=settings.num_classes)
         write_image(folder / "overlays" / f"{picture.name}.png", view)

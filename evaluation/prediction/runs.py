@@ -73,7 +73,7 @@ def input_images(paths: Sequence[Path]) -> Source:
             raise UserError(f"--input {path} does not exist")
     files = [Path(os.path.abspath(file)) for file in files]
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    samples = [Sample(file, None, file.as_posix(), line) for line, file in enumerate(files, start=1)]
+    samples = [Sample(file, None, file.as_posix(), line=line) for line, file in enumerate(files, start=1)]
     return Source(without_repeats(samples), None, f"_{folder.name or 'input'}")
 
 
@@ -88,7 +88,7 @@ def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Pictu
     sizes = check_samples(unlabelled, source.list_path or "--input", in_channels=in_channels)
     names = unique_stems([sample.image for sample in source.samples])
     return [
-        Picture(sample.image, name, size, sample.label, overlay=number < overlays)
+        Picture(sample.image, name, size, label=sample.label, overlay=number < overlays)
         for number, (sample, name, size) in enumerate(zip(source.samples, names, sizes, strict=True))
     ]
 
@@ -166,10 +166,10 @@ def predict_run(
     started = time.monotonic()
     with Progress(len(pictures), "predicting") as progress:
         predict_pictures(
-            Predictor(fold_batch_norms(network), target, precision, tta),
+            Predictor(fold_batch_norms(network), target, precision, augment=tta),
             pictures,
             settings,
-            folder,
+            folder=folder,
             batch_size=batch_size or BATCH_SIZE[target.type],
             window=tile,
             overlap=overlap,

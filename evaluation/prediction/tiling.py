@@ -92,8 +92,8 @@ def predict_bands(
     device = torch.device(device)
     blending = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     tops, lefts = tile_starts(height, window, overlap), tile_starts(width, window, overlap)
-    row_weights = torch.from_numpy(tile_weights(tops, height, window, overlap)).to(blending)
-    column_weights = torch.from_numpy(tile_weights(lefts, width, window, overlap)).to(blending)
+    row_weights = torch.from_numpy(tile_weights(tops, height, window, overlap=overlap)).to(blending)
+    column_weights = torch.from_numpy(tile_weights(lefts, width, window, overlap=overlap)).to(blending)
     tile_height, tile_width = row_weights.shape[1], column_weights.shape[1]
 
     def read_strip(top: int) -> Tensor:

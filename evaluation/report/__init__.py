@@ -81,7 +81,7 @@ def write_examples(folder: Path, results: Sequence[ImageResult], scorer: Scorer,
         image = read_image(result.sample.image, in_channels)
         label = read_label(result.sample.require_label(), scorer.num_classes, scorer.ignore_index)
         values = read_map(result.map_path, scorer.num_classes, scorer.scale)
-        picture = panels(image, label, values, scorer.threshold, scorer.num_classes)
+        picture = panels(image, label, values, threshold=scorer.threshold, num_classes=scorer.num_classes)
         write_image(folder / f"{rank.replace(' ', '_')}_{result.map_path.stem}.png", picture)
         examples.append(Example(rank, result, picture))
     return examples

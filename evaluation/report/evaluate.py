@@ -45,7 +45,7 @@ def evaluate_maps(
         classes,
         record.get("ignore_index") if ignore_index is None else ignore_index,
         choose_threshold(threshold, record, classes),
-        integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
+        scale=integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
@@ -61,9 +61,9 @@ def evaluate_maps(
     write_per_image(target / "per_image.csv", totals.results)
     print_table(summary)
     if report:
-        examples = write_examples(target / "overlays", totals.results, scorer, record.get("in_channels", 1))
+        examples = write_examples(target / "overlays", totals.results, scorer, in_channels=record.get("in_channels", 1))
         run = REPO_ROOT / record["run"] if "run" in record else None
-        write_report(target / "report.html", summary, totals, examples, run)
+        write_report(target / "report.html", summary, totals, examples=examples, run=run)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
 

@@ -55,7 +55,7 @@ def measure_budget(
     started = time.monotonic()
     experiment = open_experiment(given, steps=steps, data_list=data_list, folder=out, root=root)
     counts = image_counts or default_counts(len(experiment.samples))
-    grid = make_grid(pixel_shares or DEFAULT_SHARES, counts, repeats, len(experiment.samples))
+    grid = make_grid(pixel_shares or DEFAULT_SHARES, counts, repeats, available=len(experiment.samples))
     results = Results.open(experiment)
     waiting = show_plan(experiment, grid, results)
     try:
@@ -65,7 +65,7 @@ def measure_budget(
     except KeyboardInterrupt:
         print("interrupted; finished trainings are kept: type the same command again to go on", file=sys.stderr)
         raise
-    conclude(experiment, results, left_out, target)
+    conclude(experiment, results, left_out, target=target)
     return experiment.folder
 
 
@@ -184,7 +184,7 @@ def conclude(experiment: Experiment, results: Results, left_out: Sequence[Trial]
     rows = budget_report.complete_rows(budget_curve.cell_means(data, resampled), data, curve)
     title = TITLES[experiment.score]
     is_full = budget_curve.most_annotation(data) == (1.0, len(experiment.samples))
-    sentences = [budget_curve.cheapest_sentence(rows, target, title, is_full)]
+    sentences = [budget_curve.cheapest_sentence(rows, target, title, is_full=is_full)]
     sentences += [] if curve is None else budget_curve.outlook_sentences(curve, data, title)
     print("\n" + budget_report.table(rows, title) + "\n")
     if curve is None:
@@ -193,7 +193,7 @@ def conclude(experiment: Experiment, results: Results, left_out: Sequence[Trial]
         print("no intervals: every trial was trained once")
     columns = budget_report.COLUMNS
     write_csv(experiment.folder / "table.csv", columns, [[row[name] for name in columns] for row in rows])
-    budget_report.draw_curve(experiment.folder / "curve.png", data, curve, target, title)
+    budget_report.draw_curve(experiment.folder / "curve.png", data, curve, target=target, score=title)
     write_json(
         experiment.folder / "curve.json",
         {

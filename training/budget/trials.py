@@ -100,7 +100,9 @@ def open_experiment(
     Raises:
         UserError: no clean list to train or score on.
     """
-    dataset = prepare_dataset(given.get("dataset", "er"), given.get("train_list"), given.get("real_only", False), root)
+    dataset = prepare_dataset(
+        given.get("dataset", "er"), given.get("train_list"), given.get("real_only", False), root=root
+    )
     options = configure({**given, "dataset": dataset}, root)
     train_list = find_list(options.data.train_list or CLEAN_LIST, dataset, root)
     samples = read_list(train_list, options.data.data_root, root)
@@ -109,20 +111,20 @@ def open_experiment(
         len(samples),
         options.optimization.batch_size,
         options.optimization.epochs,
-        steps or MIN_STEPS,
-        steps or MAX_STEPS,
+        min_steps=steps or MIN_STEPS,
+        max_steps=steps or MAX_STEPS,
     )
     folder = folder or root / "train_log" / dataset / "annotation_budget"
     return Experiment(
         {**given, "dataset": dataset},
         options,
         train_list,
-        samples,
-        scored_on,
-        scored_on if data_list else None,
-        full,
-        folder,
-        root,
+        samples=samples,
+        scored_on=scored_on,
+        data_list=scored_on if data_list else None,
+        full=full,
+        folder=folder,
+        root=root,
     )
 
 
@@ -277,7 +279,11 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
     network, checkpoint, epoch = load_network(run, "best", device)
     samples = read_list(data_list, options.data.data_root, experiment.root)
     sizes = check_samples(
-        samples, data_list, options.data.num_classes, options.data.ignore_index, options.data.in_channels
+        samples,
+        data_list,
+        options.data.num_classes,
+        ignore_index=options.data.ignore_index,
+        in_channels=options.data.in_channels,
     )
     dataset = SegmentationDataset(
         samples,
