@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.list_files import SPLITS, find_list, list_folder
 from datasets.list_pairing import label_folders
-from datasets.lists import SPLITS, find_list, list_folder
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from datasets.image_io import read_label, write_label
 from datasets.labels import IGNORE
+from datasets.list_files import SPLITS
 from datasets.list_pairing import list_images, pair_files
-from datasets.lists import SPLITS
 from utils.cli import UserError, map_with_progress, shortened
-from utils.run_folder import display_path
+from utils.paths import display_path
 
 IMAGES, FINE = "leftImg8bit", "gtFine"
 LABEL_IDS = 34  # 0…33; the licence plate's −1 is 255 in an 8-bit file

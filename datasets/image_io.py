@@ -2,66 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_decoding import Pixels, decode, decode_planes, pillow_module, read_header, tifffile_module
+from datasets.image_decoding import decode_array, decode_picture, pillow_module, read_array_header, read_picture_header
+from datasets.image_files import Header, Pixels, Wanted, first_bytes, naming_broken, row_blocks, split_plane
+from datasets.image_tiff import decode_planes, decode_tiff, read_tiff_header, tifffile_module
+from datasets.label_values import LabelReading, read_alone
 from datasets.labels import IGNORE
-from utils.cli import UserError, shortened
+from utils.errors import UserError
 from utils.files import atomic_write, read_json
-from utils.run_folder import display_path
+from utils.paths import display_path
 
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
-LISTED_VALUES = 10
-BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
+HALF_BRIGHT = 128
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NUMPY_MAGIC = b"\x93NUMPY"
+Decoder = tuple[Callable[[Path, int | None, Wanted], Header], Callable[[Path, int | None, Wanted], Pixels]]
 
 
-def read_image(path: Path | str, in_channels: int = 1) -> np.ndarray:
-    """Read an image in its own value range.
+def read_image(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> np.ndarray:
+    """Read an image in its own value range, upright.
 
-    TIFF values are taken as stored: MinIsWhite is not inverted and a colour look-up table is not applied, since
-    microscopes store intensities under both.
+    Values of TIFF files are taken as stored, but for 1-bit ones: MinIsWhite is not inverted and a colour look-up table
+    is not applied, since microscopes store intensities under both.
 
     Args:
-        path: a file of any format that tifffile, Pillow or OpenCV reads.
-        in_channels: 1 turns colour into luminance, 3 repeats grey; alpha is dropped.
-    Returns: (H, W) for one channel, (H, W, 3) for three; uint8 and uint16 stay, bool becomes uint8 0/255, every
+        path: a file of any format that tifffile, Pillow, OpenCV or NumPy reads, ``::N`` behind it for a plane.
+        channels: 1 turns colour into luminance, 3 repeats grey, any other number is that of the file; alpha is dropped.
+        selected: channels by number or OME name, as many as ``channels``; empty takes those of the file.
+    Returns: (H, W) for one channel, else (H, W, channels); uint8 and uint16 stay, bool becomes uint8 0/255, every
         other type float32.
     Raises:
         UserError: the file is missing, broken, truncated or a stack, or holds NaN or infinity; it is named.
     """
     path = Path(path)
-    values = _to_image_type(decode(path, in_channels, palette_colors=True).values, path)
-    _check_channels(1 if values.ndim == 2 else values.shape[2], path)
-    if in_channels == 1 and values.ndim == 3:
+    wanted = Wanted(channels, tuple(selected))
+    values = _to_image_type(decode(path, wanted).values, path)
+    _check_channels(1 if values.ndim == 2 else values.shape[2], wanted, path)
+    if channels == 1 and values.ndim == 3:
+        if values.shape[2] == 1:
+            return np.ascontiguousarray(values[..., 0])
         return np.concatenate([_luminance(block) for block in row_blocks(values)])
-    if in_channels == 3 and values.ndim == 2:
-        return np.repeat(values[..., None], 3, axis=2)
+    if channels > 1 and values.ndim == 2:
+        return np.repeat(values[..., None], channels, axis=2)
     return values
 
 
-def row_blocks(image: np.ndarray) -> list[np.ndarray]:
-    """Views of whole rows that make up an image (H, W) or (H, W, C), each of about BLOCK_PIXELS pixels at most."""
-    rows = max(1, BLOCK_PIXELS // image.shape[1])
-    return [image[top : top + rows] for top in range(0, len(image), rows)]
+def decode(path: Path, wanted: Wanted) -> Pixels:
+    """Read one plane of a file, whose content, not its suffix, tells the format.
 
-
-def read_shape(path: Path | str, in_channels: int = 1) -> tuple[int, int]:
-    """Height and width of an image from the file's header alone.
-
+    Args:
+        path: the file, ``::N`` behind it for plane N of a stack.
+        wanted: channels, and what palettes give.
+    Returns: values upright, as a viewer turns them, in native byte order.
     Raises:
-        UserError: as `read_image`, for what a header can tell.
+        UserError: missing, broken, truncated, empty, or a stack without plane; names the file.
     """
-    path = Path(path)
-    header = read_header(path, in_channels)
-    _check_channels(header.channels, path)
+    path, plane = split_plane(path)
+    with naming_broken(path):
+        pixels = _decoder(path)[1](path, plane, wanted)
+        if pixels.values.size == 0:
+            raise ValueError("it holds no pixels")
+        values = pixels.values
+        return pixels._replace(values=np.require(values, values.dtype.newbyteorder("="), ("C", "W")))
+
+
+def read_header(path: Path, wanted: Wanted) -> Header:
+    """Size and channels from a file's header alone; arguments and errors as `decode`."""
+    path, plane = split_plane(path)
+    with naming_broken(path):
+        return _decoder(path)[0](path, plane, wanted)
+
+
+def _decoder(path: Path) -> Decoder:
+    start = first_bytes(path)
+    if start[:4] in TIFF_MAGIC:
+        return read_tiff_header, decode_tiff
+    if start.startswith(NUMPY_MAGIC):
+        return read_array_header, decode_array
+    return read_picture_header, decode_picture
+
+
+def read_image_header(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> Header:
+    """What an image file says of itself, from its header alone; arguments and errors as `read_image`."""
+    path, wanted = Path(path), Wanted(channels, tuple(selected))
+    header = read_header(path, wanted)
+    _check_channels(header.channels, wanted, path)
+    return header
+
+
+def read_shape(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> tuple[int, int]:
+    """Height and width of an image from the file's header alone; arguments and errors as `read_image`."""
+    header = read_image_header(path, channels, selected)
     return header.height, header.width
 
 
-def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None = None) -> np.ndarray:
+class StoredLabel(NamedTuple):
+    """A label as it is stored: values (H, W), colours as 0xRRGGBB, and where no pixel counts, bool (H, W)."""
+
+    values: np.ndarray
+    ignored: np.ndarray
+    is_color: bool = False
+    is_min_is_white: bool = False
+
+
+def read_label(
+    path: Path | str, num_classes: int = 1, ignore_index: int | None = None, reading: LabelReading | None = None
+) -> np.ndarray:
     """Read a label as class indices.
 
     >>> import tempfile
@@ -71,27 +124,66 @@ def read_label(path: Path | str, num_classes: int = 1, ignore_index: int | None 
     [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
     Args:
-        path: a label file; the indices of a palette PNG are its values.
-        num_classes: 1 is binary: 0 background, anything else foreground. K: values 0…K−1 are classes, 255 is ignored.
+        path: a label file; the indices of a palette PNG are its values, unless its colours are greys.
+        num_classes: 1 is binary: 0 background, one other value foreground; values between are cut half way, see
+            `datasets.label_values.read_alone`. K: values 0…K−1 are classes, 255 is ignored.
         ignore_index: the value that is ignored, unless a ``manifest.json`` in the label's folder states an
             ``ignore_value`` (null: every pixel counts): labels of different origin may then meet in one list.
+        reading: what was decided for all labels of a run; the arguments above then do not matter.
     Returns: uint8 (H, W), class indices with `IGNORE` (255) where no pixel counts.
     Raises:
         UserError: as `read_image`; also values that are no class, channels that differ.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_label(f"{folder}/7.png", np.array([[0, 1, 1]], np.uint8))
+    ...     read_label(f"{folder}/7.png")
+    array([[0, 1, 1]], dtype=uint8)
     """
     path = Path(path)
-    values = _one_plane(decode(path, in_channels=1, palette_colors=False), path)
+    stored = read_stored_label(path, reading or LabelReading(num_classes, ignore_index))
+    if reading is None:
+        alone = num_classes == 1 and not stored.is_color
+        reading = read_alone(stored.values, stored.ignored, path) if alone else LabelReading(num_classes)
+    return reading.classes(stored.values, stored.ignored, path, stored.is_color)
+
+
+def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
+    """Read a label's values as they are stored, for whatever they mean.
+
+    Args:
+        reading: says whether palettes give colours and which value is ignored.
+    Raises:
+        UserError: as `read_image`; also a mask in the alpha channel, or a type that no label has.
+    """
+    by_color = reading.label_map is not None and bool(reading.label_map.colors)
+    pixels = decode(path, Wanted(palette_colors=by_color))
+    if pixels.values.dtype.kind not in "biuf":
+        raise UserError(f"label {display_path(path)} holds {pixels.values.dtype} values; whole numbers are expected")
+    values = _by_brightness(pixels) if reading.num_classes == 1 else pixels.values
+    if values.dtype == bool:
+        plain = reading.num_classes > 1 or reading.label_map is not None
+        values = values.astype(np.uint8) if plain else values.astype(np.uint8) * np.uint8(255)
+    values, is_color = _one_plane(values, pixels.alpha, path)
     _check_finite(values, path)
-    ignore_index = _stated_ignore_value(path.parent / "manifest.json", ignore_index)
-    ignored = np.zeros(values.shape, bool) if ignore_index is None else values == ignore_index
-    if num_classes == 1:
-        label = (values != 0).astype(np.uint8)
-    else:
-        ignored |= values == IGNORE
-        _check_classes(values, ignored, num_classes, path)
-        label = np.where(ignored, 0, values).astype(np.uint8)
-    label[ignored] = IGNORE
-    return label
+    ignore_index = _stated_ignore_value(split_plane(path)[0].parent / "manifest.json", reading.ignore_index)
+    skips = ignore_index is None or is_color
+    ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white)
+
+
+def _by_brightness(pixels: Pixels) -> np.ndarray:
+    """The values of a binary label: the brightness of palettes whose used entries are all greys, else the indices."""
+    if pixels.palette is None or not len(pixels.palette):
+        return pixels.values
+    used = np.flatnonzero(np.bincount(pixels.values.ravel(), minlength=1))
+    if used[-1] >= len(pixels.palette) or np.ptp(pixels.palette[used], axis=1).any():
+        return pixels.values
+    brightness = pixels.palette[:, 0]
+    values = brightness[pixels.values]
+    is_ramp = bool((brightness[used] == used).all())
+    is_parted = brightness[used].min() < HALF_BRIGHT <= brightness[used].max()
+    return np.where(values >= HALF_BRIGHT, 255, 0).astype(np.uint8) if is_parted and not is_ramp else values
 
 
 def read_scores(path: Path | str) -> np.ndarray:
@@ -172,44 +264,33 @@ def _check_finite(values: np.ndarray, path: Path) -> None:
         raise UserError(f"{display_path(path)} holds NaN or infinity in {count} of {values.size} pixels; replace them")
 
 
-def _check_channels(channels: int, path: Path) -> None:
-    if channels not in (1, 3):
-        raise UserError(
-            f"{display_path(path)} has {channels} channels; an image is grey (1) or RGB (3, with alpha or not)"
-        )
+def _check_channels(found: int, wanted: Wanted, path: Path) -> None:
+    """Refuse a number of channels that is not the one asked for; grey passes for any, colour for one."""
+    if found in (1, wanted.channels) or (found, wanted.channels) == (3, 1) and not wanted.selected:
+        return
+    asked = "--in_channels 1 is grey" if wanted.channels == 1 else f"{wanted.channels} are asked for (--in_channels)"
+    raise UserError(
+        f"{display_path(path)} has {found} channels, {asked}: give --in_channels {found}, or choose some, --channels 0"
+    )
 
 
-def _one_plane(pixels: Pixels, path: Path) -> np.ndarray:
-    """The single plane of a label whose channels all say the same."""
-    values, alpha = pixels
+def _one_plane(values: np.ndarray, alpha: np.ndarray | None, path: Path) -> tuple[np.ndarray, bool]:
+    """The single plane (H, W) of a label, and whether it holds colours, 0xRRGGBB, since its channels differ."""
+    is_color = False
     if values.ndim == 3:
-        differing = np.count_nonzero((values != values[..., :1]).any(axis=2))
-        if differing:
+        is_color = bool((values != values[..., :1]).any())
+        if is_color and (values.shape[2] != 3 or values.dtype != np.uint8):
             raise UserError(
-                f"{display_path(path)} is a label in colours: its {values.shape[2]} channels differ in {differing} "
-                "pixels; save one channel of class values (grey or palette PNG)"
+                f"label {display_path(path)} has {values.shape[2]} channels of {values.dtype} that differ; one channel "
+                "of class values is expected, or 8-bit colours (see --label_map)"
             )
-        values = values[..., 0]
+        values = values.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32) if is_color else values[..., 0]
     if alpha is not None and np.ptp(values) == 0 and np.ptp(alpha) > 0:
         raise UserError(
             f"{display_path(path)} is a label whose colour is the same everywhere and whose transparency varies: "
             "the mask seems to lie in the alpha channel; save it as grey values"
         )
-    return values
-
-
-def _check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, path: Path) -> None:
-    is_class = (values >= 0) & (values < num_classes)
-    if values.dtype.kind == "f":
-        is_class &= values == np.rint(values)
-    wrong = values[~(is_class | ignored)]
-    if wrong.size:
-        found = np.unique(wrong)
-        listed = shortened([f"{value:g}" for value in found], LISTED_VALUES)
-        raise UserError(
-            f"{display_path(path)} holds values that are no class: {listed}, in {wrong.size} pixels; "
-            f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored"
-        )
+    return values, is_color
 
 
 def _stated_ignore_value(manifest: Path, otherwise: int | None) -> int | None:

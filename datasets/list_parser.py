@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError
-from utils.run_folder import display_path
+from datasets.image_files import split_plane
+from datasets.label_values import LabelReading
+from utils.errors import UserError
+from utils.paths import display_path
 
 DATA_ROOT_VARIABLE = "SEG_ROOT"
+LISTED_FAULTS = 20
 TAB_REMEDY = "where a path has spaces, put a tab between image and label"
 
 
@@ -28,9 +32,14 @@ class Sample:
     label: Path | None
     image_id: str
     line: int
+    reading: LabelReading | None = field(default=None, compare=False)  # what was decided for all labels of the run
 
     def require_label(self) -> Path:
-        """The label's file, of samples from lists that must have labels."""
+        """The label's file, of samples from lists that must have labels.
+
+        Raises:
+            UserError: there is none.
+        """
         if self.label is None:
             raise UserError(f"{display_path(self.image)} has no label")
         return self.label
@@ -67,6 +76,17 @@ def parse_list(path: Path, data_root: Path | str | None, root: Path, label_requi
             f"the list {display_path(path)} is empty: it lists no images; expected one a line as image<TAB>label"
         )
     return ParsedList(samples, faults, _tried_note(faults, places))
+
+
+def raise_faults(path: Path, faults: Sequence[tuple[int, str]], note: str = "") -> None:
+    """Raise one UserError for all ``(line, message)`` faults of a list; return if there are none."""
+    if not faults:
+        return
+    lines = [f"{display_path(path)}:{line}: {message}" for line, message in faults[:LISTED_FAULTS]]
+    if len(faults) > LISTED_FAULTS:
+        lines.append(f"… and {len(faults) - LISTED_FAULTS} more")
+    head = "" if len(faults) == 1 else f"{display_path(path)} has {len(faults)} faults:\n"
+    raise UserError(head + "\n".join(lines) + note)
 
 
 class _Places(NamedTuple):
@@ -126,20 +146,38 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path,
     else:
         parts = [part for part in line.split(" ") if part]
         if len(parts) > 2:
-            raise UserError(f"'{line}' is not a file and has {len(parts)} parts between spaces; {TAB_REMEDY}")
+            cause = _likely_cause(line, places) or TAB_REMEDY
+            raise UserError(f"'{line}' is not a file and has {len(parts)} parts between spaces; {cause}")
     found = [_find(part, places) for part in parts]
     faults = [
         f"{kind} {part} {'is a folder' if _is_folder(part, places) else 'does not exist'}"
         for kind, part, file in zip(("image", "label"), parts, found, strict=False)
         if file is None
     ]
-    if faults and len(parts) == 2 and "\t" not in line:
+    cause = _likely_cause(line, places) if faults else ""
+    if cause:
+        faults.append(cause)
+    elif faults and len(parts) == 2 and "\t" not in line:
         faults.append(f"separated at the space; {TAB_REMEDY}")
-    if label_required and len(parts) == 1:
+    if label_required and len(parts) == 1 and not cause:
         faults.append("has no label; expected image<TAB>label")
-    if faults:
+    if faults or found[0] is None:
         raise UserError("; ".join(faults))
     return found[0], found[1] if len(found) == 2 else None
+
+
+def _likely_cause(line: str, places: _Places) -> str:
+    """Why the files of a line are not found, where a small change finds them: backslashes, commas, quotes."""
+    slashed = line.replace("\\", "/")
+    if slashed != line and any(_find(part.strip(' "'), places) for part in re.split(r"[\t,;]", slashed)):
+        return "it is written with backslashes, as on Windows: write paths with /"
+    for mark, name in ((",", "comma"), (";", "semicolon")):
+        parts = [part.strip(' "') for part in slashed.split(mark)]
+        if len(parts) > 1 and _find(parts[0], places):
+            return f"its columns are separated by a {name}, as in a CSV file: put a tab between image and label"
+    if '"' in line and any(_find(part.strip(' "'), places) for part in line.split("\t")):
+        return "it has quotation marks around paths: leave them out"
+    return ""
 
 
 def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:
@@ -154,6 +192,9 @@ def _find(text: str, places: _Places) -> Path | None:
         candidate = os.path.join(place, text)  # an absolute ``text`` replaces the place
         if os.path.isfile(candidate):  # unlike Path.is_file, also False for names that no file can have
             return Path(os.path.abspath(candidate))
+        file, plane = split_plane(Path(candidate))
+        if plane is not None and os.path.isfile(file):
+            return Path(f"{os.path.abspath(file)}::{plane}")
     return None
 
 

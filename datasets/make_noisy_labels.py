@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
-from datasets.lists import NOISY_LIST, default_training_list
+from datasets.list_files import NOISY_LIST, default_training_list
 from datasets.noise_files import SOURCE_LIST, write_noisy_labels
 from datasets.simulation import SIMULATED
 from utils.cli import CommandParser, run_command, whole_number

@@ -16,7 +16,8 @@ import numpy as np
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
 from datasets.labels import IGNORE, label_classes
-from datasets.lists import NOISY_LIST, Sample, find_list, list_folder, raise_faults, read_list, write_list
+from datasets.list_files import NOISY_LIST, find_list, list_folder, read_list, write_list
+from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import UserError, map_with_progress
 from utils.files import atomic_write, read_json, unique_stems, write_json

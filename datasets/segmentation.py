@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.image_io import read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec
 from datasets.labels import IGNORE
-from datasets.lists import Sample
-from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, needs_preparation, prepare, sample_generator
-from utils.cli import UserError
+from datasets.list_parser import Sample
+from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, prepare, sample_generator
+from utils.errors import UserError
 
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it is ignored.
 Key = tuple[int, int]
@@ -49,8 +49,9 @@ class SegmentationDataset(Dataset):
         samples: what ``datasets.lists.read_list`` returned; samples without label get one that is ignored throughout.
         transform: paired augmentation of training; None returns whole images.
         num_classes: 1 for binary labels, else the number of classes.
-        in_channels: 1 (grey) or 3 (RGB).
-        ignore_index: the label value on disk that is ignored.
+        in_channels: of the images; 1 (grey) or 3 (RGB) turn one into the other.
+        channels: to read, by number or OME name; empty: those that there are.
+        ignore_index: the label value on disk that is ignored; of samples that know how they are read, that counts.
         normalization: a key of ``datasets.transforms.NORMALIZATIONS``.
         noise: label noise applied to the whole label, before crop and augmentation.
         seed: seeds the augmentation.
@@ -64,6 +65,7 @@ class SegmentationDataset(Dataset):
         *,
         num_classes: int = 1,
         in_channels: int = 1,
+        channels: Sequence[str] = (),
         ignore_index: int | None = None,
         normalization: str = "zscore",
         noise: LabelNoise | None = None,
@@ -72,6 +74,7 @@ class SegmentationDataset(Dataset):
     ) -> None:
         self.samples, self.transform = list(samples), transform
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
+        self.channels = tuple(channels)
         self.normalization, self.seed, self.cache = normalization, seed, cache
         self.set_noise(noise)
         self._images: dict[int, np.ndarray] = {}
@@ -86,15 +89,13 @@ class SegmentationDataset(Dataset):
         """The decoded image of sample ``index``, (H, W) or (H, W, 3), in its file's own type."""
         image = self._images.get(index)
         if image is None:
-            image = read_image(self.samples[index].image, self.in_channels)
+            image = read_image(self.samples[index].image, self.in_channels, self.channels)
             if self.cache:
                 self._images[index] = image
         return image
 
     def pixels(self, index: int) -> np.ndarray:
         """What of sample ``index`` is scaled: its image, or what ``prepare`` makes of it."""
-        if not needs_preparation(self.normalization):
-            return self.image(index)
         prepared = self._prepared.get(index)
         if prepared is None:
             prepared = prepare(self.image(index), self.normalization)
@@ -139,7 +140,7 @@ class SegmentationDataset(Dataset):
         sample = self.samples[index]
         if sample.label is None:
             return np.full(self.image(index).shape[:2], IGNORE, np.uint8)
-        return read_label(sample.label, self.num_classes, self.ignore_index)
+        return read_label(sample.label, self.num_classes, self.ignore_index, sample.reading)
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(

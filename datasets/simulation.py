@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from datasets.image_io import write_image, write_label
-from datasets.lists import SPLITS, write_list
+from datasets.list_files import SPLITS, write_list
 from datasets.noise_files import write_noisy_labels
 from datasets.simulation_geometry import Range, Specimen, draw_log_uniform, smooth_field
 from datasets.simulation_specimens import Mitochondria, Nuclei, TubuleNetwork

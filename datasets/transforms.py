@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image_io import row_blocks
+from datasets.hot_pixels import without_hot_pixels
+from datasets.image_files import row_blocks
 from datasets.labels import IGNORE
 from datasets.local_background import above_local_background
 from datasets.registries import NORMALIZATIONS
 
-MINIMUM_DEVIATION = 1e-6
+MIN_DEVIATION = 1e-6  # relative to the largest pixel: below it is rounding
 LOCAL_SIGMA, LOCAL_FLOOR = 32.0, 0.05  # pixels; deviations of the whole image
 
 
@@ -33,8 +34,12 @@ class Scaling:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels (h, w) or (h, w, C) of any type, an image or a part of one → network input, float32 (C, h, w)."""
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        scaled = ((pixels - self.offset) / self.scale).astype(np.float32)
-        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+        scaled = np.empty((pixels.shape[2], *pixels.shape[:2]), np.float32)
+        top = 0
+        for block in row_blocks(pixels):  # float64 of a large image would fill the memory
+            scaled[:, top : top + len(block)] = ((block - self.offset) / self.scale).transpose(2, 0, 1)
+            top += len(block)
+        return scaled
 
 
 def to_unit(image: np.ndarray) -> Scaling:
@@ -47,13 +52,17 @@ def to_unit(image: np.ndarray) -> Scaling:
 def z_score(image: np.ndarray) -> Scaling:
     """Zero mean and unit deviation over the whole image, channel by channel; a constant image becomes zero.
 
-    Computed in float64: photon counts with a mean of 1 and camera offsets of 33,000 both keep their contrast.
+    Computed in float64: photon counts with a mean of 1, camera offsets of 33,000 and heights of 1e-9 metres all keep
+    their contrast.
     """
     pixels = image.shape[0] * image.shape[1]
     blocks = row_blocks(image if image.ndim == 3 else image[..., None])
     mean = np.sum([block.sum((0, 1), np.float64) for block in blocks], axis=0) / pixels
     variance = np.sum([((block - mean) ** 2).sum((0, 1)) for block in blocks], axis=0) / pixels
-    return Scaling(mean, np.maximum(np.sqrt(variance), MINIMUM_DEVIATION * np.maximum(1, np.abs(mean))))
+    ends = np.array([[block.min((0, 1)), block.max((0, 1))] for block in blocks], np.float64)
+    largest = np.abs(ends).max((0, 1))
+    scale = np.maximum(np.sqrt(variance), MIN_DEVIATION * largest)
+    return Scaling(mean, np.where(scale > 0, scale, 1.0))
 
 
 def as_prepared(image: np.ndarray) -> Scaling:
@@ -68,10 +77,13 @@ def needs_preparation(mode: str) -> bool:
 
 
 def prepare(image: np.ndarray, mode: str) -> np.ndarray:
-    """What is scaled: the image itself, or for ``local`` each pixel relative to its surroundings, float32.
+    """What is scaled: the image without hot pixels, or for ``local`` each pixel relative to its surroundings, float32.
 
     An uneven background becomes even, see :func:`datasets.local_background.above_local_background`.
     """
+    if mode == "unit":
+        return image
+    image = without_hot_pixels(image)
     if not needs_preparation(mode):
         return image
     planes = z_score(image)(image)

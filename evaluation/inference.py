@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from utils.cli import CommandParser, run_command, whole_number
+from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,6 +28,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_images("--data_list", metavar="LIST", help="list of images, labelled or not (default: the run's test list)")
     add_images("--input", nargs="+", type=Path, metavar="FILE", help="image files or folders of images")
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: the run's)")
+    add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to read (default: the run's)")
+    add("--label_map", metavar="V:CLASS,…", help="what label values mean (default: as the run decided)")
     add = parser.add_argument_group("how").add_argument
     inversion, devices = ("auto", "on", "off"), ("auto", "cpu", "cuda", "mps")
     add("--pred_invert", default="auto", choices=inversion, help="invert scores (default: auto, as validation decided)")

@@ -31,6 +31,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threshold", type=fraction, metavar="T", help=threshold)
     add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary (default: as recorded)")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored (default: as recorded)")
+    meaning = "what label values or colours mean (default: as the run decided, else by the labels)"
+    add("--label_map", metavar="V:CLASS,…", help=meaning)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     add("--no_report", action="store_true", help="write no report.html and no overlays")

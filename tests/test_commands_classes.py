@@ -164,7 +164,7 @@ def test_a_class_that_is_nowhere_is_null_and_left_out_of_the_mean(results: Path,
 
 def test_overlays_show_the_palette(results: Path):
     (path,) = (results / "overlays").glob("[0-9]*.png")
-    view = read_image(path, in_channels=3)
+    view = read_image(path, channels=3)
     left = 2 * (SIZE + 4)  # image | label | classes | error, 4 white pixels between
     assert np.array_equal(view[:, left : left + SIZE], show_classes(read_image(results / "pred/0.tif"), CLASSES))
     label = view[:, SIZE + 4 : 2 * SIZE + 4]

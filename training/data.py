@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from torch.utils.data import Sampler
 
 from datasets.gpu_loader import DeviceLoader
 from datasets.label_noise import parse_spec
+from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
+from datasets.list_checks import Expectation, ListSurvey
 from datasets.lists import (
     CLEAN_LIST,
     NOISY_LIST,
     Sample,
-    check_samples,
     default_training_list,
     find_list,
     list_folder,
-    read_checked_list,
-    read_list,
+    read_checked_lists,
 )
 from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import from_main, local_world_size, rank, world_size
+from utils.files import read_json
 from utils.processors import usable_processors
 
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
@@ -41,7 +42,8 @@ BYTES_PER_VALUE = 4  # at most; labels take one
 class TrainingData:
     """The lists of a run and what reads them; ``val`` is None where no validation list exists.
 
-    ``held_out`` are the samples of the training list that ``--fold`` leaves out.
+    ``held_out`` are the samples of the training list that ``--fold`` leaves out; ``reading`` is what the values of
+    labels mean.
     """
 
     train_list: Path
@@ -53,6 +55,7 @@ class TrainingData:
     val: SegmentationDataset | None
     val_loader: Iterable[dict[str, Any]] | None
     held_out: list[Sample]
+    reading: LabelReading = LabelReading()
 
 
 def choose_lists(
@@ -124,6 +127,7 @@ def _make_dataset(
         samples,
         num_classes=options.data.num_classes,
         in_channels=options.data.in_channels,
+        channels=options.data.channels,
         seed=options.run.seed,
         cache=cache == "ram"
         or (cache == "gpu" and options.label_free.igtt),  # every refresh looks at the images on the host
@@ -161,9 +165,10 @@ def load_data(
             f"--batch_size {options.optimization.batch_size} is the number of images over all processes, of which "
             f"there are {world_size()}: give at least one image to each, or start fewer"
         )
-    read = _read_images if options.label_free.igtt else _read
-    train_samples, train_sizes = from_main(lambda: read(train_list, options, root, say))
-    val_samples, val_sizes = ([], []) if val_list is None else from_main(lambda: _read(val_list, options, root, say))
+    paths = [train_list] if val_list is None else [train_list, val_list]
+    lists, reading = from_main(lambda: _read_lists(options, paths, root, say))
+    train_samples, train_sizes = lists[0].samples, lists[0].sizes
+    val_samples, val_sizes = (lists[1].samples, lists[1].sizes) if len(lists) > 1 else ([], [])
     cache = choose_cache(
         options.machine.cache,
         decoded_bytes(train_sizes + val_sizes, options.data.in_channels),
@@ -190,6 +195,7 @@ def load_data(
         val,
         val_loader,
         [train_samples[i] for i in held_out],
+        reading,
     )
 
 
@@ -260,28 +266,16 @@ def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
     return 0 if dataset.cache else max(1, min(8, usable_processors() // local_world_size() - 1))
 
 
-def _read(
-    path: Path, options: TrainingOptions, root: Path, say: Callable[[str], None]
-) -> tuple[list[Sample], list[tuple[int, int]]]:
-    """Samples with labels and the sizes of their images; every fault of the list and of its files at once."""
-    return read_checked_list(
-        path,
-        options.data.data_root,
-        root,
-        labels="optional" if options.label_free.igtt else "required",
-        num_classes=options.data.num_classes,
-        ignore_index=options.data.ignore_index,
-        in_channels=options.data.in_channels,
-        say=say,
-    )
-
-
-def _read_images(
-    path: Path, options: TrainingOptions, root: Path, say: Callable[[str], None]
-) -> tuple[list[Sample], list[tuple[int, int]]]:
-    """Samples whose labels, if the list names any, are not even looked at."""
-    samples = [replace(sample, label=None) for sample in read_list(path, options.data.data_root, root, "optional", say)]
-    return samples, check_samples(samples, path, in_channels=options.data.in_channels)
+def _read_lists(
+    options: TrainingOptions, paths: Sequence[Path], root: Path, say: Callable[[str], None]
+) -> tuple[list[ListSurvey], LabelReading]:
+    """The training and validation list, checked, and how their labels are read; every fault at once."""
+    igtt, data = options.label_free.igtt, options.data
+    expected = Expectation.of(data.num_classes, data.ignore_index, data.label_map, data.in_channels, data.channels)
+    labels = ("unread", "optional") if igtt else ("required", "required")
+    earlier = read_json(Path(options.run.resume) / "config.json") if options.run.resume else {}
+    reading = LabelReading.from_json(earlier.get("label_reading"))
+    return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say)
 
 
 def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.transition_matrix import ScoreDecoder
+from evaluation.prediction.tiling import predict_bands
 from evaluation.scores import BINS, confusion_matrix, score_histogram
 from models import to_scores
 from training.ema import EmaTeacher
@@ -24,6 +25,8 @@ from training.step_guard import StepGuard
 from utils.cli import Progress
 from utils.device import autocast, memory_figures, start_memory_figures, tuned_convolutions
 from utils.distributed import sum_over_ranks, world_size
+
+TILE, TILE_OVERLAP, TILES_AT_ONCE = 512, 64, 1  # pixels, pixels: as inference does by default
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,11 @@ def validate(
     channels_last: bool = False,
     decoder: ScoreDecoder | None = None,
     groups: int | None = None,
+    tile: int = TILE,
 ) -> np.ndarray:
     """Count how scores and labels meet, over all batches and processes.
+
+    Images with a side above ``tile`` are predicted in tiles, as inference predicts them, and take no more memory.
 
     Args:
         decoder: for several classes, what corrects scores before the argmax.
@@ -167,18 +173,43 @@ def validate(
     network.eval()
     shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
     counts = torch.zeros(groups or 1, *shape, dtype=torch.int64, device=device)
-    for batch in batches:
-        images, labels = to_device(batch, device, channels_last)
+
+    def predict(images: Tensor) -> Tensor:
         with autocast(device, precision):
-            logits = network(images)
-        scores = to_scores(logits)
-        if num_classes > 1:
-            scores = (scores if decoder is None else decoder(scores)).argmax(1, keepdim=True)
-        tables = [int(index) % groups for index in batch["index"]] if groups else [0] * len(images)
-        for table in set(tables):
-            own = [place for place, other in enumerate(tables) if other == table]
-            if num_classes == 1:
-                counts[table] += score_histogram(scores[own, 0], labels[own])
-            else:
-                counts[table] += confusion_matrix(scores[own, 0], labels[own], num_classes)
+            return to_scores(network(images))
+
+    for batch in batches:
+        tables = [int(index) % groups for index in batch["index"]] if groups else [0] * len(batch["image"])
+        for scores, labels, places in _scored_parts(predict, batch, device, channels_last, tile):
+            if num_classes > 1:
+                scores = (scores if decoder is None else decoder(scores)).argmax(1, keepdim=True)
+            for table in {tables[place] for place in places}:
+                own = [row for row, place in enumerate(places) if tables[place] == table]
+                if num_classes == 1:
+                    counts[table] += score_histogram(scores[own, 0], labels[own])
+                else:
+                    counts[table] += confusion_matrix(scores[own, 0], labels[own], num_classes)
     return sum_over_ranks(counts if groups else counts[0]).cpu().numpy()
+
+
+def _scored_parts(
+    predict: Callable[[Tensor], Tensor], batch: dict[str, Any], device: torch.device, channels_last: bool, tile: int
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """Scores (B, K, h, W) of a batch, their labels (B, h, W) and places: at once, or large images in bands of rows."""
+    if max(batch["image"].shape[-2:]) <= tile:
+        images, labels = to_device(batch, device, channels_last)
+        yield predict(images), labels, list(range(len(images)))
+        return
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for place, (image, label) in enumerate(zip(batch["image"], batch["label"], strict=True)):
+        bands = predict_bands(
+            lambda tiles: predict(tiles.contiguous(memory_format=memory_format)),
+            lambda top, bottom, image=image: image[:, top:bottom].cpu(),
+            tuple(image.shape[-2:]),
+            window=tile,
+            overlap=TILE_OVERLAP,
+            batch=TILES_AT_ONCE,
+            device=device,
+        )
+        for top, scores in bands:
+            yield scores[None], label[None, top : top + scores.shape[-2]].to(device), [place]

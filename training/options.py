@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from utils.cli import CommandParser, positive_fraction, whole_number
+from utils.cli import CommandParser, channel_list, positive_fraction, whole_number
 
 NETWORK_NAMES = ("unet", "lightunet", "deeplabv3plus", "hrnet", "unet_resnet18", "unet_resnet34", "unet_resnet50")
 BACKBONE_NAMES = ("resnet50", "resnet101")
@@ -124,7 +124,9 @@ class DataOptions:
     fold: str | None = None
     num_classes: int = 1
     in_channels: int = 1
+    channels: tuple[str, ...] = ()
     ignore_index: int | None = None
+    label_map: str | None = None
     normalization: str = "zscore"
 
 
@@ -358,8 +360,10 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add("--real_only", "never replace missing images by simulated ones", action="store_true")
     data.add("--fold", "k/K: leave out part k of K of the training list, k from 1", type=fold, metavar="k/K")
     data.add("--num_classes", "1 for binary labels, else the number of classes", type=positive_int, metavar="K")
-    data.add("--in_channels", "1 reads images as grey, 3 as RGB", type=int, choices=(1, 3))
+    data.add("--in_channels", "channels of an image: 1 reads as grey, 3 as RGB", type=positive_int, metavar="N")
+    data.add("--channels", "channels to read, by number or OME name: 0,2", type=channel_list, metavar="C,…")
     data.add("--ignore_index", "label value that is ignored", type=non_negative_int, metavar="V")
+    data.add("--label_map", 'what label values or colours mean: "1:0,2:1,-1:ignore"', metavar="V:CLASS,…")
     data.add("--normalization", "how pixels are scaled, image by image", choices=NORMALIZATION_NAMES)
 
 

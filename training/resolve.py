@@ -49,6 +49,8 @@ def resolve_options(given: dict[str, Any], has_accelerator: bool) -> TrainingOpt
     values |= run_length(values, given)
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
+    if given.get("channels"):
+        values.setdefault("in_channels", len(given["channels"]))
     options = TrainingOptions.from_flat(values)
     _check_use(options, given)
     if options.loss.spec is None:
@@ -100,6 +102,12 @@ def _check_use(options: TrainingOptions, given: dict[str, Any]) -> None:
 
 
 def _check(options: TrainingOptions) -> None:
+    channels = options.data.channels
+    if channels and len(channels) != options.data.in_channels:
+        raise UserError(
+            f"--in_channels {options.data.in_channels} does not fit --channels {','.join(channels)}, which are "
+            f"{len(channels)}: leave one of the two out"
+        )
     if options.data.num_classes > 254:
         raise UserError(f"--num_classes {options.data.num_classes} is more than 254, which 8-bit labels cannot hold")
     if options.data.num_classes > 1 and options.loss.pred_invert == "on":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -38,6 +39,16 @@ class CommandParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(**kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but for values such as ``-1:ignore``, which begin with a minus and are no options."""
+        joined: list[str] = []
+        for argument in sys.argv[1:] if args is None else args:
+            if joined and re.match(r"-\d+(\.\d+)?:", argument) and joined[-1].startswith("--"):
+                joined[-1] += f"={argument}"
+            else:
+                joined.append(argument)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         line = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
@@ -136,6 +147,14 @@ def shortened(names: Sequence[str], most: int = 10) -> str:
     """Names joined by commas, the first few and the number of the rest: ``a, b and 7 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def channel_list(text: str) -> tuple[str, ...]:
+    """An argparse type: channels by number or name, ``0,2`` or ``DAPI,GFP``."""
+    channels = tuple(part.strip() for part in text.split(","))
+    if not all(channels):
+        raise argparse.ArgumentTypeError(f"{text!r} must be channels by number or name, separated by commas: 0,2")
+    return channels
 
 
 def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str], int]:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,12 +102,19 @@ def _cell(value: Any) -> Any:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
+def _plane_as_name(image: Path) -> Path:
+    """``stack__p3.tif`` for plane 3 of a stack, ``stack.tif::3``."""
+    match = re.fullmatch(r"(.+?)((?:\.\w+)?)::(\d+)", image.name)
+    return image if match is None else image.with_name(f"{match[1]}__p{match[3]}{match[2]}")
+
+
 def unique_stems(images: Sequence[Path]) -> list[str]:
     """A file name without suffix for what is made of each image, none given twice, whatever the case of letters.
 
-    The stem; images of one folder that differ by suffix alone get it appended (``7_png``); where names are equal,
-    as many parent folders as needed come before them (``a__7``).
+    The stem, of a plane ``stack.tif::3`` ``stack__p3``; images of one folder that differ by suffix alone get it
+    appended (``7_png``); where names are equal, as many parent folders as needed come before them (``a__7``).
     """
+    images = [_plane_as_name(image) for image in images]
     twins = Counter((image.parent, image.stem.casefold()) for image in images)
     bases = [
         f"{image.stem}_{image.suffix.lstrip('.')}" if twins[image.parent, image.stem.casefold()] > 1 else image.stem

@@ -40,8 +40,12 @@ def class_colors(num_classes: int) -> np.ndarray:
 
 
 def show_image(image: np.ndarray) -> np.ndarray:
-    """Stretch an image of any type, (H, W) or (H, W, 3), between its percentiles; uint8 (H, W, 3)."""
+    """Stretch an image of any type, (H, W) or (H, W, C), between its percentiles; uint8 (H, W, 3).
+
+    Of other numbers of channels than three the mean is shown.
+    """
     values = image.astype(np.float32)
+    values = values.mean(axis=2) if values.ndim == 3 and values.shape[2] != 3 else values
     low, high = np.percentile(values, DISPLAY_PERCENTILES)
     if high <= low:
         low, high = float(values.min()), float(values.max())

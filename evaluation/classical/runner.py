@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.catalog import prepare_dataset
+from datasets.hot_pixels import without_hot_pixels
 from datasets.image_io import read_image, read_label, write_scores
 from datasets.lists import Sample, find_list, read_list
 from evaluation.classical.foreground import orient, resolve_foreground
@@ -27,7 +28,11 @@ IMAGES_FOR_DIRECTION = 64
 
 def oriented_images(samples: Sequence[Sample], foreground: str) -> LazySequence[np.ndarray]:
     """The images of a list, float32 (H, W) with bright structures, read whenever one is asked for."""
-    return LazySequence(lambda place: orient(read_image(samples[place].image), foreground), len(samples))
+
+    def oriented(place: int) -> np.ndarray:
+        return orient(without_hot_pixels(read_image(samples[place].image)), foreground)
+
+    return LazySequence(oriented, len(samples))
 
 
 # From all images to their score maps, in order.
@@ -83,7 +88,8 @@ def write_maps(
             write_scores(folder / file, scores)
             sizes[display_path(sample.image)] = scores.shape
             if sample.label is not None:
-                histogram = score_histogram(scores, read_label(sample.label, 1, source.ignore_index))
+                label = read_label(sample.label, 1, source.ignore_index, sample.reading)
+                histogram = score_histogram(scores, label)
                 pooled += histogram
                 ious.append(iou(counts_at(histogram, 0.5)))
             progress.update()

@@ -12,7 +12,8 @@ import numpy as np
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label
 from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
-from datasets.lists import CLEAN_LIST, Sample, check_samples, default_training_list, find_list, list_folder, read_list
+from datasets.list_checks import Expectation
+from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list, list_folder, read_list, survey_samples
 from evaluation.label_audit.audit import audit_labels, check_foreground
 from evaluation.label_audit.plot import EXAMPLES, draw_audit
 from evaluation.label_audit.statistics import label_statistics
@@ -35,39 +36,37 @@ class Reader:
 
     dataset: str
     root: Path
-    num_classes: int = 1
-    ignore_index: int | None = None
-    in_channels: int = 1
+    expected: Expectation = Expectation()
     data_root: str | None = None
 
     def samples(self, name: str | Path) -> tuple[Path, list[Sample]]:
         """Find, read and check a list; every fault of it in one UserError."""
         path = find_list(name, self.dataset, self.root)
         samples = read_list(path, self.data_root, self.root)
-        check_samples(samples, path, self.num_classes, self.ignore_index, self.in_channels)
-        return path, samples
+        return path, survey_samples(samples, path, self.expected).samples
 
-    def labels(self, paths: Sequence[Path | None]) -> LazySequence:
-        """The labels in these files; None where there is no file."""
+    def labels(self, samples: Sequence[Sample | None]) -> LazySequence:
+        """The labels of samples; None where there is none."""
 
         def load(place: int) -> np.ndarray | None:
-            path = paths[place]
-            return None if path is None else read_label(path, self.num_classes, self.ignore_index)
+            sample = samples[place]
+            return None if sample is None else read_label(sample.require_label(), reading=sample.reading)
 
-        return LazySequence(load, len(paths), CACHE_BYTES)
+        return LazySequence(load, len(samples), CACHE_BYTES)
 
     def images(self, samples: Sequence[Sample]) -> LazySequence[np.ndarray]:
         """The images of samples."""
-        return LazySequence(lambda place: read_image(samples[place].image, self.in_channels), len(samples), CACHE_BYTES)
+        how = (self.expected.channels, self.expected.selected)
+        return LazySequence(lambda place: read_image(samples[place].image, *how), len(samples), CACHE_BYTES)
 
 
-def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: Path) -> list[Path | None]:
-    """The label in another list for the image of every sample, None where that list has none or the very same file.
+def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: Path) -> list[Sample | None]:
+    """The sample of another list for the image of every sample, None where it has none, or the very same label.
 
     Raises:
         UserError: the lists have no image in common.
     """
-    labels = {sample.image.resolve(): sample.label for sample in others}
+    labels = {sample.image.resolve(): sample for sample in others if sample.label is not None}
     matched = [labels.get(sample.image.resolve()) for sample in samples]
     if not any(matched):
         raise UserError(
@@ -75,14 +74,17 @@ def match_reference(samples: Sequence[Sample], others: Sequence[Sample], path: P
             f"{display_path(others[0].image)}, the audited list {display_path(samples[0].image)}; "
             "both lists must name the same image files"
         )
-    own = [sample.label and sample.label.resolve() for sample in samples]
-    return [None if label and label.resolve() == same else label for label, same in zip(matched, own, strict=True)]
+    own = [sample.require_label().resolve() for sample in samples]
+    return [
+        None if other and other.require_label().resolve() == same else other
+        for other, same in zip(matched, own, strict=True)
+    ]
 
 
 def reference_labels(
     reader: Reader, samples: Sequence[Sample], name: str | Path | None, say: Callable[[str], object]
-) -> list[Path | None] | None:
-    """The label to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
+) -> list[Sample | None] | None:
+    """The sample to hold each one against: of the list asked for, else of train_gt.txt; None where there is nothing."""
     default = list_folder(reader.dataset, reader.root) / "train" / CLEAN_LIST
     if name is None and not default.is_file():
         return None
@@ -111,7 +113,9 @@ def audit_list(
     foreground: str | None = None,
     num_classes: int = 1,
     ignore_index: int | None = None,
-    in_channels: int = 1,
+    label_map: str | None = None,
+    in_channels: int | None = None,
+    channels: Sequence[str] = (),
     data_root: str | None = None,
     max_images: int = 200,
     seed: int = 0,
@@ -124,6 +128,8 @@ def audit_list(
     Args:
         train_list: labels to audit; None: train_noisyLabel.txt, else train_gt.txt.
         clean_list, second_annotator: the labels to compare with, at most one of them; None: train_gt.txt.
+        label_map: what values of labels mean.
+        in_channels, channels: of the images, see `datasets.image_io.read_image`.
         label_noise: a noise spec put on the labels, which are then the clean ones.
         foreground, max_images, seed: see `audit_labels`.
         out: where the files go; None: ``train_log/<dataset>/audit_<list>``.
@@ -133,9 +139,11 @@ def audit_list(
     """
     check_foreground(foreground, num_classes)
     dataset = prepare_dataset(dataset, train_list, root=root)
-    reader = Reader(dataset, root, num_classes, ignore_index, in_channels, data_root)
+    how_many = in_channels or len(channels) or 1
+    expected = Expectation.of(num_classes, ignore_index, label_map, how_many, channels)
+    reader = Reader(dataset, root, expected, data_root)
     list_path, samples = reader.samples(train_list or default_training_list(dataset, label_noise is not None, root))
-    labels, images, truth = reader.labels([sample.label for sample in samples]), reader.images(samples), None
+    labels, images, truth = reader.labels(samples), reader.images(samples), None
     if label_noise is not None:
         truth, labels = labels, with_noise(labels, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
     elif (matched := reference_labels(reader, samples, second_annotator or clean_list, say)) is not None:

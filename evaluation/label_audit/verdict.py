@@ -61,6 +61,10 @@ class Audit(ABC):
         """``, predicted IoU 0.71``, to follow the line; nothing where it cannot be predicted."""
         return "" if np.isnan(self.predicted_iou) else f", predicted IoU {self.predicted_iou:.2f}"
 
+    def warnings(self) -> list[str]:
+        """What whoever trains on the labels must hear beside the line, a sentence each."""
+        return []
+
     @abstractmethod
     def notes(self) -> list[str]:
         """What stands behind the verdict and how sure it is, a sentence each."""

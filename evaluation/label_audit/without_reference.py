@@ -113,6 +113,16 @@ class ImageAudit(Audit):
     def _shows_inverse(self) -> bool:
         return self.verdict == "inverted"
 
+    def warnings(self) -> list[str]:
+        """That images do not predict labels which have structure of their own."""
+        found = self.evidence
+        if found.low is None or found.has_signal or found.has_nothing:
+            return []
+        return [
+            "simple image features do not predict the labels, which have structure of their own: are labels and images "
+            "mismatched (shuffled, turned or moved)? Where structures show by more than brightness and edges, go on"
+        ]
+
     def notes(self) -> list[str]:
         """What can be said without a reference."""
         found = self.evidence

@@ -113,7 +113,8 @@ class LabelAssessor:
         Raises:
             UserError: unreadable files, or sizes that differ.
         """
-        label = read_label(prediction.sample.require_label(), self.num_classes, self.ignore_index)
+        sample = prediction.sample
+        label = read_label(sample.require_label(), self.num_classes, self.ignore_index, sample.reading)
         values = read_map(prediction.map_path, self.num_classes, self.scales[prediction.folder])
         if label.shape != values.shape:
             raise UserError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
+from datasets.label_values import LabelReading
 from datasets.transforms import NORMALIZATIONS, prepare
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.score_maps import band_writer, memory_map
@@ -165,6 +166,8 @@ class MapSettings:
     """How images become network input and scores become maps.
 
     Args:
+        channels: to read, by number or OME name; empty: those that there are.
+        reading: what the values of labels mean, as the run decided.
         threshold: scores at or above it are foreground, after inversion.
         invert: write 1 − score.
         decoder: K classes: what corrects scores before the argmax.
@@ -174,7 +177,9 @@ class MapSettings:
 
     num_classes: int = 1
     in_channels: int = 1
+    channels: tuple[str, ...] = ()
     ignore_index: int | None = None
+    reading: LabelReading | None = None
     normalization: str = "zscore"
     threshold: float = 0.5
     invert: bool = False
@@ -184,7 +189,7 @@ class MapSettings:
 
     def open_rows(self, picture: Picture) -> ReadRows:
         """Decode the image; what is returned gives its rows as training saw them, made when they are asked for."""
-        image = read_image(picture.image, self.in_channels)
+        image = read_image(picture.image, self.in_channels, self.channels)
         if image.shape[:2] != picture.size:
             raise UserError(f"{display_path(picture.image)} is {image.shape[:2]}, its header says {picture.size}")
         pixels = prepare(image, self.normalization)
@@ -294,7 +299,8 @@ def _save_pictures(
     if mask is not None:
         write_label(folder / "masks" / f"{picture.name}.png", mask, settings.num_classes)
     if picture.overlay:
-        image = read_image(picture.image, settings.in_channels)
-        label = picture.label and read_label(picture.label, settings.num_classes, settings.ignore_index)
+        image = read_image(picture.image, settings.in_channels, settings.channels)
+        how = (settings.num_classes, settings.ignore_index, settings.reading)
+        label = picture.label and read_label(picture.label, *how)
         view = panels(image, label, result, threshold=settings.threshold, num_classes=settings.num_classes)
         write_image(folder / "overlays" / f"{picture.name}.png", view)

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 
+from datasets.label_maps import LabelMap
+from datasets.label_values import LabelReading
+from datasets.list_checks import Expectation
 from datasets.list_pairing import IMAGE_SUFFIXES, list_images
-from datasets.lists import Sample, check_samples, find_list, read_list
+from datasets.lists import Sample, find_list, read_list, survey_samples
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.predictor import (
     MapSettings,
@@ -82,10 +85,11 @@ def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
     return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
 
 
-def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Picture]:
+def make_pictures(source: Source, settings: MapSettings, overlays: int) -> list[Picture]:
     """Check every image's header, all faults at once, and name the maps."""
     unlabelled = [replace(sample, label=None) for sample in source.samples]
-    sizes = check_samples(unlabelled, source.list_path or "--input", in_channels=in_channels)
+    expected = Expectation(channels=settings.in_channels, selected=settings.channels)
+    sizes = survey_samples(unlabelled, source.list_path or "--input", expected).sizes
     names = unique_stems([sample.image for sample in source.samples])
     return [
         Picture(sample.image, name, size, label=sample.label, overlay=number < overlays)
@@ -93,7 +97,24 @@ def make_pictures(source: Source, in_channels: int, overlays: int) -> list[Pictu
     ]
 
 
-def decide_settings(checkpoint: dict[str, Any], pred_invert: str, *, masks: bool, save_scores: bool) -> MapSettings:
+def _label_reading(config: dict[str, Any], label_map: str | None) -> LabelReading | None:
+    """What the values of labels mean: as given, else as the run decided."""
+    if label_map is None:
+        return LabelReading.from_json(config.get("label_reading"))
+    return LabelReading(
+        config["num_classes"], config.get("ignore_index"), LabelMap.parse(label_map, config["num_classes"])
+    )
+
+
+def decide_settings(
+    checkpoint: dict[str, Any],
+    pred_invert: str,
+    *,
+    masks: bool,
+    save_scores: bool,
+    channels: tuple[str, ...] = (),
+    label_map: str | None = None,
+) -> MapSettings:
     """Direction and threshold from the checkpoint; turning the direction round by hand mirrors the threshold."""
     config = checkpoint["config"]
     if config["num_classes"] > 1 and pred_invert == "on":
@@ -104,6 +125,8 @@ def decide_settings(checkpoint: dict[str, Any], pred_invert: str, *, masks: bool
     return MapSettings(
         num_classes=config["num_classes"],
         in_channels=config["in_channels"],
+        channels=channels or tuple(config.get("channels") or ()),
+        reading=_label_reading(config, label_map),
         ignore_index=config.get("ignore_index"),
         normalization=config["normalization"],
         threshold=threshold if invert == trained else 1 - threshold,
@@ -131,6 +154,8 @@ def predict_run(
     masks: bool = False,
     overlays: int = 0,
     save_scores: bool = False,
+    channels: tuple[str, ...] = (),
+    label_map: str | None = None,
 ) -> Path:
     """Predict images with a trained run, write their maps below its ``results/`` and record what was done.
 
@@ -148,6 +173,8 @@ def predict_run(
         masks: also write 8-bit masks.
         overlays: number of images of which panels are written.
         save_scores: K classes: also write the scores of every class.
+        channels: of the images, by number or OME name; default: the run's.
+        label_map: what values of labels mean; default: as the run decided.
     Returns: the folder with ``pred/`` and ``predictions.json``.
     Raises:
         UserError: no such run or checkpoint, images that cannot be read, settings that do not fit.
@@ -157,8 +184,12 @@ def predict_run(
     config = checkpoint["config"]
     data_root = data_root or config.get("data_root")
     source = choose_images(config, data_list, inputs, data_root)
-    settings = decide_settings(checkpoint, pred_invert, masks=masks, save_scores=save_scores)
-    pictures = make_pictures(source, settings.in_channels, overlays)
+    if channels and len(channels) != config["in_channels"]:
+        raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
+    settings = decide_settings(
+        checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
+    )
+    pictures = make_pictures(source, settings, overlays)
     told_fp32 = precision == "auto" and config.get("precision") == "fp32"
     precision = "fp32" if told_fp32 else choose_precision(precision, target)
     folder = run / "results" / f"epoch_{epoch}{source.ending}"
@@ -202,6 +233,8 @@ def describe_maps(pictures: Sequence[Picture], settings: MapSettings) -> dict[st
     return {
         "num_classes": settings.num_classes,
         "in_channels": settings.in_channels,
+        "channels": settings.channels,
+        "label_reading": settings.reading and settings.reading.to_json(),
         "ignore_index": settings.ignore_index,
         "threshold": settings.threshold if settings.num_classes == 1 else None,
         "inverted": settings.invert,

@@ -67,7 +67,9 @@ def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -
     return [(name, order[place]) for place, name in chosen.items()]
 
 
-def write_examples(folder: Path, results: Sequence[ImageResult], scorer: Scorer, in_channels: int = 1) -> list[Example]:
+def write_examples(
+    folder: Path, results: Sequence[ImageResult], scorer: Scorer, in_channels: int = 1, channels: tuple[str, ...] = ()
+) -> list[Example]:
     """Draw the panels image | label | score | error of the chosen images and write them as PNG.
 
     Args:
@@ -78,8 +80,10 @@ def write_examples(folder: Path, results: Sequence[ImageResult], scorer: Scorer,
             old.unlink()
     examples = []
     for rank, result in choose_examples(results):
-        image = read_image(result.sample.image, in_channels)
-        label = read_label(result.sample.require_label(), scorer.num_classes, scorer.ignore_index)
+        image = read_image(result.sample.image, in_channels, channels)
+        label = read_label(
+            result.sample.require_label(), scorer.num_classes, scorer.ignore_index, result.sample.reading
+        )
         values = read_map(result.map_path, scorer.num_classes, scorer.scale)
         picture = panels(image, label, values, threshold=scorer.threshold, num_classes=scorer.num_classes)
         write_image(folder / f"{rank.replace(' ', '_')}_{result.map_path.stem}.png", picture)

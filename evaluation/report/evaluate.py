@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets.lists import Sample, find_list, read_list
+from datasets.label_values import LabelReading
+from datasets.list_checks import Expectation
+from datasets.lists import Sample, decide_labels, find_list, read_list
 from evaluation.report import write_examples, write_report
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
@@ -25,6 +28,7 @@ def evaluate_maps(
     threshold: float | None = None,
     num_classes: int | None = None,
     ignore_index: int | None = None,
+    label_map: str | None = None,
     data_root: str | None = None,
     out: Path | None = None,
     report: bool = True,
@@ -37,13 +41,18 @@ def evaluate_maps(
     """
     folder = find_maps(prd_dir)
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)
-    matches = match_maps(samples, folder)
-    tell_unmatched(matches)
     record = folder.record
     classes = num_classes or record.get("num_classes") or 1
+    ignore_index = record.get("ignore_index") if ignore_index is None else ignore_index
+    reading = None if label_map else recorded_reading(record, classes, ignore_index)
+    if reading is None:
+        reading = decide_labels(samples, list_path, Expectation.of(classes, ignore_index, label_map))
+    samples = [replace(sample, reading=reading) for sample in samples]
+    matches = match_maps(samples, folder)
+    tell_unmatched(matches)
     scorer = Scorer(
         classes,
-        record.get("ignore_index") if ignore_index is None else ignore_index,
+        ignore_index,
         choose_threshold(threshold, record, classes),
         scale=integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
     )
@@ -61,11 +70,19 @@ def evaluate_maps(
     write_per_image(target / "per_image.csv", totals.results)
     print_table(summary)
     if report:
-        examples = write_examples(target / "overlays", totals.results, scorer, in_channels=record.get("in_channels", 1))
+        how = {"in_channels": record.get("in_channels", 1), "channels": tuple(record.get("channels") or ())}
+        examples = write_examples(target / "overlays", totals.results, scorer, **how)
         run = REPO_ROOT / record["run"] if "run" in record else None
         write_report(target / "report.html", summary, totals, examples=examples, run=run)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
+
+
+def recorded_reading(record: dict[str, Any], num_classes: int, ignore_index: int | None) -> LabelReading | None:
+    """How the run that made the maps read its labels; None where it is not recorded, or other values were asked for."""
+    reading = LabelReading.from_json(record.get("label_reading"))
+    is_meant = reading is not None and (reading.num_classes, reading.ignore_index) == (num_classes, ignore_index)
+    return reading if is_meant else None
 
 
 def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None) -> tuple[list[Sample], Path]:

@@ -130,7 +130,7 @@ class Scorer:
         if sample.label is None:
             raise UserError(f"{display_path(sample.image)} has no label")
         values = read_map(map_path, self.num_classes, self.scale)
-        label = read_label(sample.label, self.num_classes, self.ignore_index)
+        label = read_label(sample.require_label(), self.num_classes, self.ignore_index, sample.reading)
         if values.shape != label.shape:
             raise UserError(
                 f"the map {display_path(map_path)} is {values.shape[0]}×{values.shape[1]}, "

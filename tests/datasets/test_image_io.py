@@ -107,17 +107,17 @@ def test_grey_images_keep_their_values(kind: str, tmp_path: Path):
     np.testing.assert_array_equal(image, expected)
     assert image.flags.writeable and image.flags.c_contiguous
     assert read_shape(path) == expected.shape
-    np.testing.assert_array_equal(read_image(path, in_channels=3), np.dstack([expected] * 3))
+    np.testing.assert_array_equal(read_image(path, channels=3), np.dstack([expected] * 3))
 
 
 @pytest.mark.parametrize("kind", COLOR)
 def test_color_images_keep_their_values_and_lose_alpha(kind: str, tmp_path: Path):
     content, expected = COLOR[kind]
     path = written(tmp_path, content)
-    image = read_image(path, in_channels=3)
+    image = read_image(path, channels=3)
     assert image.dtype == expected.dtype
     np.testing.assert_array_equal(image, expected)
-    assert read_shape(path, in_channels=3) == (20, 24)
+    assert read_shape(path, channels=3) == (20, 24)
 
 
 def test_color_becomes_luminance(tmp_path: Path):
@@ -203,12 +203,17 @@ def test_what_is_no_image_is_named(read, content: bytes | str | None, message: s
 # Labels
 
 
-def test_binary_labels_take_anything_but_zero_as_foreground(tmp_path: Path):
+def test_a_binary_label_alone_is_cut_half_way_between_its_values(tmp_path: Path):
     values = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
     path = written(tmp_path, picture(values, "PNG"), "7.png")
-    np.testing.assert_array_equal(read_label(path), [[0, 1, 1], [1, 1, 1]])
-    np.testing.assert_array_equal(read_label(path, ignore_index=128), [[0, 1, 1], [IGNORE, 1, 1]])
-    np.testing.assert_array_equal(read_label(path, ignore_index=0), [[IGNORE, 1, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(read_label(path), [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(read_label(path, ignore_index=128), [[0, 0, 0], [IGNORE, 1, 1]])
+
+
+def test_a_mask_with_traces_of_jpeg_alone_is_empty(tmp_path: Path):
+    values = np.zeros((16, 16), np.uint8)
+    values[3, 4], values[5, 9] = 2, 3
+    assert not read_label(written(tmp_path, picture(values, "PNG"), "7.png")).any()
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
@@ -376,7 +381,7 @@ def test_what_is_no_score_map_is_named(tmp_path: Path):
 )
 def test_written_images_come_back(name: str, image: np.ndarray, tmp_path: Path):
     write_image(tmp_path / name, image)
-    back = read_image(tmp_path / name, in_channels=1 if image.ndim == 2 else 3)
+    back = read_image(tmp_path / name, channels=1 if image.ndim == 2 else 3)
     assert back.dtype == image.dtype
     np.testing.assert_array_equal(back, image)
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -399,12 +404,12 @@ WHOLE["tiff-jpeg"] = tiff(GREY8, compression="jpeg")
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_truncated_image_is_whole_or_an_error_naming_it(kind: str, tmp_path: Path):
     path = written(tmp_path, WHOLE[kind])
-    image = read_image(path, in_channels=3)
+    image = read_image(path, channels=3)
     rng = np.random.default_rng(len(WHOLE[kind]))
     for length in {*rng.integers(0, len(WHOLE[kind]), 12).tolist(), len(WHOLE[kind]) - 1}:
         path.write_bytes(WHOLE[kind][:length])
         try:
-            np.testing.assert_array_equal(read_image(path, in_channels=3), image)
+            np.testing.assert_array_equal(read_image(path, channels=3), image)
         except UserError as error:
             assert "7.tif" in str(error)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import image_io
+from datasets import image_files
 from datasets.augmentation import STRONG_AUGMENTATIONS, augment, strong_augmentation
 from datasets.labels import IGNORE
 from datasets.transforms import (
@@ -117,7 +117,7 @@ def test_z_score_survives_pixel_ranges(make, rng):
 def test_parts_of_an_image_are_scaled_as_the_whole(mode, shape, rng, monkeypatch):
     image = rng.integers(0, 60_000, shape, np.uint16)
     whole = normalize(image, mode)
-    monkeypatch.setattr(image_io, "BLOCK_PIXELS", 100)
+    monkeypatch.setattr(image_files, "BLOCK_PIXELS", 100)
     pixels = prepare(image, mode)
     scaling = NORMALIZATIONS[mode](pixels)
     parts = [scaling(pixels[top : top + 5]) for top in range(0, 37, 5)]

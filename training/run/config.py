@@ -96,6 +96,7 @@ def make_config(
         "test_list": None if data.test_list is None else display_path(data.test_list),
         "network_options": network_options(options),
         "used_precision": state.precision,
+        "label_reading": data.reading.to_json(),
         "restart": None if state.restart is None else asdict(state.restart),
         "labels": plain(state.labels.to_json()),
         "decode_matrix": None if decoder is None else plain(decoder.matrix),

@@ -134,7 +134,7 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
         )
     lines = []
     if report is not None:
-        lines.append(_audit_line(report))
+        lines += [_audit_line(report), *(f"warning: {warning}" for warning in report.warnings())]
     noise = matrix if matrix is not None or found is None else found.matrix
     if noise is not None and noise.is_complete:
         counts = class_counts(dataset, AUDITED_IMAGES)
@@ -173,7 +173,9 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
 def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]) -> np.ndarray | None:
     """A clean label, or None where it is broken: this run is not trained on it."""
     try:
-        label = read_label(path, dataset.num_classes, dataset.ignore_index)
+        reading = dataset.samples[0].reading
+        said = reading if reading is not None and reading.label_map is not None else None
+        label = read_label(path, dataset.num_classes, dataset.ignore_index, said)
     except UserError:
         return None
     return label if label.shape == shape else None

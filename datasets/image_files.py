@@ -1,0 +1,210 @@
+"""What all decoders of image files share: what is asked of a file, what it answers, and one way to fail."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.paths import display_path
+
+UNSUSPICIOUS_BYTES = (
+    2**30
+)  # of pixels; a broken header, or a malicious one, may state a size that would fill the memory
+MAX_COMPRESSION = 500
+FIRST_BYTES = 26
+BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
+PLANE = re.compile(r"(.+)::(\d+)", re.DOTALL)
+
+
+class Wanted(NamedTuple):
+    """What is asked of a file.
+
+    Args:
+        channels: how many channels the image is to have; 1 takes colour too, which becomes luminance.
+        selected: channels by number or OME name; empty takes them all.
+        palette_colors: whether palette PNG, GIF and BMP give colours, else their indices. Palette TIFF always gives
+            indices, which under a microscope's look-up table are the intensities.
+    """
+
+    channels: int = 1
+    selected: tuple[str, ...] = ()
+    palette_colors: bool = True
+
+
+class Header(NamedTuple):
+    """What an image file says of itself before its pixels are read; alpha is no channel."""
+
+    height: int
+    width: int
+    channels: int = 1
+    is_color: bool = False
+    is_min_is_white: bool = False  # stored in 8 or more bits: an inverting look-up table, which is not applied
+
+
+class Pixels(NamedTuple):
+    """Decoded values, (H, W) or (H, W, S) in native byte order, and what else the file says of them.
+
+    ``alpha`` is (H, W) where the file has it, ``palette`` uint8 (N, 3) where the values are indices into colours.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None = None
+    palette: np.ndarray | None = None
+    is_min_is_white: bool = False
+
+
+def split_plane(path: Path) -> tuple[Path, int | None]:
+    """The file of a path and the number of the plane in it: ``stack.tif::3`` is plane 3 of ``stack.tif``.
+
+    Two colons and digits belong to the name where a file has that very name.
+    """
+    match = PLANE.fullmatch(str(path))
+    if match is None or os.path.isfile(path):
+        return path, None
+    return Path(match[1]), int(match[2])
+
+
+@contextmanager
+def naming_broken(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises on a missing or broken file into a UserError that names the file."""
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{display_path(path)} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{display_path(path)} is a folder, not a file") from None
+    except PermissionError:
+        raise UserError(f"{display_path(path)} may not be read: permission denied") from None
+    except Exception as error:  # decoders raise anything at all on broken bytes
+        if path.stat().st_size == 0:
+            raise UserError(f"{display_path(path)} is empty (0 bytes)") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{display_path(path)} cannot be read as an image; broken or truncated? ({reason})") from error
+
+
+def check_plausible(height: int, width: int, bytes_per_pixel: float, file_size: int) -> None:
+    """Refuse a header whose pixels no honest file of this size holds, before memory is taken for them."""
+    stated = height * width * bytes_per_pixel
+    if stated > max(UNSUSPICIOUS_BYTES, MAX_COMPRESSION * file_size):
+        raise ValueError(
+            f"a size of {height}×{width} is stated, {stated / 2**30:.1f} GiB of pixels, more than a file of "
+            f"{file_size / 1e6:.1f} MB can be trusted to hold"
+        )
+
+
+def first_bytes(path: Path) -> bytes:
+    """As many bytes as tell the format of a file, and of a PNG its depth and kind of colour."""
+    with open(path, "rb") as file:
+        return file.read(FIRST_BYTES)
+
+
+def row_blocks(image: np.ndarray) -> list[np.ndarray]:
+    """Views of whole rows that make up an image (H, W) or (H, W, C), each of about BLOCK_PIXELS pixels at most."""
+    rows = max(1, BLOCK_PIXELS // image.shape[1])
+    return [image[top : top + rows] for top in range(0, len(image), rows)]
+
+
+class PlaneStack(NamedTuple):
+    """The axes of a file: a letter for each (Y, X, S samples, C channels, any other) and their lengths."""
+
+    axes: str
+    shape: tuple[int, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of every axis."""
+        return dict(zip(self.axes, self.shape, strict=True))
+
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        """Lengths of the axes that planes are numbered along: all but rows, columns, channels and samples."""
+        return tuple(size for axis, size in zip(self.axes, self.shape, strict=True) if axis not in "YXCS")
+
+    @property
+    def planes(self) -> int:
+        """How many planes there are."""
+        return math.prod(self.plane_shape)
+
+    @property
+    def channels(self) -> int:
+        """How many values a pixel has."""
+        return self.sizes.get("C", 1) * self.sizes.get("S", 1)
+
+    def index_of(self, plane: int) -> tuple[int | slice, ...]:
+        """What cuts plane number ``plane`` out of the array of the whole file."""
+        places = iter(np.unravel_index(plane, self.plane_shape) if self.plane_shape else ())
+        return tuple(slice(None) if axis in "YXCS" else int(next(places)) for axis in self.axes)
+
+    def check(self, path: Path, plane: int | None, wanted: Wanted) -> int:
+        """The number of the plane that is meant.
+
+        Raises:
+            UserError: a stack without a plane's number, or a number that it does not have; the message gives its shape.
+        """
+        shown, shape = display_path(path), f"shape {'×'.join(map(str, self.shape))} ({self.axes})"
+        if "Y" not in self.axes or "X" not in self.axes:
+            raise UserError(f"{shown} has {shape}; height × width is expected")
+        if plane is None and self.planes > 1:
+            raise UserError(
+                f"{shown} is a stack of {shape}; name one of its {self.planes} planes, {shown}::0 to "
+                f"::{self.planes - 1}, in the list (make_lists.py writes such lines), or save each plane as a file"
+            )
+        channels = self.sizes.get("C", 1)
+        if channels > 1 and not wanted.selected and wanted.channels != channels:
+            raise UserError(
+                f"{shown} is a stack of {shape}, {channels} channels, where {wanted.channels} is expected: give "
+                f"--in_channels {channels}, or choose among them, for example --channels 0"
+            )
+        if plane is not None and plane >= self.planes:
+            last = "it has one plane, ::0" if self.planes == 1 else f"its planes are ::0 to ::{self.planes - 1}"
+            raise UserError(f"{shown} has no plane {plane}: it is of {shape}, {last}")
+        return plane or 0
+
+
+def choose_channels(count: int, names: Sequence[str], wanted: Wanted, path: Path) -> list[int] | None:
+    """The numbers of the channels that are asked for, None for all as they are.
+
+    Raises:
+        UserError: a channel that the file does not have; the message lists those that exist.
+    """
+    if not wanted.selected:
+        return None
+    chosen = []
+    for entry in wanted.selected:
+        if entry in names:
+            chosen.append(list(names).index(entry))
+        elif entry.isdecimal() and int(entry) < count:
+            chosen.append(int(entry))
+        else:
+            known = f"0 to {count - 1}" if count > 1 else "0"
+            named = f" or {', '.join(names)}" if any(names) else ""
+            raise UserError(f"{display_path(path)} has no channel {entry!r}: --channels can be {known}{named}")
+    return chosen
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (H, W, …) as the tag Orientation of EXIF and TIFF says (1 to 8; anything else: as it is).
+
+    >>> upright(np.array([[1, 2], [3, 4]]), 6)  # a camera held upright: turned clockwise
+    array([[3, 1],
+           [4, 2]])
+    """
+    turns = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+    quarter_turns, mirrored = turns.get(orientation, (0, False))
+    turned = np.rot90(pixels, quarter_turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def is_turned(orientation: int) -> bool:
+    """Whether an orientation exchanges height and width."""
+    return 5 <= orientation <= 8

@@ -1,0 +1,293 @@
+"""Whether the files of a list are what it says: images, labels that fit them, values that mean classes.
+
+Everything is looked at before a run begins, in parallel: of images the header, of labels every pixel. What the values
+of labels mean is decided afterwards for all lists of a run together, see `decide_together`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.image_files import Header, split_plane
+from datasets.image_io import StoredLabel, read_image, read_image_header, read_stored_label
+from datasets.label_maps import LabelMap
+from datasets.label_values import COMPONENTS_LOOKED_AT, FileValues, LabelReading, decide_reading, summarize
+from datasets.labels import IGNORE
+from datasets.list_parser import Sample
+from utils.cli import UserError, map_with_progress
+from utils.paths import display_path
+
+MIN_SIDE = 16  # pixels; the networks halve the image four times
+COLORS_LOOKED_AT = 8  # images whose pixels are looked at for colour
+SAMPLED_BYTES = 4096  # at the beginning, middle and end of a file, by which equal ones are found
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How the images and labels of a run are read.
+
+    Args:
+        reading: how labels are; for binary labels without a ``label_map`` the values are still to be decided on.
+        is_decided: whether nothing is left to decide, as for a list scored with the reading of a run.
+        channels: of the images.
+        selected: channels by number or OME name.
+    """
+
+    reading: LabelReading = LabelReading()
+    is_decided: bool = False
+    channels: int = 1
+    selected: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(
+        num_classes: int = 1,
+        ignore_index: int | None = None,
+        label_map: str | None = None,
+        in_channels: int = 1,
+        channels: Sequence[str] = (),
+    ) -> Expectation:
+        """From the options that say so on a command line."""
+        meaning = None if label_map is None else LabelMap.parse(label_map, num_classes)
+        decided = num_classes > 1 or meaning is not None
+        return Expectation(LabelReading(num_classes, ignore_index, meaning), decided, in_channels, tuple(channels))
+
+
+class Check(NamedTuple):
+    """What the check of one sample found; ``values`` are None without a label, and where their meaning is settled."""
+
+    header: Header | None
+    faults: list[str]
+    values: FileValues | None = None
+    has_foreground: bool = False
+    has_background: bool = False
+    has_ignored: bool = False
+    is_min_is_white: bool = False
+
+
+@dataclass(frozen=True)
+class ListSurvey:
+    """A list whose files were looked at."""
+
+    path: Path
+    samples: list[Sample]
+    checks: list[Check]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every image."""
+        return [(0, 0) if check.header is None else (check.header.height, check.header.width) for check in self.checks]
+
+    def faults(self) -> list[tuple[int, str]]:
+        """What is wrong with the files, with line numbers."""
+        pairs = zip(self.samples, self.checks, strict=True)
+        return [(sample.line, fault) for sample, check in pairs for fault in check.faults]
+
+    def read_by(self, reading: LabelReading) -> list[Sample]:
+        """The samples, whose labels are to be read so."""
+        return [replace(sample, reading=reading) for sample in self.samples]
+
+    def presence(self, reading: LabelReading) -> tuple[bool, bool]:
+        """Whether any label has foreground, and whether any has background."""
+        found = [(check.has_foreground, check.has_background) for check in self.checks if check.values is None]
+        found += [_presence(check.values, reading) for check in self.checks if check.values is not None]
+        return any(foreground for foreground, _ in found), any(background for _, background in found)
+
+
+def survey(
+    samples: Sequence[Sample], list_path: Path, expected: Expectation, workers: int | None = None, images: bool = True
+) -> ListSurvey:
+    """Look at every image's header and every label whole, in parallel.
+
+    Args:
+        samples: those of the list ``list_path``.
+        workers: threads (default: four for each CPU).
+        images: False looks at labels alone.
+    """
+    step = -(-len(samples) // COMPONENTS_LOOKED_AT) or 1
+
+    def check(numbered: tuple[int, Sample]) -> Check:
+        return _check_sample(numbered[1], expected, count_pieces=numbered[0] % step == 0, images=images)
+
+    numbered = list(enumerate(samples))
+    workers = workers or 4 * (os.cpu_count() or 1)
+    checks = map_with_progress(check, numbered, f"checking {display_path(list_path)}", workers=workers)
+    return ListSurvey(list_path, list(samples), checks)
+
+
+def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, images: bool) -> Check:
+    header, faults = _check_image(sample.image, expected) if images else (None, [])
+    if sample.label is None:
+        return Check(header, faults)
+    try:
+        stored = read_stored_label(sample.label, expected.reading)
+        size = stored.values.shape
+        if header is not None and size != (header.height, header.width):
+            faults.append(
+                f"label {display_path(sample.label)} is {size[0]}×{size[1]}, its image {header.height}×{header.width}"
+            )
+        return _check_label(stored, sample.label, expected, count_pieces)._replace(header=header, faults=faults)
+    except UserError as fault:
+        return Check(header, [*faults, f"label {str(fault).removeprefix('label ')}"])
+
+
+def _check_image(path: Path, expected: Expectation) -> tuple[Header | None, list[str]]:
+    try:
+        header = read_image_header(path, expected.channels, expected.selected)
+    except UserError as fault:
+        return None, [f"image {fault}"]
+    size = f"{header.height}×{header.width}"
+    too_small = f"image {display_path(path)} is {size}, at least {MIN_SIDE}×{MIN_SIDE} is needed"
+    return header, [too_small] if min(header.height, header.width) < MIN_SIDE else []
+
+
+def _check_label(stored: StoredLabel, path: Path, expected: Expectation, count_pieces: bool) -> Check:
+    values, ignored, is_color, is_min_is_white = stored
+    if not expected.is_decided:
+        found = summarize(values, ignored, is_color, count_pieces)
+        return Check(None, [], found, has_ignored=bool(ignored.any()), is_min_is_white=is_min_is_white)
+    label = expected.reading.classes(values, ignored, path, is_color)
+    foreground = bool(((label != 0) & (label != IGNORE)).any())
+    return Check(None, [], None, foreground, bool((label == 0).any()), bool((label == IGNORE).any()), is_min_is_white)
+
+
+def _presence(file: FileValues, reading: LabelReading) -> tuple[bool, bool]:
+    values = file.values
+    if file.is_color and reading.label_map is not None:
+        meaning = {reading.label_map.colors.get(int(value), 0) for value in values}
+        return 1 in meaning, 0 in meaning
+    is_foreground = values != 0 if reading.cut is None else values >= reading.cut
+    return bool(is_foreground.any()), bool((~is_foreground).any())
+
+
+# All lists of a run
+
+
+def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = print) -> LabelReading:
+    """Decide how the labels of all lists of a run are read, and say what is not plain.
+
+    Raises:
+        UserError: values that do not say what is foreground; names them, a file and the remedy.
+    """
+    checks = [(check, sample) for each in surveys for check, sample in zip(each.checks, each.samples, strict=True)]
+    inverting = [sample.label for check, sample in checks if check.is_min_is_white]
+    if inverting:
+        say(
+            f"{len(inverting)} labels are stored as MinIsWhite (an inverting look-up table), which is not applied: "
+            f"their values are taken as they are; the first: {display_path(inverting[0] or Path())}"
+        )
+    if expected.is_decided:
+        return expected.reading
+    known = [(check.values, sample.label) for check, sample in checks if check.values and sample.label]
+    reading, lines = decide_reading(
+        [values for values, _ in known], [label for _, label in known], expected.reading.ignore_index
+    )
+    for line in lines:
+        say(line)
+    return reading
+
+
+def refuse_one_sided(survey: ListSurvey, reading: LabelReading) -> None:
+    """Refuse a training list whose labels have no foreground at all, or no background.
+
+    Raises:
+        UserError: naming the list and what is missing.
+    """
+    if not any(sample.label for sample in survey.samples):
+        return
+    shown = display_path(survey.path)
+    foreground, background = survey.presence(reading)
+    has_ignored = any(check.has_ignored for check in survey.checks)
+    if not foreground and has_ignored and (reading.num_classes > 1 or reading.ignore_index == IGNORE):
+        remedy = "leave out --ignore_index 255" if reading.num_classes == 1 else "use --num_classes 1"
+        raise UserError(
+            f"{shown}: no label has any foreground, only background and ignored pixels (255); "
+            f"if these are masks of 0 and 255, {remedy}"
+        )
+    if reading.num_classes == 1 and not (foreground and background):
+        missing = "foreground" if not foreground else "background"
+        raise UserError(
+            f"{shown}: no label has any {missing}, so that there is nothing to learn; are these the right labels? "
+            "(--label_map says what values mean; --igtt trains without labels)"
+        )
+
+
+def tell_one_sided(survey: ListSurvey, reading: LabelReading, say: Say = print) -> None:
+    """Say that the labels of a validation or test list leave figures undefined: all background, or all foreground."""
+    foreground, background = survey.presence(reading)
+    if reading.num_classes == 1 and any(sample.label for sample in survey.samples) and not (foreground and background):
+        missing = "foreground" if not foreground else "background"
+        say(f"{display_path(survey.path)}: no label has any {missing}: figures that need it are undefined")
+
+
+def tell_color(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = print) -> None:
+    """Say once that images in colour are read as grey, where their colours differ at all."""
+    if expected.channels != 1 or expected.selected:
+        return
+    colored = [
+        sample.image
+        for each in surveys
+        for check, sample in zip(each.checks, each.samples, strict=True)
+        if check.header is not None and check.header.is_color
+    ]
+    looked_at = colored[:: -(-len(colored) // COLORS_LOOKED_AT) or 1]
+    if any(_has_colors(path) for path in looked_at):
+        say(
+            f"{len(colored)} images are in colour and are read as grey (luminance): --in_channels 3 reads their "
+            f"colours; the first: {display_path(colored[0])}"
+        )
+
+
+def _has_colors(path: Path) -> bool:
+    try:
+        image = read_image(path, channels=3)
+    except UserError:  # a broken file is told where it is read
+        return False
+    return bool((np.ptp(image, axis=2) > 0).any())
+
+
+def tell_copies(surveys: Sequence[ListSurvey], say: Say = print) -> None:
+    """Say that one image stands in several places: under two names, or in the training and the validation list."""
+    places: dict[object, list[tuple[Path, Path]]] = {}
+    for each in surveys:
+        for image in dict.fromkeys(sample.image for sample in each.samples):
+            places.setdefault(_content_key(image), []).append((image, each.path))
+    copies = [(key, found) for key, found in places.items() if len(found) > 1 and key is not None]
+    copies = [found for _, found in copies if _are_equal([image for image, _ in found])]
+    if copies:
+        (first, first_list), (second, second_list) = copies[0][:2]
+        say(
+            f"{len(copies)} images appear more than once with the same content; the first: {display_path(first)} "
+            f"({display_path(first_list)}) and {display_path(second)} ({display_path(second_list)})"
+        )
+
+
+def _content_key(path: Path) -> object:
+    """Equal for files of equal content, and rarely for others: size, plane and a few sampled bytes."""
+    file_path, plane = split_plane(path)
+    try:
+        size = file_path.stat().st_size
+        digest = hashlib.blake2b()
+        with open(file_path, "rb") as file:
+            for place in (0, size // 2, max(0, size - SAMPLED_BYTES)):
+                file.seek(place)
+                digest.update(file.read(SAMPLED_BYTES))
+    except OSError:
+        return None
+    return size, plane, digest.digest()
+
+
+def _are_equal(paths: Sequence[Path]) -> bool:
+    def digest(path: Path) -> bytes:
+        with open(split_plane(path)[0], "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+
+    return len(set(paths)) == 1 or len({digest(path) for path in set(paths)}) == 1
