@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.list_files import SPLITS, find_list, list_folder
-from datasets.list_pairing import label_folders
+from datasets.list_files import find_list, list_folder
+from datasets.list_pairing import is_image_file
 from utils.errors import UserError
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
@@ -56,7 +56,7 @@ def prepare_dataset(
     if name in SIMULATED:
         make_dataset(name, root=root, say=say)
         return name
-    has_images = (root / "datasets" / name / "train" / "images").is_dir()
+    has_images = (root / "datasets" / name / "train" / "images").is_dir() or has_files(name, root)
     may_be_simulated = name == "er" and not (real_only or has_images or has_lists(name, root))
     if train_list is not None:
         try:
@@ -75,8 +75,6 @@ def prepare_dataset(
     if name in DOWNLOADS:
         instead = f"\nsimulated images instead: --dataset {DOWNLOADS[name].stand_in}"
         raise UserError(_images_missing(name, root) + instead)
-    if any((root / "datasets" / name / split / "images").is_dir() for split in SPLITS):
-        raise UserError(_lists_missing(name, root))
     known = ", ".join(sorted({*known_datasets(root), *SIMULATED}))
     raise UserError(
         f"data set {name!r} is unknown: there are no lists in {display_path(root / 'txt' / name)} and no images in "
@@ -96,6 +94,11 @@ def has_lists(name: str, root: Path = REPO_ROOT) -> bool:
     return any(list_folder(name, root).rglob("*.txt"))
 
 
+def has_files(name: str, root: Path = REPO_ROOT) -> bool:
+    """Whether a data set has images, in folders of whatever layout."""
+    return any(map(is_image_file, (root / "datasets" / name).rglob("*")))
+
+
 def known_datasets(root: Path = REPO_ROOT) -> list[str]:
     """The data sets that have lists or training images below ``root``, sorted."""
     list_folders = [*(root / "txt").glob("*"), *(root / "datasets" / "txt").glob("*")]
@@ -104,12 +107,10 @@ def known_datasets(root: Path = REPO_ROOT) -> list[str]:
 
 
 def _lists_missing(name: str, root: Path) -> str:
-    found = label_folders(root / "datasets" / name / "train")
-    labels = "" if "labels" in found or not found else f" --labels {quoted(found[0])}"
     return (
         f"data set {name} has images ({display_path(root / 'datasets' / name)}) but no lists "
         f"({display_path(root / 'txt' / name)}); make them with:\n"
-        f"  python datasets/make_lists.py --dataset {quoted(name)}{labels}"
+        f"  python datasets/make_lists.py --dataset {quoted(name)}"
     )
 
 

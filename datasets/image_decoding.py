@@ -73,6 +73,12 @@ def _open_picture(path: Path, plane: int | None, wanted: Wanted) -> Iterator[Ima
         yield image
 
 
+def read_picture_stack(path: Path) -> PlaneStack:
+    """The frames, rows and columns of a picture."""
+    with _open_picture(path, 0, Wanted()) as image:
+        return PlaneStack("TYX", (getattr(image, "n_frames", 1), image.height, image.width))
+
+
 def read_picture_header(path: Path, plane: int | None, wanted: Wanted) -> Header:
     """Size and channels of a picture from its header alone."""
     with _open_picture(path, plane, wanted) as image:
@@ -165,6 +171,11 @@ def _array_axes(shape: tuple[int, ...], channels: int) -> str:
         return others[: len(shape) - 3] + "YXS"
     first = "C" if channels > 1 and len(shape) == 3 and shape[0] == channels else others[0]
     return first + others[1 : len(shape) - 2] + "YX"
+
+
+def read_array_stack(path: Path) -> PlaneStack:
+    """The axes of an array, see `_array_axes`."""
+    return _open_array(path, 0, Wanted())[1]
 
 
 def read_array_header(path: Path, plane: int | None, wanted: Wanted) -> Header:

@@ -9,9 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_decoding import decode_array, decode_picture, pillow_module, read_array_header, read_picture_header
-from datasets.image_files import Header, Pixels, Wanted, first_bytes, naming_broken, row_blocks, split_plane
-from datasets.image_tiff import decode_planes, decode_tiff, read_tiff_header, tifffile_module
+from datasets.image_decoding import (
+    decode_array,
+    decode_picture,
+    pillow_module,
+    read_array_header,
+    read_array_stack,
+    read_picture_header,
+    read_picture_stack,
+)
+from datasets.image_files import Header, Pixels, PlaneStack, Wanted, first_bytes, naming_broken, row_blocks, split_plane
+from datasets.image_tiff import decode_planes, decode_tiff, read_tiff_header, read_tiff_stack, tifffile_module
 from datasets.label_values import LabelReading, read_alone
 from datasets.labels import IGNORE
 from utils.errors import UserError
@@ -23,7 +31,14 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 HALF_BRIGHT = 128
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMPY_MAGIC = b"\x93NUMPY"
-Decoder = tuple[Callable[[Path, int | None, Wanted], Header], Callable[[Path, int | None, Wanted], Pixels]]
+
+
+class Decoder(NamedTuple):
+    """How a format tells its size, its pixels and its axes."""
+
+    header: Callable[[Path, int | None, Wanted], Header]
+    pixels: Callable[[Path, int | None, Wanted], Pixels]
+    stack: Callable[[Path], PlaneStack]
 
 
 def read_image(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> np.ndarray:
@@ -66,7 +81,7 @@ def decode(path: Path, wanted: Wanted) -> Pixels:
     """
     path, plane = split_plane(path)
     with naming_broken(path):
-        pixels = _decoder(path)[1](path, plane, wanted)
+        pixels = _decoder(path).pixels(path, plane, wanted)
         if pixels.values.size == 0:
             raise ValueError("it holds no pixels")
         values = pixels.values
@@ -77,16 +92,23 @@ def read_header(path: Path, wanted: Wanted) -> Header:
     """Size and channels from a file's header alone; arguments and errors as `decode`."""
     path, plane = split_plane(path)
     with naming_broken(path):
-        return _decoder(path)[0](path, plane, wanted)
+        return _decoder(path).header(path, plane, wanted)
+
+
+def read_stack(path: Path) -> PlaneStack:
+    """The axes of a whole file from its header, whatever is asked of it; errors as `decode`."""
+    path, _ = split_plane(path)
+    with naming_broken(path):
+        return _decoder(path).stack(path)
 
 
 def _decoder(path: Path) -> Decoder:
     start = first_bytes(path)
     if start[:4] in TIFF_MAGIC:
-        return read_tiff_header, decode_tiff
+        return Decoder(read_tiff_header, decode_tiff, read_tiff_stack)
     if start.startswith(NUMPY_MAGIC):
-        return read_array_header, decode_array
-    return read_picture_header, decode_picture
+        return Decoder(read_array_header, decode_array, read_array_stack)
+    return Decoder(read_picture_header, decode_picture, read_picture_stack)
 
 
 def read_image_header(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> Header:

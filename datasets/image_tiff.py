@@ -80,6 +80,12 @@ def read_tiff_header(path: Path, plane: int | None, wanted: Wanted) -> Header:
         return Header(height, width, len(selected) if selected else channels, is_color and not selected, inverting)
 
 
+def read_tiff_stack(path: Path) -> PlaneStack:
+    """The axes of a file, from its tags."""
+    with open_tiff(path) as tiff:
+        return _axes(tiff, _only_series(tiff, path))
+
+
 def decode_tiff(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
     """Read one plane.
 

@@ -80,15 +80,19 @@ def read_list(
     return samples
 
 
-def write_list(path: Path | str, pairs: Iterable[tuple[Path, Path | None]], root: Path = REPO_ROOT) -> None:
-    """Write image/label pairs as a list, tab-separated, relative to ``root`` where below it; atomic.
+def write_list(path: Path | str, rows: Iterable[Sequence[Path | None]], root: Path = REPO_ROOT) -> None:
+    """Write images with their labels as a list, see `list_text`; atomic."""
+    with atomic_write(Path(path)) as file:
+        file.write(list_text(rows, root).encode("utf-8"))
+
+
+def list_text(rows: Iterable[Sequence[Path | None]], root: Path = REPO_ROOT) -> str:
+    """The text of a list: a line an image and its labels, tab-separated, relative to ``root`` where below it.
 
     Raises:
         UserError: a path that a list cannot hold: with a tab, a line break, or spaces at its ends.
     """
-    lines = ["\t".join(_list_entry(file, root) for file in pair if file is not None) + "\n" for pair in pairs]
-    with atomic_write(Path(path)) as file:
-        file.write("".join(lines).encode("utf-8"))
+    return "".join("\t".join(_list_entry(file, root) for file in row if file is not None) + "\n" for row in rows)
 
 
 def label_required(labels: str) -> bool:

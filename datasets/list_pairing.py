@@ -1,16 +1,39 @@
-"""Which label belongs to which image: pure functions from folders to pairs of files."""
+"""Which label belongs to which image, by their names: pure functions from files to pairs of files."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.cli import UserError, shortened
 from utils.paths import display_path
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".npy",
+)  # fmt: off
+LABEL_ENDINGS = (
+    "_cp_masks",
+    "_segmentation",
+    "_groundtruth",
+    "_annotation",
+    "_manual",
+    "_labels",
+    "_label",
+    "_masks",
+    "_mask",
+    "_seg",
+    "_gt",
+)  # the longer before those that end alike
+LABEL_BEGINNINGS = ("labels_", "label_", "masks_", "mask_", "seg_", "gt_")
+IMAGE_ENDINGS = ("_image", "_img", "_raw", "_volume", "_im", "_0000")  # the last is nnU-Net's first channel
+IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_")
+SEPARATORS = "_-. "
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +43,7 @@ class Pairing:
     pairs: list[tuple[Path, Path]]
     images_alone: list[Path]
     labels_alone: list[Path]
+    note: str = ""  # how names were taken to belong together, if not simply by being equal
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
@@ -28,33 +52,34 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files directly inside a folder, in natural order: suffixes of any case, no hidden files.
+def is_image_file(path: Path) -> bool:
+    """Whether a file's name is that of an image: a suffix of any case, not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
-    A folder that does not exist holds none.
-    """
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly inside a folder, in natural order; none if it does not exist."""
     if not folder.is_dir():
         return []
-    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted((file for file in files if file.is_file() and not file.name.startswith(".")), key=natural_key)
-
-
-def label_folders(split_folder: Path) -> list[str]:
-    """The folders beside ``images`` that hold image files: where labels may lie."""
-    folders = (folder for folder in split_folder.glob("*") if folder.is_dir() and not folder.name.startswith("."))
-    return sorted(folder.name for folder in folders if folder.name != "images" and list_images(folder))
+    return sorted((file for file in folder.iterdir() if is_image_file(file) and file.is_file()), key=natural_key)
 
 
 def stem(path: Path) -> str:
-    """What an image and its label have in common: ``7`` of ``7.tif``, ``7.png`` and ``7.ome.tif``."""
-    return path.stem.removesuffix(".ome")
+    """What an image and its label have in common: ``7`` of ``7.tif``, ``7.tif.png`` and ``7.ome.tif``.
+
+    Accents have one form (NFC), whichever of several the file system keeps.
+    """
+    name = path.stem
+    while Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        name = Path(name).stem
+    return unicodedata.normalize("NFC", name.removesuffix(".ome"))
 
 
 def pair_files(
     images: Sequence[Path],
     labels: Sequence[Path],
-    image_key: Callable[[Path], str] = stem,
-    label_key: Callable[[Path], str] = stem,
+    image_key: Callable[[Path], Hashable] = stem,
+    label_key: Callable[[Path], Hashable] = stem,
 ) -> Pairing:
     """Pair the images and labels whose keys are equal, in the order of the images.
 
@@ -70,8 +95,182 @@ def pair_files(
     )
 
 
-def _by_key(files: Sequence[Path], key_of: Callable[[Path], str]) -> dict[str, Path]:
-    groups: dict[str, list[Path]] = {}
+def pair_by_name(
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    place_of: Callable[[Path], tuple[str, ...]] = lambda path: (),
+    label_suffix: str | None = None,
+) -> Pairing:
+    """Pair images and labels by stem; what stays alone then by ever looser readings of the names.
+
+    The readings, in order: known beginnings and endings left away (``7_mask``, ``img_7``, nnU-Net's ``7_0000``);
+    where nothing has been paired so far, whatever all names share (``7_ahl``); folders not compared, where one side
+    has none or nothing has been paired; letter case not compared. Looser readings pair only names that are unique on
+    both sides.
+
+    Args:
+        images, labels: files in natural order.
+        place_of: the folders that must agree as well.
+        label_suffix: the ending (or beginning, if it ends in a separator) of the labels' names, not to be compared.
+    Returns: the pairs, with a note where names were not simply equal.
+    Raises:
+        UserError: several images or several labels have one name in one place; all of them are named.
+    """
+
+    def label_name(label: Path) -> str:
+        return stem(label) if label_suffix is None else without_mark(label, label_suffix)
+
+    strict = pair_files(
+        images, labels, lambda path: (place_of(path), stem(path)), lambda path: (place_of(path), label_name(path))
+    )
+    pairs, alone, label_alone = dict(strict.pairs), strict.images_alone, strict.labels_alone
+    note = ""
+    for reading in _readings(alone, label_alone, place_of, label_name, nothing_paired=not pairs):
+        found = _unique_matches(alone, label_alone, reading)
+        if found:
+            pairs |= found
+            taken = set(found.values())
+            alone = [image for image in alone if image not in found]
+            label_alone = [label for label in label_alone if label not in taken]
+            image, label = next(iter(found.items()))
+            note = note or f"{label.name} is taken for the label of {image.name} ({reading.said})"
+    return Pairing([(image, pairs[image]) for image in images if image in pairs], alone, label_alone, note)
+
+
+class _Reading(NamedTuple):
+    """One way to read names: what must agree, and the words for it."""
+
+    image_key: Callable[[Path], Hashable]
+    label_key: Callable[[Path], Hashable]
+    said: str
+
+
+def _readings(
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    place_of: Callable[[Path], tuple[str, ...]],
+    label_name: Callable[[Path], str],
+    nothing_paired: bool,
+) -> Iterable[_Reading]:
+    def placed(name_of: Callable[[Path], str]) -> Callable[[Path], Hashable]:
+        return lambda path: (place_of(path), name_of(path))
+
+    def bare_image(path: Path) -> str:
+        return without_affix(stem(path), IMAGE_BEGINNINGS, IMAGE_ENDINGS)
+
+    def bare_label(path: Path) -> str:
+        return without_affix(label_name(path), LABEL_BEGINNINGS, LABEL_ENDINGS)
+
+    for image_name, one_name in ((stem, bare_label), (bare_image, bare_label), (bare_image, label_name)):
+        yield _Reading(placed(image_name), placed(one_name), "the names are equal but for a known ending or beginning")
+    if nothing_paired:
+        shared = shared_affix([stem(path) for path in images]), shared_affix([label_name(path) for path in labels])
+        nothing = ("", "")
+        readings = [(nothing, shared[1]), (shared[0], nothing), shared]
+        for of_images, of_labels in [] if _differ_by_number(*shared) else readings:
+            yield _Reading(
+                placed(lambda path, affix=of_images: _strip(stem(path), affix)),
+                placed(lambda path, affix=of_labels: _strip(label_name(path), affix)),
+                "the names are equal but for what all of them share",
+            )
+    if not any(map(place_of, labels)) or not any(map(place_of, images)) or nothing_paired:
+        yield _Reading(bare_image, bare_label, "the names are equal, the folders are not")
+    yield _Reading(
+        placed(lambda path: bare_image(path).casefold()),
+        placed(lambda path: bare_label(path).casefold()),
+        "the names are equal but for upper and lower case",
+    )
+
+
+def _unique_matches(images: Sequence[Path], labels: Sequence[Path], reading: _Reading) -> dict[Path, Path]:
+    """Image → label where the key belongs to one image and one label only."""
+    image_keys, label_keys = list(map(reading.image_key, images)), list(map(reading.label_key, labels))
+    image_counts, label_counts = Counter(image_keys), Counter(label_keys)
+    label_of = dict(zip(label_keys, labels, strict=True))
+    return {
+        image: label_of[key]
+        for image, key in zip(images, image_keys, strict=True)
+        if image_counts[key] == 1 and label_counts[key] == 1
+    }
+
+
+# Beginnings and endings of names
+
+
+def without_affix(name: str, beginnings: Sequence[str], endings: Sequence[str]) -> str:
+    """A name without the first known ending or, if it has none, beginning; of any letter case.
+
+    >>> without_affix("7_cp_masks", LABEL_BEGINNINGS, LABEL_ENDINGS), without_affix("Mask_7", LABEL_BEGINNINGS, ())
+    ('7', '7')
+    """
+    lower = name.lower()
+    for ending in endings:
+        for mark in (ending, ending.replace("_", "-")):
+            if lower.endswith(mark) and len(name) > len(mark):
+                return name[: -len(mark)]
+    for beginning in beginnings:
+        for mark in (beginning, beginning.replace("_", "-")):
+            if lower.startswith(mark) and len(name) > len(mark):
+                return name[len(mark) :]
+    return name
+
+
+def has_mark(path: Path, mark: str) -> bool:
+    """Whether a file's stem, or its whole name, ends with ``mark``, or begins with it where it ends in a separator."""
+    return without_mark(path, mark) != stem(path) or unicodedata.normalize("NFC", path.name).endswith(mark)
+
+
+def without_mark(path: Path, mark: str) -> str:
+    """A file's stem without ``mark``, see `has_mark`.
+
+    >>> without_mark(Path("7_ahl.png"), "_ahl"), without_mark(Path("ahl_7.png"), "ahl_")
+    ('7', '7')
+    """
+    name, mark = stem(path), unicodedata.normalize("NFC", mark)
+    if mark and mark[-1] in SEPARATORS and name.startswith(mark):
+        return name[len(mark) :]
+    whole = unicodedata.normalize("NFC", path.name)
+    if mark and whole.endswith(mark) and not name.endswith(mark):
+        return stem(Path(whole[: -len(mark)])) if Path(mark).suffix else whole[: -len(mark)]
+    return name.removesuffix(mark)
+
+
+def shared_affix(names: Sequence[str]) -> tuple[str, str]:
+    """The beginning and the ending that all names share, cut back to a separator or a change between letter and digit.
+
+    >>> shared_affix(["21_manual1", "22_manual1"]), shared_affix(["im001", "im002"]), shared_affix(["a10", "a11"])
+    (('', '_manual1'), ('im', ''), ('a', ''))
+    """
+    if len(names) < 2:
+        return "", ""
+    beginning = os.path.commonprefix(names)
+    while beginning and not all(_is_border(name, len(beginning)) for name in names):
+        beginning = beginning[:-1]
+    rests = [name[len(beginning) :] for name in names]
+    ending = os.path.commonprefix([rest[::-1] for rest in rests])[::-1]
+    while ending and not all(_is_border(rest, len(rest) - len(ending)) for rest in rests):
+        ending = ending[1:]
+    return beginning, ending
+
+
+def _is_border(name: str, index: int) -> bool:
+    if not 0 < index < len(name):
+        return False
+    before, after = name[index - 1], name[index]
+    return before in SEPARATORS or after in SEPARATORS or before.isdecimal() != after.isdecimal()
+
+
+def _differ_by_number(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether what images share and what labels share differ by digits alone: those of another plate or field."""
+    return one != other and [re.sub(r"\d", "", text) for text in one] == [re.sub(r"\d", "", text) for text in other]
+
+
+def _strip(name: str, affix: tuple[str, str]) -> str:
+    return name.removeprefix(affix[0]).removesuffix(affix[1])
+
+
+def _by_key(files: Sequence[Path], key_of: Callable[[Path], Hashable]) -> dict[Hashable, Path]:
+    groups: dict[Hashable, list[Path]] = {}
     for file in files:
         groups.setdefault(key_of(file), []).append(file)
     clashes = [" and ".join(file.name for file in group) for group in groups.values() if len(group) > 1]

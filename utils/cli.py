@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
@@ -155,6 +155,11 @@ def channel_list(text: str) -> tuple[str, ...]:
     if not all(channels):
         raise argparse.ArgumentTypeError(f"{text!r} must be channels by number or name, separated by commas: 0,2")
     return channels
+
+
+def counted(items: Sized, noun: str) -> str:
+    """How many there are, with the noun: ``1 image``, ``2 images``."""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str], int]:

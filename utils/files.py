@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import UserError
+
+CHECKED_START = 2**16  # bytes
 
 
 @contextmanager
@@ -134,3 +137,31 @@ def unique_stems(images: Sequence[Path]) -> list[str]:
             return [f"{name}-{index}" if index in equal else name for index, name in enumerate(names)]
         for index in growing:
             depths[index] += 1
+
+
+def same_content(paths: Iterable[Path]) -> list[list[Path]]:
+    """Groups of different files with the same bytes, each in the order given; links to one file count as two.
+
+    Files of equal size are compared by a checksum of their beginning, and only those that agree in it by all of them.
+    """
+    groups = _groups(paths, lambda path: path.stat().st_size)
+    for read in (_checksum_of_start, _checksum):
+        groups = [finer for group in groups for finer in _groups(group, read)]
+    return groups
+
+
+def _groups(paths: Iterable[Path], key_of: Callable[[Path], Any]) -> list[list[Path]]:
+    groups: dict[Any, list[Path]] = defaultdict(list)
+    for path in paths:
+        groups[key_of(path)].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _checksum_of_start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(CHECKED_START)).digest()
+
+
+def _checksum(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -10,8 +10,8 @@ import pytest
 from datasets.cityscapes import CLASSES, class_table
 from datasets.image_io import read_label, write_image, write_label
 from datasets.labels import IGNORE
+from datasets.list_building import make_lists
 from datasets.lists import check_samples, read_list
-from datasets.make_lists import make_lists, next_step
 from utils.cli import UserError
 
 SIZE = (24, 32)
@@ -44,8 +44,8 @@ def cities(tmp_path: Path) -> Path:
 
 def made(root: Path, source: Path, **options) -> str:
     said: list[str] = []
-    written = make_lists("streets", source, root=root, say=said.append, layout="cityscapes", **options)
-    return "\n".join([*said, next_step("streets", written, "cityscapes")])
+    make_lists("streets", [source], root=root, say=said.append, layout="cityscapes", **options)
+    return "\n".join(said)
 
 
 def test_the_table_is_the_published_one():
@@ -130,7 +130,7 @@ def test_a_split_that_is_not_there_is_said(cities: Path, tmp_path: Path):
     ],
 )
 def test_what_is_not_cityscapes_is_refused_by_name(fault: str, message: str, cities: Path, tmp_path: Path):
-    options = {"no such labels": {"labels": "gtCoarse"}, "no such noisy labels": {"noisy_labels": "gtCoarse"}}
+    options = {"no such labels": {"labels": ["gtCoarse"]}, "no such noisy labels": {"noisy_labels": "gtCoarse"}}
     if fault == "other ids":
         put_frame(cities, "train", "bremen", 2, np.full(SIZE, 40, np.uint8))
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,242 @@
+"""What lists need to be trained on: a look at their images and labels, and the command to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.image_files import Wanted
+from datasets.image_io import read_header, read_image, read_stack, read_stored_label
+from datasets.label_maps import color_name
+from datasets.label_values import FEW_VALUES, FileValues, LabelReading, decide_reading, listed, summarize
+from datasets.labels import IGNORE
+from datasets.list_preview import spread
+from utils.cli import UserError, counted, map_with_progress
+from utils.run_folder import display_path, quoted
+
+LOOKED_AT = 1000  # samples of a data set; more are spread evenly
+COUNTED_PIECES = 200  # labels whose connected objects are counted
+COLORS_LOOKED_AT = 24  # images in colour that are read to see whether their channels differ
+VOID_COLORS = {0xE0E0C0}  # the border of PASCAL VOC
+LISTED_FAULTS = 5
+FAR = 2  # a value beyond this multiple of the others' number is no class of theirs
+
+Row = tuple[Path, ...]
+
+
+class LookedAt(NamedTuple):
+    """What a sample's files say.
+
+    Args:
+        size, label_size: height and width, None where the file cannot be read.
+        values: of the label; None without one.
+        fault: what is wrong with a file.
+    """
+
+    channels: int
+    is_color: bool
+    size: tuple[int, int] | None
+    label_size: tuple[int, int] | None
+    values: FileValues | None
+    fault: str
+
+
+@dataclass(slots=True)
+class Advice:
+    """What training needs, and what the contact sheet shows.
+
+    Attributes:
+        options: of the training command.
+        notes: lines for the user.
+        reading: how labels are read for the sheet.
+        classes, void: values of classes, the background first, and values that count nowhere; none in binary labels.
+        in_channels: of the images.
+    """
+
+    options: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reading: LabelReading = LabelReading()
+    classes: list[int] = field(default_factory=list)
+    void: list[int] = field(default_factory=list)
+    in_channels: int = 1
+
+
+def advise(contents: Mapping[str, Sequence[Row]]) -> Advice:
+    """Look at the samples of lists and find what training on them needs.
+
+    Args:
+        contents: the rows of every list.
+    Returns: ``--num_classes``, ``--ignore_index``, ``--label_map`` and ``--in_channels`` where they are needed; notes
+        say why, and name files that are broken, of another size than their label, or of values without meaning.
+    """
+    rows = list(dict.fromkeys((row[0], *row[1:2]) for each in contents.values() for row in each))
+    rows = [rows[index] for index in spread(len(rows), LOOKED_AT)]
+    if not rows:
+        return Advice()
+    step = -(-len(rows) // COUNTED_PIECES)
+    jobs = [(row, index % step == 0) for index, row in enumerate(rows)]
+    found = map_with_progress(_look, jobs, "looking at images and labels")
+    labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
+    advice = advise_labels([values for values, _ in labels], [path for _, path in labels])
+    _advise_channels(rows, found, advice)
+    faults = [each.fault for each in found if each.fault]
+    faults += [_size_fault(row, each) for row, each in zip(rows, found, strict=True) if _sizes_differ(each)]
+    advice.notes += [f"warning: {fault}" for fault in faults[:LISTED_FAULTS]]
+    if len(faults) > LISTED_FAULTS:
+        advice.notes.append(f"and {len(faults) - LISTED_FAULTS} more like these")
+    return advice
+
+
+def next_command(dataset: str, contents: Mapping[str, Sequence[Row]], options: Sequence[str], train_list: str) -> str:
+    """The command to type after the lists are written.
+
+    Args:
+        train_list: the name of the training list in ``contents``.
+    """
+    if train_list not in contents:
+        return "next, predict with a trained network: python evaluation/inference.py --help"
+    labelled = any(len(row) > 1 for row in contents[train_list])
+    return " ".join(["next: python main.py --dataset", quoted(dataset), *options, *([] if labelled else ["--igtt"])])
+
+
+def _look(job: tuple[Row, bool]) -> LookedAt:
+    (image, *labels), count_pieces = job
+    channels, is_color, size, label_size, values, fault = 1, False, None, None, None, ""
+    try:
+        channels, is_color, size = _image_facts(image)
+    except UserError as error:
+        fault = f"image {error}"
+    try:
+        for label in labels:
+            stored = read_stored_label(label, LabelReading())
+            label_size = stored.values.shape[:2]
+            values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
+    except UserError as error:
+        fault = f"label {error}"
+    return LookedAt(channels, is_color, size, label_size, values, fault)
+
+
+def _image_facts(image: Path) -> tuple[int, bool, tuple[int, int]]:
+    separate = read_stack(image).sizes.get("C", 1)
+    header = read_header(image, Wanted(separate))
+    return header.channels, header.is_color, (header.height, header.width)
+
+
+def _sizes_differ(each: LookedAt) -> bool:
+    return each.size is not None and each.label_size is not None and tuple(each.size) != tuple(each.label_size)
+
+
+def _size_fault(row: Row, each: LookedAt) -> str:
+    (height, width), (label_height, label_width) = each.size or (0, 0), each.label_size or (0, 0)
+    return (
+        f"label {display_path(row[1])} is {label_height}×{label_width}, its image {display_path(row[0])} "
+        f"{height}×{width}: is it the label of another image?"
+    )
+
+
+# Channels
+
+
+def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Advice) -> None:
+    counts = {each.channels for each in found if each.size is not None}
+    colored = [row[0] for row, each in zip(rows, found, strict=True) if each.is_color]
+    several = sorted(counts - {1, 3})
+    if several:
+        advice.in_channels = several[-1]
+        advice.options.append(f"--in_channels {several[-1]}")
+        if len(counts) > 1:
+            known = ", ".join(map(str, sorted(counts)))
+            advice.notes.append(f"images have {known} channels: --channels 0 (or 0,2, …) takes the same of each")
+    elif 3 in counts and any(
+        map(_channels_differ, (colored[index] for index in spread(len(colored), COLORS_LOOKED_AT)))
+    ):
+        advice.in_channels = 3
+        advice.options.append("--in_channels 3")
+        advice.notes.append(f"{counted(colored, 'image')} in colour: without --in_channels 3 they are read as grey")
+
+
+def _channels_differ(image: Path) -> bool:
+    try:
+        values = read_image(image, 3)
+    except UserError:
+        return False
+    return bool((values != values[..., :1]).any())
+
+
+# Labels
+
+
+def advise_labels(files: Sequence[FileValues], paths: Sequence[Path]) -> Advice:
+    """What the values of labels need said.
+
+    Args:
+        files: their values, without those that a manifest says are ignored.
+        paths: the files, for messages.
+    """
+    if not files:
+        return Advice()
+    try:
+        reading, notes = decide_reading(files, paths)
+    except UserError as error:
+        return _advise_classes(files) or Advice(notes=[f"warning: {error}"])
+    if reading.objects:
+        notes.append("(to train on them as classes instead: --num_classes, one more than the highest number)")
+    return Advice(notes=notes, reading=reading)
+
+
+def _advise_classes(files: Sequence[FileValues]) -> Advice | None:
+    """Options for labels of more than two values, or without background; None where no values can be classes."""
+    if any(file.is_cut_short for file in files):
+        return None
+    found = reduce(np.union1d, (file.values for file in files))
+    if len(found) > FEW_VALUES or (found != np.rint(found)).any():
+        return None
+    is_color = any(file.is_color for file in files)
+    if is_color:
+        greys = [file.values * 0x010101 for file in files if not file.is_color]
+        found = reduce(np.union1d, greys, reduce(np.union1d, (file.values for file in files if file.is_color)))
+    void = _void_values([int(value) for value in found], is_color)
+    classes = [int(value) for value in found if int(value) not in void]
+    shown = listed(found, is_color)
+    if not is_color and classes[0] == 0 and classes[-1] < FAR * len(classes) + FAR and not any(v < 0 for v in void):
+        return _plain_classes(classes, void, shown)
+    names = [color_name(value) if is_color else str(value) for value in classes]
+    entries = [f"{name}:{number}" for number, name in enumerate(names)]
+    entries += [f"{color_name(value) if is_color else value}:ignore" for value in void]
+    count = [] if len(classes) <= 2 else [f"--num_classes {len(classes)}"]
+    note = f"labels hold {shown}: does --label_map say what they mean? (0 is background, ignore counts nowhere)"
+    options = [*count, f'--label_map "{",".join(entries)}"']
+    return Advice(options, [note], LabelReading(len(classes) if count else 1), classes, void)
+
+
+def _plain_classes(classes: Sequence[int], void: Sequence[int], shown: str) -> Advice:
+    """Options for values 0, 1, 2, …, some of which may count nowhere."""
+    count = classes[-1] + 1
+    options = [f"--num_classes {count}"] if count > 2 else []
+    notes = [f"labels hold {shown}: {count} classes" if count > 2 else f"labels hold {shown}"]
+    if void and (count <= 2 or void != [IGNORE]):
+        options.append(f"--ignore_index {void[0]}")
+    if void:
+        notes.append(f"{void[0]} is taken for void, pixels that count nowhere (--ignore_index {void[0]})")
+    elif count > 2:
+        last, binary = classes[-1], ",".join(f"{value}:{min(value, 1)}" for value in classes)
+        notes.append(
+            f"(if one of them, {last} perhaps, is void and counts nowhere: --ignore_index {last}; if all but 0 is "
+            f'foreground: --label_map "{binary}" in place of --num_classes)'
+        )
+    return Advice(options, notes, LabelReading(count if count > 2 else 1), list(range(count)), list(void))
+
+
+def _void_values(values: Sequence[int], is_color: bool) -> list[int]:
+    """The values that mark pixels without a class: −1, 255 or one as far off, VOC's border colour."""
+    if is_color:
+        return [value for value in values if value in VOID_COLORS]
+    negative = [value for value in values if value < 0]
+    rest = [value for value in values if value >= 0]
+    far = rest[-1] if len(rest) > 2 and rest[-1] >= IGNORE - 5 and rest[-2] < IGNORE / 2 else None
+    return negative + ([] if far is None else [far])

@@ -1,0 +1,328 @@
+"""From the folders that people have to the lists of a data set: found, paired, divided, written, told.
+
+The work of the command ``datasets/make_lists.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.catalog import check_name
+from datasets.image_files import split_plane
+from datasets.list_advice import Advice, advise, next_command
+from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
+from datasets.list_layouts import read_tree, tell_foreign
+from datasets.list_preview import legend_of, read_tile, spread, write_sheet
+from datasets.list_rows import Parts, Row, find_noisy, find_rows
+from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
+from datasets.list_stacks import expand_stacks
+from utils.cli import UserError, counted, shortened
+from utils.files import atomic_write, read_json, same_content, write_json
+from utils.run_folder import REPO_ROOT, display_path
+
+LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
+RECORD = "make_lists.json"  # beside the lists: what was asked for, and a checksum of every list written
+
+PREVIEW = "preview.jpg"
+STREETS = ["--num_classes 19", "--in_channels 3"]  # of the layout cityscapes, whatever classes its files happen to show
+
+Say = Callable[[str], object]
+Lists = dict[str, list[Row]]
+"""The rows of every list, by its path below ``txt/<dataset>``."""
+
+
+def make_lists(
+    dataset: str,
+    folders: Sequence[Path] = (),
+    *,
+    labels: Sequence[str] = (),
+    noisy_labels: str | None = None,
+    label_suffix: Sequence[str] = (),
+    split: str | None = None,
+    group_by: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    layout: str = "folders",
+    root: Path = REPO_ROOT,
+    say: Say = print,
+) -> Lists:
+    """Pair the images and labels below folders, divide them, and write the lists below ``txt/<dataset>``.
+
+    Beside them goes ``preview.jpg``. The last line that is said is the command to type next.
+
+    Args:
+        dataset: the name that the lists get.
+        folders: where images and labels lie, in any usual layout (default: ``datasets/<dataset>``).
+        labels: the folders of labels; of several, each gives a column: the labels of several annotators.
+        noisy_labels: the folder of a second, noisy set of training labels, for ``train_noisyLabel.txt``.
+        label_suffix: what the names of labels end with; of several, each gives a column.
+        split: parts of train, val and test such as ``70/15/15``, for images that no folder divides.
+        group_by: a regular expression; images in whose path it finds the same text stay together.
+        seed: of the split.
+        overwrite: replace lists that were changed by hand, which are kept as ``….bak``.
+        layout: ``folders``, or ``cityscapes``, whose labels are written anew, see `datasets.cityscapes`.
+        root: the folder that has ``txt`` and ``datasets``.
+        say: takes the lines meant for the user.
+    Returns: what each list holds.
+    Raises:
+        UserError: no images; labels of several kinds and none named; equal names; images and labels of which no two
+            agree; a list that was changed by hand.
+    """
+    check_name(dataset)
+    target, list_folder = root / "datasets" / dataset, root / "txt" / dataset
+    folders = [Path(folder) for folder in folders] or [target]
+    asked = {"split": split, "group_by": group_by, "seed": seed}
+    if layout == "cityscapes":
+        parts, noisy = _cityscapes(folders, target, labels, noisy_labels, say)
+    else:
+        parts, noisy = _folders(folders, target, labels, noisy_labels, label_suffix, say)
+    settled = _settled(list_folder, root, asked)
+    divided = divide(parts, split, group_by, seed, settled=settled, root=root, say=say)
+    contents = {LISTS[part]: divided[part] for part in SPLITS if divided.get(part)}
+    if noisy is not None:
+        train = {row[0] for row in divided.get("train", [])}
+        contents[f"train/{NOISY_LIST}"] = [row for row in noisy if row[0] in train]
+    tell_repeats(contents, say)
+    write_lists(list_folder, contents, root=root, asked=asked, overwrite=overwrite, say=say)
+    for name in (*LISTS.values(), f"train/{NOISY_LIST}"):
+        if name not in contents:
+            _tell_missing(name, contents, list_folder, say)
+    advice = advise(contents)
+    write_preview(list_folder / PREVIEW, dataset, contents, advice)
+    say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
+    for note in advice.notes:
+        say(note)
+    options = STREETS if layout == "cityscapes" else advice.options
+    say(next_command(dataset, contents, options, LISTS["train"]))
+    return contents
+
+
+def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> None:
+    """Write the contact sheet of a dozen samples, spread over all lists."""
+    list_of = {row: Path(name).stem for name, rows in contents.items() for row in rows}
+    rows = list(list_of)
+    shown = [rows[index] for index in spread(len(rows))]
+    tiles = [
+        read_tile(row, list_of[row], advice.reading, advice.classes, advice.void, advice.in_channels) for row in shown
+    ]
+    annotators = max(shown, key=len)[1:]
+    legend = legend_of([label.parent.name for label in annotators], advice.classes)
+    title = f"{dataset}: {len(shown)} of {counted(rows, 'image')}; on the right with the outlines of labels"
+    write_sheet(path, tiles, title, legend)
+
+
+def _folders(
+    folders: Sequence[Path],
+    target: Path,
+    labels: Sequence[str],
+    noisy_labels: str | None,
+    label_suffix: Sequence[str],
+    say: Say,
+) -> tuple[Parts, list[Row] | None]:
+    named = [name for name in (*labels, noisy_labels) if name is not None]
+    tree = read_tree([*folders, *_folders_elsewhere(named)], [Path(name).name for name in named], label_suffix)
+    tell_foreign(tree, say)
+    kinds = [Path(name).name for name in labels]
+    noisy_kind = None if noisy_labels is None else Path(noisy_labels).name
+    merged = target / "labels_merged"
+    parts = find_rows(tree, kinds, label_suffix, noisy_labels=noisy_kind, merged_folder=merged, say=say)
+    parts = {part: expanded for part, rows in parts.items() if (expanded := expand_stacks(rows, say))}
+    return parts, None if noisy_kind is None else expand_stacks(find_noisy(tree, noisy_kind, say), say)
+
+
+def _folders_elsewhere(names: Sequence[str]) -> list[Path]:
+    """The labels' folders that are given by their paths, not by their names beside the images."""
+    return [Path(name) for name in names if Path(name).name != name and Path(name).is_dir()]
+
+
+def _cityscapes(
+    folders: Sequence[Path], target: Path, labels: Sequence[str], noisy_labels: str | None, say: Say
+) -> tuple[Parts, list[Row] | None]:
+    from datasets.cityscapes import cityscapes_pairs
+
+    if len(folders) > 1 or len(labels) > 1:
+        raise UserError("--layout cityscapes takes one folder and one name of --labels")
+    splits, noisy = cityscapes_pairs(folders[0], target, next(iter(labels), None), noisy_labels, say)
+    parts: Parts = {split: list(map(_row, pairs)) for split, pairs in splits.items()}
+    return parts, None if noisy is None else list(map(_row, noisy))
+
+
+def _row(pair: Sequence[Path | None]) -> Row:
+    return tuple(path for path in pair if path is not None)
+
+
+# Dividing
+
+
+def divide(
+    parts: Parts,
+    split: str | None,
+    group_by: str | None,
+    seed: int,
+    *,
+    settled: Mapping[str, str],
+    root: Path,
+    say: Say,
+) -> dict[str, list[Row]]:
+    """Give every row its part: that of its folder, else one that is drawn.
+
+    Where folders divide the images, ``split`` draws the parts that are missing out of the training images.
+
+    Args:
+        settled: list entries of images → their part in the lists that an earlier call wrote.
+    Raises:
+        UserError: a split of images that folders divide into all three parts.
+    """
+    if None not in parts and split is None:
+        if group_by is not None:
+            raise UserError("--group_by: folders divide the images already; with --split, the parts missing are drawn")
+        return {part: parts[part] for part in SPLITS if part in parts}
+    shares = parse_shares(split or DEFAULT_SPLIT)
+    fixed = {part: parts[part] for part in SPLITS if part in parts and part != "train"}
+    if None not in parts and (len(fixed) == 2 or "train" not in parts):
+        raise UserError(f"--split {split}: folders divide the images into {', '.join(filter(None, parts))} already")
+    shares = [0.0 if part in fixed else share for part, share in zip(SPLITS, shares, strict=True)]
+    shares = [share / sum(shares) for share in shares]
+    rows = parts[None] if None in parts else parts["train"]
+    files = [split_plane(row[0])[0] for row in rows]
+    ids = [list_text([[file]], root).strip() for file in files]
+    groups = _with_equal_content(files, group_names(ids, group_by))
+    if len(set(files)) < len(SPLITS) < len(rows):
+        drawn = split_in_order(len(rows), shares)
+        say("planes of a stack are divided in blocks, in their order: planes at the cuts resemble each other")
+    else:
+        known = {group: settled[name] for group, name in zip(groups, ids, strict=True) if name in settled}
+        drawn = split_groups(groups, shares, seed, known)
+        _tell_split(groups, group_by, seed, len(known), say)
+    divided = {part: [row for row, one in zip(rows, drawn, strict=True) if one == part] for part in SPLITS}
+    return {part: fixed.get(part, divided[part]) for part in SPLITS}
+
+
+def _with_equal_content(images: Sequence[Path], groups: Sequence[str]) -> list[str]:
+    """Groups with those joined that hold an image of the same content: a copy in the test part would be a leak."""
+    group_of = dict(zip(images, groups, strict=True))
+    parent: dict[str, str] = {}
+    for copies in same_content(images):
+        for image in copies[1:]:
+            one, other = (_root_of(group_of[each], parent) for each in (copies[0], image))
+            if one != other:
+                parent[other] = one
+    return [_root_of(group, parent) for group in groups]
+
+
+def _root_of(group: str, parent: Mapping[str, str]) -> str:
+    while group in parent:
+        group = parent[group]
+    return group
+
+
+def _tell_split(groups: Sequence[str], group_by: str | None, seed: int, kept: int, say: Say) -> None:
+    how = f"{len(set(groups))} groups of --group_by {group_by}" if group_by else "image by image"
+    kept_note = f"; {kept} stay in the part in which the lists had them" if kept else ""
+    say(f"divided at random, {how}, seed {seed}{kept_note}")
+    if not group_by:
+        say("(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)")
+
+
+def _settled(list_folder: Path, root: Path, asked: Mapping[str, Any]) -> dict[str, str]:
+    """The part of every image in the lists that were written for the same question, so that a rerun moves none."""
+    record = _read_record(list_folder)
+    if any(record.get("asked", {}).get(key) != value for key, value in asked.items()):
+        return {}
+    settled = {}
+    for part, name in LISTS.items():
+        path = list_folder / name
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
+            settled |= {split_plane(Path(image))[0].as_posix(): part for image in images}
+    return settled
+
+
+# Writing
+
+
+def write_lists(
+    list_folder: Path, contents: Lists, *, root: Path, asked: Mapping[str, Any], overwrite: bool, say: Say
+) -> None:
+    """Write lists, and a record of them that tells a later call whether they were changed by hand.
+
+    Raises:
+        UserError: a list differs from what was written here, and not ``overwrite``; then nothing is written.
+    """
+    record = _read_record(list_folder).get("lists", {})
+    texts = {name: list_text(rows, root) for name, rows in contents.items()}
+    there = {name: (list_folder / name).read_bytes() for name in texts if (list_folder / name).is_file()}
+    others = [
+        name for name in there if _checksum(there[name]) not in (record.get(name), _checksum(texts[name].encode()))
+    ]
+    if others and not overwrite:
+        raise UserError(
+            f"{display_path(list_folder)}: {', '.join(others)} would be replaced, but was not written by this command "
+            "or was changed since. Nothing was written; rename it, or give --overwrite, which keeps it as .bak"
+        )
+    for name, text in texts.items():
+        path = list_folder / name
+        note = ""
+        if name in others:
+            note = f" (the one before is kept as {_set_aside(path).name})"
+        elif name in there:
+            note = " (as it was)" if there[name] == text.encode() else " (in place of the one written before)"
+        with atomic_write(path) as file:
+            file.write(text.encode())
+        say(f"wrote {display_path(path)}: {counted(contents[name], 'image')}{_label_note(contents[name])}{note}")
+    written = {name: _checksum(text.encode()) for name, text in texts.items()}
+    write_json(list_folder / RECORD, {"asked": asked, "lists": {**record, **written}})
+
+
+def tell_repeats(contents: Lists, say: Say) -> None:
+    """Say which images have the same content as others: in two lists they make figures look better than they are."""
+    list_of = {split_plane(row[0])[0]: name for name, rows in contents.items() for row in rows}
+    within, across = [], []
+    for group in same_content(list_of):
+        shown = " = ".join(display_path(image) for image in group[:3])
+        (across if len({list_of[image] for image in group}) > 1 else within).append(shown)
+    if across:
+        say(f"warning: the same image lies in several lists, so that figures flatter: {shortened(across, 3)}")
+    if within:
+        say(f"the same image is there several times: {shortened(within, 3)}")
+
+
+def _read_record(list_folder: Path) -> dict[str, Any]:
+    path = list_folder / RECORD
+    return read_json(path) if path.is_file() else {}
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+        number += 1
+    path.replace(kept)
+    return kept
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _label_note(rows: Sequence[Row]) -> str:
+    counts = defaultdict(int)
+    for row in rows:
+        counts[len(row) - 1] += 1
+    if set(counts) == {0}:
+        return " without labels"
+    return "" if set(counts) == {1} else f" with labels of up to {max(counts)} annotators"
+
+
+def _tell_missing(name: str, contents: Lists, list_folder: Path, say: Say) -> None:
+    is_noisy, is_there = name.endswith(NOISY_LIST), (list_folder / name).is_file()
+    if is_there:
+        reads = ", and training reads it unless it is told --train_list train_gt" if is_noisy else ""
+        say(f"{display_path(list_folder / name)} stays as it is{reads}")
+    elif not is_noisy:
+        remedy = "; --split 85/15 takes some of the training images" if name == LISTS["val"] else ""
+        say(f"no {name}: there are no images for it{remedy if LISTS['train'] in contents else ''}")

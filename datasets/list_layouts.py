@@ -1,0 +1,362 @@
+"""What lies in the folders that a user has: which files are images, which are labels, and of which split.
+
+Folders say so by their names (``train``, ``images``, ``masks``, ``imagesTr``, ``trainannot``, …), in any order and
+depth; where they do not, file names do (``7.png`` beside ``7_mask.png``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.list_pairing import (
+    IMAGE_BEGINNINGS,
+    IMAGE_ENDINGS,
+    LABEL_BEGINNINGS,
+    LABEL_ENDINGS,
+    SEPARATORS,
+    has_mark,
+    is_image_file,
+    natural_key,
+    stem,
+    without_affix,
+)
+from utils.cli import UserError, counted, shortened
+from utils.run_folder import display_path
+
+LAYOUTS = ("folders", "cityscapes")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
+IMAGE_WORDS = {"images", "image", "imgs", "img", "raw", "inputs", "input", "originals", "original", "frames"}
+LABEL_WORDS = {
+    "labels", "label", "masks", "mask", "annotations", "annotation", "annots", "annot", "gt", "gts", "ground", "truth",
+    "groundtruth", "segmentations", "segmentation", "seg", "segs", "targets", "target", "manual",
+}  # fmt: off
+FILLERS = {"set", "data", "dataset", "split", "jpeg", "png", "tif", "tiff", "class"}
+NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=_)")  # "stage1_train", "1st_manual"
+MERGED = "merged.json"  # in a folder of labels that were merged from a file an object
+WRITTEN_HERE = {"manifest.json", MERGED}  # in folders of labels that this project wrote
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
+SYSTEM_FOLDERS = {"__macosx", "__pycache__"}
+
+CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
+SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"
+PICKLED = "pickled .npy"  # Cellpose's _seg.npy
+BROKEN = "broken link"
+POLYGONS = "outlines in such files are not read: export masks"
+UNPACK = "unpack them first"
+FOREIGN = {
+    **dict.fromkeys((".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT),
+    **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs"), "export regions as TIFF, in QuPath with File > Export images"),
+    **dict.fromkeys((".nii", ".gz", ".mha", ".mhd", ".nrrd", ".dcm"), SLICES),
+    **dict.fromkeys((".h5", ".hdf5", ".zarr", ".n5"), "export TIFF, in Ilastik with Export > tiff"),
+    **dict.fromkeys((".json", ".geojson", ".xml", ".roi"), POLYGONS),
+    **dict.fromkeys((".zip", ".tar", ".7z", ".rar"), UNPACK),
+    **dict.fromkeys((".mat", ".npz"), "save their arrays as .npy or TIFF"),
+    BROKEN: "they lead nowhere",
+    PICKLED: "save the masks alone, in Cellpose with File > Save masks as PNG",
+    **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
+}
+"""Suffixes of files that people have and this project does not read, and what to do."""
+
+Say = Callable[[str], object]
+
+
+class FolderName(NamedTuple):
+    """What a folder's name says of the files in it."""
+
+    split: str | None
+    role: str | None  # "image" or "label"
+    rest: str  # what else there is: ``crowd_1`` of ``labels_crowd1``
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image file, or a file with a label, and what its folders say.
+
+    Attributes:
+        path: as reached from the folder given, links not resolved.
+        split: ``train``, ``val``, ``test``, or None where no folder says so.
+        role: ``image``, ``label``, or None.
+        kind: of labels, the folder's name as ``--labels`` names it, or the ending of their file names.
+        place: the folders that say nothing of split and role: they tell ``day1/7.tif`` from ``day2/7.tif``.
+    """
+
+    path: Path
+    split: str | None
+    role: str | None
+    kind: str
+    place: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Tree:
+    """What was found below the folders given (``top`` is what they have in common): images, and others by suffix."""
+
+    top: Path
+    files: list[Found] = field(default_factory=list)
+    foreign: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+
+
+def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix: Sequence[str] = ()) -> Tree:
+    """Walk folders and say of every image file what it is.
+
+    Args:
+        folders: with several, their own names count as well (``train`` and ``test``, ``images`` and ``masks``).
+        labels: the folders' names that ``--labels`` and ``--noisy_labels`` give: labels, whatever they are called.
+        label_suffix: the endings of labels' names in folders that hold images and labels.
+    Raises:
+        UserError: a folder that does not exist.
+    """
+    seen: set[str] = set()
+    folders = [Path(os.path.abspath(folder)) for folder in folders]
+    tree = Tree(Path(os.path.commonpath(folders)))
+    for folder in folders:
+        if folder.is_file():
+            raise UserError(f"{display_path(folder)} is a file: name the folder that has the images and labels")
+        if not folder.is_dir():
+            raise UserError(f"folder not found: {display_path(folder)}; name the one that has the images and labels")
+        for path in _walk(folder, labels):
+            if str(path) in seen:
+                continue
+            seen.add(str(path))
+            if path.suffix.lower() == ".npy" and is_pickled(path):
+                tree.foreign[PICKLED].append(path)
+            elif path.is_symlink() and not path.exists():
+                tree.foreign[BROKEN].append(path)
+            elif is_image_file(path) and path.is_file():
+                tree.files.append(_interpret(path, path.relative_to(tree.top).parts[:-1], labels))
+            else:
+                tree.foreign[path.suffix.lower()].append(path)
+    if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
+        tree.files = [replace(found, role=None, kind="") for found in tree.files]
+    tree.files = _settle_variants(tree.files)
+    tree.files = [found for group in _by_split(tree.files).values() for found in _sort_out(group, label_suffix)]
+    tree.files.sort(key=lambda found: natural_key(found.path))
+    return tree
+
+
+@cache
+def folder_name(name: str) -> FolderName:
+    """Read a folder's name.
+
+    >>> folder_name("imagesTr"), folder_name("trainannot").role, folder_name("labels_crowd1").rest
+    (FolderName(split='train', role='image', rest=''), 'label', 'crowd_1')
+    """
+    words = list(_words(NUMBERED.sub("", name)))
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    has_label, has_image = (any(word in known for word in words) for known in (LABEL_WORDS, IMAGE_WORDS))
+    role = "label" if has_label else "image" if has_image else None
+    if has_label and has_image and "and" in words:
+        role = None
+    known = {*SPLIT_WORDS, *LABEL_WORDS, *IMAGE_WORDS}
+    others = [word for word in words if word not in known and word not in FILLERS and not _is_year(word)]
+    is_split = len(splits) == 1 and (role is not None or not others)
+    return FolderName(splits.pop() if is_split else None, role, "_".join(others))
+
+
+def tell_foreign(tree: Tree, say: Say) -> None:
+    """Say which files are left out because of their kind, and how to have them read."""
+    plain: list[str] = []
+    for suffix, files in sorted(tree.foreign.items()):
+        if suffix in FOREIGN:
+            noun = suffix if suffix == BROKEN else f"{suffix} file"
+            say(f"left out: {counted(files, noun)} ({_names(files, 3)}); {FOREIGN[suffix]}")
+        else:
+            plain.append(f"{len(files)} {suffix or 'without suffix'}")
+    if plain:
+        say(f"left out: files of other kinds: {', '.join(plain)}")
+
+
+def _walk(folder: Path, labels: Sequence[str]) -> Iterator[Path]:
+    """Every file below a folder, links followed, but none that systems leave behind; folders such as .zarr as files."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        if WRITTEN_HERE.intersection(files) and not any(_same_name(label, here.name) for label in labels):
+            folders.clear()  # noisy, repaired or merged labels, taken where they are asked for
+            continue
+        packed = [name for name in folders if Path(name).suffix.lower() in FOREIGN]
+        folders[:] = [
+            name
+            for name in folders
+            if name not in packed
+            and not name.startswith(".")
+            and name.lower() not in SYSTEM_FOLDERS
+            and not Path(os.path.realpath(here)).is_relative_to(os.path.realpath(here / name))  # a link to above
+        ]
+        yield from (
+            here / name for name in (*files, *packed) if not name.startswith(".") and name.lower() not in SYSTEM_FILES
+        )
+
+
+def _words(name: str) -> Iterator[str]:
+    """The words of a folder's name, in small letters: ``imagesTr`` is two, and so is ``trainannot``."""
+    name = unicodedata.normalize("NFC", name)
+    for word in re.findall(r"[^\W\d_]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)):
+        word = word.lower()
+        split = next((key for key in SPLIT_WORDS if len(key) > 2 and word.startswith(key) and word != key), "")
+        if split and word.removeprefix(split) in LABEL_WORDS | IMAGE_WORDS:
+            yield split
+            word = word.removeprefix(split)
+        yield word
+
+
+def _is_year(word: str) -> bool:
+    return word.isdecimal() and len(word) == 4
+
+
+def _interpret(path: Path, parents: Sequence[str], labels: Sequence[str]) -> Found:
+    """What the folders of a file say of it; of several that name a role or a split, the innermost."""
+    split = role = None
+    kind, place = "", []
+    for parent in parents:
+        said = folder_name(parent)
+        given = next((label for label in labels if _same_name(label, parent)), None)
+        split = said.split or split
+        if given is not None:
+            role, kind = "label", given
+        elif said.role is not None:
+            role = said.role
+            kind = _without_split(parent) if role == "label" else ""
+            if role == "image" and said.rest:
+                place.append(said.rest)
+        elif said.split is None:
+            place.append(unicodedata.normalize("NFC", parent))
+    return Found(path, split, role, kind, tuple(place))
+
+
+def _settle_variants(files: Sequence[Found]) -> list[Found]:
+    """``labels_plate1`` beside ``images_plate1`` are the labels of that plate, not another kind of labels."""
+    places = {found.place[-1] for found in files if found.role == "image" and found.place}
+    settled = []
+    for found in files:
+        rest = folder_name(found.kind).rest if found.role == "label" else ""
+        if rest and rest in places and found.place[-1:] != (rest,):
+            found = replace(found, kind="labels", place=(*found.place, rest))
+        settled.append(found)
+    return settled
+
+
+def _sort_out(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found]:
+    """The files of one split with their roles: where no folder holds labels, file names tell them from images."""
+    if any(found.role == "label" for found in files):
+        return [found if found.role else replace(found, role="image") for found in files]
+    by_folder: dict[Path, list[Found]] = defaultdict(list)
+    for found in files:
+        by_folder[found.path.parent].append(found)
+    return [found for group in by_folder.values() for found in _sort_folder(group, label_suffix)]
+
+
+def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found]:
+    """The files of one folder, those with a label's ending or beginning marked as labels of that kind."""
+    paths = [found.path for found in files]
+    marks = list(label_suffix) or known_marks(paths) or _suffix_of_labels(paths) or unknown_marks(paths)
+    sorted_out = []
+    for found in files:
+        mark = next((mark for mark in marks if has_mark(found.path, mark)), None)
+        sorted_out.append(replace(found, role="image") if mark is None else replace(found, role="label", kind=mark))
+    return sorted_out
+
+
+def known_marks(paths: Sequence[Path]) -> list[str]:
+    """The known endings and beginnings of labels' names by which at least one label meets an image of the folder."""
+    endings = {mark: None for name in LABEL_ENDINGS for mark in (name, name.replace("_", "-"))}
+    found: dict[str, list[str]] = defaultdict(list)
+    images = set()
+    for name in map(stem, paths):
+        ending = next((mark for mark in endings if name.lower().endswith(mark) and len(name) > len(mark)), None)
+        start = next((mark for mark in LABEL_BEGINNINGS if name.lower().startswith(mark) and len(name) > len(mark)), "")
+        if ending is not None:
+            found[name[-len(ending) :]].append(name[: -len(ending)])
+        elif start:
+            found[name[: len(start)]].append(name[len(start) :])
+        else:
+            images |= {name, without_affix(name, IMAGE_BEGINNINGS, IMAGE_ENDINGS)}
+    return [mark for mark, bases in found.items() if images.intersection(bases)]
+
+
+def unknown_marks(paths: Sequence[Path]) -> list[str]:
+    """The endings ``e`` of which every image ``x`` of a folder has a file ``x + e``, if there are two images or more.
+
+    >>> unknown_marks([Path(name) for name in ("a.png", "a_1stHO.png", "b.png", "b_1stHO.png")])
+    ['_1stHO']
+    """
+    counts: Counter[str] = Counter()
+    images = 0
+    shorter: list[str] = []  # images that the name at hand begins with, each the beginning of the next
+    for name in sorted(map(stem, paths)):
+        while shorter and not name.startswith(shorter[-1]):
+            shorter.pop()
+        rest = name[len(shorter[-1]) :] if shorter else ""
+        if rest and rest[0] in SEPARATORS and re.search(r"[^\W\d_]", rest):
+            counts[rest] += 1
+        else:
+            shorter.append(name)
+            images += 1
+    return [mark for mark, count in counts.items() if count == images > 1]
+
+
+def _suffix_of_labels(paths: Sequence[Path]) -> list[str]:
+    """The suffix of labels where every name is there twice, as JPEG and as another format: ``7.jpg`` and ``7.png``.
+
+    Raises:
+        UserError: every name is there twice, and neither is JPEG.
+    """
+    by_suffix: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        by_suffix[path.suffix].add(stem(path))
+    if len(by_suffix) != 2 or len({frozenset(names) for names in by_suffix.values()}) != 1:
+        return []
+    others = [suffix for suffix in by_suffix if suffix.lower() not in (".jpg", ".jpeg")]
+    if len(others) == 1:
+        return others
+    raise UserError(
+        f"{display_path(paths[0].parent)} has every name twice, as {' and '.join(by_suffix)}: say which are the "
+        f"labels, for example --label_suffix {others[-1] if others else list(by_suffix)[-1]}"
+    )
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a NumPy file holds Python objects instead of numbers."""
+    from numpy.lib import format as npy
+
+    try:
+        with open(path, "rb") as file:
+            version = npy.read_magic(file)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            return read(file)[2].hasobject
+    except (ValueError, OSError):
+        return False
+
+
+def _by_split(files: Sequence[Found]) -> dict[str | None, list[Found]]:
+    groups: dict[str | None, list[Found]] = defaultdict(list)
+    for found in files:
+        groups[found.split].append(found)
+    return groups
+
+
+def _without_split(name: str) -> str:
+    """The name of a folder without the split in it: ``masks`` of ``train_masks``, ``labels`` of ``labelsTr``."""
+    if folder_name(name).split is None:
+        return name
+    return "_".join(word for word in _words(name) if word not in SPLIT_WORDS)
+
+
+def _same_name(given: str, name: str) -> bool:
+    one, other = (unicodedata.normalize("NFC", text).casefold() for text in (given, name))
+    return one in (other, unicodedata.normalize("NFC", _without_split(name)).casefold())
+
+
+def _names(files: Sequence[Path], most: int) -> str:
+    return shortened([file.name for file in sorted(files, key=natural_key)], most)

@@ -1,0 +1,259 @@
+"""The rows of a data set's lists: every image with the labels that belong to it, of the kinds that were meant."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from datasets.list_files import SPLITS
+from datasets.list_layouts import Found, Tree, folder_name
+from datasets.list_objects import merge_object_masks, objects_by_image
+from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, pair_by_name
+from utils.cli import UserError, counted, shortened
+from utils.run_folder import display_path
+
+Say = Callable[[str], object]
+Row = tuple[Path, ...]
+"""An image and its labels: none, one, or those of several annotators."""
+
+Parts = dict[str | None, list[Row]]
+"""The rows of train, val and test, and below None those that no folder divides."""
+
+
+def find_rows(
+    tree: Tree,
+    labels: Sequence[str] = (),
+    label_suffix: Sequence[str] = (),
+    *,
+    noisy_labels: str | None = None,
+    merged_folder: Path,
+    say: Say = print,
+) -> Parts:
+    """Pair the images of a tree with their labels.
+
+    Args:
+        labels, label_suffix: the kinds of labels, in the order of their columns; without them the kind that is there.
+        noisy_labels: a kind that is not to be taken for the labels.
+        merged_folder: where labels go that are merged from a file an object.
+        say: told of files without partner, of names that are not simply equal, of other kinds of labels.
+    Returns: the rows of every part that has images, in natural order.
+    Raises:
+        UserError: no images; several kinds of labels and none named; a kind that is not there; no two names agree.
+    """
+    images = _grouped(found for found in tree.files if found.role == "image")
+    if not images:
+        raise UserError(_no_images(tree))
+    all_labels = _grouped(found for found in tree.files if found.role == "label")
+    given = [unicodedata.normalize("NFC", kind) for kind in (*labels, *label_suffix)]
+    _check_given(given, [found for group in all_labels.values() for found in group], tree)
+    parts: Parts = {}
+    unlabelled: list[str | None] = []
+    told: set[str] = set()
+    for split in sorted(images, key=lambda name: (*SPLITS, None).index(name)):
+        kinds = given or _only_kind(images[split], all_labels.get(split, []), noisy_labels, told, say)
+        of_kind = {kind: [found for found in all_labels.get(split, []) if found.kind == kind] for kind in kinds}
+        if any(of_kind.values()):
+            folder = merged_folder if split is None else merged_folder.parent / split / merged_folder.name
+            parts[split] = _pair_part(images[split], of_kind, label_suffix, folder, say)
+            continue
+        others = sorted({found.kind for found in all_labels.get(split, [])})
+        if given and others:
+            where = _common_folder([found.path for found in images[split]])
+            raise UserError(f"{where} has no labels of {' and '.join(given)}; it has: {', '.join(others)}")
+        parts[split] = [(found.path,) for found in images[split]]
+        unlabelled.append(split)
+    if any(_is_first_channel(row) for rows in parts.values() for row in rows):
+        parts = {split: _first_channels(rows) for split, rows in parts.items()}
+        say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")
+    for split in unlabelled:
+        say(_without_labels(parts[split], split))
+    _leave_out_undivided(parts, say)
+    return parts
+
+
+def find_noisy(tree: Tree, kind: str, say: Say) -> list[Row]:
+    """The training images with their noisy labels of a kind.
+
+    Raises:
+        UserError: there are none.
+    """
+    labels = [found for found in tree.files if found.role == "label" and found.kind == kind]
+    splits = {found.split for found in labels}
+    split = "train" if "train" in splits else None
+    images = [found for found in tree.files if found.role == "image" and found.split == split]
+    labels = [found for found in labels if found.split == split]
+    if not images or not labels:
+        raise UserError(f"--noisy_labels {kind}: there is no folder of that name with labels of training images")
+    return _pair_part(images, {kind: labels}, (), Path(), say)
+
+
+def _grouped(files) -> dict[str | None, list[Found]]:
+    groups: dict[str | None, list[Found]] = defaultdict(list)
+    for found in files:
+        groups[found.split].append(found)
+    return groups
+
+
+# Which kind of labels
+
+
+def _check_given(given: Sequence[str], labels: Sequence[Found], tree: Tree) -> None:
+    there = sorted({found.kind for found in labels})
+    missing = [kind for kind in given if kind not in there]
+    if missing:
+        others = f"it has labels of: {', '.join(there)}" if there else "it has no labels"
+        where = _common_folder([found.path for found in tree.files])
+        raise UserError(f"{where} has no labels of {' and '.join(missing)}; {others}")
+
+
+def _only_kind(
+    images: Sequence[Found], labels: Sequence[Found], noisy_labels: str | None, told: set[str], say: Say
+) -> list[str]:
+    """The kind of labels to take where none is named: the only one, or ``labels`` among others, said once."""
+    kinds = sorted({found.kind for found in labels} - {noisy_labels})
+    if len(kinds) <= 1:
+        return kinds
+    plain = [kind for kind in kinds if folder_name(kind).role == "label" and not folder_name(kind).rest]
+    named = next((kind for kind in kinds if kind.lower() in ("labels", "label")), None)
+    taken = named or (plain[0] if len(plain) == 1 else None)
+    is_mark = any(kind[0] in SEPARATORS or kind[-1] in SEPARATORS for kind in kinds)  # of files, not of folders
+    option = "--label_suffix" if is_mark else "--labels"
+    if taken is None:
+        raise UserError(
+            f"{_common_folder([found.path for found in images])} has labels of {len(kinds)} kinds: {', '.join(kinds)}; "
+            f"name the one that is meant, or those of several annotators, with {option}"
+        )
+    line = f"labels are those of {taken}, not of {shortened([kind for kind in kinds if kind != taken])} ({option})"
+    if line not in told:
+        told.add(line)
+        say(line)
+    return [taken]
+
+
+# Pairing
+
+
+def _pair_part(
+    images: Sequence[Found],
+    labels: Mapping[str, Sequence[Found]],
+    label_suffix: Sequence[str],
+    merged_folder: Path,
+    say: Say,
+) -> list[Row]:
+    """The rows of one part, an image with a label of every kind that has one."""
+    place_of = {found.path: found.place for found in (*images, *(each for group in labels.values() for each in group))}
+    paths = [found.path for found in images]
+    columns: list[dict[Path, Path]] = []
+    for kind, group in labels.items():
+        suffix = kind if kind in label_suffix else next(iter(label_suffix), None)
+        pairing = pair_by_name(paths, [found.path for found in group], place_of.__getitem__, suffix)
+        masks = {} if pairing.pairs else objects_by_image(images, group)
+        if masks:
+            merged = merge_object_masks(masks, merged_folder, say)
+            pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], [])
+        if not pairing.pairs:
+            raise UserError(_no_pair(pairing, kind))
+        columns.append(_tell_pairing(pairing, kind, say))
+    rows = [(path, *(column[path] for column in columns if path in column)) for path in paths]
+    partial = [row for row in rows if 1 < len(row) <= len(columns)]
+    if partial:
+        say(f"{counted(partial, 'image')} with labels of some of the {len(columns)} annotators only")
+    return [row for row in rows if len(row) > 1]
+
+
+def _tell_pairing(pairing: Pairing, kind: str, say: Say) -> dict[Path, Path]:
+    """Say what has no partner, and which names are not simply equal.
+
+    Returns: image → label, without the images that have labels in several files, as ``7_mask.png``, ``7_mask_1.png``.
+    """
+    if pairing.note:
+        say(pairing.note)
+    label_of = dict(pairing.pairs)
+    image_of = {(label.parent, label.stem): image for image, label in pairing.pairs}
+    alone = (*pairing.images_alone, *pairing.labels_alone)
+    further = {file: image_of.get((file.parent, re.sub(r"[_-]?\d+$", "", file.stem))) for file in alone}
+    several = [image for image in label_of if image in further.values()]
+    if several:
+        names = shortened([image.name for image in several])
+        say(f"left out: {counted(several, 'image')} with labels in several files, to be joined into one: {names}")
+    channels = {image for image in pairing.images_alone if _channel(image)}
+    channels = channels if any(_is_first_channel(pair) for pair in pairing.pairs) else set()
+    for noun, alone in (("image", pairing.images_alone), ("label", pairing.labels_alone)):
+        alone = [file for file in alone if further[file] is None and file not in channels]
+        if alone:
+            lack = f"without label of {kind}" if noun == "image" else "without image"
+            names = shortened([file.name for file in alone])
+            say(f"left out: {counted(alone, noun)} {lack} in {_common_folder(alone)}: {names}")
+    return {image: label for image, label in label_of.items() if image not in several}
+
+
+def _is_first_channel(row: Sequence[Path]) -> bool:
+    """Whether an image is nnU-Net's first channel of several: ``7_0000.tif`` with a label ``7.tif``."""
+    image = row[0]
+    return (
+        len(row) > 1
+        and image.stem.endswith("_0000")
+        and not row[1].stem.endswith("_0000")
+        and image.with_name(image.name.replace("_0000.", "_0001.")).exists()
+    )
+
+
+def _channel(image: Path) -> int:
+    """The number of nnU-Net's channel that a file is, 0 where its name says none."""
+    match = re.search(r"_(000\d)$", image.stem)
+    return int(match[1]) if match else 0
+
+
+def _first_channels(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if _channel(row[0]) == 0]
+
+
+def _leave_out_undivided(parts: Parts, say: Say) -> None:
+    if None in parts and len(parts) > 1:
+        rows = parts.pop(None)
+        names = shortened([row[0].name for row in rows])
+        say(f"left out: {counted(rows, 'image')} in no folder of {', '.join(parts)}: {names}")
+
+
+# Messages
+
+
+def _common_folder(paths: Sequence[Path]) -> str:
+    return display_path(Path(os.path.commonpath([path.parent for path in paths])))
+
+
+def _without_labels(rows: Sequence[Row], split: str | None) -> str:
+    use = "they can be predicted, not scored" if split == "test" else "only label-free training (--igtt) can use them"
+    places: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        places[row[0].parent.name].add(row[0].stem)
+    twins = [name for name in places if any(places[name] & places[other] for other in places if other != name)]
+    hint = f"; if {' or '.join(twins[:3])} holds the labels, name it with --labels" if twins else ""
+    folder = Path(os.path.commonpath([row[0].parent for row in rows]))
+    beside = sorted(other.name for other in folder.parent.glob("*/") if folder_name(other.name).role == "label")
+    if split is None and beside and folder_name(folder.name).role == "image":
+        hint = f"; {beside[0]} beside it may have them: name {display_path(folder.parent)}"
+    return f"{display_path(folder)} has images without labels: {use}{hint}"
+
+
+def _no_pair(pairing: Pairing, kind: str) -> str:
+    image, label = pairing.images_alone[0], pairing.labels_alone[0]
+    return (
+        f"no image of {_common_folder(pairing.images_alone)} has a label of the same name in {kind}: {image.name}, "
+        f"{label.name}, …; name what the labels' names end with (--label_suffix), or rename them after their images"
+    )
+
+
+def _no_images(tree: Tree) -> str:
+    where = display_path(tree.top)
+    others = [f"{len(files)} {suffix or 'without suffix'}" for suffix, files in sorted(tree.foreign.items())]
+    there = f"; there are other files: {', '.join(others)}" if others else ""
+    return (
+        f"no images found in {where}{there}. Name the folder that has them ({', '.join(IMAGE_SUFFIXES)}), with the "
+        "labels under the same names in folders labels or masks beside images, or beside the images with an ending as "
+        "_mask; folders train, val and test are kept"
+    )

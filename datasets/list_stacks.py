@@ -1,0 +1,60 @@
+"""Stacks in lists: a file of many planes becomes a line a plane, ``stack.tif::N``, its label's plane beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets.image_files import PlaneStack
+from datasets.image_io import read_stack
+from utils.cli import UserError, counted, map_with_progress, shortened
+
+STACK_SUFFIXES = (".tif", ".tiff", ".npy", ".gif", ".webp")
+
+Row = tuple[Path, ...]
+
+
+def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
+    """Replace the row of a stack by rows of its planes.
+
+    Planes are numbered over all axes but channels and samples, in the file's order. A label has as many planes as its
+    image. Files that cannot be read stay as they are: whoever reads them says why.
+
+    Args:
+        rows: images with their labels.
+        say: told of stacks, and of rows left out since image and label differ in their planes.
+    """
+    files = list(dict.fromkeys(path for row in rows for path in row if path.suffix.lower() in STACK_SUFFIXES))
+    stacks = dict(zip(files, map_with_progress(_stack, files, "looking for stacks"), strict=True))
+    planes = {path: stack.planes for path, stack in stacks.items() if stack is not None and stack.planes > 1}
+    if not planes:
+        return list(rows)
+    expanded: list[Row] = []
+    unequal: list[str] = []
+    for row in rows:
+        counts = [planes.get(path, 1) for path in row]
+        if len(set(counts)) > 1:
+            unequal.append(f"{row[0].name} ({' and '.join(map(str, counts))} planes)")
+        elif counts[0] == 1:
+            expanded.append(row)
+        else:
+            expanded += [tuple(Path(f"{path}::{number}") for path in row) for number in range(counts[0])]
+    if unequal:
+        noun = "image" if len(unequal) == 1 else "images"
+        say(f"left out: {len(unequal)} {noun} whose label has another number of planes: {shortened(unequal, 3)}")
+    listed = [row[0] for row in rows if row[0] in planes and len({planes.get(path, 1) for path in row}) == 1]
+    if listed:
+        shapes = [f"{path.name} {_described(stacks[path])}" for path in listed]
+        say(f"{counted(listed, 'stack')}, listed plane by plane: {shortened(shapes, 3)}")
+    return expanded
+
+
+def _stack(path: Path) -> PlaneStack | None:
+    try:
+        return read_stack(path)
+    except UserError:
+        return None
+
+
+def _described(stack: PlaneStack | None) -> str:
+    return "" if stack is None else f"{'×'.join(map(str, stack.shape))} ({stack.axes})"
