@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from datasets.list_parser import Sample, parse_list, raise_faults
-from utils.cli import UserError, one_of
+from utils.cli import UserError, counted, one_of
 from utils.files import atomic_write
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -76,7 +76,7 @@ def read_list(
     path = Path(path)
     samples, faults, note = parse_list(path, data_root, root, label_required(labels))
     raise_faults(path, faults, note)
-    tell_repeats(samples, path, say)
+    tell_unusual(samples, path, say)
     return samples
 
 
@@ -100,7 +100,12 @@ def label_required(labels: str) -> bool:
     return one_of(labels, ("required", "optional"), "labels") == "required"
 
 
-def tell_repeats(samples: Sequence[Sample], path: Path, say: Callable[[str], object]) -> None:
+def tell_unusual(samples: Sequence[Sample], path: Path, say: Callable[[str], object]) -> None:
+    """Say which images appear more than once, and which have labels of several annotators."""
+    several = [sample for sample in samples if sample.more_labels]
+    if several:
+        count = counted(several, "image")
+        say(f"{display_path(path)}: {count} with labels of several annotators: those of the first are read")
     """Say that an image stands in several lines of a list."""
     first_lines: dict[Path, int] = {}
     for sample in samples:

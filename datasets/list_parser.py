@@ -25,13 +25,15 @@ class Sample:
     """One line of a list.
 
     ``image_id`` names the image in random streams and records: its POSIX path relative to the data root if it lies
-    below it, else to the repository, else to the list's folder, else the absolute path.
+    below it, else to the repository, else to the list's folder, else the absolute path. ``label`` is that of the first
+    annotator, ``more_labels`` those of the others.
     """
 
     image: Path
     label: Path | None
     image_id: str
     line: int
+    more_labels: tuple[Path, ...] = field(default=(), kw_only=True)
     reading: LabelReading | None = field(default=None, compare=False)  # what was decided for all labels of the run
 
     def require_label(self) -> Path:
@@ -67,8 +69,9 @@ def parse_list(path: Path, data_root: Path | str | None, root: Path, label_requi
         if not line or line.startswith("#"):
             continue
         try:
-            image, label = _parse_line(line, places, label_required)
-            samples.append(Sample(image, label, _image_id(image, places), number))
+            image, *labels = _parse_line(line, places, label_required)
+            label = labels[0] if labels else None
+            samples.append(Sample(image, label, _image_id(image, places), number, more_labels=tuple(labels[1:])))
         except UserError as fault:
             faults.append((number, str(fault)))
     if not samples and not faults:
@@ -134,15 +137,13 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path, Path | None]:
-    """Image and label of a line; every fault of the line in one UserError."""
+def _parse_line(line: str, places: _Places, label_required: bool) -> list[Path]:
+    """Image and labels of a line; every fault of the line in one UserError."""
     image = _find(line, places)
     if image is not None:
         parts = [line]
     elif "\t" in line:
         parts = [part.strip(" ") for part in line.split("\t") if part.strip(" ")]
-        if len(parts) > 2:
-            raise UserError(f"{len(parts)} columns between tabs; expected image<TAB>label")
     else:
         parts = [part for part in line.split(" ") if part]
         if len(parts) > 2:
@@ -151,7 +152,7 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path,
     found = [_find(part, places) for part in parts]
     faults = [
         f"{kind} {part} {'is a folder' if _is_folder(part, places) else 'does not exist'}"
-        for kind, part, file in zip(("image", "label"), parts, found, strict=False)
+        for kind, part, file in zip(("image", *["label"] * len(parts)), parts, found, strict=False)
         if file is None
     ]
     cause = _likely_cause(line, places) if faults else ""
@@ -163,7 +164,7 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> tuple[Path,
         faults.append("has no label; expected image<TAB>label")
     if faults or found[0] is None:
         raise UserError("; ".join(faults))
-    return found[0], found[1] if len(found) == 2 else None
+    return [file for file in found if file is not None]
 
 
 def _likely_cause(line: str, places: _Places) -> str:

@@ -29,7 +29,7 @@ from datasets.list_files import (
     label_required,
     list_folder,
     read_list,
-    tell_repeats,
+    tell_unusual,
     write_list,
 )
 from datasets.list_parser import Sample, parse_list, raise_faults
@@ -74,7 +74,7 @@ def survey_list(
         samples = [replace(sample, label=None) for sample in samples]
     found = survey(samples, path, expected)
     raise_faults(path, sorted(faults + found.faults()), note)
-    tell_repeats(samples, path, say)
+    tell_unusual(samples, path, say)
     return found
 
 

@@ -110,7 +110,7 @@ def test_labels_may_be_required(tmp_path: Path):
 def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
     touched(tmp_path / "7.tif", tmp_path / "7.png")
     (tmp_path / "folder").mkdir()
-    text = "7.tif\t7.png\n8.tif\t7.png\n# c\n7.tif\t8.png\n7.tif\t7.png\t7.png\nfolder\t7.png\n7.tif\n8.tif 8.png\n"
+    text = "7.tif\t7.png\n8.tif\t7.png\n# c\n7.tif\t8.png\n7.tif\t7.png\t9.png\nfolder\t7.png\n7.tif\n8.tif 8.png\n"
     with pytest.raises(UserError) as caught:
         read_list(listed(tmp_path, text), root=tmp_path)
     lines = str(caught.value).splitlines()
@@ -118,7 +118,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
     expected = [
         (2, "image 8.tif does not exist"),
         (4, "label 8.png does not exist"),
-        (5, "3 columns between tabs"),
+        (5, "label 9.png does not exist"),
         (6, "image folder is a folder"),
         (7, "has no label"),
         (8, "image 8.tif does not exist; label 8.png does not exist"),
@@ -126,6 +126,16 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
     for line, (number, message) in zip(lines[1:-1], expected, strict=True):
         assert f"train_gt.txt:{number}: {message}" in line
     assert lines[-1].startswith("Relative paths were tried from: ") and str(tmp_path) in lines[-1]
+
+
+def test_labels_of_several_annotators_are_kept_and_said(tmp_path: Path):
+    touched(tmp_path / "7.tif", tmp_path / "a.png", tmp_path / "b.png", tmp_path / "8.tif")
+    said: list[str] = []
+    first, second = read_list(listed(tmp_path, "7.tif\ta.png\tb.png\n8.tif\ta.png\n"), root=tmp_path, say=said.append)
+    assert (first.label, first.more_labels) == (tmp_path / "a.png", (tmp_path / "b.png",))
+    assert (second.label, second.more_labels) == (tmp_path / "a.png", ())
+    [line] = said
+    assert "1 image with labels of several annotators: those of the first are read" in line
 
 
 def test_of_many_faults_the_first_twenty_are_printed(tmp_path: Path):
