@@ -106,7 +106,6 @@ def tell_unusual(samples: Sequence[Sample], path: Path, say: Callable[[str], obj
     if several:
         count = counted(several, "image")
         say(f"{display_path(path)}: {count} with labels of several annotators: those of the first are read")
-    """Say that an image stands in several lines of a list."""
     first_lines: dict[Path, int] = {}
     for sample in samples:
         first_lines.setdefault(sample.image, sample.line)

@@ -167,10 +167,9 @@ def draw_outline(picture: np.ndarray, label: np.ndarray, colors: np.ndarray) -> 
     """
     padded = np.pad(label, 1, mode="edge")
     center = padded[1:-1, 1:-1]
-    border = np.zeros(label.shape, bool)
-    for rows, columns in ((slice(0, -2), slice(1, -1)), (slice(2, None), slice(1, -1)), (slice(1, -1), slice(0, -2)),
-                          (slice(1, -1), slice(2, None))):  # fmt: skip
-        border |= padded[rows, columns] != center
+    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    border = (above != center) | (below != center) | (left != center) | (right != center)
     border &= center != 0
     picture[border] = colors[border]
 

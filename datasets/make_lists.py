@@ -44,18 +44,18 @@ def make_parser() -> CommandParser:
     add("--dataset", required=True, metavar="X", help="name of the data set")
     add("folders", nargs="*", type=Path, metavar="FOLDER", help="where images and labels lie (default: datasets/X)")
     add("--source", nargs="+", type=Path, default=[], metavar="DIR", help="the same as FOLDER")
-    add("--labels", nargs="+", default=[], metavar="NAME",
-        help="folder of the labels, its name or path; several: a column each, for several annotators")  # fmt: skip
+    columns = "folder of the labels, its name or path; several: a column each, for several annotators"
+    add("--labels", nargs="+", default=[], metavar="NAME", help=columns)
     add("--noisy_labels", metavar="NAME", help="folder of noisy training labels, for train_noisyLabel.txt")
-    add("--label_suffix", nargs="+", default=[], metavar="END",
-        help="what the labels' names end with, such as _mask, mask.png, or begin with, such as mask_")  # fmt: skip
+    marks = "what the labels' names end with, such as _mask, mask.png, or begin with, such as mask_"
+    add("--label_suffix", nargs="+", default=[], metavar="END", help=marks)
     add("--split", metavar="A/B/C", help=f"parts of train, val and test where no folder divides ({DEFAULT_SPLIT})")
-    add("--group_by", metavar="REGEX",
-        help="images in whose path it finds the same text stay in one part: '(cell[0-9]+)_'")  # fmt: skip
+    together = "images in whose path it finds the same text stay in one part: '(cell[0-9]+)_'"
+    add("--group_by", metavar="REGEX", help=together)
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="S", help="of the split (default: 0)")
     add("--overwrite", action="store_true", help="replace lists that were changed by hand; they are kept as .bak")
-    add("--layout", choices=LAYOUTS, default="folders",
-        help="cityscapes: leftImg8bit and gtFine, whose label ids become 19 classes (default: folders)")  # fmt: skip
+    streets = "cityscapes: leftImg8bit and gtFine, whose label ids become 19 classes (default: folders)"
+    add("--layout", choices=LAYOUTS, default="folders", help=streets)
     return parser
 
 

@@ -523,8 +523,15 @@ def test_a_tree_that_is_open_is_refused_with_what_to_say(name: str, tmp_path: Pa
 
 
 def test_foreign_files_come_with_the_way_to_convert_them(tmp_path: Path):
-    kinds = {".czi": "bfconvert", ".nd2": "Fiji", ".lif": "TIFF", ".json": "masks", ".h5": "Ilastik", ".svs": "QuPath",
-             ".zip": "unpack"}  # fmt: skip
+    kinds = {
+        ".czi": "bfconvert",
+        ".nd2": "Fiji",
+        ".lif": "TIFF",
+        ".json": "masks",
+        ".h5": "Ilastik",
+        ".svs": "QuPath",
+        ".zip": "unpack",
+    }
     put(tmp_path / "my data", [Files(grey, "images/*.tif", (1, 2)), Files(binary, "masks/*.png", (1, 2))])
     for kind in kinds:
         (tmp_path / f"my data/a{kind}").touch()
@@ -572,18 +579,26 @@ VALUES = {
     "0 and 1": (lambda n: binary(n) // 255, ""),
     "classes": (lambda n: classes_and_void(n) % 255, " --num_classes 4"),
     "classes and void": (classes_and_void, " --num_classes 4"),
-    "classes and a far void": (lambda n: np.where(classes_and_void(n) == 255, 252, classes_and_void(n)),
-                               " --num_classes 4 --ignore_index 252"),
-    "binary and void": (lambda n: np.where(classes_and_void(n) == 255, 255, binary(n) // 255).astype(np.uint8),
-                        " --ignore_index 255"),
+    "classes and a far void": (
+        lambda n: np.where(classes_and_void(n) == 255, 252, classes_and_void(n)),
+        " --num_classes 4 --ignore_index 252",
+    ),
+    "binary and void": (
+        lambda n: np.where(classes_and_void(n) == 255, 255, binary(n) // 255).astype(np.uint8),
+        " --ignore_index 255",
+    ),
     "1 and 2": (lambda n: binary(n) // 255 + np.uint8(1), ' --label_map "1:0,2:1"'),
-    "not annotated": (lambda n: binary(n).astype(np.int16) // 255 - (classes_and_void(n) == 255),
-                      ' --label_map "0:0,1:1,-1:ignore"'),
-    "grey steps": (lambda n: (numbered(n) % 3 * 100).astype(np.uint8),
-                   ' --num_classes 3 --label_map "0:0,100:1,200:2"'),
+    "not annotated": (
+        lambda n: binary(n).astype(np.int16) // 255 - (classes_and_void(n) == 255),
+        ' --label_map "0:0,1:1,-1:ignore"',
+    ),
+    "grey steps": (
+        lambda n: (numbered(n) % 3 * 100).astype(np.uint8),
+        ' --num_classes 3 --label_map "0:0,100:1,200:2"',
+    ),
     "two colours": (lambda n: np.dstack([binary(n), binary(n) // 2, 0 * binary(n)]), ""),
     "colours": (colors_of_classes, ' --num_classes 3 --label_map "#000000:0,#00ff00:1,#ff0000:2"'),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -618,15 +633,19 @@ def test_jpeg_masks_have_the_foreground_of_png_masks(tmp_path: Path):
 
 
 def test_grey_images_saved_as_colour_need_no_channels(tmp_path: Path):
-    put(tmp_path / "my data", [
-        Files(lambda n: np.dstack([grey(n)] * 3), "images/*.png", range(4)), Files(binary, "labels/*.png", range(4)),
-    ])  # fmt: skip
+    put(
+        tmp_path / "my data",
+        [Files(lambda n: np.dstack([grey(n)] * 3), "images/*.png", range(4)), Files(binary, "labels/*.png", range(4))],
+    )
     assert made(tmp_path).said[-1] == NEXT
 
 
 def test_a_noisy_set_of_labels_is_taken_only_where_it_is_named(tmp_path: Path):
-    files = [Files(grey, "train/images/*.tif", range(4)), Files(binary, "train/masks_a/*.png", range(4)),
-             Files(binary, "train/masks_b/*.png", range(1, 3), seed=1)]  # fmt: skip
+    files = [
+        Files(grey, "train/images/*.tif", range(4)),
+        Files(binary, "train/masks_a/*.png", range(4)),
+        Files(binary, "train/masks_b/*.png", range(1, 3), seed=1),
+    ]
     put(tmp_path / "my data", files)
     with pytest.raises(UserError, match="2 kinds: masks_a, masks_b"):
         made(tmp_path)

@@ -393,8 +393,10 @@ def test_equal_content_is_said_and_stays_together(tmp_path: Path):
     write_label(source / "labels/8.png", LABEL)
     said = made(tmp_path)
     assert "the same image is there several times: " in said and "several lists" not in said
-    parts = [{int(Path(line.split("\t")[0]).stem) % 4 for line in lines(tmp_path / "txt/own" / name)}
-             for name in ("train/train_gt.txt", "val.txt", "test.txt")]  # fmt: skip
+    parts = [
+        {int(Path(line.split("\t")[0]).stem) % 4 for line in lines(tmp_path / "txt/own" / name)}
+        for name in ("train/train_gt.txt", "val.txt", "test.txt")
+    ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 4
 
 
