@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 FEW = 0.005  # share of the pixels that may be hot, and as many dead
+ALONE = 2  # pixels; two may touch
 QUANTILE_PIXELS = 2**20  # as many, evenly spaced, tell the quantiles of larger images
 
 
 def without_hot_pixels(image: np.ndarray) -> np.ndarray:
-    r"""Replace single pixels far outside the image's range by the median of their neighbourhood of 3×3.
+    r"""Replace lone pixels far outside the image's range by the median of their neighbourhood of 3×3.
 
-    With the median m and the quantiles q₋, q₊ at FEW and 1 − FEW, hot is what exceeds :math:`q_+ + (q_+ - m)` and
-    the median of its neighbourhood by :math:`q_+ - m`; dead is what lies as far below.
+    With the median m and the quantiles q₋, q₊ at FEW and 1 − FEW, hot is what exceeds :math:`q_+ + (q_+ - m)`, dead
+    what lies as far below. Spots, lines and anything else of more than ALONE such pixels in 3×3 are structures.
 
     Args:
         image: (H, W) or (H, W, C). Of 8 bits it is returned as it is: there no pixel lies far outside.
@@ -43,7 +44,9 @@ def _mend_plane(plane: np.ndarray) -> np.ndarray:
     above, below = above or spread, below or spread
     if spread == 0 or (plane.max() <= high + above and plane.min() >= low - below):
         return plane
-    usual = cv2.medianBlur(np.ascontiguousarray(plane), 3).astype(np.float64)
-    hot = (plane > high + above) & (plane - usual > above)
-    dead = (plane < low - below) & (usual - plane > below)
-    return np.where(hot | dead, usual.astype(plane.dtype), plane) if (hot | dead).any() else plane
+    far = (plane > high + above) | (plane < low - below)
+    neighbours = cv2.boxFilter(far.astype(np.uint8), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    alone = far & (neighbours <= ALONE)
+    if not alone.any():
+        return plane
+    return np.where(alone, cv2.medianBlur(np.ascontiguousarray(plane), 3), plane)

@@ -225,7 +225,10 @@ def tell_one_sided(survey: ListSurvey, reading: LabelReading, say: Say = print) 
     foreground, background = survey.presence(reading)
     if reading.num_classes == 1 and any(sample.label for sample in survey.samples) and not (foreground and background):
         missing = "foreground" if not foreground else "background"
-        say(f"{display_path(survey.path)}: no label has any {missing}: figures that need it are undefined")
+        say(
+            f"{display_path(survey.path)}: no label has any {missing}: IoU, F1 and other figures that need it are "
+            "undefined; where they would choose the best epoch, the last is taken"
+        )
 
 
 def tell_color(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = print) -> None:

@@ -114,7 +114,7 @@ def select_binary(
         metric = youden
     counts = counts_at(pooled, threshold)
     metrics = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
-    if not pooled[1].any():  # without foreground even an empty mask has an IoU, of 1
+    if not pooled.any(axis=1).all():  # without foreground, or without background, even an IoU of 1 means nothing
         metric, metrics = math.nan, dict.fromkeys(metrics, math.nan)
     return Selection(float(threshold), bool(invert), float(metric), metrics, tables_at(histograms, threshold))
 
@@ -141,6 +141,8 @@ def select_classes(
     metrics = {"miou": float(mean_iou(confusion))}
     metrics.update({f"iou_class_{index}": float(value) for index, value in enumerate(per_class)})
     metric = metrics["miou"] if labels_are_clean else _mean_youden(confusion)
+    if (tables.sum((0, 2)) > 0).sum() < 2:  # where all labels are one class, even an IoU of 1 means nothing
+        metric, metrics = math.nan, dict.fromkeys(metrics, math.nan)
     return Selection(None, False, metric, metrics, tables)
 
 

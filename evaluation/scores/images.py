@@ -192,6 +192,9 @@ def score_maps(
     return totals
 
 
+OVERLAPS = ("iou", "f1")
+
+
 def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     """The content of metrics.json: pooled over pixels, at the oracle's threshold, and as means over images."""
     results = totals.results
@@ -200,10 +203,19 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
         "n_both_empty": sum(result.both_empty for result in results),
         "num_classes": scorer.num_classes,
     }
-    means = {name: _mean_record(name, [result.metrics[name] for result in results]) for name in results[0].metrics}
+    undefined = OVERLAPS if scorer.num_classes == 1 and is_one_sided(totals.sum) else ()
+    means = {
+        name: _mean_record(name, [math.nan if name in undefined else result.metrics[name] for result in results])
+        for name in results[0].metrics
+    }
     if scorer.num_classes == 1:
         return {**_summarize_binary(totals, scorer.threshold), **shared, "per_image_mean": means}
     return {**_summarize_classes(totals.sum), **shared, "per_image_mean": means}
+
+
+def is_one_sided(histogram: np.ndarray) -> bool:
+    """Whether labels are all background or all foreground: an overlap with them means nothing, be it 1."""
+    return not histogram.sum(1).all()
 
 
 def _mean_record(name: str, values: Sequence[float]) -> dict[str, Any]:
@@ -218,7 +230,8 @@ def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
     curves = {name: metric(histogram) for name, metric in CURVE_METRICS.items()}
 
     def metrics(counts: s.Counts) -> dict[str, float]:
-        return {**{name: metric(counts) for name, metric in s.COUNT_METRICS.items()}, **curves}
+        found = {**{name: metric(counts) for name, metric in s.COUNT_METRICS.items()}, **curves}
+        return {**found, **dict.fromkeys(OVERLAPS, math.nan)} if is_one_sided(histogram) else found
 
     return {
         "threshold": threshold,

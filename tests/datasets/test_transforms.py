@@ -8,6 +8,7 @@ import torch
 
 from datasets import image_files
 from datasets.augmentation import STRONG_AUGMENTATIONS, augment, strong_augmentation
+from datasets.hot_pixels import without_hot_pixels
 from datasets.labels import IGNORE
 from datasets.transforms import (
     NORMALIZATIONS,
@@ -161,3 +162,28 @@ def test_local_normalization_evens_out_the_background(rng):
     assert not normalize(np.full((32, 32), 7, np.uint16), "local").any()
     rgb = normalize(np.stack([texture] * 3, -1), "local")
     assert rgb.shape == (3, 256, 256) and np.array_equal(rgb[0], rgb[2])
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-9, 1.0, 1e6])
+def test_values_in_any_unit_get_deviation_one(unit, rng):
+    image = (rng.normal(100, 10, (40, 50)) * unit).astype(np.float32)
+    assert abs(normalize(image).std() - 1) < 0.01
+
+
+@pytest.mark.parametrize("mode", ["zscore", "local"])
+@pytest.mark.parametrize("hot", [65535, 0])
+def test_a_few_hot_or_dead_pixels_change_nothing_elsewhere(mode, hot, rng):
+    image = (1000 + 500 * rng.random((64, 64))).astype(np.uint16)
+    places = rng.integers(0, 64, (2, 10))
+    spoilt = image.copy()
+    spoilt[tuple(places)] = hot
+    before, after = normalize(image, mode), normalize(spoilt, mode)
+    untouched = np.ones(image.shape, bool)
+    untouched[tuple(places)] = False
+    assert np.abs(after - before)[0][untouched].max() < 0.1 and np.abs(after).max() < 1.5 * np.abs(before).max()
+
+
+def test_bright_structures_are_no_hot_pixels(rng):
+    image = rng.normal(100, 10, (64, 64)).astype(np.uint16)
+    image[20:23, 30:33] = 60_000
+    assert without_hot_pixels(image) is image

@@ -98,6 +98,22 @@ def test_validation_keeps_groups_of_images_apart(num_classes):
         assert np.array_equal(tables[table], validate(network, [part], num_classes=num_classes, device=CPU))
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_large_validation_images_are_counted_once_in_tiles(num_classes):
+    """A pointwise network sees no tile's edge, so that tiles and whole images give the same counts."""
+    network = nn.Conv2d(1, num_classes, 1)
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "image": torch.randn(2, 1, 150, 90, generator=generator),
+        "label": torch.randint(0, 2, (2, 150, 90), generator=generator).to(torch.uint8),
+        "index": torch.arange(2),
+    }
+    whole, tiled = (
+        validate(network, [batch], num_classes=num_classes, device=CPU, groups=2, tile=tile) for tile in (512, 128)
+    )
+    assert np.array_equal(whole, tiled) and whole.sum() == batch["label"].numel()
+
+
 def test_class_scores_are_corrected_by_the_noise_matrix():
     # A perfect learner of labels that cycle the classes predicts the wrong class until Q corrects it.
     matrix = torch.tensor([[0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.9, 0.0, 0.1]], dtype=torch.float64)
