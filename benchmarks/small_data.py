@@ -119,7 +119,7 @@ def classic_ious(dataset: str) -> dict[str, float]:
     """The pooled test IoU of every method that needs no label, at its own threshold."""
     from datasets.image_io import read_label
     from datasets.lists import find_list, read_list
-    from evaluation.baselines import BASELINES
+    from evaluation.classical import BASELINES
     from evaluation.classical.foreground import resolve_foreground
     from evaluation.classical.runner import OrientedImages
     from evaluation.scores import counts_at, iou, score_histogram

@@ -15,8 +15,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from evaluation.classical.foreground import FOREGROUNDS
-from evaluation.classical.methods import BASELINES
+from evaluation.classical import BASELINES, FOREGROUNDS
 from utils.cli import CommandParser, run_command, whole_number
 
 

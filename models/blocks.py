@@ -67,7 +67,7 @@ def conv_norm_relu(
     return nn.Sequential(conv, norm_layer(norm)(out_channels), nn.ReLU(inplace=True))
 
 
-def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Resample (B, C, h, w) bilinearly to (B, C, *size); pixel centers are aligned, as in OpenCV."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
@@ -103,8 +103,9 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
         if not isinstance(stage, nn.Sequential):
             continue
         for index in range(len(stage) - 1):
-            if isinstance(stage[index], nn.Conv2d) and isinstance(stage[index + 1], nn.BatchNorm2d):
-                stage[index] = fuse_conv_bn_eval(stage[index], stage[index + 1])
+            conv, norm = stage[index], stage[index + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                stage[index] = fuse_conv_bn_eval(conv, norm)
                 stage[index + 1] = nn.Identity()
     return network
 

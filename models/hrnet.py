@@ -6,6 +6,8 @@ Source: Wang et al., *Deep High-Resolution Representation Learning for Visual Re
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,14 +47,14 @@ class ExchangeModule(nn.Module):
 
     def forward(self, *features: Tensor) -> list[Tensor]:
         """Feature maps of falling resolution to as many of the same shapes."""
-        features = [branch(each) for branch, each in zip(self.branches, features, strict=True)]
+        branches = [branch(each) for branch, each in zip(self.branches, features, strict=True)]
         joined = []
         for target, paths in enumerate(self.paths):
-            size = features[target].shape[2:]
-            total = features[target]
-            for source, path in enumerate(paths):
+            size = branches[target].shape[2:]
+            total = branches[target]
+            for source, path in enumerate(cast(nn.ModuleList, paths)):
                 if source != target:
-                    part = path(features[source])
+                    part = path(branches[source])
                     total = total + (resize(part, size) if source > target else part)
             joined.append(F.relu(total))
         return joined
@@ -118,7 +120,7 @@ class HRNet(SegmentationNetwork):
         features, lowest = [self.run_stage(self.enter, start)], start
         for new_branch, stage in zip(self.new_branches, self.stages, strict=True):
             features.append(self.run_stage(new_branch, lowest))
-            for module in stage:
+            for module in cast(nn.ModuleList, stage):
                 features = self.run_stage(module, *features)
             lowest = features[-1]
         size = features[0].shape[2:]

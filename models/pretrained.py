@@ -33,14 +33,14 @@ def load_pretrained(encoder: ResNetEncoder, pretrained: str | Path) -> None:
     if encoder.norm != "batch" or encoder.width != 64:
         raise UserError(
             f"pretrained weights have width 64 and batch norm, but this network has width {encoder.width} and "
-            f"{encoder.norm} norm: leave out --width and --norm, or --pretrained"
+            f"{encoder.norm} norm: leave out --width and norm=group, or --pretrained"
         )
     if str(pretrained) == "imagenet":
         weights, source = download_imagenet(encoder.backbone), "imagenet"
     else:
         weights, source = read_weights(Path(pretrained)), str(pretrained)
     weights = translate_names(weights)
-    if STEM in weights and weights[STEM].ndim == 4 and encoder.stem.conv1.in_channels == 1:
+    if STEM in weights and weights[STEM].ndim == 4 and encoder.state_dict()[STEM].shape[1] == 1:
         weights[STEM] = weights[STEM].sum(dim=1, keepdim=True)
     check_match(encoder, weights, source)
     encoder.load_state_dict(weights, strict=False)

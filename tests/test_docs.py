@@ -122,15 +122,7 @@ def commands_of(section: str) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="--network has a list of its own"))
-        if name == "A network"
-        else name
-        for name in recipes()
-    ],
-)
+@pytest.mark.parametrize("recipe", recipes())
 def test_a_recipe_for_extending_does_what_it_says(recipe, tmp_path, workspace):
     section, root = recipes()[recipe], tmp_path / "copy"
     shutil.copytree(workspace, root)

@@ -47,7 +47,7 @@ OPTIONS = {
     "crop": 32,
     "batch_size": 4,
     "seed": 3,
-    "norm": "group",
+    "network": "unet(norm=group)",
     "precision": "fp32",
     "device": "cpu",
     "tensorboard": False,

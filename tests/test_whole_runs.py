@@ -24,7 +24,7 @@ RUNS = {
     "in parts": {"accumulate": 2, "clip_grad": 1.0, "ema": 0.9},
     "a sum of losses": {"loss": "tloss(nu=2)+0.5*dice"},
     "a corrected loss": {"label_noise": "flip:0.3", "loss": "forward"},
-    "sgd in fp32": {"optimizer": "sgd", "lr": 0.05, "precision": "fp32", "channels_last": False},
+    "sgd in fp32": {"optimizer": "sgd", "lr": 0.05, "precision": "fp32"},
     "two classes": {"num_classes": 2, "loss": "ce+dice"},
     "without labels": {"igtt": True},
 }

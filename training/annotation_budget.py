@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.budget.plan import SET_HERE
-from training.options import make_parser, positive_float, positive_int
+from training.options import make_parser
 from utils.cli import CommandParser, positive_fraction, run_command
+from utils.option_fields import positive_float, positive_int
 from utils.run_folder import REPO_ROOT
 
 

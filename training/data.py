@@ -144,7 +144,10 @@ def _make_loader(
     if cache == "gpu":
         fresh = dataset.noise is not None and dataset.noise.refresh == "epoch"
         return DeviceLoader(dataset, batches, device, labels_change=fresh)
-    return make_loader(dataset, batches, _workers(options, dataset), pin_memory=device.type == "cuda")
+    workers = options.machine.workers if options.machine.workers is not None else _default_workers(dataset.cache)
+    if options.label_free.igtt:
+        workers = 0  # the labels change while the run goes on, which workers would not see
+    return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
 
 
 def load_data(
@@ -183,7 +186,9 @@ def load_data(
     val = val_loader = None
     if val_list is not None:
         val = _make_dataset(options, val_samples, cache)
-        val_batches = OrderedBatches(val_sizes, validation_batch_size(options), rank(), world_size())
+        val_batches = OrderedBatches(
+            val_sizes, validation_batch_size(options.optimization.batch_size), rank(), world_size()
+        )
         val_loader = _make_loader(options, val, val_batches, cache, device)
     return TrainingData(
         train_list,
@@ -253,17 +258,13 @@ def training_transform(options: TrainingOptions) -> TrainingTransform:
     return TrainingTransform(options.augmentation.crop, options.augmentation.flips, options.augmentation.augment)
 
 
-def validation_batch_size(options: TrainingOptions) -> int:
+def validation_batch_size(batch_size: int) -> int:
     """Whole images in a validation batch: no more than 8, since they are not cropped."""
-    return min(8, options.optimization.batch_size)
+    return min(8, batch_size)
 
 
-def _workers(options: TrainingOptions, dataset: SegmentationDataset) -> int:
-    if options.label_free.igtt:
-        return 0  # the labels change while the run goes on, which workers would not see
-    if options.machine.workers is not None:
-        return options.machine.workers
-    return 0 if dataset.cache else max(1, min(8, usable_processors() // local_world_size() - 1))
+def _default_workers(is_cached: bool) -> int:
+    return 0 if is_cached else max(1, min(8, usable_processors() // local_world_size() - 1))
 
 
 def _read_lists(

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.catalog import prepare_dataset
 from datasets.lists import write_list
 from datasets.segmentation import SegmentationDataset, steps_before
+from models import check_network
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, class_counts, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
@@ -86,7 +87,8 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT) -> Path:
 def _fit(options: TrainingOptions, root: Path, device: torch.device) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     options, previous = from_main(lambda: (options, previous_run(options, root)))  # files may be seen later elsewhere
-    parse_loss(options.loss.spec, options.data.num_classes)  # a contradiction is told before the data are read
+    parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
+    check_network(options.network.name, options.network.options)
     asked, options = options, name_dataset(options, root)
     data = load_data(options, root, device, _say, resumes=previous is not None)
     labels = from_main(lambda: examine_labels(options, data.train, root))
@@ -256,7 +258,7 @@ def train(
             }
         report_epoch(logger, options, epoch, figures, selection)
         if is_main():
-            due = is_numbered(options, epoch) or epoch == last
+            due = is_numbered(epoch, options.run.checkpoint_every, options.run.checkpoint_from) or epoch == last
             save_epoch(writer, state, run, config, selection, numbered=due)
             if due:
                 show_pictures(writer, logger, data, state, selection)
@@ -405,6 +407,6 @@ def report_epoch(
     )
 
 
-def is_numbered(options: TrainingOptions, epoch: int) -> bool:
+def is_numbered(epoch: int, every: int, first: int) -> bool:
     """Whether an epoch gets a checkpoint of its own."""
-    return epoch >= options.run.checkpoint_from and epoch % options.run.checkpoint_every == 0
+    return epoch >= first and epoch % every == 0

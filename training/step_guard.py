@@ -100,7 +100,8 @@ class StepGuard:
             if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
                 raise NonFiniteLoss(
                     f"step {len(self.losses) + 1} of the epoch: the loss is {loss}, the norm of its gradient {norm}; "
-                    "the weights were not changed. Try a lower --lr, --clip_grad 1, --precision fp32, or look for "
+                    "the weights were not changed. Try a lower --lr, --precision fp32, "
+                    '--optimizer "NAME(clip_grad=1)", or look for '
                     "broken images."
                 )
             self.losses.append(loss)

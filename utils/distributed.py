@@ -183,8 +183,8 @@ def synchronize_batch_norm(network: torch.nn.Module, device: torch.device) -> to
     """
     if device.type != "cuda":
         raise UserError(
-            f"--sync_batchnorm works on NVIDIA and AMD GPUs, not on {device.type}: leave it out, or take --norm group, "
-            "which looks at one image at a time"
+            f"--sync_batchnorm works on NVIDIA and AMD GPUs, not on {device.type}: leave it out, or take "
+            '--network "NAME(norm=group)", which looks at one image at a time'
         )
     if not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()):
         raise UserError("--sync_batchnorm: the network has no batch norm; leave it out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from utils.cli import UserError
+from utils.errors import UserError
 
 CALL = re.compile(r"(?P<name>\w+)(?:\((?P<params>[^()]*)\))?")
 WORDS = {"true": True, "false": False, "none": None}

@@ -33,10 +33,10 @@ IMAGES = {"train_gt": 120, "val": 20, "test": 40}  # at most, spread evenly over
 TRAINING = {"width": 8, "crop": 128, "batch_size": 8}
 REPEAT = {5: 2, 100: 1}  # epochs → draws of an image in each
 METHODS: dict[str, dict[str, Any]] = {
-    "ours": {"igtt_recipe": "best"},
+    "ours": {"igtt": "best"},
     "supervised": {},
-    "published": {"igtt_recipe": "published"},
-    "no_ems": {"igtt_recipe": "published", "igtt_ems": "clean"},
+    "published": {"igtt": "published"},
+    "no_ems": {"igtt": "published", "igtt_ems": "clean"},
 }
 CLASSIC = (
     *("otsu", "local_threshold", "local_contrast", "kmeans", "gaussian_mixture"),

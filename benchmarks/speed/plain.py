@@ -59,7 +59,7 @@ def foreground_share(samples: Sequence[Sample], options: TrainingOptions) -> flo
 def train_plainly(options: TrainingOptions, samples: Sequence[Sample], device: str) -> tuple[nn.Module, list[float]]:
     """Train as ``options`` say, in the plain way; the network and the images per second of every epoch."""
     torch.manual_seed(options.run.seed)
-    network = build_network(options.network.name, width=options.network.width, init=options.network.init)
+    network = build_network(options.network.name, **options.network.options)
     if options.network.head_bias == "shares":
         share = foreground_share(samples, options)
         start_from_shares(network, [1 - share, share])

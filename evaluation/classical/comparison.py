@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, resolve_foreground
-from evaluation.classical.methods import BASELINES
 from evaluation.scores import DEFAULT_THRESHOLD, counts_at, iou, score_histogram
 
 CHEAP = ("otsu", "local_threshold", "local_contrast", "kmeans", "gaussian_mixture")

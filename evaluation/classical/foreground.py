@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from datasets import labels
-
-FOREGROUNDS = ("auto", *labels.FOREGROUNDS)
 LOCAL_SIGMA = 10.0  # pixels; the surroundings that a structure of up to about 20 pixels stands out from
 ROUNDING = 1e-6  # relative; what blurring in float32 makes of a constant image
 

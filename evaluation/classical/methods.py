@@ -194,17 +194,3 @@ def vote(image: np.ndarray) -> np.ndarray:
     blobs. What two of them agree on assumes no more than that structures are bright.
     """
     return np.median([local_contrast(image), random_walker(image), ridge(image)], axis=0)
-
-
-# name → image (H, W) with bright structures, any scale → scores float32 (H, W) in [0, 1].
-BASELINES: dict[str, Callable[..., np.ndarray]] = {
-    "otsu": otsu,
-    "local_threshold": local_threshold,
-    "local_contrast": local_contrast,
-    "kmeans": kmeans,
-    "gaussian_mixture": gaussian_mixture,
-    "chan_vese": chan_vese,
-    "ridge": ridge,
-    "random_walker": random_walker,
-    "vote": vote,
-}

@@ -14,8 +14,8 @@ from datasets.catalog import prepare_dataset
 from datasets.hot_pixels import without_hot_pixels
 from datasets.image_io import read_image, read_label, write_scores
 from datasets.lists import Sample, find_list, read_list
+from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, resolve_foreground
-from evaluation.classical.methods import BASELINES
 from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
 from evaluation.scores.map_folder import clear_results
 from utils.cli import Progress, one_of

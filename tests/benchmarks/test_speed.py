@@ -27,7 +27,7 @@ from evaluation.prediction import MapSettings, Picture, Predictor, predict_pictu
 from evaluation.scores import auc, average_precision, best_threshold, counts_at, f1, score_histogram
 from models import build_network
 from models.blocks import fold_batch_norms
-from training.resolve import resolve_options
+from training.configuration.resolve import resolve_options
 from utils.cli import Progress, UserError
 
 TINY = Settings("cpu", width=4, crop=32, batch_size=8, repeat=1, rounds=1, seconds=0.0, tiny=True)

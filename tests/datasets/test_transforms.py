@@ -19,7 +19,6 @@ from datasets.transforms import (
     prepare,
     sample_generator,
 )
-from training.options import AUGMENTATION_NAMES, NORMALIZATION_NAMES
 
 
 def marked_pair(height: int = 24, width: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +112,7 @@ def test_z_score_survives_pixel_ranges(make, rng):
     assert np.corrcoef(image[0].ravel(), truth.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize("mode", NORMALIZATION_NAMES)
+@pytest.mark.parametrize("mode", NORMALIZATIONS)
 @pytest.mark.parametrize("shape", [(37, 21), (37, 21, 3)])
 def test_parts_of_an_image_are_scaled_as_the_whole(mode, shape, rng, monkeypatch):
     image = rng.integers(0, 60_000, shape, np.uint16)
@@ -138,10 +137,6 @@ def test_colour_channels_are_normalized_one_by_one(rng):
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_unit_divides_by_the_types_maximum(dtype, top):
     assert normalize(np.full((16, 16), top, dtype), "unit").max() == 1
-
-
-def test_names_shown_by_help_are_those_that_exist():
-    assert tuple(STRONG_AUGMENTATIONS) == AUGMENTATION_NAMES and tuple(NORMALIZATIONS) == NORMALIZATION_NAMES
 
 
 def test_noise_is_drawn_on_the_host_for_images_on_any_device():

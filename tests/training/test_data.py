@@ -8,7 +8,7 @@ import torch
 from training import data
 from training.data import choose_cache, decoded_bytes
 from training.fit import configure, fit
-from training.options import CACHE_NAMES
+from training.options import OPTIONS
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 
@@ -42,7 +42,8 @@ def test_labels_that_change_are_left_to_worker_processes_beside_a_gpu(monkeypatc
 
 
 def test_a_named_place_is_taken_at_its_word():
-    assert [choose_cache(name, 10**18, GPU) for name in CACHE_NAMES[1:]] == list(CACHE_NAMES[1:])
+    names = [name for name in OPTIONS["cache"].choices if name != "auto"]
+    assert [choose_cache(name, 10**18, GPU) for name in names] == names
     with pytest.raises(UserError, match="--cache gpu .* cpu: use --cache ram"):
         choose_cache("gpu", 1, CPU)
 

@@ -50,7 +50,7 @@ def prepare(module, inputs):
 register_module_forward_pre_hook(prepare)
 root = Path(sys.argv[1])
 SMALL = {
-    "dataset": "disks", "preset": "quick", "network": "lightunet", "width": 4, "crop": 32, "norm": "group",
+    "dataset": "disks", "preset": "quick", "network": "lightunet(norm=group)", "width": 4, "crop": 32,
     "precision": "fp32", "optimizer": "sgd", "lr": 0.05, "tensorboard": False, "checkpoint_every": 1, "epochs": 3,
     "audit": False,
 }

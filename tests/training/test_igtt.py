@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evaluation.classical.methods import BASELINES
+from evaluation.classical import BASELINES
 from training.label_free.masks import (
     CANDIDATES,
     CRITERIA,

@@ -10,9 +10,9 @@ import torch
 
 from datasets.noise_files import write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix
+from training.configuration.resolve import resolve_options
 from training.data import load_data
 from training.options import TrainingOptions
-from training.resolve import resolve_options
 from training.run.label_facts import LabelKnowledge, examine_labels, stated_matrix
 
 FLIP_TWO = np.array([[0.8, 0.2], [0.2, 0.8]])

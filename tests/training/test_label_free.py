@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from datasets.label_noise import EMS_SPEC
+from training.configuration.presets import RECIPES
+from training.configuration.resolve import resolve_options
 from training.fit import configure, fit
 from training.label_free.masks import CRITERIA, INITIAL_LABELS
-from training.options import CRITERION_NAMES, EMS, INITIAL_LABEL_NAMES, RECIPES
-from training.resolve import resolve_options
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.files import read_json, read_jsonl, write_json
@@ -41,9 +41,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "checkpoints" / "last.pth")["model"]
 
 
-def test_help_names_what_exists():
-    assert EMS == EMS_SPEC and tuple(CRITERIA) == CRITERION_NAMES
-    assert set(INITIAL_LABEL_NAMES) == set(INITIAL_LABELS)
+def test_recipes_name_what_exists():
+    assert RECIPES["published"]["igtt_ems"] == EMS_SPEC
+    assert all(
+        values["igtt_criterion"] in CRITERIA and values["igtt_init"] in INITIAL_LABELS for values in RECIPES.values()
+    )
 
 
 def same_weights(one: Path, two: Path) -> bool:
@@ -52,7 +54,7 @@ def same_weights(one: Path, two: Path) -> bool:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_garbage_labels_change_nothing(disks, recipe, rng):
-    given = {"dataset": "disks", "igtt_recipe": recipe, "preset": "quick", "width": 4, "crop": 64, "batch_size": 4}
+    given = {"dataset": "disks", "igtt": recipe, "preset": "quick", "width": 4, "crop": 64, "batch_size": 4}
     given |= {"tensorboard": False, "epochs": 3, "device": "cpu"}
     with_labels = fit(configure({**given, "run_name": "with"}, disks), disks)
     for split in ("train", "val"):
@@ -86,7 +88,7 @@ def test_validation_labels_decide_nothing(disks):
 
 
 @pytest.mark.parametrize(
-    "given", [{"igtt_init": "black"}, {"igtt_recipe": "published"}, {"igtt_warmup": 0.0, "igtt_ems": EMS}]
+    "given", [{"igtt_init": "black"}, {"igtt": "published"}, {"igtt_warmup": 0.0, "igtt_ems": EMS_SPEC}]
 )
 def test_stopped_and_resumed_equals_uninterrupted(disks, given):
     given = {"epochs": 3, "checkpoint_every": 1, **given}
@@ -115,16 +117,16 @@ def test_bright_disks_are_found_without_labels(disks):
 
 
 def test_a_recipe_is_one_option_and_given_ones_still_count():
-    best, published = (resolve_options({"igtt_recipe": name}, has_accelerator=False) for name in RECIPES)
+    best, published = (resolve_options({"igtt": name}, has_accelerator=False) for name in RECIPES)
     assert best.label_free.igtt and published.label_free.igtt
     free = published.label_free
     assert (free.igtt_init, free.igtt_ems, published.loss.spec) == ("black", EMS_SPEC, "dmi+iou")
     assert resolve_options({"igtt": True}, has_accelerator=False) == best
-    given = resolve_options({"igtt_recipe": "published", "igtt_ems": "clean"}, has_accelerator=False)
+    given = resolve_options({"igtt": "published", "igtt_ems": "clean"}, has_accelerator=False)
     assert given.replace(igtt_ems=EMS_SPEC) == published
     assert not resolve_options({}, has_accelerator=False).label_free.igtt
     with pytest.raises(UserError, match="best, published"):
-        resolve_options({"igtt_recipe": "mine"}, has_accelerator=False)
+        resolve_options({"igtt": "mine"}, has_accelerator=False)
 
 
 def test_first_masks_stay_while_warming_up(disks):

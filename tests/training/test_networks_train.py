@@ -71,7 +71,7 @@ def test_every_network_trains_on_three_classes(network: str, three_classes: Path
 
 def test_activation_checkpointing_changes_nothing_but_memory(disks: Path):
     plain, saving = (
-        run(disks, "--network", "unet", "--epochs", 2, *extra) for extra in ([], ["--activation_checkpointing"])
+        run(disks, "--network", network, "--epochs", 2) for network in ("unet", "unet(activation_checkpointing=true)")
     )
     assert read_json(saving / "config.json")["network_options"]["activation_checkpointing"] is True
     one, other = (load_network(folder, "last")[0].state_dict() for folder in (plain, saving))
@@ -95,8 +95,8 @@ def test_weights_from_a_file_are_where_training_starts(disks: Path, tmp_path: Pa
     ("arguments", "message"),
     [
         (["--network", "unet", "--pretrained", "weights.pth"], "network 'unet' has no option pretrained"),
-        (["--network", "unet_resnet18", "--pretrained", "no.pth"], "leave out --width and --norm, or --pretrained"),
-        (["--network", "hrnet", "--output_stride", "8"], "network 'hrnet' has no option output_stride"),
+        (["--network", "unet_resnet18", "--pretrained", "no.pth"], "leave out --width and norm=group, or --pretrained"),
+        (["--network", "hrnet(output_stride=8)"], "network 'hrnet' has no option output_stride"),
     ],
 )
 def test_an_option_that_the_network_does_not_have_is_named(arguments: list[str], message: str, disks: Path):

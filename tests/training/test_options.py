@@ -2,35 +2,89 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from training.options import DEFAULTS, PAPER_PRESET, QUICK_PRESET, make_parser, parse_given
-from training.resolve import CHANGEABLE_ON_RESUME, resolve_options, resume_options
+from datasets.registries import NORMALIZATIONS, STRONG_AUGMENTATIONS
+from evaluation.classical import BASELINES, FOREGROUNDS
+from models import NETWORKS
+from training.configuration.presets import PRESETS, RECIPES
+from training.configuration.removed import GONE, RESPELLED
+from training.configuration.resolve import CHANGEABLE_ON_RESUME, as_typed, resolve_options, resume_options
+from training.losses import LOSSES
+from training.optimizers import OPTIMIZERS, SCHEDULES
+from training.options import DEFAULTS, OPTIONS, make_parser, parse_given
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT
 
 
-@pytest.mark.parametrize(("accelerator", "preset"), [(True, PAPER_PRESET), (False, QUICK_PRESET)])
+@pytest.mark.parametrize(("accelerator", "preset"), [(True, "paper"), (False, "quick")])
 def test_auto_is_paper_with_an_accelerator_and_quick_without(accelerator, preset):
     options = resolve_options({}, accelerator)
-    assert {name: options.flat()[name] for name in preset} == preset
-    assert options.run.preset == ("paper" if accelerator else "quick")
+    assert options.run.preset == preset
+    for name, value in PRESETS[preset].items():
+        found = options.flat()[name]
+        assert found.items() >= value.items() if isinstance(value, dict) else found == value
 
 
 def test_given_options_beat_the_preset_and_the_preset_beats_defaults():
     options = resolve_options(parse_given(["--preset", "paper", "--lr", "0.2"]), False)
-    assert options.optimization.lr == 0.2 and options.optimization.epochs == PAPER_PRESET["epochs"]
-    assert PAPER_PRESET["checkpoint_every"] == options.run.checkpoint_every != DEFAULTS["checkpoint_every"]
+    assert options.optimization.lr == 0.2 and options.optimization.epochs == PRESETS["paper"]["epochs"]
+    assert PRESETS["paper"]["checkpoint_every"] == options.run.checkpoint_every != DEFAULTS["checkpoint_every"]
 
 
 @pytest.mark.parametrize(
-    ("given", "stride"), [({}, 4), ({"stem_stride": 1}, 1), ({"preset": "paper"}, None), ({"network": "unet"}, None)]
+    ("given", "stride"),
+    [
+        ({"network": "hrnet"}, 4),
+        ({"network": "hrnet(stem_stride=1)"}, 1),
+        ({"network": "hrnet", "network_options": {"stem_stride": 2}}, 2),
+        ({"network": "hrnet", "preset": "paper"}, None),
+        ({"network": "unet"}, None),
+    ],
 )
 def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwise(given, stride):
-    assert resolve_options({"network": "hrnet", **given}, False).network.stem_stride == stride
+    assert resolve_options(given, False).network.options.get("stem_stride") == stride
+
+
+def test_a_network_is_given_with_its_options():
+    given = parse_given(["--network", "deeplabv3plus(backbone=resnet101, norm=group,width=8)", "--preset", "paper"])
+    network = resolve_options(given, False).network
+    assert (network.name, network.width) == ("deeplabv3plus", 8)
+    assert network.options == {"backbone": "resnet101", "norm": "group", "width": 8, "init": "normal"}
+
+
+def test_parameters_of_optimizer_and_schedule_are_options_of_their_own():
+    given = parse_given(["--optimizer", "sgd(momentum=0.8,clip_grad=1)", "--schedule", "cosine(warmup_epochs=2)"])
+    steps = resolve_options(given, False).optimization
+    assert (steps.optimizer, steps.momentum, steps.clip_grad) == ("sgd", 0.8, 1)
+    assert (steps.schedule, steps.warmup_epochs) == ("cosine", 2)
+    assert steps.weight_decay == PRESETS["quick"]["weight_decay"], "what is not given stays"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"network": "unet(width=8)", "width": 16}, "width=8 contradicts --width 16"),
+        ({"optimizer": "sgd(beta=1)"}, "no parameter 'beta'; its parameters are: momentum, weight_decay, clip_grad"),
+        ({"optimizer": "sgd(momentum=2)"}, "momentum: '2' must be below 1"),
+        ({"schedule": "cosine(warmup_epochs)"}, "'warmup_epochs' is not of the form key=value"),
+        ({"network": "unet(norm=group"}, "cannot be read"),
+        ({"network": "unet(norm=group,norm=batch)"}, "norm appears more than once"),
+        ({"network": "vnet(norm=group)"}, "'vnet' is unknown; choose from: unet"),
+        ({"normalization": "none"}, "--normalization 'none' is unknown; choose from: zscore"),
+        ({"head_bias": "half"}, "head_bias 'half' is unknown"),
+        ({"learning_rate": 1}, "there is no option 'learning_rate'"),
+        ({"schedule": "one_cycle(warmup_epochs=5)", "epochs": 5}, "must be shorter than --epochs 5"),
+    ],
+)
+def test_faulty_values_are_named(given, message):
+    with pytest.raises(UserError) as error:
+        resolve_options(given, False)
+    assert message in str(error.value)
 
 
 def test_only_given_options_are_reported():
@@ -41,9 +95,95 @@ def test_only_given_options_are_reported():
     }
 
 
-def test_every_option_has_a_flag():
-    flags = {action.dest for action in make_parser()._actions}
-    assert set(DEFAULTS) == flags - {"help"}
+def flags() -> set[str]:
+    return {flag for action in make_parser()._actions for flag in action.option_strings}
+
+
+def test_every_option_has_a_flag_or_is_set_otherwise():
+    assert {f"--{name}" for name, own in OPTIONS.items() if own.has_flag} <= flags()
+    assert all(own.inside in OPTIONS for own in OPTIONS.values() if own.inside)
+    assert len([own for own in OPTIONS.values() if own.has_flag]) <= 66
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_messages_name_only_flags_that_exist(name):
+    for value in (True, False) if isinstance(DEFAULTS[name], bool) else ({"norm": "group"}, 3, "x", ("a", "b")):
+        if (name == "network_options") == isinstance(value, dict):
+            typed = as_typed(name, value).split()[0]
+            assert typed in flags() if typed.startswith("--") else OPTIONS[name].python_only
+
+
+@pytest.mark.parametrize(
+    ("name", "registry"),
+    [
+        ("network", NETWORKS),
+        ("loss", LOSSES),
+        ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES),
+        ("normalization", NORMALIZATIONS),
+        ("augment", STRONG_AUGMENTATIONS),
+        ("igtt", RECIPES),
+        ("igtt_init", BASELINES),
+        ("foreground", FOREGROUNDS),
+    ],
+)
+def test_help_lists_every_registry(name, registry):
+    (shown,) = [action for action in make_parser()._actions if action.dest == name]
+    words = f"{shown.help} {' '.join(shown.choices or ())}".replace(",", " ").replace(";", " ").split()
+    assert set(registry) <= set(words)
+    assert all(registry[key] is not None for key in registry if not isinstance(registry, tuple)), "and each exists"
+
+
+def test_help_tells_what_takes_effect(capsys):
+    with pytest.raises(SystemExit):
+        parse_given(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "usage: main.py --dataset NAME [options] " in text
+    for words in (
+        "--epochs N epochs in all (paper: 100, quick: 20)",
+        "(best: vote, published: black)",
+        "(best: auto, published: minority)",
+        "(default: zscore, --igtt best: local)",
+        "(default: 0.0, --igtt best: 0.99)",
+        "paper: sgd(momentum=0.9,weight_decay=0.001)",
+        "--flips, --no_flips",
+    ):
+        assert words in text
+
+
+def test_every_switch_is_negated_alike():
+    switches = {name for name, own in OPTIONS.items() if own.has_flag and isinstance(DEFAULTS[name], bool)}
+    assert switches >= {"flips", "audit", "tensorboard", "real_only", "compile"}
+    for name in switches:
+        assert parse_given([f"--{name}"]) == {name: True} and parse_given([f"--no_{name}"]) == {name: False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "new"),
+    [
+        (["--norm", "group"], '--network "NAME(norm=group)"'),
+        (["--stem_stride=4"], '--network "NAME(stem_stride=4)"'),
+        (["--activation_checkpointing", "--width", "4"], '--network "NAME(activation_checkpointing=true)"'),
+        (["--weight_decay", "1e-4"], '--optimizer "NAME(weight_decay=1e-4)"'),
+        (["--warmup_epochs", "5"], '--schedule "NAME(warmup_epochs=5)"'),
+        (["--igtt_recipe", "published"], "--igtt published"),
+        (["--igtt_warmup", "0.5"], "'igtt_warmup': 0.5"),
+        (["--no-channels_last"], "follows from the device"),
+        (["--igtt_tta"], "docs/LABEL_FREE.md"),
+    ],
+)
+def test_what_was_spelled_otherwise_says_how_it_is_now(arguments, new, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_given(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and new in error
+
+
+@pytest.mark.parametrize("name", [*RESPELLED, *GONE])
+def test_what_is_no_more_is_no_option(name):
+    assert name not in OPTIONS
+    with pytest.raises(UserError, match=f"--{name} is (spelled|no more)"):
+        resolve_options({name: 1}, False)
 
 
 @pytest.mark.parametrize("given", [{"num_classes": 1}, {"num_classes": 5}])
@@ -111,6 +251,8 @@ def test_a_resumed_run_keeps_its_options():
     [
         (["--no_flips"], "--no_flips differs from the run's --flips"),
         (["--real_only"], "--real_only differs from the run's --no_real_only"),
+        (["--network", "unet(norm=group)"], 'NAME.norm=group.* differs from the run.s --network "NAME.init=kaiming'),
+        (["--optimizer", "adamw(momentum=0.5)"], r'"NAME.momentum=0.5." differs from the run.s --optimizer'),
         (["--augment", "noise:0.1", "blur"], "--augment noise:0.1 blur differs from the run's --augment blur"),
         (["--fold", "1/5"], "--fold 1/5 differs from the run, which had no --fold"),
     ],
@@ -122,8 +264,12 @@ def test_a_refused_change_is_named_as_typed(typed, message):
 
 @pytest.mark.parametrize("name", sorted(set(DEFAULTS) - {*CHANGEABLE_ON_RESUME, "resume"}))
 def test_nothing_else_may_change_on_resume(name):
-    with pytest.raises(UserError, match=f"--{name} "):
-        resume_options({"resume": "er/x", name: "something else"}, CONFIG)
+    own = OPTIONS[name]
+    choices = [choice for choice in own.choices if choice not in (CONFIG.get(name), "auto")]
+    other = {"network": "lightunet", "optimizer": "sgd", "schedule": "constant", "network_options": {"norm": "group"}}
+    value = other.get(name, choices[0] if choices else "something else")
+    with pytest.raises(UserError, match=re.escape(as_typed(name, value))):
+        resume_options({"resume": "er/x", name: value}, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +280,11 @@ def test_nothing_else_may_change_on_resume(name):
         ({"label_noise_refresh": "epoch"}, "label_noise"),
         ({"igtt_warmup": 0.5}, "igtt"),
         ({"foreground": "dark"}, "igtt"),
-        ({"foreground": "dark"}, "igtt"),
     ],
 )
 def test_an_option_about_another_that_is_off_is_refused(given, needed):
     (name,) = given
-    with pytest.raises(UserError, match=f"--{name}.* does nothing without --{needed}"):
+    with pytest.raises(UserError, match=f"{name}.* does nothing without --{needed}"):
         resolve_options(given, has_accelerator=False)
     switch = {"label_noise": "flip:0.3"} if needed == "label_noise" else {"igtt": True}
     assert resolve_options({**switch, **given}, has_accelerator=False).flat()[name] == given[name]

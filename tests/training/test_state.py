@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datasets.transition_matrix import TransitionMatrix
-from training.resolve import resolve_options
+from training.configuration.resolve import resolve_options
 from training.run.state import build_state, score_shares
 from training.selection import LabelNoiseFacts
 
@@ -19,7 +19,7 @@ def test_scores_start_at_the_shares_that_the_loss_is_about(loss, share):
     # 20 % of the truth is foreground; flipping 30 % of both classes makes it 0.2 · 0.7 + 0.8 · 0.3 = 38 % of the label.
     options = resolve_options({"loss": loss, "width": 4}, False)
     counts = np.array([62_000, 38_000])
-    assert score_shares(options, counts, FLIPPED) == pytest.approx([1 - share, share])
+    assert score_shares(loss, counts, FLIPPED) == pytest.approx([1 - share, share])
     state = build_state(options, torch.device("cpu"), counts, FLIPPED)
     assert torch.sigmoid(state.network.head.bias).item() == pytest.approx(share, abs=1e-5)
 

@@ -21,16 +21,15 @@ MAX_COUNTS = 4
 SET_HERE = {  # options of main.py that this tool sets itself → what to give instead
     "label_noise": "--pixel_shares",
     "label_noise_refresh": "--pixel_shares",
-    "noise_seed": "--seed",
     "transition_matrix": "--pixel_shares",
     "epochs": "--steps",
     "repeat": "--steps",
     "stop_after": "--steps",
     "fold": "--image_counts",
     "run_name": "--out",
+    "config": "the options themselves",
     "resume": "the same command again, which goes on",
     "checkpoint_every": "--keep_checkpoints",
-    "checkpoint_from": "--keep_checkpoints",
     "tensorboard": "the folder's curve.png",
     "igtt": "main.py: it needs no annotation",
 }

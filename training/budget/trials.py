@@ -34,7 +34,18 @@ from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
 # Options that leave a finished training as it is, or that the trials set.
-NO_SETTINGS = ("device", "workers", "cache", "epochs", "stop_after", "run_name", "resume", "train_list", "val_list")
+NO_SETTINGS = (
+    "device",
+    "workers",
+    "cache",
+    "config",
+    "epochs",
+    "stop_after",
+    "run_name",
+    "resume",
+    "train_list",
+    "val_list",
+)
 
 
 @dataclass(frozen=True)
@@ -293,13 +304,13 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
         normalization=options.data.normalization,
         cache=False,
     )
-    loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options)))
+    loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options.optimization.batch_size)))
     counts = validate(
         network,
         loader,
         num_classes=options.data.num_classes,
         device=device,
-        channels_last=options.optimization.channels_last,
+        channels_last=device.type != "mps",
         decoder=ScoreDecoder.of_config(checkpoint["config"]),
     )
     if options.data.num_classes > 1:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from datasets.label_noise import EMS_SPEC, make_noisy_label
+from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient
-from evaluation.classical.methods import BASELINES
+from training.configuration.groups import INITIAL_LABELS
 from utils.cli import one_of
 
 CANDIDATES = 30
@@ -140,9 +141,6 @@ def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image
         return (BASELINES[name](orient(image, foreground)) >= 0.5).astype(np.uint8)
     black = np.zeros(image.shape[:2], np.uint8)
     return make_noisy_label(black, "random:0.5", seed, image_id) if name == "random" else black
-
-
-INITIAL_LABELS = ("black", "random", *BASELINES)
 
 
 def mask_agreement(before: Tensor, after: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from training.configuration.resolve import resolve_options, resume_options
 from training.data import TrainingData
 from training.options import DEFAULTS, TrainingOptions
-from training.resolve import resolve_options, resume_options
-from training.run.state import TrainingState, has_checkpoint, network_options
+from training.run.state import TrainingState, has_checkpoint
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_device
@@ -25,7 +25,8 @@ AUTO = "auto"  # of --resume
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     """Resolve given options on this machine; with ``resume``, against the config of that run.
 
-    ``resume="auto"`` goes on with the run of ``run_name`` from its first checkpoint on, and starts it before.
+    ``resume="auto"`` goes on with the run of ``run_name`` from its first checkpoint on, and starts it before. With
+    ``config``, a colleague's config.json, its options count where none are given.
     """
     if given.get("resume") == AUTO:
         run = named_run(given.get("dataset", DEFAULTS["dataset"]), given.get("run_name"), root)
@@ -37,7 +38,8 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}
-    return resolve_options(given, has_accelerator=choose_device(given.get("device", "auto")) != "cpu")
+    config = None if given.get("config") is None else read_json(given["config"])
+    return resolve_options(given, choose_device(given.get("device", "auto")) != "cpu", config)
 
 
 def named_run(dataset: str, run_name: str | None, root: Path) -> Path | None:
@@ -94,7 +96,7 @@ def make_config(
         "train_list": display_path(data.train_list),
         "val_list": None if data.val_list is None else display_path(data.val_list),
         "test_list": None if data.test_list is None else display_path(data.test_list),
-        "network_options": network_options(options),
+        "network_options": options.network.options,
         "used_precision": state.precision,
         "label_reading": data.reading.to_json(),
         "restart": None if state.restart is None else asdict(state.restart),

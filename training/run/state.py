@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,6 @@ from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
 from utils.distributed import synchronize_batch_norm
-
-NETWORK_OPTION_NAMES = (
-    "width",
-    "norm",
-    "init",
-    "backbone",
-    "output_stride",
-    "stem_stride",
-    "pretrained",
-    "activation_checkpointing",
-)
 
 
 @dataclass
@@ -88,12 +78,6 @@ def seed_everything(seed: int, epoch: int) -> None:
     torch.manual_seed(mixed)
 
 
-def network_options(options: TrainingOptions) -> dict[str, Any]:
-    """The options of ``models.build_network`` that this run sets."""
-    given = {name: getattr(options.network, name) for name in NETWORK_OPTION_NAMES}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def build_state(
     options: TrainingOptions, device: torch.device, class_counts: np.ndarray, labels: LabelNoiseFacts
 ) -> TrainingState:
@@ -105,17 +89,15 @@ def build_state(
     """
     seed_everything(options.run.seed, 0)
     network = build_network(
-        options.network.name, options.data.in_channels, options.data.num_classes, **network_options(options)
+        options.network.name, options.data.in_channels, options.data.num_classes, **options.network.options
     )
     if options.network.head_bias == "shares" and class_counts.sum():
-        start_from_shares(network, score_shares(options, class_counts, labels))
-    channels_last = (
-        options.optimization.channels_last and device.type != "mps"
-    )  # slower there, and not in every operator
+        start_from_shares(network, score_shares(options.loss.spec, class_counts, labels))
+    channels_last = device.type != "mps"  # slower there, and not in every operator
     network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if options.network.sync_batchnorm:
         network = synchronize_batch_norm(network, device)
-    weights = class_weights(options, class_counts)
+    weights = class_weights(options.loss.class_weights, options.data.num_classes, class_counts)
     loss = SegmentationLoss(options.loss.spec, options.data.num_classes, weights, labels.matrix).to(device)
     optimizer = build_optimizer(
         options.optimization.optimizer,
@@ -145,26 +127,26 @@ def build_state(
     )
 
 
-def score_shares(options: TrainingOptions, class_counts: np.ndarray, labels: LabelNoiseFacts) -> np.ndarray:
+def score_shares(loss: str, class_counts: np.ndarray, labels: LabelNoiseFacts) -> np.ndarray:
     """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
     shares = class_counts / class_counts.sum()
-    return labels.true_shares(shares) if needs_transition_matrix(options.loss.spec) else shares
+    return labels.true_shares(shares) if needs_transition_matrix(loss) else shares
 
 
-def class_weights(options: TrainingOptions, class_counts: np.ndarray) -> list[float] | None:
+def class_weights(given: Sequence[str], num_classes: int, class_counts: np.ndarray) -> list[float] | None:
     """The weights of ``--class_weights``: given ones, or from class frequencies."""
-    if not options.loss.class_weights:
+    if not given:
         return None
-    classes = max(options.data.num_classes, 2)
-    if options.loss.class_weights == ("frequency",):
+    classes = max(num_classes, 2)
+    if tuple(given) == ("frequency",):
         return list(frequency_weights(class_counts))
     try:
-        weights = [float(value) for value in options.loss.class_weights]
+        weights = [float(value) for value in given]
     except ValueError:
         weights = []
     if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
         raise UserError(
-            f"--class_weights {' '.join(options.loss.class_weights)}: give 'frequency' or {classes} numbers ≥ 0, "
+            f"--class_weights {' '.join(given)}: give 'frequency' or {classes} numbers ≥ 0, "
             "one of them above 0, background first"
         )
     return weights

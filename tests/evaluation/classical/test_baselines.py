@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from datasets.image_io import read_image, read_label, read_scores
+from evaluation.classical import BASELINES
 from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
-from evaluation.classical.methods import BASELINES, scores_from_mask
+from evaluation.classical.methods import scores_from_mask
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
 MIN_IOU = {"ridge": 0.75}  # of lines; the others find disks

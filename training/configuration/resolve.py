@@ -1,0 +1,259 @@
+"""How the options of a run come together: defaults < preset < config < recipe < given ones; what contradicts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from models import NETWORKS, network_options
+from training.configuration.presets import NETWORK_OPTIONS, PRESETS, RECIPES
+from training.configuration.removed import modernized, removal
+from training.optimizers import OPTIMIZERS, SCHEDULES
+from training.options import DEFAULTS, OPTIONS, TrainingOptions
+from utils.cli import UserError, one_of
+from utils.specs import plain_value, split_call
+
+CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
+WITH_PARAMS = {"network": NETWORKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+LENGTH = ("steps", "epochs", "repeat")
+OWN_FLAGS = ("width", "pretrained")  # options of a network that have flags of their own
+
+
+def resolve_options(
+    given: Mapping[str, Any], has_accelerator: bool, config: Mapping[str, Any] | None = None
+) -> TrainingOptions:
+    """Combine defaults, preset, the config of a run to repeat, and given options.
+
+    Args:
+        given: option name → value, from ``parse_given`` or a caller.
+        has_accelerator: whether preset ``auto`` means ``paper`` (True) or ``quick`` (False).
+        config: of a run whose options count below the given ones.
+    Raises:
+        UserError: options that contradict each other.
+    """
+    given = taken_apart(given)
+    repeated = {} if config is None else _to_repeat(config, given)
+    preset = {**DEFAULTS, **repeated, **given}["preset"]
+    if preset == "auto":
+        preset = "paper" if has_accelerator else "quick"
+    values = {**PRESETS[preset], **repeated, **_recipe(given), **given, "preset": preset}
+    values |= run_length(values, _given_length(given, repeated))
+    if "pretrained" in given and "width" not in given:
+        values["width"] = None  # pretrained weights have the width they were trained with
+    if given.get("channels") and "in_channels" not in given:
+        values["in_channels"] = len(given["channels"])
+    values["network_options"] = _network_options(values, given, repeated)
+    options = TrainingOptions.from_flat(values)
+    _check_use(options, given)
+    if options.loss.spec is None:
+        options = options.replace(loss="bce" if options.data.num_classes == 1 else "ce")
+    if options.noise.noise_seed is None:
+        options = options.replace(noise_seed=options.run.seed)
+    _check(options)
+    return options
+
+
+def taken_apart(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given options with ``name(key=value,…)`` of network, optimizer and schedule as options of their own.
+
+    Raises:
+        UserError: an option or a value that does not exist, or an option that is given in both ways.
+    """
+    values = dict(given)
+    for name in values:
+        if name not in OPTIONS:
+            raise UserError(removal(name, values[name], {}) or f"there is no option {name!r}")
+    if isinstance(values.get("igtt"), bool):
+        values["igtt"] = next(iter(RECIPES)) if values["igtt"] else None
+    for name, registry in WITH_PARAMS.items():
+        if name in values:
+            values[name], params = split_call(values[name], f"--{name}")
+            one_of(values[name], tuple(registry), f"--{name}")
+            values |= _read_params(name, params, values)
+    for name, value in values.items():
+        choices = [str(choice) for choice in OPTIONS[name].choices]
+        if choices and value is not None:
+            one_of(str(value), choices, f"--{name}" if OPTIONS[name].has_flag else name)
+    return values
+
+
+def _read_params(name: str, params: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the parameters of ``--name NAME(…)`` set."""
+    inner = OWN_FLAGS if name == "network" else tuple(key for key, own in OPTIONS.items() if own.inside == name)
+    values: dict[str, Any] = {}
+    for key in params:
+        if key in inner:
+            values[key] = _parsed(f"--{name}: {key}", key, params[key])
+            if given.get(key, values[key]) != values[key]:
+                raise UserError(f"--{name}: {key}={params[key]} contradicts {as_typed(key, given[key])}")
+        elif name != "network":
+            raise UserError(f"--{name} has no parameter {key!r}; its parameters are: {', '.join(inner)}")
+    if name == "network":
+        own = {key: plain_value(value) for key, value in params.items() if key not in inner}
+        values["network_options"] = {**given.get("network_options", {}), **own}
+    return values
+
+
+def _parsed(what: str, name: str, text: str) -> Any:
+    parse = OPTIONS[name].parse
+    try:
+        return parse(text) if parse else text
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+def _network_options(values: Mapping[str, Any], given: Mapping[str, Any], repeated: Mapping[str, Any]) -> dict:
+    """All options that the network gets: the preset's where it has them, or a repeated run's, given ones, flags."""
+    network, preset = values.get("network", DEFAULTS["network"]), values["preset"]
+    known = network_options(network)
+    base = PRESETS[preset]["network_options"] | NETWORK_OPTIONS.get((preset, network), {})
+    base = {name: value for name, value in base.items() if name in known}
+    base = repeated.get("network_options", base)
+    flags = {name: values[name] for name in OWN_FLAGS if values.get(name) is not None}
+    flags = {name: value for name, value in flags.items() if name in given or name in known}
+    return {**base, **given.get("network_options", {}), **flags}
+
+
+def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that another one takes over, but for what is about its network where that is another."""
+    if not isinstance(config, Mapping) or not {"preset", "network"} <= set(config):
+        raise UserError("--config is not the config.json of a run: it names no preset and no network")
+    known = modernized(config)
+    values = {name: known[name] for name, own in OPTIONS.items() if own.is_copied and name in known}
+    if given.get("preset", values["preset"]) != values["preset"]:
+        raise UserError(f"{as_typed('preset', given['preset'])} does nothing with --config, which sets every option")
+    values |= {name: value for name, value in config.get("asked", {}).items() if name in values}
+    values["network_options"] = {
+        name: value for name, value in values["network_options"].items() if name not in OWN_FLAGS
+    }
+    if given.get("network", values["network"]) != values["network"]:
+        del values["network_options"], values["pretrained"]
+    return _with_tuples(values)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from JSON, which knows no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _given_length(given: Mapping[str, Any], repeated: Mapping[str, Any]) -> dict[str, Any]:
+    """What says how long a run is: given options, and of a run to repeat those that do not contradict them."""
+    length = {name: repeated[name] for name in LENGTH if repeated.get(name) is not None}
+    if "steps" in given:
+        length = {}
+    elif "epochs" in given or "repeat" in given:
+        length.pop("steps", None)
+    return length | {name: given[name] for name in LENGTH if name in given}
+
+
+def run_length(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps and epochs of a run: a preset's steps count unless ``--epochs`` or ``--repeat`` say how long it is.
+
+    Args:
+        values: what presets and given options come to.
+    Raises:
+        UserError: given options that contradict each other.
+    """
+    epochs, repeats = "epochs" in given, given.get("repeat", "auto") != "auto"
+    if given.get("steps") is None:
+        is_counted = epochs or repeats or values.get("steps") is None
+        return {"steps": None, "repeat": given["repeat"] if repeats else 1} if is_counted else {"repeat": "auto"}
+    if repeats:
+        raise UserError(
+            f"--steps {given['steps']} and --repeat {given['repeat']} both say how long an epoch is: give one"
+        )
+    if not epochs:
+        return {"epochs": min(values["epochs"], given["steps"]), "repeat": "auto"}  # no epoch without a step
+    if given["steps"] < given["epochs"]:
+        raise UserError(f"--steps {given['steps']} is less than a step in each of --epochs {given['epochs']}")
+    return {"repeat": "auto"}
+
+
+def _recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that ``--igtt RECIPE`` sets."""
+    return {} if given.get("igtt") is None else RECIPES[given["igtt"]]
+
+
+def _check_use(options: TrainingOptions, given: Mapping[str, Any]) -> None:
+    """Refuse given options that are about another one which is off."""
+    for name in given:
+        needed = OPTIONS[name].needs
+        if needed and not options.flat()[needed] and given[name] != DEFAULTS[name]:
+            raise UserError(f"{as_typed(name, given[name])} does nothing without --{needed}: give both or neither")
+
+
+def _check(options: TrainingOptions) -> None:
+    data, steps, free = options.data, options.optimization, options.label_free.igtt
+    if data.channels and len(data.channels) != data.in_channels:
+        raise UserError(
+            f"--in_channels {data.in_channels} does not fit --channels {','.join(data.channels)}, which are "
+            f"{len(data.channels)}: leave one of the two out"
+        )
+    if data.num_classes > 254:
+        raise UserError(f"--num_classes {data.num_classes} is more than 254, which 8-bit labels cannot hold")
+    if data.num_classes > 1 and options.loss.pred_invert == "on":
+        raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
+    if free and (data.num_classes > 1 or options.noise.label_noise or data.fold or options.loss.class_weights):
+        raise UserError(
+            "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
+            "and --class_weights"
+        )
+    if options.augmentation.crop < 16:
+        raise UserError(f"--crop {options.augmentation.crop} is below 16 pixels, the networks' least size")
+    if steps.momentum >= 1:
+        raise UserError(f"{as_typed('momentum', steps.momentum)}: momentum must be below 1")
+    if steps.warmup_epochs and steps.warmup_epochs >= steps.epochs:
+        typed = as_typed("warmup_epochs", steps.warmup_epochs)
+        raise UserError(f"{typed}: the warm-up must be shorter than --epochs {steps.epochs}")
+    if steps.accumulate > steps.batch_size:
+        raise UserError(f"--accumulate {steps.accumulate} is more than --batch_size {steps.batch_size}")
+    if options.run.stop_after is not None and options.run.stop_after > steps.epochs:
+        raise UserError(f"--stop_after {options.run.stop_after} lies after the last of --epochs {steps.epochs}")
+
+
+def as_typed(name: str, value: Any) -> str:
+    """An option as it stands on a command line, or in ``configure({...})`` where it has no flag."""
+    own = OPTIONS[name]
+    if name == "network_options":
+        return f'--network "NAME({",".join(f"{key}={each}" for key, each in value.items())})"'
+    if own.inside:
+        return f'--{own.inside} "NAME({name}={value})"'
+    if own.python_only:
+        return f"{name}={value!r}"
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    values = value if isinstance(value, tuple) else (value,)
+    return f"--{name} {(' ' if own.nargs else ',').join(map(str, values))}"
+
+
+def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> TrainingOptions:
+    """The options of a resumed run: those of its config, with the changeable ones that were given.
+
+    Raises:
+        UserError: an option was given that differs from the run's and may not change.
+    """
+    given = taken_apart(given)
+    known = _with_tuples({name: value for name, value in modernized(config).items() if name in OPTIONS})
+    known["stop_after"] = None
+    asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
+    for name, value in given.items():
+        had = known.get(name, DEFAULTS[name])
+        is_same = value in (had, asked.get(name, had)) or (name, value) == ("preset", "auto")
+        if name == "network_options":
+            is_same = {**had, **value} == had
+        if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:
+            before = f"the run's {as_typed(name, had)}"
+            if had is None:
+                before = f"the run, which had no {f'--{name}' if OPTIONS[name].has_flag else name}"
+            raise UserError(
+                f"{as_typed(name, value)} differs from {before}: on --resume only "
+                + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)
+                + " may change; start a new run for anything else"
+            )
+    changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
+    if known.get("steps") and "epochs" in given:  # epochs stay as long as they are
+        changed["steps"] = max(1, round(known["steps"] * given["epochs"] / known["epochs"]))
+    options = TrainingOptions.from_flat({**known, **changed, "resume": given.get("resume")})
+    _check(options)
+    return options
