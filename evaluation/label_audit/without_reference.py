@@ -44,6 +44,8 @@ KEYS = [
     "threshold",
     "profile",
 ]
+# Labels on six sets of images have 0.66 to 0.79 of neighbours; images predict them by 0.67 to 0.89, shuffled by 0.25.
+STRUCTURE, MATCHED = 0.3, 0.6
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
@@ -114,12 +116,16 @@ class ImageAudit(Audit):
         return self.verdict == "inverted"
 
     def warnings(self) -> list[str]:
-        """That images do not predict labels which have structure of their own."""
+        """That images hardly predict labels which have structure of their own.
+
+        Noise that forgets the image lowers both correlations; only labels of another place keep their structure.
+        """
         found = self.evidence
-        if found.low is None or found.has_signal or found.has_nothing:
+        has_structure = found.neighbours >= STRUCTURE
+        if np.isnan(found.low) or not has_structure or found.correlation >= MATCHED * found.neighbours:
             return []
         return [
-            "simple image features do not predict the labels, which have structure of their own: are labels and images "
+            "simple image features hardly predict the labels, which have structure of their own: are labels and images "
             "mismatched (shuffled, turned or moved)? Where structures show by more than brightness and edges, go on"
         ]
 

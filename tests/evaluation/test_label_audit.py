@@ -357,3 +357,21 @@ def test_wrong_use_is_explained(blobs):
         audit_labels(masks, None, images, foreground="red")
     with pytest.raises(UserError, match="--num_classes 3 give clean labels"):
         audit_labels(masks, None, images, num_classes=3, foreground="bright")
+
+
+def test_labels_that_belong_to_other_images_are_warned_of(rng):
+    """Shuffled and transposed labels have structure that no image feature predicts; a few images prove nothing."""
+    y, x = np.mgrid[:96, :96]
+    labels = []
+    for _ in range(8):
+        disks = [
+            (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+            for cy, cx, radius in zip(*rng.integers(10, 86, (2, 5)), rng.integers(6, 13, 5), strict=True)
+        ]
+        labels.append(np.any(disks, axis=0).astype(np.uint8))
+    images = [(60 + 80 * label + rng.normal(0, 8, label.shape)).astype(np.uint8) for label in labels]
+    assert audit_labels(labels, images=images).warnings() == []
+    for wrong in (labels[1:] + labels[:1], [label.T.copy() for label in labels]):
+        (warning,) = audit_labels(wrong, images=images).warnings()
+        assert "mismatched" in warning
+    assert audit_labels(labels[1:4], images=images[:3]).warnings() == []
