@@ -20,7 +20,7 @@ from datasets.image_io import StoredLabel, read_image, read_image_header, read_s
 from datasets.label_maps import LabelMap
 from datasets.label_values import COMPONENTS_LOOKED_AT, FileValues, LabelReading, decide_reading, summarize
 from datasets.labels import IGNORE
-from datasets.list_parser import Sample, raise_faults
+from datasets.list_parser import Sample
 from utils.cli import UserError, map_with_progress
 from utils.paths import display_path
 
@@ -192,23 +192,6 @@ def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: S
     )
     for line in lines:
         say(line)
-    return reading
-
-
-def decide_labels(
-    samples: Sequence[Sample], list_path: Path | str, expected: Expectation, say: Say = print
-) -> LabelReading:
-    """How the labels of samples are read, for a list that belongs to no run; images are not looked at.
-
-    Raises:
-        UserError: labels that cannot be read, or values without a meaning.
-    """
-    if expected.is_decided:
-        return expected.reading
-    found = survey([sample for sample in samples if sample.label], Path(list_path), expected, images=False)
-    raise_faults(Path(list_path), found.faults())
-    reading = decide_together([found], expected, say)
-    tell_one_sided(found, reading, say)
     return reading
 
 

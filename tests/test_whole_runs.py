@@ -36,7 +36,7 @@ def data_on_device(monkeypatch, device) -> None:
     if device == "cpu":
         choose = data.choose_cache
         monkeypatch.setattr(
-            data, "choose_cache", lambda name, *given: "gpu" if name == "auto" else choose(name, *given)
+            data, "choose_cache", lambda name, *given, **more: "gpu" if name == "auto" else choose(name, *given, **more)
         )
 
 

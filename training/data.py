@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from datasets.gpu_loader import DeviceLoader
 from datasets.label_noise import parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
@@ -34,6 +33,7 @@ from utils.distributed import from_main, local_world_size, rank, world_size
 from utils.files import read_json
 from utils.processors import usable_processors
 
+HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
 BYTES_PER_VALUE = 4  # at most; labels take one
 
@@ -142,6 +142,8 @@ def _make_loader(
 ) -> Iterable[dict[str, Any]]:
     """Batches from the GPU where the data lie there, else from memory or from worker processes."""
     if cache == "gpu":
+        from datasets.gpu_loader import DeviceLoader
+
         fresh = dataset.noise is not None and dataset.noise.refresh == "epoch"
         return DeviceLoader(dataset, batches, device, labels_change=fresh)
     workers = options.machine.workers if options.machine.workers is not None else _default_workers(dataset.cache)

@@ -23,7 +23,7 @@ from training.ema import EmaTeacher
 from training.losses.module import SegmentationLoss
 from training.step_guard import StepGuard
 from utils.cli import Progress
-from utils.device import autocast, memory_figures, start_memory_figures, tuned_convolutions
+from utils.device import autocast, memory_metrics, start_memory_metrics, tuned_convolutions
 from utils.distributed import sum_over_ranks, world_size
 
 TILE, TILE_OVERLAP, TILES_AT_ONCE = 512, 64, 1  # pixels, pixels: as inference does by default
@@ -33,7 +33,7 @@ TILE, TILE_OVERLAP, TILES_AT_ONCE = 512, 64, 1  # pixels, pixels: as inference d
 class EpochMetrics:
     """What an epoch of training reports: mean loss, images per second over all processes, last learning rate.
 
-    ``memory`` is that of :func:`utils.device.memory_figures`.
+    ``memory`` is that of :func:`utils.device.memory_metrics`.
     """
 
     loss: float
@@ -60,33 +60,39 @@ def uncompiled(network: nn.Module) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def backward_in_parts(
-    network: nn.Module,
-    loss: SegmentationLoss,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    precision: str,
-    accumulate: int,
-    scaler: torch.amp.GradScaler,
-) -> Tensor:
-    """Add the gradients of a global batch to the parameters, in ``accumulate`` parts; return its loss.
+@dataclass(frozen=True)
+class Step:
+    """What the gradients of a step depend on, beside its images and labels.
 
-    The denominators are those of the whole global batch, over all parts and processes, so parts and processes
-    change nothing but memory and time. (DistributedDataParallel averages gradients, hence the factor.)
+    Args:
+        network: in training mode.
+        accumulate: parts that a batch is computed in.
     """
-    weights = sum_over_ranks(loss.weights(labels))
-    total = torch.zeros((), device=images.device)
-    parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
-    for number, (part_images, part_labels) in enumerate(parts, start=1):
-        last = number == len(parts)
-        with nullcontext() if last or world_size() == 1 else network.no_sync():
-            with autocast(images.device, precision):
-                logits = network(part_images)
-            value = loss(logits, part_labels, weights)
-            scaler.scale(value * world_size()).backward()
-        total += value.detach()
-    return sum_over_ranks(total)
+
+    network: nn.Module
+    loss: SegmentationLoss
+    scaler: torch.amp.GradScaler
+    precision: str = "fp32"
+    accumulate: int = 1
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of a global batch to the parameters, part by part; return its loss.
+
+        The denominators are those of the whole global batch, over all parts and processes, so parts and processes
+        change nothing but memory and time. (DistributedDataParallel averages gradients, hence the factor.)
+        """
+        weights = sum_over_ranks(self.loss.weights(labels))
+        total = torch.zeros((), device=images.device)
+        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
+        for number, (part_images, part_labels) in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last or world_size() == 1 else self.network.no_sync():
+                with autocast(images.device, self.precision):
+                    logits = self.network(part_images)
+                value = self.loss(logits, part_labels, weights)
+                self.scaler.scale(value * world_size()).backward()
+            total += value.detach()
+        return sum_over_ranks(total)
 
 
 @tuned_convolutions()
@@ -105,6 +111,7 @@ def train_one_epoch(
     clip_grad: float | None = None,
     read_every: int | None = None,
     teacher: EmaTeacher | None = None,
+    backward: Callable[[Step, Tensor, Tensor], Tensor] = Step.backward,
     progress: Progress | None = None,
 ) -> EpochMetrics:
     """Train on every batch once; the schedule advances with each step, and the teacher follows it.
@@ -114,11 +121,12 @@ def train_one_epoch(
     Args:
         read_every: see :class:`StepGuard`.
         teacher: follows the network's weights after each step.
+        backward: adds the gradients of a step's images and labels, and returns its loss.
     Raises:
         NonFiniteLoss: a loss or gradient was not finite; neither that step nor a later one changed anything.
     """
     network.train()
-    held = start_memory_figures(device)
+    held = start_memory_metrics(device)
     guard = StepGuard(network, optimizer, scaler, clip_grad, read_every)
     images_seen, batch_size, started = 0, None, time.monotonic()
     for batch in batches:
@@ -127,10 +135,7 @@ def train_one_epoch(
         guard.begin()
         # The last batch may be smaller: a single step is not worth compiling for its size.
         stepped = network if len(images) == batch_size else uncompiled(network)
-        value = backward_in_parts(
-            stepped, loss, images, labels, precision=precision, accumulate=accumulate, scaler=scaler
-        )
-        guard.step(value)
+        guard.step(backward(Step(stepped, loss, scaler, precision, accumulate), images, labels))
         schedule.step()
         if teacher is not None:
             teacher.update(unwrap_model(network))
@@ -143,7 +148,7 @@ def train_one_epoch(
         loss=math.fsum(guard.losses) / len(guard.losses),
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],
-        memory=memory_figures(device, held),
+        memory=memory_metrics(device, held),
     )
 
 

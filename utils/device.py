@@ -65,7 +65,7 @@ def tuned_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def start_memory_figures(device: torch.device) -> int:
+def start_memory_metrics(device: torch.device) -> int:
     """Bytes that are in use on a CUDA device, whose peak is measured from here on; 0 elsewhere."""
     if device.type != "cuda":
         return 0
@@ -73,7 +73,7 @@ def start_memory_figures(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def memory_figures(device: torch.device, held: int) -> dict[str, float]:
+def memory_metrics(device: torch.device, held: int) -> dict[str, float]:
     """MiB in use at the peak, and how much of them are not what was ``held`` at the start: activations for the most.
 
     Returns: empty but on CUDA, where memory is what training runs out of.

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not in __all__
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.cli import RunFailed, UserError
 from utils.files import write_json
@@ -173,6 +174,17 @@ def local_device(device_type: str) -> torch.device:
     device = torch.device("cuda", number % gpus)  # a scheduler may show every process its own GPU alone
     torch.cuda.set_device(device)
     return device
+
+
+def distributed(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network with gradients that are averaged over processes; itself where there is one process."""
+    if not dist.is_initialized():
+        return network
+    return DistributedDataParallel(
+        network,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # once an epoch is enough: only the main process's are used
+    )
 
 
 def synchronize_batch_norm(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -13,8 +13,10 @@ import torch
 from models import build_network
 from tests.conftest import torchrun, write_disk_dataset
 from training.data import load_data
-from training.fit import configure, fit, make_state
+from training.fit import configure, fit
 from training.label_free import PseudoLabels
+from training.label_free.store import PseudoLabelStore
+from training.run.build import make_state
 from training.selection import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -132,8 +134,11 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     root = folder.parents[2]
     options = configure({"resume": str(folder)}, root)
     data = load_data(options, root, torch.device("cpu"), print)
-    state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts(), folder)
-    PseudoLabels(options, data.train, tmp_path).refresh(state)
+    labels = PseudoLabels(options, data)
+    state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts(), labels, folder)
+    labels.begin(state, folder)
+    labels.store = PseudoLabelStore(tmp_path / "igtt")
+    labels.refresh(state)
     written = sorted((folder / "igtt" / "epoch_2").glob("*.png"))
     assert len(written) == 8
     for path in written:

@@ -10,7 +10,7 @@ from torch import nn
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.scores import confusion_matrix, score_histogram
 from models import build_network, to_scores
-from training.engine import backward_in_parts, train_one_epoch, validate
+from training.engine import Step, train_one_epoch, validate
 from training.losses import SegmentationLoss
 from training.optimizers import build_optimizer, build_schedule
 
@@ -42,9 +42,8 @@ def test_parts_add_up_to_the_whole_batch(spec, parts):
     results = []
     for accumulate in (1, parts):
         network = small_network()
-        value = backward_in_parts(
-            network, loss, batch["image"], batch["label"], precision="fp32", accumulate=accumulate, scaler=no_scaler()
-        )
+        step = Step(network, loss, no_scaler(), accumulate=accumulate)
+        value = step.backward(batch["image"], batch["label"])
         results.append((value, [parameter.grad for parameter in network.parameters()]))
     assert torch.allclose(results[0][0], results[1][0], rtol=1e-6)
     for one, other in zip(results[0][1], results[1][1], strict=True):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import fit as fit_module
 from training.fit import configure, fit
 from training.losses import SegmentationLoss
+from training.methods.supervised import Supervised
 from training.selection import Selection
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
@@ -94,8 +94,8 @@ def test_the_run_folder_holds_what_the_contract_says(disks):
 
 
 def test_best_is_the_checkpoint_of_the_earliest_best_epoch(disks, monkeypatch):
-    figures = iter([0.5, 0.9, 0.9, 0.1])
-    monkeypatch.setattr(fit_module, "decide", lambda *_: Selection(0.25, False, next(figures)))
+    values = iter([0.5, 0.9, 0.9, 0.1])
+    monkeypatch.setattr(Supervised, "decide", lambda *_: Selection(0.25, False, next(values)))
     folder = run(disks, epochs=4, run_name="chosen") / "checkpoints"
     best, second, last = (load_checkpoint(folder / name) for name in ("best.pth", "epoch_2.pth", "last.pth"))
     assert (best["epoch"], best["threshold"], last["epoch"]) == (2, 0.25, 4)

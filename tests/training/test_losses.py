@@ -11,7 +11,9 @@ import torch.nn.functional as F
 
 from datasets.transition_matrix import TransitionMatrix
 from training.losses import LOSSES, SegmentationLoss, frequency_weights, needs_transition_matrix, parse_loss
-from training.losses import functions as lf
+from training.losses.information import dmi_loss
+from training.losses.pixel import boundary_cross_entropy, boundary_nearness, cross_entropy, focal_loss
+from training.losses.region import soft_cl_dice_loss, soft_dice_loss, soft_iou_loss, soft_skeleton, tversky_loss
 from utils.cli import UserError
 
 Q2 = TransitionMatrix([[0.9, 0.1], [0.3, 0.7]])
@@ -47,13 +49,13 @@ LABELS = torch.tensor([[[1, 1], [0, 255]]], dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("function", "params", "expected"),
     [
-        (lf.cross_entropy, {}, (0.223144 + 0.916291 + 0.223144) / 3),
-        (lf.focal_loss, {"gamma": 2.0}, (0.04 * 0.223144 + 0.36 * 0.916291 + 0.04 * 0.223144) / 3),
-        (lf.soft_dice_loss, {"smooth": 0.0}, 1 - 2.4 / 3.4),
-        (lf.soft_dice_loss, {"smooth": 1.0}, 1 - 3.4 / 4.4),
-        (lf.soft_iou_loss, {"smooth": 0.0}, 1 - 1.2 / 2.2),
-        (lf.tversky_loss, {"alpha": 0.3, "beta": 0.7, "smooth": 0.0}, 1 - 1.2 / (1.2 + 0.3 * 0.2 + 0.7 * 0.8)),
-        (lf.dmi_loss, {}, -math.log(1.2 / 3 - 1.4 / 3 * 2 / 3)),
+        (cross_entropy, {}, (0.223144 + 0.916291 + 0.223144) / 3),
+        (focal_loss, {"gamma": 2.0}, (0.04 * 0.223144 + 0.36 * 0.916291 + 0.04 * 0.223144) / 3),
+        (soft_dice_loss, {"smooth": 0.0}, 1 - 2.4 / 3.4),
+        (soft_dice_loss, {"smooth": 1.0}, 1 - 3.4 / 4.4),
+        (soft_iou_loss, {"smooth": 0.0}, 1 - 1.2 / 2.2),
+        (tversky_loss, {"alpha": 0.3, "beta": 0.7, "smooth": 0.0}, 1 - 1.2 / (1.2 + 0.3 * 0.2 + 0.7 * 0.8)),
+        (dmi_loss, {}, -math.log(1.2 / 3 - 1.4 / 3 * 2 / 3)),
     ],
 )
 def test_hand_computed(function, params, expected):
@@ -62,14 +64,14 @@ def test_hand_computed(function, params, expected):
 
 def test_boundary_weights_by_hand():
     labels = torch.tensor([[[0, 0, 0, 1, 1, 255]]])
-    nearness = lf.boundary_nearness(labels, sigma=1.0)
+    nearness = boundary_nearness(labels, sigma=1.0)
     near = [math.exp(-2), math.exp(-0.5), 1, 1, math.exp(-0.5)]
     assert nearness[0, 0, :5].tolist() == pytest.approx(near)
     scores = logits_of([[0.1, 0.2, 0.3, 0.6, 0.7, 0.9]])
     weights = [1 + 2 * value for value in near]
     losses = [-math.log(value) for value in (0.9, 0.8, 0.7, 0.6, 0.7)]
     expected = np.average(losses, weights=weights)
-    assert lf.boundary_cross_entropy(scores, labels, weight=2.0, sigma=1.0).item() == pytest.approx(expected)
+    assert boundary_cross_entropy(scores, labels, weight=2.0, sigma=1.0).item() == pytest.approx(expected)
 
 
 def test_cl_dice_by_hand():
@@ -77,7 +79,7 @@ def test_cl_dice_by_hand():
     labels[0, 2] = 1  # a line of five pixels, of which the prediction holds four and nothing else
     logits = torch.where(labels == 1, 100.0, -100.0)[:, None].double()
     logits[0, 0, 2, 4] = -100.0
-    loss = lf.soft_cl_dice_loss(logits, labels, iterations=3, smooth=0.0)
+    loss = soft_cl_dice_loss(logits, labels, iterations=3, smooth=0.0)
     assert loss.item() == pytest.approx(1 - 2 * 1 * 0.8 / 1.8)
 
 
@@ -86,14 +88,14 @@ def test_cl_dice_ignores_width():
     labels[0, 5:10] = 1
     thin = torch.full((1, 1, 15, 15), -100.0)
     thin[0, 0, 7] = 100.0
-    assert lf.soft_cl_dice_loss(thin, labels, iterations=3).item() < 0.01
-    assert lf.soft_dice_loss(thin, labels).item() > 0.5
+    assert soft_cl_dice_loss(thin, labels, iterations=3).item() < 0.01
+    assert soft_dice_loss(thin, labels).item() > 0.5
 
 
 def test_soft_skeleton_keeps_the_middle_of_a_bar():
     bar = torch.zeros(1, 1, 11, 11)
     bar[..., 4:7, :] = 1
-    skeleton = lf.soft_skeleton(bar, 3)
+    skeleton = soft_skeleton(bar, 3)
     assert skeleton[0, 0, 5].eq(1).all() and skeleton.sum() == 11
 
 
@@ -254,10 +256,10 @@ def test_frequency_weights_balance_the_classes():
 def test_dmi_does_not_change_when_classes_swap(classes, rng):
     logits, labels = draw(classes)
     order = torch.as_tensor(rng.permutation(classes))
-    expected = lf.dmi_loss(logits, labels)
-    torch.testing.assert_close(lf.dmi_loss(logits[:, order], labels), expected)
+    expected = dmi_loss(logits, labels)
+    torch.testing.assert_close(dmi_loss(logits[:, order], labels), expected)
     swapped = order[labels.long().clamp(max=classes - 1)].masked_fill(labels == 255, 255)
-    torch.testing.assert_close(lf.dmi_loss(logits, swapped), expected)
+    torch.testing.assert_close(dmi_loss(logits, swapped), expected)
 
 
 def test_dmi_is_the_determinant_and_for_two_classes_the_covariance():
@@ -268,17 +270,17 @@ def test_dmi_is_the_determinant_and_for_two_classes_the_covariance():
         one_hot = np.eye(classes)[labels[0][counted].numpy()].T
         pixels = scores.shape[1]
         determinant = abs(np.linalg.det(scores @ one_hot.T)) / pixels**classes
-        assert lf.dmi_loss(logits, labels).item() == pytest.approx(-np.log(determinant + 1e-6 / classes**classes))
+        assert dmi_loss(logits, labels).item() == pytest.approx(-np.log(determinant + 1e-6 / classes**classes))
         if classes == 2:
             covariance = np.cov(scores[1], one_hot[1], bias=True)[0, 1]
             assert determinant == pytest.approx(abs(covariance))
-            binary = lf.dmi_loss((logits[:, 1] - logits[:, 0])[:, None], labels)
+            binary = dmi_loss((logits[:, 1] - logits[:, 0])[:, None], labels)
             assert binary.item() == pytest.approx(-np.log(abs(covariance) + 0.25e-6))
 
 
 def test_dmi_of_labels_of_one_class_has_no_gradient():
     logits = draw(1)[0].requires_grad_()
-    value = lf.dmi_loss(logits, torch.zeros(3, 6, 6, dtype=torch.uint8)).sum()
+    value = dmi_loss(logits, torch.zeros(3, 6, 6, dtype=torch.uint8)).sum()
     value.backward()
     assert value.isfinite() and logits.grad.eq(0).all()
 
@@ -286,20 +288,20 @@ def test_dmi_of_labels_of_one_class_has_no_gradient():
 def test_dmi_is_precise_for_faint_foreground():
     logits, labels = draw(1, size=256, batch=1)
     labels = (torch.rand(1, 256, 256, generator=torch.Generator().manual_seed(3)) < 0.001).to(torch.uint8)
-    exact = lf.dmi_loss(logits * 0.01, labels).item()
-    assert lf.dmi_loss((logits * 0.01).float(), labels).item() == pytest.approx(exact, rel=1e-3)
+    exact = dmi_loss(logits * 0.01, labels).item()
+    assert dmi_loss((logits * 0.01).float(), labels).item() == pytest.approx(exact, rel=1e-3)
 
 
 def test_dice_and_iou_are_tversky_losses():
     logits, labels = draw(1)
-    dice = lf.tversky_loss(logits, labels, alpha=0.5, beta=0.5, smooth=0.5)
-    torch.testing.assert_close(dice, lf.soft_dice_loss(logits, labels, smooth=1.0))
-    torch.testing.assert_close(lf.tversky_loss(logits, labels, alpha=1.0, beta=1.0), lf.soft_iou_loss(logits, labels))
+    dice = tversky_loss(logits, labels, alpha=0.5, beta=0.5, smooth=0.5)
+    torch.testing.assert_close(dice, soft_dice_loss(logits, labels, smooth=1.0))
+    torch.testing.assert_close(tversky_loss(logits, labels, alpha=1.0, beta=1.0), soft_iou_loss(logits, labels))
 
 
 def test_focal_without_gamma_is_cross_entropy():
     logits, labels = draw(3)
-    torch.testing.assert_close(lf.focal_loss(logits, labels, gamma=0.0), lf.cross_entropy(logits, labels))
+    torch.testing.assert_close(focal_loss(logits, labels, gamma=0.0), cross_entropy(logits, labels))
 
 
 def test_specs_are_sums():

@@ -14,7 +14,7 @@ from training.run.profiling import BEFORE, TRACE, TRACED, traced_steps
 
 def traced_operations(folder: Path, steps: int) -> set[int]:
     """The sizes of the matrices multiplied in the steps that were traced; step i multiplies (i, i)."""
-    for number in traced_steps(iter(range(1, steps + 1)), steps, torch.device("cpu"), folder):
+    for number in traced_steps(iter(range(1, steps + 1)), steps, torch.device("cpu"), folder, print):
         torch.ones(number, number) @ torch.ones(number, number)
     events = json.loads((folder / TRACE).read_text())["traceEvents"]
     return {event["args"]["Input Dims"][0][0] for event in events if event["name"] == "aten::mm"}

@@ -12,7 +12,7 @@ import torch
 from datasets.transition_matrix import TransitionMatrix
 from training.losses import SegmentationLoss
 from training.losses import robust as rl
-from training.losses.functions import cross_entropy
+from training.losses.pixel import cross_entropy
 from utils.cli import UserError
 
 Q2 = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)

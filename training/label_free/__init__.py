@@ -1,13 +1,14 @@
 """The pseudo-labels of a label-free run: made before the first epoch, learned from, and refreshed after each.
 
-Source: iGTT of Luo et al., AAAI-22. No label is read. Where a validation list has labels
-they are logged and decide nothing: the threshold is the one at which the scores agree best with the network's own
-masks, and the last epoch is the best.
+Source: iGTT of Luo et al., AAAI-22. No label is read. Where a validation list has labels they are logged and
+decide nothing: the threshold is the one at which the scores agree best with the network's own masks, and the last
+epoch is the best.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +16,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.segmentation import SegmentationDataset
 from evaluation.classical.foreground import resolve_foreground
 from evaluation.prediction import Predictor
 from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
+from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks
 from training.label_free.store import PseudoLabelStore
+from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
-from training.selection import Selection, is_inverted
+from training.selection import Selection, is_inverted, with_logged_figures
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
 
 FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` is resolved
 
 
-class PseudoLabels:
+class PseudoLabels(Supervised):
     """Masks of the training images by epoch, in ``igtt/`` of the run folder; epoch 0 is before any training.
 
     The data set's own noise (``--igtt_ems``) turns a mask into the label of an epoch, so labels are a function of
     (seed, epoch, image id) and the stored mask.
-
-    Args:
-        dataset: the training images; its labels are replaced.
-        run: the run folder.
     """
 
-    def __init__(self, options: TrainingOptions, dataset: SegmentationDataset, run: Path) -> None:
-        self.options, self.dataset, self.store = options, dataset, PseudoLabelStore(run / "igtt")
-        step = max(1, len(dataset) // FOREGROUND_IMAGES)
-        self.foreground = resolve_foreground(
-            options.label_free.foreground, (dataset.image(index) for index in range(0, len(dataset), step))
-        )
+    needs_saved_epochs = True
+
+    def __init__(self, options: TrainingOptions, data: TrainingData) -> None:
+        super().__init__(options, data)
+        self.dataset, self.free = data.train, options.label_free
         self.histogram = torch.zeros(2, BINS, dtype=torch.int64)
         self.agreements: list[float] = []
-
-    def description(self) -> str:
-        """A line on what is learned from."""
-        free = self.options.label_free
-        return f"pseudo-labels: {free.igtt_init}, foreground {self.foreground}, {free.igtt_ems}"
 
     def _share(self) -> range:
         """The images that this process predicts and writes."""
         return range(rank(), len(self.dataset), world_size())
 
-    def begin(self, state: TrainingState) -> None:
+    def begin(self, state: TrainingState, folder: Path) -> list[str]:
         """Make the masks of epoch 0, or on resume go back to those of the last completed epoch."""
+        self.store = PseudoLabelStore(folder / "igtt")
+        step = max(1, len(self.dataset) // FOREGROUND_IMAGES)
+        self.foreground = resolve_foreground(
+            self.free.foreground, (self.dataset.image(index) for index in range(0, len(self.dataset), step))
+        )
         if state.epoch > 0:
             if is_main():
                 self.store.discard_newer(state.epoch)
             barrier()
             self.agreements = self.store.record(state.epoch)["agreements"]
-        elif self.options.label_free.igtt_init == "black":  # no gradient: the first masks come from the random network
+        elif self.free.igtt_init == "black":  # no gradient: the first masks come from the random network
             self._write(0, self._propose(state))
         else:
             self._write(0, {index: self._initial_mask(index) for index in self._share()})
         self._load(state.epoch)
+        return [f"pseudo-labels: {self.free.igtt_init}, foreground {self.foreground}, {self.free.igtt_ems}"]
 
     def _initial_mask(self, index: int) -> np.ndarray:
         return initial_mask(
-            self.options.label_free.igtt_init,
+            self.free.igtt_init,
             self.dataset.image(index),
             self.foreground,
             self.options.run.seed,
@@ -85,7 +83,7 @@ class PseudoLabels:
 
         During ``igtt_warmup`` the first masks stay: a network that has seen few steps would replace them by worse.
         """
-        is_warming = state.epoch < self.options.label_free.igtt_warmup * self.options.optimization.epochs
+        is_warming = state.epoch < self.free.igtt_warmup * self.options.optimization.epochs
         if is_warming and state.epoch < self.options.optimization.epochs:
             self._write(state.epoch, {index: self._current(index) for index in self._share()})
             return
@@ -112,7 +110,7 @@ class PseudoLabels:
         histogram, masks = torch.zeros(2, BINS, dtype=torch.int64), {}
         for index in self._share():
             scores, image = self._scores(state, index)
-            chosen = select_masks(scores, self.options.label_free.igtt_criterion)
+            chosen = select_masks(scores, self.free.igtt_criterion)
             mask = orient_masks(chosen, image, self.foreground)[0, 0].to("cpu", torch.uint8)
             histogram += score_histogram(scores[0, 0].cpu(), mask)
             masks[index] = mask.numpy()
@@ -133,8 +131,8 @@ class PseudoLabels:
         barrier()
         if is_main():
             record: dict[str, Any] = {
-                "criterion": self.options.label_free.igtt_criterion,
-                "ems": self.options.label_free.igtt_ems,
+                "criterion": self.free.igtt_criterion,
+                "ems": self.free.igtt_ems,
                 "foreground": self.foreground,
                 "agreements": self.agreements,
             }
@@ -145,18 +143,19 @@ class PseudoLabels:
         for index, sample in enumerate(self.dataset.samples):
             self.dataset.set_label(index, self.store.read(epoch, sample.image_id))
 
-    def forget_all_but(self, kept: set[int]) -> None:
-        """Remove the masks of epochs that no checkpoint names."""
-        self.store.keep_only(kept)
+    def keep(self, epochs: Collection[int]) -> None:
+        """Remove the masks of other epochs."""
+        self.store.keep_only(epochs)
 
-    def decide(self) -> Selection:
+    def decide(self, state: TrainingState, counts: np.ndarray | None) -> Selection:
         """Threshold and direction by which the scores agree best with the masks chosen from them.
 
-        While the first labels stay nothing is predicted but at the end: the threshold is 0.5 until then.
+        While the first labels stay nothing is predicted but at the end: the threshold is 0.5 until then. Validation
+        labels are for the record.
         """
         histogram = self.histogram.numpy()
-        figures = {"agreement": self.agreements[-1]} if self.agreements else {}
+        metrics = {"agreement": self.agreements[-1]} if self.agreements else {}
         invert = is_inverted(histogram)
         if invert:
             histogram = invert_histogram(histogram)
-        return Selection(best_threshold(histogram)[0], invert, math.nan, figures)
+        return with_logged_figures(Selection(best_threshold(histogram)[0], invert, math.nan, metrics), counts)

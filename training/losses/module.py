@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from datasets.labels import IGNORE, label_classes
 from datasets.transition_matrix import TransitionMatrix
-from training.losses.robust import inverse_for_loss
 from training.losses.spec import LossTerm, check_classes, parse_loss
 from utils.cli import UserError
 
@@ -80,6 +79,8 @@ class SegmentationLoss(nn.Module):
         for name in ("matrix", "inverse"):
             value = None
             if name in taken:
+                from training.losses.robust import inverse_for_loss
+
                 value = torch.tensor(inverse_for_loss(matrix) if name == "inverse" else matrix.rows).float()
             self.register_buffer(name, value, persistent=False)
 

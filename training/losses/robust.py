@@ -1,6 +1,6 @@
 r"""Losses made for wrong labels: corrected by a known transition matrix, or robust without one.
 
-Form, arguments and symbols are those of ``loss_functions``. The transition matrix Q has rows = truth and columns =
+Form, arguments and symbols are those of ``pixel.py``. The transition matrix Q has rows = truth and columns =
 label, Q[j, m] = P(label = m | truth = j); for one logit its classes are background and foreground.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datasets.transition_matrix import MAX_CONDITION, TransitionMatrix
-from training.losses.functions import (
+from training.losses.pixel import (
     full_precision,
     label_indices,
     labeled_log_score,

@@ -30,7 +30,7 @@ class LossSpec:
     """A loss that specs can name.
 
     Args:
-        place: ``file:name`` in this package of (logits, labels, **params) -> (B,), see ``functions.py``.
+        place: ``file:name`` in this package of (logits, labels, **params) -> (B,), see ``pixel.py``.
         weighting: how images are averaged: ``pixels``, by the weight of their pixels that count, or ``images``, all
             alike that have any.
         bounds: parameter → (least, greatest) value that a spec may give it.
@@ -64,17 +64,15 @@ class LossSpec:
 
 SMOOTH, COST, LOG_ZERO = {"smooth": (1e-6, 1e6)}, (0.0, 1e6), (-1e3, -1e-3)
 LOSSES: dict[str, LossSpec] = {
-    "bce": LossSpec("functions:cross_entropy", "pixels", binary_only=True, proper=True),
-    "ce": LossSpec("functions:cross_entropy", "pixels", proper=True),
-    "dice": LossSpec("functions:soft_dice_loss", "images", SMOOTH),
-    "iou": LossSpec("functions:soft_iou_loss", "images", SMOOTH),
-    "tversky": LossSpec("functions:tversky_loss", "images", {"alpha": COST, "beta": COST, **SMOOTH}),
-    "focal": LossSpec("functions:focal_loss", "pixels", {"gamma": (0, 10)}),
-    "boundary": LossSpec(
-        "functions:boundary_cross_entropy", "pixels", {"weight": COST, "sigma": (0.1, 50)}, spatial=True
-    ),
-    "cldice": LossSpec("functions:soft_cl_dice_loss", "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
-    "dmi": LossSpec("functions:dmi_loss", "images", {"eps": (1e-30, 1)}),
+    "bce": LossSpec("pixel:cross_entropy", "pixels", binary_only=True, proper=True),
+    "ce": LossSpec("pixel:cross_entropy", "pixels", proper=True),
+    "dice": LossSpec("region:soft_dice_loss", "images", SMOOTH),
+    "iou": LossSpec("region:soft_iou_loss", "images", SMOOTH),
+    "tversky": LossSpec("region:tversky_loss", "images", {"alpha": COST, "beta": COST, **SMOOTH}),
+    "focal": LossSpec("pixel:focal_loss", "pixels", {"gamma": (0, 10)}),
+    "boundary": LossSpec("pixel:boundary_cross_entropy", "pixels", {"weight": COST, "sigma": (0.1, 50)}, spatial=True),
+    "cldice": LossSpec("region:soft_cl_dice_loss", "images", {"iterations": (0, 100), **SMOOTH}, spatial=True),
+    "dmi": LossSpec("information:dmi_loss", "images", {"eps": (1e-30, 1)}),
     "forward": LossSpec("robust:forward_corrected_loss", "pixels", proper=True),
     "backward": LossSpec("robust:backward_corrected_loss", "pixels", proper=True),
     "gce": LossSpec("robust:generalized_cross_entropy", "pixels", {"q": (1e-3, 1)}),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from datasets.lists import Sample, write_list
 from training.configuration.resolve import resolve_options, resume_options
-from training.data import TrainingData
+from training.data import HELD_OUT, TrainingData
 from training.options import DEFAULTS, TrainingOptions
-from training.run.state import TrainingState, has_checkpoint
+from training.run.state import AUTO, TrainingState, has_checkpoint
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_device
@@ -18,8 +20,10 @@ from utils.distributed import world_size
 from utils.files import plain, read_json, write_json
 from utils.run_folder import REPO_ROOT, create_run_folder, display_path, environment_record, find_run
 
+if TYPE_CHECKING:
+    from evaluation.label_audit.verdict import Audit
+
 CONFIG = "config.json"
-AUTO = "auto"  # of --resume
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
@@ -105,6 +109,16 @@ def make_config(
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
         "resumed": [],
     }
+
+
+def begin_run(run: Path, config: dict[str, Any], audit: Audit | None, held_out: Sequence[Sample], root: Path) -> Path:
+    """Write what a run begins with into its folder."""
+    write_config(run, config)
+    if audit is not None:
+        write_json(run / "audit.json", audit.to_json())
+    if held_out:
+        write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in held_out], root)
+    return run
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +15,17 @@ from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
-from evaluation.label_audit.audit import audit_labels
-from evaluation.label_audit.verdict import Audit
-from evaluation.label_audit.with_reference import ReferenceAudit
 from training.data import class_counts
-from training.losses import needs_transition_matrix
-from training.losses.optimum import degenerate_optimum
+from training.losses import needs_transition_matrix, parse_loss
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
-from utils.files import read_json, write_json
+from utils.files import read_json
 from utils.lazy import LazySequence
 from utils.run_folder import display_path
+
+if TYPE_CHECKING:
+    from evaluation.label_audit.verdict import Audit
 
 AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
 IMAGES_LOOKED_INTO = 24  # for ceiling and prediction
@@ -122,8 +122,12 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
     if options.label_free.igtt:
         return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
-    report = _audit(options, dataset, clean_labels(options, dataset, root)) if options.loss.audit else None
-    found = report.transitions if isinstance(report, ReferenceAudit) else None
+    report = found = None
+    if options.loss.audit:
+        from evaluation.label_audit.with_reference import ReferenceAudit
+
+        report = _audit(options, dataset, clean_labels(options, dataset, root))
+        found = report.transitions if isinstance(report, ReferenceAudit) else None
     place_free = found is not None and report.verdict in ("learnable", "inverted") and not found.too_few
     if matrix is None and place_free and found.matrix.is_complete:
         matrix = found.matrix
@@ -137,18 +141,29 @@ def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root:
         lines += [_audit_line(report), *(f"warning: {warning}" for warning in report.warnings())]
     noise = matrix if matrix is not None or found is None else found.matrix
     if noise is not None and noise.is_complete:
-        counts = class_counts(dataset, AUDITED_IMAGES)
-        shares = noise.true_shares(counts / max(counts.sum(), 1), lowest=1e-6)
-        warning = degenerate_optimum(options.loss.spec, noise, shares, binary=options.data.num_classes == 1)
-        lines += [f"warning: {warning}"] if warning else []
+        lines += _warnings(options.loss.spec, noise, dataset)
     invert = None if report is None else report.invert
     if matrix is not None and options.data.num_classes == 1:
         invert = matrix.inverts
     return LabelKnowledge(LabelNoiseFacts(matrix, invert), tuple(lines), report)
 
 
+def _warnings(loss_spec: str, noise: TransitionMatrix, dataset: SegmentationDataset) -> list[str]:
+    """A line where the loss is least at scores that merge classes which the labels keep apart."""
+    if all(part.term.proper for part in parse_loss(loss_spec)):
+        return []
+    from training.losses.optimum import degenerate_optimum
+
+    counts = class_counts(dataset, AUDITED_IMAGES)
+    shares = noise.true_shares(counts / max(counts.sum(), 1), lowest=1e-6)
+    warning = degenerate_optimum(loss_spec, noise, shares, binary=dataset.num_classes == 1)
+    return [f"warning: {warning}"] if warning else []
+
+
 def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> Audit:
     """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
+    from evaluation.label_audit.audit import audit_labels
+
     rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
     indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
@@ -183,9 +198,3 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 def _audit_line(report: Audit) -> str:
     return f"audit of {report.images} labels against {report.reference}: {report.line()}{report.prediction()}"
-
-
-def write_audit(report: Audit | None, run: Path) -> None:
-    """Keep the audit in the run folder, for its report."""
-    if report is not None:
-        write_json(run / "audit.json", report.to_json())

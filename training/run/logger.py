@@ -30,24 +30,24 @@ class RunLogger:
 
             self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=completed + 1 if completed else None)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line and keep it in log.txt."""
         if is_main():
             print(line, flush=True)
             with open(self.run / "log.txt", "a", encoding="utf-8") as log:
                 log.write(line + "\n")
 
-    def record(self, epoch: int, figures: dict[str, Any]) -> None:
-        """Add an epoch's figures, ``{"train/loss": 0.3, …}``, to metrics.jsonl and the curves."""
+    def log_metrics(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """Add an epoch's metrics, ``{"train/loss": 0.3, …}``, to metrics.jsonl and the curves."""
         if not is_main():
             return
-        append_jsonl(self.run / "metrics.jsonl", {"epoch": epoch, **figures})
+        append_jsonl(self.run / "metrics.jsonl", {"epoch": epoch, **metrics})
         if self.writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     self.writer.add_scalar(name, value, epoch)
 
-    def picture(self, name: str, panel: Any, epoch: int) -> None:
+    def log_picture(self, name: str, panel: Any, epoch: int) -> None:
         """Show an RGB picture, uint8 (H, W, 3), in TensorBoard."""
         if self.writer is not None:
             self.writer.add_image(name, panel, epoch, dataformats="HWC")

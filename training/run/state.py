@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.segmentation import steps_before
-from datasets.transition_matrix import TransitionMatrix
-from models import build_network, start_from_shares
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
-from training.losses.module import SegmentationLoss, frequency_weights
-from training.losses.spec import needs_transition_matrix
-from training.optimizers import Restart, build_optimizer, build_schedule, can_be_fused, load_optimizer, restart_at
-from training.options import TrainingOptions
-from training.selection import LabelNoiseFacts
+from training.losses.module import SegmentationLoss
+from training.optimizers import Restart, build_schedule, load_optimizer, restart_at
+from training.options import OptimizationOptions, TrainingOptions
+from training.selection import LabelNoiseFacts, Selection
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.device import choose_precision
-from utils.distributed import synchronize_batch_norm
+
+AUTO = "auto"  # of --resume
+
+
+def _itself(network: nn.Module) -> nn.Module:
+    return network
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TrainingState:
         best: epoch and figure of the best checkpoint so far; None before the first.
         restart: how the learning rate goes on where a resumed run has a new number of epochs, else None.
         teacher: the moving average of the network, with ``--ema``.
+        predictor_of: the network that predicts, of those that are trained.
     """
 
     network: nn.Module
@@ -58,6 +60,7 @@ class TrainingState:
     best: dict[str, Any] | None = None
     restart: Restart | None = None
     teacher: EmaTeacher | None = None
+    predictor_of: Callable[[nn.Module], nn.Module] = _itself
 
     @property
     def unwrapped_network(self) -> nn.Module:
@@ -67,7 +70,19 @@ class TrainingState:
     @property
     def predictor(self) -> nn.Module:
         """The network that predicts: the teacher where there is one."""
-        return self.unwrapped_network if self.teacher is None else self.teacher.network
+        return self.predictor_of(self.unwrapped_network if self.teacher is None else self.teacher.network)
+
+    def rank(self, selection: Selection) -> None:
+        """Remember the epoch that was completed if it is the best so far; of equals the earliest is."""
+        # An undefined metric (nothing to choose by) compares false, so that the last epoch is the best then.
+        if self.best is None or not selection.metric <= self.best["figure"]:
+            tables = None if selection.tables is None else torch.from_numpy(selection.tables)
+            self.best = {
+                "epoch": self.epoch,
+                "figure": selection.metric,
+                "threshold": selection.threshold,
+                "tables": tables,
+            }
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -78,87 +93,14 @@ def seed_everything(seed: int, epoch: int) -> None:
     torch.manual_seed(mixed)
 
 
-def build_state(
-    options: TrainingOptions, device: torch.device, class_counts: np.ndarray, labels: LabelNoiseFacts
-) -> TrainingState:
-    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
-
-    Args:
-        class_counts: pixels of each class in the training labels.
-        labels: what is known of their noise.
-    """
-    seed_everything(options.run.seed, 0)
-    network = build_network(
-        options.network.name, options.data.in_channels, options.data.num_classes, **options.network.options
-    )
-    if options.network.head_bias == "shares" and class_counts.sum():
-        start_from_shares(network, score_shares(options.loss.spec, class_counts, labels))
-    channels_last = device.type != "mps"  # slower there, and not in every operator
-    network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    if options.network.sync_batchnorm:
-        network = synchronize_batch_norm(network, device)
-    weights = class_weights(options.loss.class_weights, options.data.num_classes, class_counts)
-    loss = SegmentationLoss(options.loss.spec, options.data.num_classes, weights, labels.matrix).to(device)
-    optimizer = build_optimizer(
-        options.optimization.optimizer,
-        network.parameters(),
-        options.optimization.lr,
-        weight_decay=options.optimization.weight_decay,
-        momentum=options.optimization.momentum,
-        fused=can_be_fused(device),
-    )
-    precision = choose_precision(options.optimization.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    scores = labels
-    if needs_transition_matrix(options.loss.spec):  # the loss undoes the noise: scores are about the truth
-        scores = LabelNoiseFacts(TransitionMatrix.identity(options.data.num_classes), False)
-    return TrainingState(
-        network,
-        loss,
-        optimizer,
-        scaler,
-        None,
-        precision,
-        device,
-        labels,
-        scores,
-        channels_last,
-        teacher=EmaTeacher(network, options.optimization.ema) if options.optimization.ema else None,
-    )
-
-
-def score_shares(loss: str, class_counts: np.ndarray, labels: LabelNoiseFacts) -> np.ndarray:
-    """The class shares that the scores are about: those of the labels, or of the truth where the loss corrects them."""
-    shares = class_counts / class_counts.sum()
-    return labels.true_shares(shares) if needs_transition_matrix(loss) else shares
-
-
-def class_weights(given: Sequence[str], num_classes: int, class_counts: np.ndarray) -> list[float] | None:
-    """The weights of ``--class_weights``: given ones, or from class frequencies."""
-    if not given:
-        return None
-    classes = max(num_classes, 2)
-    if tuple(given) == ("frequency",):
-        return list(frequency_weights(class_counts))
-    try:
-        weights = [float(value) for value in given]
-    except ValueError:
-        weights = []
-    if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
-        raise UserError(
-            f"--class_weights {' '.join(given)}: give 'frequency' or {classes} numbers ≥ 0, "
-            "one of them above 0, background first"
-        )
-    return weights
-
-
-def add_schedule(options: TrainingOptions, state: TrainingState, steps_per_epoch: float, step: int = 0) -> None:
+def add_schedule(
+    optimization: OptimizationOptions, state: TrainingState, steps_per_epoch: float, step: int = 0
+) -> None:
     """Give ``state`` its learning-rate schedule.
 
     Args:
         step: optimizer steps that the run has taken.
     """
-    optimization = options.optimization
     state.schedule = build_schedule(
         optimization.schedule,
         state.optimizer,
@@ -177,7 +119,8 @@ def checkpoint_content(
 ) -> dict[str, Any]:
     """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from.
 
-    ``model`` are the weights to predict with. With ``--ema`` these are the teacher's; ``student`` are those trained.
+    ``model`` are the weights to predict with. Where others are trained (``--ema``, several networks), these are
+    ``student``.
     """
     content = {
         "model": state.predictor.state_dict(),
@@ -191,8 +134,10 @@ def checkpoint_content(
         "rng": {"seed": config["seed"], "epoch": state.epoch},
         "config": config,
     }
+    if state.predictor is not state.unwrapped_network:
+        content["student"] = state.unwrapped_network.state_dict()
     if state.teacher is not None:
-        content |= {"student": state.unwrapped_network.state_dict(), "teacher_updates": state.teacher.updates}
+        content["teacher_updates"] = state.teacher.updates
     return content
 
 
@@ -220,7 +165,9 @@ def check_epochs_left(options: TrainingOptions, completed: int) -> None:
         raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
 
 
-def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: float) -> None:
+def restore(
+    optimization: OptimizationOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: float
+) -> None:
     """Fill ``state`` from a checkpoint, exactly as the run left it."""
     old = checkpoint["config"]
     if checkpoint.get("loss"):
@@ -228,7 +175,7 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
             f"the run learned ν of its loss {old['loss']}, which is fixed now: predict with it as before, or train "
             'anew with --loss "tloss(nu=…)"'
         )
-    state.network.load_state_dict(checkpoint["student" if state.teacher else "model"])
+    state.network.load_state_dict(checkpoint["student" if "student" in checkpoint else "model"])
     if state.teacher is not None:
         state.teacher.load_state_dict({"network": checkpoint["model"], "updates": checkpoint["teacher_updates"]})
     load_optimizer(state.optimizer, checkpoint["optimizer"])
@@ -237,9 +184,9 @@ def restore(options: TrainingOptions, state: TrainingState, checkpoint: dict[str
     state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
     state.restart = _earlier_restart(old, steps_per_epoch)
     step = checkpoint["scheduler"]["step"]
-    if options.optimization.epochs != old["epochs"]:
+    if optimization.epochs != old["epochs"]:
         state.restart = restart_at(step, state.optimizer)
-    add_schedule(options, state, steps_per_epoch, step)
+    add_schedule(optimization, state, steps_per_epoch, step)
 
 
 def _earlier_restart(config: dict[str, Any], steps_per_epoch: float) -> Restart | None:

@@ -79,15 +79,3 @@ def missed_line(missed: Sequence[int], is_weighted: bool) -> str:
     """A warning that names classes which are never predicted, and what to do."""
     advice = "more --steps" if is_weighted else "--class_weights frequency, or more --steps,"
     return f"warning: never predicted: class {', '.join(map(str, missed))}; {advice} may help"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(47.3), duration(185), duration(7620)
-    ('47 s', '3 min 5 s', '2 h 7 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,130 @@
+"""What a run trains with, built from its options: networks, loss, optimizer; or brought back from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.labels import label_classes
+from datasets.transition_matrix import TransitionMatrix
+from models import build_network, start_from_shares
+from training.data import TrainingData, class_counts
+from training.ema import EmaTeacher
+from training.losses.module import SegmentationLoss, frequency_weights
+from training.losses.spec import needs_transition_matrix
+from training.methods.supervised import Supervised
+from training.optimizers import build_optimizer, can_be_fused
+from training.options import TrainingOptions
+from training.run.state import AUTO, TrainingState, add_schedule, check_epochs_left, load_last, restore, seed_everything
+from training.selection import LabelNoiseFacts
+from utils.cli import UserError
+from utils.device import choose_precision
+from utils.distributed import distributed, synchronize_batch_norm
+
+COUNTED_LABELS = 500  # from which class shares are estimated
+
+
+def make_state(
+    options: TrainingOptions,
+    data: TrainingData,
+    device: torch.device,
+    labels: LabelNoiseFacts,
+    method: Supervised,
+    previous: Path | None = None,
+) -> TrainingState:
+    """Build what is trained, or bring it back from the last checkpoint of the run that is resumed.
+
+    Args:
+        previous: the folder of that run.
+    """
+    state = build_state(options, device, class_counts(data.train, COUNTED_LABELS), labels, method)
+    if previous is None:
+        add_schedule(options.optimization, state, data.train_batches.steps_per_epoch)
+    else:
+        checkpoint = load_last(previous)
+        if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
+            check_epochs_left(options, checkpoint["epoch"])
+        restore(options.optimization, state, checkpoint, data.train_batches.steps_per_epoch)
+    state.network = distributed(state.network, device)
+    return state
+
+
+def build_state(
+    options: TrainingOptions,
+    device: torch.device,
+    class_counts: np.ndarray,
+    labels: LabelNoiseFacts,
+    method: Supervised,
+) -> TrainingState:
+    """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
+
+    Args:
+        class_counts: pixels of each class in the training labels.
+        labels: what is known of their noise.
+        method: says what networks are trained.
+    """
+    optimization, num_classes = options.optimization, options.data.num_classes
+    corrects = needs_transition_matrix(options.loss.spec)  # the loss undoes the noise: scores are about the truth
+    seed_everything(options.run.seed, 0)
+
+    def make() -> nn.Module:
+        made = build_network(options.network.name, options.data.in_channels, num_classes, **options.network.options)
+        if options.network.head_bias == "shares" and class_counts.sum():
+            shares = class_counts / class_counts.sum()
+            start_from_shares(made, labels.true_shares(shares) if corrects else shares)
+        return made
+
+    network = method.build(make)
+    if optimization.ema and method.predictor(network) is not network:
+        raise UserError("--ema averages one network, and this method trains several: leave it out")
+    channels_last = device.type != "mps"  # slower there, and not in every operator
+    network = network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if options.network.sync_batchnorm:
+        network = synchronize_batch_norm(network, device)
+    weights = class_weights(options.loss.class_weights, num_classes, class_counts)
+    optimizer = build_optimizer(
+        optimization.optimizer,
+        network.parameters(),
+        optimization.lr,
+        weight_decay=optimization.weight_decay,
+        momentum=optimization.momentum,
+        fused=can_be_fused(device),
+    )
+    precision = choose_precision(optimization.precision, device)
+    return TrainingState(
+        network=network,
+        loss=SegmentationLoss(options.loss.spec, num_classes, weights, labels.matrix).to(device),
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        schedule=None,
+        precision=precision,
+        device=device,
+        labels=labels,
+        scores=LabelNoiseFacts(TransitionMatrix.identity(num_classes), False) if corrects else labels,
+        channels_last=channels_last,
+        teacher=EmaTeacher(network, optimization.ema) if optimization.ema else None,
+        predictor_of=method.predictor,
+    )
+
+
+def class_weights(given: Sequence[str], num_classes: int, class_counts: np.ndarray) -> list[float] | None:
+    """The weights of ``--class_weights``: given ones, or from class frequencies."""
+    if not given:
+        return None
+    if tuple(given) == ("frequency",):
+        return list(frequency_weights(class_counts))
+    classes = label_classes(num_classes)
+    try:
+        weights = [float(value) for value in given]
+    except ValueError:
+        weights = []
+    if len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
+        raise UserError(
+            f"--class_weights {' '.join(given)}: give 'frequency' or {classes} numbers ≥ 0, one of them above 0, "
+            "background first"
+        )
+    return weights

@@ -1,0 +1,138 @@
+"""What a run tells: what it is about to do, a line an epoch, and the commands that follow it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets.segmentation import steps_before
+from training.data import HELD_OUT, TrainingData
+from training.engine import EpochMetrics
+from training.options import TrainingOptions
+from training.run.label_facts import simulated_noise
+from training.run.logger import RunLogger
+from training.run.state import AUTO, TrainingState
+from training.selection import Selection
+from utils.distributed import launcher, world_size
+from utils.run_folder import display_path, quoted
+
+
+def describe(options: TrainingOptions, data: TrainingData, state: TrainingState, folder: Path) -> list[str]:
+    """What is about to be trained on what, in lines."""
+    optimization = options.optimization
+    again = f"python main.py --dataset {quoted(options.data.dataset)}"
+    other = {"quick": "paper", "paper": "quick"}[options.run.preset]
+    parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    lines = [f"run {display_path(folder)} on {state.device} ({state.precision}{processes})"]
+    if state.epoch > 0 and options.run.resume == AUTO:
+        lines.append(f"--resume {AUTO}: going on after epoch {state.epoch}")
+    if state.epoch == 0:
+        lines.append(f"preset {options.run.preset}; for the other: {again} --preset {other}")
+    noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
+    if (listed := simulated_noise(data.train)) is not None:
+        noise = f", whose labels carry simulated noise, {listed}{noise}"
+    if options.label_free.igtt:
+        noise = f", no labels are read (initial labels: {options.label_free.igtt_init})"
+    lines.append(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
+    if data.val is None:
+        threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
+        lines.append(f"no validation list: {threshold}best is last")
+    else:
+        taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
+        lines.append(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
+    lines.append(
+        f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, {optimization.optimizer}"
+    )
+    lines.append(_plan(data, optimization.epochs, options.augmentation.crop))
+    if state.restart is not None:
+        lines.append(
+            f"{optimization.epochs} epochs instead of the run's former number: the learning rate goes on from "
+            f"{state.restart.lr:.3g}, rises to {state.restart.peak:.3g} and anneals until epoch "
+            f"{optimization.epochs}"
+        )
+    return lines
+
+
+def _plan(data: TrainingData, epochs: int, crop: int) -> str:
+    """The length of a run in a line: epochs, steps, and how often an image is seen."""
+    batches, images = data.train_batches, len(data.train)
+    steps = steps_before(epochs, batches.steps_per_epoch)
+    draws = steps * batches.batch_size if batches.steps else epochs * batches.draws
+    return (
+        f"plan: {steps} steps in {epochs} epochs, {min(batches.batch_size, batches.draws)} windows of {crop}×{crop} "
+        f"a step; each image is drawn {draws / images:.3g} times"
+    )
+
+
+def report_epoch(logger: RunLogger, epoch: int, epochs: int, metrics: EpochMetrics, selection: Selection) -> None:
+    """One line for people, one record for programs."""
+    record = {
+        "train/loss": metrics.loss,
+        "train/images_per_second": metrics.images_per_second,
+        "train/learning_rate": metrics.learning_rate,
+        **{f"train/{name}": value for name, value in metrics.memory.items()},
+        **{f"val/{name}": value for name, value in selection.metrics.items()},
+    }
+    if selection.threshold is not None:
+        record["val/threshold"] = selection.threshold
+        record["val/inverted"] = selection.invert
+    logger.log_metrics(epoch, record)
+    shown = {name: selection.metrics[name] for name in ("iou", "f1", "auc", "miou") if name in selection.metrics}
+    validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
+    inverted = "  inverted" if selection.invert else ""
+    logger.log(
+        f"epoch {epoch}/{epochs}  loss {metrics.loss:.4f}{validation}{inverted}"
+        f"  lr {metrics.learning_rate:.2e}  {metrics.images_per_second:.1f} images/s"
+    )
+
+
+def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, data: TrainingData) -> list[str]:
+    """What a run ends with: its best epoch and figure, and what to compare it with.
+
+    Args:
+        best: that of the training state; a run of before has no tables in it.
+    """
+    from training.run.summary import classic_line, figure_text, missed_classes, missed_line
+
+    line = f"best epoch {best['epoch']} of {epochs}"
+    if data.val is None:
+        return [f"{line}, the last one: there are no validation labels to choose by"]
+    if best.get("tables") is None or options.data.val_labels == "noisy":
+        noisy = " (by noisy labels)" if options.data.val_labels == "noisy" else ""
+        return [f"{line}: val figure {best['figure']:.4f}{noisy}"]
+    tables = best["tables"].numpy()
+    lines = [f"{line}{figure_text(tables, best['threshold'], len(data.val))}"]
+    if options.data.num_classes > 1:
+        missed = missed_classes(tables.sum(0))
+        return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])
+    return [*lines, classic_line(tables, data.val)] if tables[:, 1].any() else lines
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with a run."""
+    return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
+
+
+def next_commands(folder: Path, best_epoch: int, data: TrainingData) -> str:
+    """The commands that predict and score with a run's best checkpoint, ready to paste."""
+    images, suffix = ("", "") if data.test_list else (" --input FOLDER_OR_FILES", "_FOLDER")
+    if data.held_out:
+        images, suffix = f" --data_list {quoted(display_path(folder / HELD_OUT))}", f"_{Path(HELD_OUT).stem}"
+    results = f"epoch_{best_epoch}{suffix}"
+    return (
+        f"python evaluation/inference.py --train_dir {quoted(display_path(folder))} --test_ckpt_epoch best{images}\n"
+        f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'results' / results / 'pred'))}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(47.3), duration(185), duration(7620)
+    ('47 s', '3 min 5 s', '2 h 7 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
