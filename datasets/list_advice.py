@@ -13,7 +13,8 @@ import numpy as np
 from datasets.image_files import Wanted
 from datasets.image_io import read_header, read_image, read_stack, read_stored_label
 from datasets.label_maps import color_name
-from datasets.label_values import FEW_VALUES, FileValues, LabelReading, decide_reading, listed, summarize
+from datasets.label_summary import FileValues, summarize
+from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
 from datasets.labels import IGNORE
 from datasets.list_preview import spread
 from utils.cli import UserError, counted, map_with_progress

@@ -6,8 +6,8 @@ of labels mean is decided afterwards for all lists of a run together, see `decid
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +18,16 @@ import numpy as np
 from datasets.image_files import Header, split_plane
 from datasets.image_io import StoredLabel, read_image, read_image_header, read_stored_label
 from datasets.label_maps import LabelMap
-from datasets.label_values import COMPONENTS_LOOKED_AT, FileValues, LabelReading, decide_reading, summarize
+from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
+from datasets.label_values import LabelReading, decide_reading
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from utils.cli import UserError, map_with_progress
+from utils.files import same_content
 from utils.paths import display_path
 
 MIN_SIDE = 16  # pixels; the networks halve the image four times
 COLORS_LOOKED_AT = 8  # images whose pixels are looked at for colour
-SAMPLED_BYTES = 4096  # at the beginning, middle and end of a file, by which equal ones are found
 
 Say = Callable[[str], object]
 
@@ -259,38 +260,17 @@ def _has_colors(path: Path) -> bool:
 
 def tell_copies(surveys: Sequence[ListSurvey], say: Say = print) -> None:
     """Say that one image stands in several places: under two names, or in the training and the validation list."""
-    places: dict[object, list[tuple[Path, Path]]] = {}
-    for each in surveys:
-        for image in dict.fromkeys(sample.image for sample in each.samples):
-            places.setdefault(_content_key(image), []).append((image, each.path))
-    copies = [(key, found) for key, found in places.items() if len(found) > 1 and key is not None]
-    copies = [found for _, found in copies if _are_equal([image for image, _ in found])]
+    images = [(image, each.path) for each in surveys for image in dict.fromkeys(item.image for item in each.samples)]
+    groups = same_content(dict.fromkeys(split_plane(image)[0] for image, _ in images))
+    first_of = {file: group[0] for group in groups for file in group}
+    places: dict[tuple[Path, int | None], list[tuple[Path, Path]]] = defaultdict(list)
+    for image, list_path in images:
+        file, plane = split_plane(image)
+        places[first_of.get(file, file), plane].append((image, list_path))
+    copies = [found for found in places.values() if len(found) > 1]
     if copies:
         (first, first_list), (second, second_list) = copies[0][:2]
         say(
             f"{len(copies)} images appear more than once with the same content; the first: {display_path(first)} "
             f"({display_path(first_list)}) and {display_path(second)} ({display_path(second_list)})"
         )
-
-
-def _content_key(path: Path) -> object:
-    """Equal for files of equal content, and rarely for others: size, plane and a few sampled bytes."""
-    file_path, plane = split_plane(path)
-    try:
-        size = file_path.stat().st_size
-        digest = hashlib.blake2b()
-        with open(file_path, "rb") as file:
-            for place in (0, size // 2, max(0, size - SAMPLED_BYTES)):
-                file.seek(place)
-                digest.update(file.read(SAMPLED_BYTES))
-    except OSError:
-        return None
-    return size, plane, digest.digest()
-
-
-def _are_equal(paths: Sequence[Path]) -> bool:
-    def digest(path: Path) -> bytes:
-        with open(split_plane(path)[0], "rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-
-    return len(set(paths)) == 1 or len({digest(path) for path in set(paths)}) == 1

@@ -15,7 +15,8 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from evaluation.classical import BASELINES, FOREGROUNDS
+from datasets.labels import FOREGROUNDS
+from evaluation.classical import BASELINES
 from utils.cli import CommandParser, run_command, whole_number
 
 
@@ -39,7 +40,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--foreground",
         default="auto",
-        choices=FOREGROUNDS,
+        choices=("auto", *FOREGROUNDS),
         help="what structures look like; auto: bright or dark, by the skewness of the images; "
         "minority: the smaller part of each (default: auto)",
     )

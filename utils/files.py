@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
-CHECKED_START = 2**16  # bytes
+SAMPLED_BYTES = 4096  # at the beginning, middle and end of a file, by which equal ones are found
 
 
 @contextmanager
@@ -142,10 +142,10 @@ def unique_stems(images: Sequence[Path]) -> list[str]:
 def same_content(paths: Iterable[Path]) -> list[list[Path]]:
     """Groups of different files with the same bytes, each in the order given; links to one file count as two.
 
-    Files of equal size are compared by a checksum of their beginning, and only those that agree in it by all of them.
+    Files of equal size are compared by a few sampled bytes, and only those that agree in these by all of them.
     """
     groups = _groups(paths, lambda path: path.stat().st_size)
-    for read in (_checksum_of_start, _checksum):
+    for read in (_sampled_bytes, _checksum):
         groups = [finer for group in groups for finer in _groups(group, read)]
     return groups
 
@@ -157,9 +157,13 @@ def _groups(paths: Iterable[Path], key_of: Callable[[Path], Any]) -> list[list[P
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _checksum_of_start(path: Path) -> bytes:
+def _sampled_bytes(path: Path) -> bytes:
+    size, sampled = path.stat().st_size, b""
     with open(path, "rb") as file:
-        return hashlib.sha256(file.read(CHECKED_START)).digest()
+        for place in (0, size // 2, max(0, size - SAMPLED_BYTES)):
+            file.seek(place)
+            sampled += file.read(SAMPLED_BYTES)
+    return hashlib.sha256(sampled).digest()
 
 
 def _checksum(path: Path) -> bytes:

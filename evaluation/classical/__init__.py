@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from datasets import labels
 from utils.registry import Registry
-
-FOREGROUNDS = ("auto", *labels.FOREGROUNDS)  # what tells structure from background, see foreground.py
 
 # name → image (H, W) with bright structures, any scale → scores float32 (H, W) in [0, 1].
 BASELINES = Registry(

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from datasets.labels import FOREGROUNDS
 from datasets.registries import NORMALIZATIONS, STRONG_AUGMENTATIONS
-from evaluation.classical import BASELINES, FOREGROUNDS
+from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
 from training.configuration.removed import GONE, RESPELLED
@@ -124,7 +125,7 @@ def test_messages_name_only_flags_that_exist(name):
         ("augment", STRONG_AUGMENTATIONS),
         ("igtt", RECIPES),
         ("igtt_init", BASELINES),
-        ("foreground", FOREGROUNDS),
+        ("foreground", ("auto", *FOREGROUNDS)),
     ],
 )
 def test_help_lists_every_registry(name, registry):

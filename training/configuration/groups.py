@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from datasets.labels import FOREGROUNDS
 from datasets.registries import NORMALIZATIONS, STRONG_AUGMENTATIONS
-from evaluation.classical import BASELINES, FOREGROUNDS
+from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
 from training.losses.spec import LOSSES
@@ -88,7 +89,9 @@ class LabelFreeOptions:
     igtt_warmup: float | None = option(
         None, "fraction of the epochs before labels are first refreshed", needs="igtt", python_only=True
     )
-    foreground: str | None = option(None, "what tells structure from background", choices=FOREGROUNDS, needs="igtt")
+    foreground: str | None = option(
+        None, "what tells structure from background", choices=("auto", *FOREGROUNDS), needs="igtt"
+    )
 
 
 @dataclass(frozen=True)
