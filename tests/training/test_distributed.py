@@ -77,7 +77,7 @@ with process_group(torch.device("cpu")):
         run(run_name="poisoned", batch_size=4)
     except NonFiniteLoss as error:
         caught.append(str(error))
-    run(run_name="statistics", igtt=True, norm="batch", batch_size=4, stop_after=2)
+    run(run_name="statistics", igtt=True, network="lightunet(norm=batch)", batch_size=4, stop_after=2)
     (root / f"caught_by_{rank()}.txt").write_text("\\n".join(caught))
 """
 
