@@ -153,25 +153,26 @@ def _make_loader(
 
 
 def load_data(
-    options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None], resumes: bool = False
+    options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None], previous: Path | None = None
 ) -> TrainingData:
     """Read and check the lists of a run and make its loaders.
 
     Args:
-        resumes: whether the run goes on: without a validation list then, if it had none.
+        previous: the folder of the run that goes on: without a validation list, if it had none, and its labels read
+            as they were.
 
     Raises:
         UserError: naming every fault of the lists at once, or an option that does not fit.
     """
     noise, transform = training_noise(options), training_transform(options)
-    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say, resumes))
+    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say, previous is not None))
     if options.optimization.batch_size < world_size():
         raise UserError(
             f"--batch_size {options.optimization.batch_size} is the number of images over all processes, of which "
             f"there are {world_size()}: give at least one image to each, or start fewer"
         )
     paths = [train_list] if val_list is None else [train_list, val_list]
-    lists, reading = from_main(lambda: _read_lists(options, paths, root, say))
+    lists, reading = from_main(lambda: _read_lists(options, paths, root, say, previous))
     train_samples, train_sizes = lists[0].samples, lists[0].sizes
     val_samples, val_sizes = (lists[1].samples, lists[1].sizes) if len(lists) > 1 else ([], [])
     cache = choose_cache(
@@ -270,13 +271,13 @@ def _default_workers(is_cached: bool) -> int:
 
 
 def _read_lists(
-    options: TrainingOptions, paths: Sequence[Path], root: Path, say: Callable[[str], None]
+    options: TrainingOptions, paths: Sequence[Path], root: Path, say: Callable[[str], None], previous: Path | None
 ) -> tuple[list[ListSurvey], LabelReading]:
     """The training and validation list, checked, and how their labels are read; every fault at once."""
     igtt, data = options.label_free.igtt, options.data
     expected = Expectation.of(data.num_classes, data.ignore_index, data.label_map, data.in_channels, data.channels)
     labels = ("unread", "optional") if igtt else ("required", "required")
-    earlier = read_json(Path(options.run.resume) / "config.json") if options.run.resume else {}
+    earlier = {} if previous is None else read_json(previous / "config.json")
     reading = LabelReading.from_json(earlier.get("label_reading"))
     return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say)
 

@@ -67,7 +67,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
     parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
     check_network(options.network.name, options.network.options)
     asked, options = options, name_dataset(options, root)
-    data = load_data(options, root, device, _say, resumes=previous is not None)
+    data = load_data(options, root, device, _say, previous)
     labels = from_main(lambda: examine_labels(options, data.train, root))
     method = make_method(options, data)
     state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
