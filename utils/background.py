@@ -103,7 +103,8 @@ class BackgroundWriter:
         Raises:
             Exception: whatever a job raised.
         """
-        self._turns += [self._pool.submit(self._do_oldest) for _ in self._waiting]  # if Ctrl-C came amid a ``put``
+        left = len(self._waiting)  # more than turns where Ctrl-C came amid a ``put``
+        self._turns += [self._pool.submit(self._do_oldest) for _ in range(left)]
         wait(self._turns)
         self._raise_error()
 

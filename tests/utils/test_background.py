@@ -90,6 +90,17 @@ def test_an_error_ends_its_own_job_and_is_raised_once_by_the_next_call():
     assert done == ["last", "again"]
 
 
+def test_waiting_while_jobs_begin_loses_none():
+    done: list[str] = []
+    with BackgroundWriter() as writer:
+        for number in range(2000):
+            writer.put(str(number), note(done, str(number)))
+            if number % 3 == 0:
+                writer.wait()
+                assert done[-1] == str(number)
+    assert done == list(map(str, range(2000)))
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_leaving_by_an_error_finishes_what_was_put(error):
     done: list[str] = []
