@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.scores import BINS, auc, best_threshold, counts_at, iou
+from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
 from evaluation.scores.bootstrap import bootstrap_counts, student_reach
 
 MAX_GROUPS = 32  # of validation images that are counted apart: enough for errors, 32 MB of histograms
 MIN_IMAGES = 4  # fewer move no threshold
 ERROR_OF_ONE = 0.25  # of the AUC of a single image, whose error cannot be estimated
+CANDIDATES = 65  # between the prior and the best threshold
 COARSE = 256  # bins that suffice for the error of an AUC
 
 
 def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tuple[float, float]:
-    """The threshold of the highest pooled IoU where its gain over ``prior`` exceeds its error, else ``prior``.
+    """A threshold of high pooled IoU that leaves ``prior`` only as far as the images tell for sure.
+
+    Between ``prior`` and the best threshold it is the first one whose loss against the best is within the 95 % error
+    of that loss (paired bootstrap over images; Breiman's one-standard-error rule with Student's reach): ``prior``
+    itself where the best gains no more than its error.
 
     Args:
         histograms: score histograms of images, or of groups of them, (n, 2, BINS).
@@ -26,23 +31,23 @@ def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tup
     Returns: the threshold and the pooled IoU there.
     """
     pooled = histograms.sum(0)
-    best, highest = best_threshold(pooled)
-    at_prior = float(iou(counts_at(pooled, prior)))
     told = histograms[histograms.any((1, 2))]
-    can_tell = len(told) >= MIN_IMAGES and pooled[1].any()
-    if can_tell and highest - at_prior > error_of_gain(told, best, prior, seed):
-        return best, float(highest)
-    return prior, at_prior
+    best, images = best_threshold(pooled)[0], len(told)
+    if images < MIN_IMAGES or not pooled[1].any() or best == prior:
+        return prior, float(iou(counts_at(pooled, prior)))
+    candidates = np.linspace(prior, best, CANDIDATES)
+    counts = np.array([iou_counts(histogram, candidates) for histogram in told])  # (n, CANDIDATES, 2)
+    found, resampled = (table[..., 0] / table[..., 1] for table in (counts.sum(0), bootstrap_counts(counts, seed)))
+    errors = student_reach(images) * (images / (images - 1)) ** 0.5 * (resampled[:, -1:] - resampled).std(0)
+    first = np.argmax(found[-1] - found <= errors)  # the best loses nothing, so there is one
+    return float(candidates[first]), float(found[first])
 
 
-def error_of_gain(histograms: np.ndarray, threshold: float, other: float, seed: int = 0) -> float:
-    """The standard error, over images, of the difference in pooled IoU between two thresholds (paired bootstrap)."""
-    counts = [[counts_at(histogram, place) for place in (threshold, other)] for histogram in histograms]
-    table = np.array([[(at.tp, at.fp, at.fn) for at in pair] for pair in counts])  # (n, 2, 3)
-    tp, fp, fn = np.moveaxis(bootstrap_counts(table, seed), -1, 0)  # (resamples, 2) each
-    found = tp / np.maximum(tp + fp + fn, 1)
-    images = len(histograms)
-    return float((found[:, 0] - found[:, 1]).std() * (images / (images - 1)) ** 0.5)
+def iou_counts(histogram: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Pixels in the intersection and in the union of mask and label, at least one, for every threshold: (…, 2)."""
+    above = counts_at_all(histogram)
+    bins = np.ceil(np.asarray(thresholds) * BINS).astype(int).clip(0, BINS - 1)
+    return np.stack([above.tp[bins], np.maximum((above.tp + above.fp + above.fn)[bins], 1)], -1)
 
 
 def is_inverted_beyond_error(histograms: np.ndarray, seed: int = 0) -> bool:
