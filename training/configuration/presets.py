@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_from": 80,
     },
     "quick": {
+        "steps": 500,
         "epochs": 20,
         "batch_size": 16,
         "crop": 128,
@@ -40,6 +41,7 @@ NETWORK_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("quick", "hrnet"): {"
 
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
+        "steps": None,  # measured in epochs, after each of which labels are refreshed
         "igtt_init": "vote",
         "igtt_ems": "clean",
         "igtt_criterion": "bce",
@@ -50,6 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "normalization": "local",
     },
     "published": {
+        "steps": None,
         "igtt_init": "black",
         "igtt_ems": "skeleton+shift:1+sample:0.1",  # tested equal to label_noise.EMS_SPEC
         "igtt_criterion": "dmi",
