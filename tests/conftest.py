@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: bit-identical runs need an equal number of threads
 import torch
 
 REPO_ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ from utils.distributed import (
     local_world_size,
     process_group,
 )
-from utils.processors import limit_threads
+from utils.processors import choose_threads
 from utils.run_folder import REPO_ROOT, display_path
 
 
@@ -55,7 +55,8 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervise
         UserError: bad input, found before the first step.
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
-    limit_threads(local_world_size())
+    options = options.replace(threads=choose_threads(options.machine.threads, local_world_size()))
+    torch.set_num_threads(int(options.machine.threads))
     device = local_device(choose_device(options.machine.device))
     with process_group(device):
         return _fit(options, root, device, method or METHODS["label_free" if options.label_free.igtt else "supervised"])

@@ -16,7 +16,7 @@ from training.methods.supervised import Supervised
 from training.selection import Selection
 from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
 from utils.cli import UserError
-from utils.files import read_jsonl
+from utils.files import read_json, read_jsonl
 from utils.run_folder import REPO_ROOT
 
 SMALL = {
@@ -306,3 +306,35 @@ def test_what_only_some_runs_need_is_imported_by_them_alone():
     code = "import sys, training.fit; print([name for name in ('torchvision', 'torch._dynamo') if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO_ROOT)
     assert answer.stdout == "[]\n"
+
+
+def test_a_run_starts_from_the_weights_of_another(disks, capsys):
+    first = run(disks, epochs=2, run_name="first")
+    second = run(disks, epochs=1, run_name="second", init_from="disks/first", lr=1e-12, audit=False)
+    before, after = (load_checkpoint(folder / "checkpoints" / "best.pth")["model"] for folder in (first, second))
+    weights = [name for name in before if "running_" not in name and "num_batches" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)
+    again = run(disks, epochs=1, run_name="third", init_from=str(first), ema=0.5, lr=1e-12, audit=False)
+    assert all(
+        torch.allclose(before[name], load_checkpoint(again / "checkpoints" / "best.pth")["model"][name], atol=1e-6)
+        for name in weights
+    )
+
+
+def test_weights_of_another_network_are_refused_with_what_differs(disks):
+    run(disks, epochs=1, run_name="first")
+    with pytest.raises(UserError, match=r"--init_from .*first: .*'width': 4.* there, .*'width': 8.* here"):
+        run(disks, epochs=1, width=8, init_from="disks/first")
+
+
+def test_the_number_of_threads_is_kept_for_resume(disks, monkeypatch, capsys):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        folder = run(disks, epochs=2, stop_after=1, threads=2)
+        assert read_json(folder / "config.json")["threads"] == 2 and "--threads 2" in capsys.readouterr().out
+        torch.set_num_threads(1)
+        fit(configure({"resume": str(folder)}, disks), disks)
+        assert torch.get_num_threads() == 2 and "--threads 2" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(before)

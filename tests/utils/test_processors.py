@@ -1,17 +1,15 @@
-"""Quotas of containers are kept to; what the user set stays."""
+"""Quotas of containers and what other processes use are left alone; what the user set stays."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from utils import processors
-from utils.processors import cpu_quota, limit_threads, usable_processors
+from utils.processors import choose_threads, cpu_quota, idle_processors, usable_processors
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -42,19 +40,54 @@ def test_a_quota_and_the_processors_allowed_both_limit(tmp_path, monkeypatch, qu
     assert usable_processors(write(tmp_path, {"cpu.max": f"{quota} 100000"})) == count
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+STAT = """cpu  9 9 9 9 9 9 9 9 0 0
+cpu0 100 0 50 {idle0} 0 0 0 {steal} 0 0
+cpu1 {busy1} 0 0 800 40 0 0 0 0 0
+cpu7 5 0 0 0 0 0 0 0 0 0
+intr 1
+"""
 
 
-@pytest.mark.parametrize(("given", "processes", "count"), [(None, 1, 3), (None, 2, 1), (None, 9, 1), ("4", 1, 4)])
-def test_threads_are_no_more_than_processors_unless_given(threads, monkeypatch, given, processes, count):
+@pytest.mark.parametrize(
+    ("later", "idle"),
+    [
+        ({"idle0": 930, "busy1": 30, "steal": 0}, 1.0),  # the second is kept busy
+        ({"idle0": 930, "busy1": 0, "steal": 0}, 1.0),  # a processor without a tick counts as not idle
+        ({"idle0": 915, "busy1": 30, "steal": 15}, 0.5),  # half of the first goes to another machine
+    ],
+)
+def test_processors_that_nobody_uses_are_counted(tmp_path, monkeypatch, later, idle):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    stat = tmp_path / "stat"
+    stat.write_text(STAT.format(idle0=900, busy1=0, steal=0))
+    monkeypatch.setattr(processors.time, "sleep", lambda seconds: stat.write_text(STAT.format(**later)))
+    assert idle_processors(stat=stat) == pytest.approx(idle)
+
+
+def test_without_the_system_s_word_the_load_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 0, 0))
+    assert idle_processors(stat=tmp_path / "absent") == 5.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "idle", "processes", "given", "count"),
+    [
+        ("auto", 2.9, 1, None, 3),
+        ("auto", 9.0, 1, None, 3),  # no more than there are
+        ("auto", 1.2, 1, None, 1),
+        ("auto", 0.0, 1, None, 1),
+        ("auto", 3.0, 2, None, 1),
+        (2, 0.0, 1, None, 2),
+        ("auto", 0.0, 1, "4", 4),
+        (2, 0.0, 1, "4", 4),
+    ],
+)
+def test_threads_are_those_that_are_free_unless_given(monkeypatch, asked, idle, processes, given, count):
     monkeypatch.setattr(processors, "usable_processors", lambda: 3)
+    monkeypatch.setattr(processors, "idle_processors", lambda: idle)
+    monkeypatch.setattr(processors, "_first_threads", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    torch.set_num_threads(4)
-    limit_threads(processes)
-    assert torch.get_num_threads() == count
+    assert choose_threads(asked, processes) == count

@@ -31,7 +31,7 @@ from utils.option_fields import (
 INITIAL_LABELS = ("black", "random", *BASELINES)
 
 
-def repeat_count(text: str) -> int | str:
+def auto_or_count(text: str) -> int | str:
     """A whole number of at least 1, or ``auto``."""
     return text if text == "auto" else positive_int(text)
 
@@ -104,7 +104,7 @@ class AugmentationOptions:
         (), f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(STRONG_AUGMENTATIONS)}", nargs="*", metavar="NAME"
     )
     repeat: int | str = option(
-        "auto", "draws of every image in an epoch; auto: as --steps asks, else 1", repeat_count, metavar="N"
+        "auto", "draws of every image in an epoch; auto: as --steps asks, else 1", auto_or_count, metavar="N"
     )
 
 
@@ -211,6 +211,9 @@ class RunOptions:
         metavar="RUN",
         is_copied=False,
     )
+    init_from: str | None = option(
+        None, "start from the best weights of another run: a path or <dataset>/<run>", metavar="RUN", is_copied=False
+    )
     stop_after: int | None = option(
         None, "end cleanly after this epoch of --epochs", positive_int, metavar="N", may_change=True, is_copied=False
     )
@@ -233,6 +236,13 @@ class MachineOptions:
         non_negative_int,
         metavar="N",
         may_change=True,
+        is_copied=False,
+    )
+    threads: int | str = option(
+        "auto",
+        "threads to compute in; auto: as many as processors are free; OMP_NUM_THREADS wins",
+        auto_or_count,
+        metavar="N",
         is_copied=False,
     )
     cache: str = option(

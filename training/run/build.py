@@ -41,7 +41,8 @@ def make_state(
     Args:
         previous: the folder of that run.
     """
-    state = build_state(options, device, class_counts(data.train, COUNTED_LABELS), labels, method)
+    counts = class_counts(data.train, COUNTED_LABELS)
+    state = build_state(options, device, counts, labels, method, is_new=previous is None)
     if previous is None:
         add_schedule(options.optimization, state, data.train_batches.steps_per_epoch)
     else:
@@ -59,6 +60,7 @@ def build_state(
     class_counts: np.ndarray,
     labels: LabelNoiseFacts,
     method: Supervised,
+    is_new: bool = True,
 ) -> TrainingState:
     """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
 
@@ -66,6 +68,7 @@ def build_state(
         class_counts: pixels of each class in the training labels.
         labels: what is known of their noise.
         method: says what networks are trained.
+        is_new: whether the run starts, from the weights of another where it is told so.
     """
     optimization, num_classes = options.optimization, options.data.num_classes
     corrects = needs_transition_matrix(options.loss.spec)  # the loss undoes the noise: scores are about the truth
@@ -76,6 +79,10 @@ def build_state(
         if options.network.head_bias == "shares" and class_counts.sum():
             shares = class_counts / class_counts.sum()
             start_from_shares(made, labels.true_shares(shares) if corrects else shares)
+        if is_new and options.run.init_from is not None:
+            from training.run.initial_weights import take_weights
+
+            take_weights(made, Path(options.run.init_from), options.flat())
         return made
 
     network = method.build(make)

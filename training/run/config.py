@@ -39,6 +39,8 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     elif "resume" in given:
         run = find_run(given["resume"], root / "train_log")
         return resume_options({**given, "resume": str(run)}, read_json(run / CONFIG))
+    if given.get("init_from") is not None:
+        given = {**given, "init_from": str(find_run(given["init_from"], root / "train_log"))}
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}

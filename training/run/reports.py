@@ -24,7 +24,10 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
     other = {"quick": "paper", "paper": "quick"}[options.run.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
-    lines = [f"run {display_path(folder)} on {state.device} ({state.precision}{processes})"]
+    threads = f", --threads {options.machine.threads}" if state.device.type == "cpu" else ""
+    lines = [f"run {display_path(folder)} on {state.device} ({state.precision}{processes}{threads})"]
+    if options.run.init_from is not None and state.epoch == 0:
+        lines.append(f"starting from the best weights of {display_path(Path(options.run.init_from))}")
     if state.epoch > 0 and options.run.resume == AUTO:
         lines.append(f"--resume {AUTO}: going on after epoch {state.epoch}")
     if state.epoch == 0:
