@@ -117,9 +117,11 @@ def check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, pat
         is_class &= values == np.rint(values)
     wrong = values[~(is_class | ignored)]
     if wrong.size:
+        found = np.unique(wrong)
+        void = f"; if {found[0]:g} is void and counts nowhere: --ignore_index {found[0]:g}" if len(found) == 1 else ""
         raise UserError(
-            f"{display_path(path)} holds values that are no class: {listed(np.unique(wrong))}, in {wrong.size} pixels; "
-            f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored"
+            f"{display_path(path)} holds values that are no class: {listed(found)}, in {wrong.size} pixels; "
+            f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored{void if found[0] >= 0 else ''}"
         )
 
 

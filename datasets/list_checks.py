@@ -21,7 +21,7 @@ from datasets.label_maps import LabelMap
 from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
 from datasets.label_values import LabelReading, decide_reading
 from datasets.labels import IGNORE
-from datasets.list_parser import Sample
+from datasets.list_parser import Sample, raise_faults
 from utils.cli import UserError, map_with_progress
 from utils.files import same_content
 from utils.paths import display_path
@@ -193,6 +193,23 @@ def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: S
     )
     for line in lines:
         say(line)
+    return reading
+
+
+def decide_labels(
+    samples: Sequence[Sample], list_path: Path | str, expected: Expectation, say: Say = print
+) -> LabelReading:
+    """How the labels of samples are read, for a list that belongs to no run; images are not looked at.
+
+    Raises:
+        UserError: labels that cannot be read, or values without a meaning.
+    """
+    if expected.is_decided:
+        return expected.reading
+    found = survey([sample for sample in samples if sample.label], Path(list_path), expected, images=False)
+    raise_faults(Path(list_path), found.faults())
+    reading = decide_together([found], expected, say)
+    tell_one_sided(found, reading, say)
     return reading
 
 

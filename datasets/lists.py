@@ -13,6 +13,7 @@ from datasets.label_values import LabelReading
 from datasets.list_checks import (
     Expectation,
     ListSurvey,
+    decide_labels,
     decide_together,
     refuse_one_sided,
     survey,
@@ -154,23 +155,6 @@ def survey_samples(
     found = survey(samples, Path(list_path), expected, workers)
     raise_faults(Path(list_path), found.faults())
     return replace(found, samples=found.read_by(decide_together([found], expected, say)))
-
-
-def decide_labels(
-    samples: Sequence[Sample], list_path: Path | str, expected: Expectation, say: Callable[[str], object] = print
-) -> LabelReading:
-    """How the labels of samples are read, for a list that belongs to no run; images are not looked at.
-
-    Raises:
-        UserError: labels that cannot be read, or values without a meaning.
-    """
-    if expected.is_decided:
-        return expected.reading
-    found = survey([sample for sample in samples if sample.label], Path(list_path), expected, images=False)
-    raise_faults(Path(list_path), found.faults())
-    reading = decide_together([found], expected, say)
-    tell_one_sided(found, reading, say)
-    return reading
 
 
 def check_samples(

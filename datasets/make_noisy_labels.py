@@ -42,6 +42,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help=binary)
     ignored = "label value that is ignored (default: none for binary labels, 255 for K classes)"
     add("--ignore_index", type=whole_number(0, 65535), metavar="V", help=ignored)
+    add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
     dropped = "what sampling drops becomes (default: background)"
     add("--unlabelled", choices=UNLABELLED, default="background", help=dropped)
     clean = f"clean labels, name or path (default: {SOURCE_LIST})"

@@ -15,7 +15,9 @@ import numpy as np
 
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
+from datasets.label_values import LabelReading
 from datasets.labels import IGNORE, label_classes
+from datasets.list_checks import Expectation, decide_labels
 from datasets.list_files import NOISY_LIST, find_list, list_folder, read_list, write_list
 from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
@@ -65,6 +67,7 @@ def write_noisy_labels(
     source_list: str | Path = SOURCE_LIST,
     root: Path = REPO_ROOT,
     ignore_index: int | None = None,
+    label_map: str | None = None,
     data_root: Path | str | None = None,
     make_default: bool = False,
     say: Callable[[str], object] = print,
@@ -84,6 +87,7 @@ def write_noisy_labels(
         source_list: the list of clean labels, a path or a bare name.
         root: the folder that holds ``datasets`` and ``txt``.
         ignore_index: the value of the clean labels' files that is ignored.
+        label_map: what the values of the clean labels' files mean.
         data_root: the folder that the list's relative paths are tried from first; image ids are relative to it.
         make_default: make ``train_noisyLabel.txt``, which training reads by default, equal to the new list.
         say: takes the lines meant for the user.
@@ -101,10 +105,11 @@ def write_noisy_labels(
     folder = root / "datasets" / dataset / "train" / f"labels_{name}"
     new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
     check_replaceable(folder, samples, settings, say=say)
+    reading = decide_labels(samples, source, Expectation.of(num_classes, ignore_index, label_map), say)
     try:
         with new_folder(folder) as into:
             jobs = dict(zip(files, samples, strict=True))  # an image that the list repeats has one label
-            tallies = make_labels(jobs, into, settings, ignore_index=ignore_index, source=source)
+            tallies = make_labels(jobs, into, settings, reading=reading, source=source)
             write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies=tallies))
         write_list(new_list, [(sample.image, folder / file) for file, sample in zip(files, samples, strict=True)], root)
         if make_default:
@@ -149,7 +154,7 @@ def check_replaceable(
 
 
 def make_labels(
-    jobs: dict[str, Sample], into: Path, settings: NoiseSettings, ignore_index: int | None, source: Path
+    jobs: dict[str, Sample], into: Path, settings: NoiseSettings, reading: LabelReading, source: Path
 ) -> list[Tally]:
     """Make and write all labels, in parallel; all unreadable or wrong labels are reported at once."""
     steps = parse_spec(settings.spec, settings.num_classes)
@@ -157,7 +162,7 @@ def make_labels(
     def make(job: tuple[str, Sample]) -> Tally | tuple[int, str]:
         file, sample = job
         try:
-            label = read_label(sample.require_label(), settings.num_classes, ignore_index)
+            label = read_label(sample.require_label(), reading=reading)
         except UserError as fault:
             return sample.line, str(fault)
         noise = noisy_stages(

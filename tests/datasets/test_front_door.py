@@ -620,6 +620,8 @@ def test_a_value_that_may_be_void_comes_with_ignore_index(tmp_path: Path):
     said = made(tmp_path).said
     assert any("void" in line and "--ignore_index 11" in line for line in said)
     assert said[-1] == f"{NEXT} --num_classes 12 --in_channels 3"
+    with pytest.raises(UserError, match=r"no class: 11, in .* void and counts nowhere: --ignore_index 11$"):
+        read_label(tmp_path / "my data/labels/0.png", num_classes=11)
 
 
 def test_jpeg_masks_have_the_foreground_of_png_masks(tmp_path: Path):
