@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -90,15 +91,23 @@ def test_an_error_ends_its_own_job_and_is_raised_once_by_the_next_call():
     assert done == ["last", "again"]
 
 
-def test_waiting_while_jobs_begin_loses_none():
+def test_jobs_may_begin_while_waiting_looks_at_them(monkeypatch):
     done: list[str] = []
-    with BackgroundWriter() as writer:
-        for number in range(2000):
-            writer.put(str(number), note(done, str(number)))
-            if number % 3 == 0:
-                writer.wait()
-                assert done[-1] == str(number)
-    assert done == list(map(str, range(2000)))
+    writer = BackgroundWriter()
+    gate = busy(writer)
+    for name in ("best", "last"):
+        writer.put(name, note(done, name))
+    submit = writer._pool.submit
+
+    def submit_and_let_all_begin(job: Callable[[], None]) -> Future:
+        gate.opened.set()
+        turn = submit(job)
+        turn.result(WAIT_S)
+        return turn
+
+    monkeypatch.setattr(writer._pool, "submit", submit_and_let_all_begin)
+    writer.wait()
+    assert done == ["best", "last"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
