@@ -96,16 +96,17 @@ def run_cell(cell: dict[str, Any], val_images: int, given: dict[str, Any]) -> di
 
 def test_run(run: Path) -> dict[str, Any]:
     """Predict and score the test list with the best checkpoint of a run, by the users' commands."""
-    from evaluation import inference
-    from evaluation.metrics import evaluate_maps
+    from benchmarks.trials import predict
+    from evaluation.report.evaluate import evaluate_maps
 
-    inference.main(["--train_dir", str(run), "--test_ckpt_epoch", "best"])
-    (folder,) = (run / "results").iterdir()
+    folder = predict(run)
     figures = evaluate_maps(folder, report=False)
+    at_half = evaluate_maps(folder, threshold=0.5, report=False)
     epochs = {record["epoch"]: record for record in read_jsonl(run / "metrics.jsonl")}
     best = int(folder.name.removeprefix("epoch_"))
     return {
         "iou": figures["pooled"]["iou"],
+        "iou_at_half": at_half["pooled"]["iou"],
         "oracle_iou": figures["oracle"]["iou"],
         "auc": figures["pooled"]["auc"],
         "threshold": figures["threshold"],
@@ -121,11 +122,11 @@ def classic_ious(dataset: str) -> dict[str, float]:
     from datasets.lists import find_list, read_list
     from evaluation.classical import BASELINES
     from evaluation.classical.foreground import resolve_foreground
-    from evaluation.classical.runner import OrientedImages
+    from evaluation.classical.runner import oriented_images
     from evaluation.scores import counts_at, iou, score_histogram
 
     samples = read_list(find_list("test", dataset), say=lambda line: None)
-    images = OrientedImages(samples, resolve_foreground("auto", OrientedImages(samples, "bright")))
+    images = oriented_images(samples, resolve_foreground("auto", oriented_images(samples, "bright")))
     labels = [read_label(sample.label) for sample in samples]
     found = {}
     for name, method in BASELINES.items():
