@@ -73,9 +73,9 @@ def _open_picture(path: Path, plane: int | None, wanted: Wanted) -> Iterator[Ima
         yield image
 
 
-def read_picture_stack(path: Path) -> PlaneStack:
+def read_picture_stack(path: Path, wanted: Wanted) -> PlaneStack:
     """The frames, rows and columns of a picture."""
-    with _open_picture(path, 0, Wanted()) as image:
+    with _open_picture(path, 0, wanted) as image:
         return PlaneStack("TYX", (getattr(image, "n_frames", 1), image.height, image.width))
 
 
@@ -173,9 +173,9 @@ def _array_axes(shape: tuple[int, ...], channels: int) -> str:
     return first + others[1 : len(shape) - 2] + "YX"
 
 
-def read_array_stack(path: Path) -> PlaneStack:
+def read_array_stack(path: Path, wanted: Wanted) -> PlaneStack:
     """The axes of an array, see `_array_axes`."""
-    return _open_array(path, 0, Wanted())[1]
+    return _open_array(path, 0, wanted)[1]
 
 
 def read_array_header(path: Path, plane: int | None, wanted: Wanted) -> Header:

@@ -126,8 +126,13 @@ class PlaneStack(NamedTuple):
         return dict(zip(self.axes, self.shape, strict=True))
 
     @property
+    def plane_axes(self) -> str:
+        """The axes that planes are numbered along: all but rows, columns, channels and samples."""
+        return "".join(axis for axis in self.axes if axis not in "YXCS")
+
+    @property
     def plane_shape(self) -> tuple[int, ...]:
-        """Lengths of the axes that planes are numbered along: all but rows, columns, channels and samples."""
+        """Lengths of the axes that planes are numbered along."""
         return tuple(size for axis, size in zip(self.axes, self.shape, strict=True) if axis not in "YXCS")
 
     @property

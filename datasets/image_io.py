@@ -19,7 +19,15 @@ from datasets.image_decoding import (
     read_picture_stack,
 )
 from datasets.image_files import Header, Pixels, PlaneStack, Wanted, first_bytes, naming_broken, row_blocks, split_plane
-from datasets.image_tiff import decode_planes, decode_tiff, read_tiff_header, read_tiff_stack, tifffile_module
+from datasets.image_scale import NO_SCALE, ImageScale, scale_options
+from datasets.image_tiff import (
+    TIFF_MAGIC,
+    decode_planes,
+    decode_tiff,
+    read_tiff_header,
+    read_tiff_stack,
+    tifffile_module,
+)
 from datasets.label_values import LabelReading, read_alone
 from datasets.labels import IGNORE
 from utils.errors import UserError
@@ -29,7 +37,6 @@ from utils.paths import display_path
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 HALF_BRIGHT = 128
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMPY_MAGIC = b"\x93NUMPY"
 
 
@@ -38,7 +45,7 @@ class Decoder(NamedTuple):
 
     header: Callable[[Path, int | None, Wanted], Header]
     pixels: Callable[[Path, int | None, Wanted], Pixels]
-    stack: Callable[[Path], PlaneStack]
+    stack: Callable[[Path, Wanted], PlaneStack]
 
 
 def read_image(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> np.ndarray:
@@ -95,11 +102,15 @@ def read_header(path: Path, wanted: Wanted) -> Header:
         return _decoder(path).header(path, plane, wanted)
 
 
-def read_stack(path: Path) -> PlaneStack:
-    """The axes of a whole file from its header, whatever is asked of it; errors as `decode`."""
+def read_stack(path: Path, channels: int = 1) -> PlaneStack:
+    """The axes of a whole file from its header; errors as `decode`.
+
+    Args:
+        channels: of its images, by which the axes of a ``.npy`` file are told.
+    """
     path, _ = split_plane(path)
     with naming_broken(path):
-        return _decoder(path).stack(path)
+        return _decoder(path).stack(path, Wanted(channels))
 
 
 def _decoder(path: Path) -> Decoder:
@@ -235,24 +246,34 @@ def write_label(path: Path | str, label: np.ndarray, num_classes: int = 1) -> No
     _write_png(Path(path), label)
 
 
-def write_scores(path: Path | str, scores: np.ndarray) -> None:
-    """Write scores, (H, W) or (C, H, W), as a float32 TIFF that `read_scores` returns bit for bit."""
+def write_scores(path: Path | str, scores: np.ndarray, scale: ImageScale = NO_SCALE) -> None:
+    """Write scores, (H, W) or (C, H, W), as a float32 TIFF that `read_scores` returns bit for bit.
+
+    Args:
+        scale: pixel size and kind of TIFF, as those of the image.
+    """
     scores = np.ascontiguousarray(scores, np.float32)
     axes = {2: "YX", 3: "CYX"}[scores.ndim]
     with atomic_write(Path(path)) as file:
-        tifffile_module().imwrite(file, scores, photometric="minisblack", metadata={"axes": axes})
+        options = scale_options(scale, axes, scores.nbytes)
+        tifffile_module().imwrite(file, scores, photometric="minisblack", **options)
 
 
-def write_image(path: Path | str, image: np.ndarray) -> None:
-    """Write an image, uint8 or uint16, (H, W) or (H, W, 3), losslessly: ``.png`` (8-bit) or ``.tif``, by suffix."""
+def write_image(path: Path | str, image: np.ndarray, scale: ImageScale = NO_SCALE) -> None:
+    """Write an image, uint8 or uint16, (H, W) or (H, W, 3), losslessly: ``.png`` (8-bit) or ``.tif``, by suffix.
+
+    Args:
+        scale: pixel size and kind of a TIFF.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".png" and image.dtype == np.uint8:
         _write_png(path, image)
     elif suffix in (".tif", ".tiff") and image.dtype in (np.uint8, np.uint16):
-        photometric = "minisblack" if image.ndim == 2 else "rgb"
+        photometric, axes = ("minisblack", "YX") if image.ndim == 2 else ("rgb", "YXS")
+        options = {"metadata": None} if scale == NO_SCALE else scale_options(scale, axes, image.nbytes)
         with atomic_write(path) as file:
-            tifffile_module().imwrite(file, image, photometric=photometric, compression="zlib", metadata=None)
+            tifffile_module().imwrite(file, image, photometric=photometric, compression="zlib", **options)
     else:
         raise ValueError(f"{path}: {image.dtype} images are not written as {suffix!r}; 8-bit .png, 8/16-bit .tif")
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
 ORIENTATION = 274
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MIN_IS_WHITE, PALETTE = 0, 3
 SIDE_SERIES = ("thumbnail", "label", "macro", "overview")  # of whole-slide files, beside the picture itself
 
@@ -80,7 +81,7 @@ def read_tiff_header(path: Path, plane: int | None, wanted: Wanted) -> Header:
         return Header(height, width, len(selected) if selected else channels, is_color and not selected, inverting)
 
 
-def read_tiff_stack(path: Path) -> PlaneStack:
+def read_tiff_stack(path: Path, wanted: Wanted) -> PlaneStack:
     """The axes of a file, from its tags."""
     with open_tiff(path) as tiff:
         return _axes(tiff, _only_series(tiff, path))

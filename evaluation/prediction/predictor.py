@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
+from datasets.image_scale import read_scale
 from datasets.label_values import LabelReading
 from datasets.transforms import NORMALIZATIONS, prepare
 from datasets.transition_matrix import ScoreDecoder
@@ -261,11 +262,11 @@ def predict_pictures(
 
 def _save_batch(scores: Tensor, batch: Sequence[Picture], settings: MapSettings, folder: Path) -> None:
     for picture, picture_scores in zip(batch, scores.cpu().numpy(), strict=True):
-        result = settings.to_map(picture_scores)
+        result, scale = settings.to_map(picture_scores), read_scale(picture.image)
         write = write_scores if settings.num_classes == 1 else write_image
-        write(folder / "pred" / f"{picture.name}.tif", result)
+        write(folder / "pred" / f"{picture.name}.tif", result, scale)
         if settings.writes_scores:
-            write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores)
+            write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores, scale)
         _save_pictures(
             result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
         )
@@ -275,13 +276,14 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
     """As `_save_batch`, band by band, so that the scores of a huge image never lie in memory as a whole."""
     target = folder / "pred" / f"{picture.name}.tif"
     mask = np.empty(picture.size, np.uint8) if settings.masks else None
+    scale = read_scale(picture.image)
     with ExitStack() as files:
         dtype = "float32" if settings.num_classes == 1 else "uint8"
-        write_map = files.enter_context(band_writer(target, picture.size, dtype))
+        write_map = files.enter_context(band_writer(target, picture.size, dtype, scale))
         write_all = None
         if settings.writes_scores:
             source, shape = folder / "scores" / f"{picture.name}.tif", (settings.num_classes, *picture.size)
-            write_all = files.enter_context(band_writer(source, shape, "float32"))
+            write_all = files.enter_context(band_writer(source, shape, "float32", scale))
         for top, scores in bands:
             rows = scores.cpu().numpy()
             result = settings.to_map(rows)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from datasets.image_files import PlaneStack, split_plane
 from datasets.label_maps import LabelMap
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation
@@ -25,12 +26,13 @@ from evaluation.prediction.predictor import (
     load_network,
     predict_pictures,
 )
+from evaluation.prediction.stacks import find_stacks, join_planes, name_maps, plane_paths, whole_file, whole_map
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import clear_results
 from models.blocks import fold_batch_norms
 from utils.cli import Progress, UserError
 from utils.device import choose_device, choose_precision
-from utils.files import unique_stems, write_json
+from utils.files import write_json
 from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
 
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
@@ -38,11 +40,15 @@ BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a
 
 @dataclass(frozen=True)
 class Source:
-    """The images to predict: samples, the list they come from if any, and the ending of the result folder's name."""
+    """The images to predict: samples, the list they come from if any, and the ending of the result folder's name.
+
+    ``stacks``: the files whose planes are predicted into one map.
+    """
 
     samples: list[Sample]
     list_path: Path | None
     ending: str
+    stacks: dict[Path, PlaneStack] = field(default_factory=dict)
 
 
 def choose_images(
@@ -50,7 +56,7 @@ def choose_images(
 ) -> Source:
     """The images of ``inputs``, of a list or of the run's test list; an image named twice counts once."""
     if inputs:
-        return input_images(inputs)
+        return input_images(inputs, config["in_channels"])
     given = data_list or config.get("test_list")
     if given is None:
         raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
@@ -61,8 +67,8 @@ def choose_images(
     return Source(without_repeats(samples), list_path, "" if is_test else f"_{list_path.stem}")
 
 
-def input_images(paths: Sequence[Path]) -> Source:
-    """Image files, and the images directly inside folders, as samples without labels."""
+def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
+    """Image files, and the images directly inside folders, as samples without labels; of stacks every plane."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -70,14 +76,16 @@ def input_images(paths: Sequence[Path]) -> Source:
             if not inside:
                 raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
             files += inside
-        elif path.is_file():
+        elif split_plane(path)[0].is_file():
             files.append(path)
         else:
             raise UserError(f"--input {path} does not exist")
     files = [Path(os.path.abspath(file)) for file in files]
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    samples = [Sample(file, None, file.as_posix(), line=line) for line, file in enumerate(files, start=1)]
-    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}")
+    stacks = find_stacks([file for file in dict.fromkeys(files) if file.is_file()], channels)
+    planes = enumerate(plane_paths(files, stacks), start=1)
+    samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
+    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", stacks)
 
 
 def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
@@ -90,7 +98,7 @@ def make_pictures(source: Source, settings: MapSettings, overlays: int) -> list[
     unlabelled = [replace(sample, label=None) for sample in source.samples]
     expected = Expectation(channels=settings.in_channels, selected=settings.channels)
     sizes = survey_samples(unlabelled, source.list_path or "--input", expected).sizes
-    names = unique_stems([sample.image for sample in source.samples])
+    names = name_maps([sample.image for sample in source.samples], source.stacks)
     return [
         Picture(sample.image, name, size, label=sample.label, overlay=number < overlays)
         for number, (sample, name, size) in enumerate(zip(source.samples, names, sizes, strict=True))
@@ -206,6 +214,7 @@ def predict_run(
             overlap=overlap,
             progress=progress,
         )
+    join_planes(folder, {picture.image: picture.name for picture in pictures}, source.stacks)
     seconds = time.monotonic() - started
     record = {
         "run": display_path(run),
@@ -221,15 +230,23 @@ def predict_run(
         "device": str(target),
         "timing": {"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds},
         "environment": environment_record(str(target)),
-        **describe_maps(pictures, settings),
+        **describe_maps(pictures, settings, source.stacks),
     }
     write_json(folder / "predictions.json", record)
     print(summarize(pictures, folder, record))
     return folder
 
 
-def describe_maps(pictures: Sequence[Picture], settings: MapSettings) -> dict[str, Any]:
-    """What reading the maps needs to know."""
+def describe_maps(
+    pictures: Sequence[Picture], settings: MapSettings, stacks: Mapping[Path, PlaneStack]
+) -> dict[str, Any]:
+    """What reading the maps needs to know; a stack has one map, whose axes are recorded."""
+    sizes: dict[Path, list[int]] = {}
+    names: dict[Path, str] = {}
+    for picture in pictures:
+        path = whole_file(picture.image, stacks)
+        names[path] = whole_map(picture.name)
+        sizes[path] = [*(stacks[path].plane_shape if path in stacks else ()), *picture.size]
     return {
         "num_classes": settings.num_classes,
         "in_channels": settings.in_channels,
@@ -238,8 +255,9 @@ def describe_maps(pictures: Sequence[Picture], settings: MapSettings) -> dict[st
         "ignore_index": settings.ignore_index,
         "threshold": settings.threshold if settings.num_classes == 1 else None,
         "inverted": settings.invert,
-        "maps": {display_path(picture.image): f"pred/{picture.name}.tif" for picture in pictures},
-        "sizes": {display_path(picture.image): list(picture.size) for picture in pictures},
+        "maps": {display_path(path): f"pred/{name}.tif" for path, name in names.items()},
+        "sizes": {display_path(path): size for path, size in sizes.items()},
+        "stacks": {display_path(path): f"{stack.plane_axes}YX" for path, stack in stacks.items()},
     }
 
 
@@ -249,6 +267,7 @@ def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any])
     inverted = ", inverted" if record["inverted"] else ""
     speed = record["timing"]["images_per_second"]
     images = "1 image" if len(pictures) == 1 else f"{len(pictures)} images"
+    images += f" ({len(record['stacks'])} stacks, plane by plane)" if record["stacks"] else ""
     labelled = any(picture.label for picture in pictures)
     labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
     return (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.image_files import split_plane
 from datasets.list_pairing import natural_key
 from datasets.lists import Sample
 from utils.cli import UserError
@@ -84,14 +85,15 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
         known = list(recorded.values())
     else:
         known = sorted((file for file in folder.maps.iterdir() if file.suffix.lower() in MAP_SUFFIXES), key=natural_key)
-    found = [recorded.get(sample.image) for sample in samples]
+    found = [_recorded_map(sample.image, recorded) for sample in samples]
     if not any(found):  # no record, or the images have moved since
         by_stem = {file.stem: file for file in known}
         if len(by_stem) < len(known):
             raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")
         names = unique_stems([sample.image for sample in samples])
         found = [
-            by_stem.get(name) or by_stem.get(sample.image.stem) for name, sample in zip(names, samples, strict=True)
+            by_stem.get(name) or _plane_of(by_stem.get(sample.image.stem), sample.image)
+            for name, sample in zip(names, samples, strict=True)
         ]
         _check_shared(samples, found)
     pairs = [(sample, path) for sample, path in zip(samples, found, strict=True) if path is not None]
@@ -100,9 +102,19 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
             f"none of the {len(known)} maps in {display_path(folder.maps)} belongs to an image of the list: the first "
             f"map is {known[0].name}, the first image {display_path(samples[0].image)}; they are matched by stem"
         )
-    used = {path for _, path in pairs}
+    used = {file for _, path in pairs for file in (path, split_plane(path)[0])}
     missing = [sample.image for sample, path in zip(samples, found, strict=True) if path is None]
     return Matches(pairs, missing, [path for path in known if path not in used])
+
+
+def _recorded_map(image: Path, recorded: dict[Path, Path]) -> Path | None:
+    return recorded.get(image) or _plane_of(recorded.get(split_plane(image)[0]), image)
+
+
+def _plane_of(whole: Path | None, image: Path) -> Path | None:
+    """The plane of a stack of maps, ``map.tif::3``, that belongs to a plane of a stack of images."""
+    _, plane = split_plane(image)
+    return whole if whole is None or plane is None else Path(f"{whole}::{plane}")
 
 
 def _absolute(image: str) -> Path:
