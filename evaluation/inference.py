@@ -45,7 +45,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device computes with it)"
     )
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=arithmetic)
-    add = parser.add_argument_group("also written").add_argument
+    add = parser.add_argument_group("what is written").add_argument
+    add("--out", type=Path, metavar="DIR", help="where it goes (default: results/ of the run)")
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     add("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
     add("--save_scores", action="store_true", help="scores of every class, beside the class map")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -18,6 +19,8 @@ from typing import Any, BinaryIO
 from utils.errors import UserError
 
 SAMPLED_BYTES = 4096  # at the beginning, middle and end of a file, by which equal ones are found
+MAX_NAME_BYTES = 255  # of a file's name, on nearly every file system
+MAX_STEM_BYTES = 230  # leaves room for suffixes
 
 
 @contextmanager
@@ -27,7 +30,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     A crash, a full disk or a kill at any moment leaves the old file or the new one, never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    ending = f".{os.getpid()}.tmp"
+    temporary = path.with_name(f".{cut_to_bytes(path.name, MAX_NAME_BYTES - len(ending) - 1)}{ending}")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -35,8 +39,29 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong first is what matters
+            temporary.unlink(missing_ok=True)
         raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, so that a rename outlasts a power cut; where the system can do that."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):  # some network file systems refuse
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def cut_to_bytes(text: str, most: int) -> str:
+    """The beginning of ``text`` that takes at most ``most`` bytes as part of a file's name."""
+    while len(os.fsencode(text)) > most:
+        text = text[:-1]
+    return text
 
 
 def plain(value: Any) -> Any:
@@ -66,8 +91,18 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_json_if_whole(path: Path) -> Any:
+    """What a JSON file holds; None where it is missing or broken."""
+    try:
+        return read_json(path)
+    except UserError:
+        return None
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
@@ -77,15 +112,15 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read all whole lines of a JSONL file; a last line cut by a crash is left out. Missing file: no records."""
+    """The records of a JSONL file; a line that is no record, broken or cut by a crash, costs that line alone."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line.decode())
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 
@@ -134,7 +169,8 @@ def unique_stems(images: Sequence[Path]) -> list[str]:
         equal = [index for index, name in enumerate(names) if taken[name.casefold()] > 1]
         growing = [index for index in equal if depths[index] < len(folders[index])]
         if not growing:
-            return [f"{name}-{index}" if index in equal else name for index, name in enumerate(names)]
+            numbered = [f"{name}-{index}" if index in equal else name for index, name in enumerate(names)]
+            return [_short_stem(name) for name in numbered]
         for index in growing:
             depths[index] += 1
 
@@ -169,3 +205,11 @@ def _sampled_bytes(path: Path) -> bytes:
 def _checksum(path: Path) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def _short_stem(name: str) -> str:
+    """``name``, or what of it fits into a file's name with a digest that tells it from others."""
+    if len(os.fsencode(name)) <= MAX_STEM_BYTES:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return f"{cut_to_bytes(name, MAX_STEM_BYTES - 13)}-{digest}"

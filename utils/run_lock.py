@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 from utils.cli import UserError
 
 LOCK = ".lock"
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # see utils.files.atomic_write
 HELD_BY_OTHERS = (BlockingIOError, PermissionError)  # what the kernel answers where another process has the lock
 
 
@@ -50,8 +52,8 @@ def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[Non
 
 def remove_temporary_files(folder: Path) -> None:
     """Remove what processes that were killed while writing have left in a folder that this process owns."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_file():
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -17,10 +17,11 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, resolve_foreground
 from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
-from evaluation.scores.map_folder import clear_results
+from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from utils.cli import Progress, one_of
 from utils.files import unique_stems, write_json
 from utils.lazy import LazySequence
+from utils.output_folder import replaced_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 IMAGES_FOR_DIRECTION = 64
@@ -76,7 +77,6 @@ def write_maps(
 
     Returns: the pooled score histogram (2, BINS), the IoU of each labelled image at threshold 0.5, seconds an image.
     """
-    clear_results(folder)
     pooled, ious, sizes, seconds = np.zeros((2, BINS), np.int64), [], {}, 0.0
     names = [f"pred/{stem}.tif" for stem in unique_stems([sample.image for sample in source.samples])]
     maps = iter(method(images))
@@ -156,7 +156,9 @@ def run_methods(
     if labelled:
         print(f"{'':18}{'Dice':>7}{'IoU':>8}{'AUC':>8}{'*oracle* IoU':>13}{'IoU, mean of images':>27}{'s/image':>9}")
     for name, method in segmenters.items():
-        scored = write_maps(name, method, images, foreground=foreground, source=source, folder=out / name)
+        folder = out / name
+        with replaced_output(folder, PREDICTIONS, earlier=earlier_files(folder), outdated=[METRICS]) as partial:
+            scored = write_maps(name, method, images, foreground=foreground, source=source, folder=partial)
         if labelled:
             print_row(name, *scored)
     print(

@@ -23,11 +23,14 @@ from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.cli import UserError
 from utils.files import write_json
 from utils.lazy import LazySequence
+from utils.output_folder import Writer, replaced_output
 from utils.plots import write_figure
 from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted
 
 CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
 MATRIX_FILE = "transition_matrix.json"
+AUDIT_FILES = ("audit_details.json", "audit.png")
+AUDIT = Writer("audit", "audit.json", keys=("verdict", "profile"), others=(*AUDIT_FILES, MATRIX_FILE))
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,11 @@ def audit_list(
     say("\n".join(audit_lines(audit)))
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
-    matrix_file = write_audit(folder, audit, statistics.to_json(names))
     shown = [labels, images] if truth is None else [labels, images, truth]
-    write_figure(folder / "audit.png", draw_audit(audit, *([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)))
+    with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:
+        matrix_file = write_audit(partial, folder, audit, statistics.to_json(names))
+        examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
+        write_figure(partial / "audit.png", draw_audit(audit, *examples))
     say("\n".join(audit.advice(matrix_file)))
     written = ["audit.json", "audit_details.json", "audit.png", *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
@@ -187,18 +192,19 @@ def with_noise(
     return LazySequence(noisy, len(samples), CACHE_BYTES)
 
 
-def write_audit(folder: Path, audit: Audit, statistics: dict[str, Any]) -> str | None:
+def write_audit(partial: Path, folder: Path, audit: Audit, statistics: dict[str, Any]) -> str | None:
     """Write audit.json, audit_details.json and, where Q is known in full, transition_matrix.json.
 
+    Args:
+        partial: where they are written.
+        folder: where they will lie.
     Returns: where the matrix lies, as a command would name it; None where it was not written.
     """
-    matrix_path = folder / MATRIX_FILE
-    matrix_path.unlink(missing_ok=True)  # an earlier audit's matrix must not pass for this one's
     named = None
     if isinstance(audit, ReferenceAudit) and audit.transitions.matrix.is_complete:
-        audit.transitions.matrix.write(matrix_path)
-        named = quoted(display_path(matrix_path))
-    write_json(folder / "audit.json", audit.to_json())
+        audit.transitions.matrix.write(partial / MATRIX_FILE)
+        named = quoted(display_path(folder / MATRIX_FILE))
+    write_json(partial / "audit.json", audit.to_json())
     found = {"statistics": statistics, "environment": environment_record("cpu")}
-    write_json(folder / "audit_details.json", {**audit.details(named), **found})
+    write_json(partial / "audit_details.json", {**audit.details(named), **found})
     return named

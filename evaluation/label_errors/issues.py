@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,16 @@ from evaluation.label_errors.sheet import issue_row, write_sheet
 from evaluation.scores.map_folder import MapFolder, find_maps
 from utils.cli import shortened
 from utils.files import write_csv, write_json
+from utils.output_folder import Writer, replaced_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
 NAMED_FILES = 5
+ISSUES = Writer(
+    "suspect labels",
+    "suspects.json",
+    keys=("judged", "stand_out"),
+    others=("suspects.csv", "sheet.png", "without_suspects.txt"),
+)
 COLUMNS = (
     "rank",
     "image",
@@ -87,7 +93,6 @@ def write_issues(
     folder: Path, ranked: Sequence[RankedLabel], assessor: LabelAssessor, *, top: int, in_channels: int
 ) -> None:
     """Write suspects.csv, the maps and sheet of the worst, and the list of the labels that do not stand out."""
-    shutil.rmtree(folder / "maps", ignore_errors=True)  # an earlier ranking's ranks are not this one's
     rows = []
     for rank, entry in enumerate(ranked[:top], start=1):
         label, posterior, assessed, calibration = assessor.assess(entry.prediction)
@@ -151,19 +156,20 @@ def find_label_issues(
     report_provenance(samples, predictions, folders)
     ranked, assessor = rank_labels(predictions, folders, classes, ignore_index=ignore_index)
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
-    write_issues(folder, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
-    write_json(
-        folder / "suspects.json",
-        {
-            "list": display_path(list_path),
-            "predictions": [display_path(item.folder) for item in folders],
-            "judged": len(ranked),
-            "stand_out": sum(entry.stands_out for entry in ranked),
-            "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
-            "without_prediction": len({sample.image for sample in samples}) - len(predictions),
-            "confidence": [calibration.confidence for calibration in assessor.calibrations],
-            "environment": environment_record("cpu"),
-        },
-    )
+    with replaced_output(folder, ISSUES, expected=(ISSUES.record, *ISSUES.others)) as partial:
+        write_issues(partial, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
+        write_json(
+            partial / ISSUES.record,
+            {
+                "list": display_path(list_path),
+                "predictions": [display_path(item.folder) for item in folders],
+                "judged": len(ranked),
+                "stand_out": sum(entry.stands_out for entry in ranked),
+                "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
+                "without_prediction": len({sample.image for sample in samples}) - len(predictions),
+                "confidence": [calibration.confidence for calibration in assessor.calibrations],
+                "environment": environment_record("cpu"),
+            },
+        )
     report_issues(folder, ranked, dataset, top=top)
     return folder

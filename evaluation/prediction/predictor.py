@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from datasets.image_scale import read_scale
 from datasets.label_values import LabelReading
 from datasets.transforms import NORMALIZATIONS, prepare
 from datasets.transition_matrix import ScoreDecoder
+from evaluation.map_files import MAP_FILES
 from evaluation.prediction.score_maps import band_writer, memory_map
 from evaluation.prediction.tiling import ReadRows, predict_bands
 from models import build_network, to_scores
@@ -29,6 +30,7 @@ from utils.device import autocast, pinned
 from utils.overlays import panels
 from utils.run_folder import display_path
 
+Result = TypeVar("Result")
 ROTATIONS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
@@ -80,8 +82,18 @@ def load_network(
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{display_path(path)} does not hold the network that its config names: {reason}") from None
+    check_finite_weights(network, path)
     network = network.to(device).to(memory_format=memory_format(torch.device(device)))
     return network.eval(), checkpoint, int(checkpoint["epoch"])
+
+
+def check_finite_weights(network: nn.Module, path: Path) -> None:
+    """Raise a UserError where a weight or running statistic is NaN or infinite."""
+    broken = [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{display_path(path)} holds weights that are not finite ({broken[0]}): take an earlier checkpoint"
+        )
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -213,6 +225,11 @@ class MapSettings:
         """What `to_map` gave → uint8 classes (H, W); binary: 1 where a score reaches the threshold."""
         return (result >= self.threshold).astype(np.uint8) if self.num_classes == 1 else result
 
+    def files(self, picture: Picture) -> list[str]:
+        """What is written of an image, below the folder of results, in this order."""
+        wanted = {"pred": True, "scores": self.writes_scores, "masks": self.masks, "overlays": picture.overlay}
+        return [f"{kind}/{picture.name}{MAP_FILES[kind]}" for kind, is_wanted in wanted.items() if is_wanted]
+
     @property
     def writes_scores(self) -> bool:
         """Whether scores are written beside the maps; of binary labels the map holds them."""
@@ -230,38 +247,77 @@ def predict_pictures(
     overlap: int = 64,
     workers: int = 4,
     progress: Progress,
-) -> None:
+) -> dict[Picture, str]:
     """Write ``pred/<name>.tif`` of every picture below ``folder``, and masks/, scores/ and overlays/ where asked for.
+
+    What has all its files already is left as it is. A picture that cannot be read, or whose scores are not finite,
+    costs no other one.
 
     Args:
         batch_size: images of 256×256 at once; larger ones count by their area.
         window: images with a longer side are predicted in tiles of this side.
         overlap: least overlap of neighbouring tiles.
         workers: threads that read, and as many that write.
+    Returns: the pictures that failed, with the reason.
     """
-    batches, large = batches_by_size(pictures, batch_size, window)
-    device = predictor.device
+    done = [picture for picture in pictures if all((folder / name).is_file() for name in settings.files(picture))]
+    progress.update(len(done))
+    batches, large = batches_by_size([picture for picture in pictures if picture not in set(done)], batch_size, window)
+    device, failed = predictor.device, {}
 
-    def read_batch(batch: Sequence[Picture]) -> Tensor:
-        return pinned(settings.network_input(batch), device)
+    def read_batch(batch: Sequence[Picture]) -> tuple[list[Picture], Tensor | None]:
+        opened = {picture: _tried(settings.network_input, [picture], failed) for picture in batch}
+        images = {picture: image for picture, image in opened.items() if image is not None}
+        return list(images), pinned(torch.cat(list(images.values())), device) if images else None
 
     with WriterPool(workers, ahead=2 * workers) as writer:
-        inputs = read_ahead(read_batch, batches, ahead=workers, workers=workers)
-        for batch, images in zip(batches, inputs, strict=True):
-            writer.submit(_save_batch, predictor(images), batch, settings, folder)
-            progress.update(len(batch))
+        for batch, images in read_ahead(read_batch, batches, ahead=workers, workers=workers):
+            if images is not None:
+                writer.submit(_save_batch, predictor(images), batch, settings, folder, failed)
+                progress.update(len(batch))
     count = images_per_batch(batch_size, window, window)
-    opened = read_ahead(settings.open_rows, large, ahead=1, workers=1)
+    opened = read_ahead(lambda picture: _tried(settings.open_rows, picture, failed), large, ahead=1, workers=1)
     for picture, read_rows in zip(large, opened, strict=True):
+        if read_rows is None:
+            continue
         bands = predict_bands(
             predictor, read_rows, picture.size, window=window, overlap=overlap, batch=count, device=device
         )
-        _save_large(in_background(bands), picture, settings, folder=folder)
+        try:
+            _save_large(in_background(bands), picture, settings, folder=folder)
+        except UserError as error:
+            failed[picture] = str(error)
         progress.update()
+    return failed
 
 
-def _save_batch(scores: Tensor, batch: Sequence[Picture], settings: MapSettings, folder: Path) -> None:
+def _tried(read: Callable[[Any], Result], what: Any, failed: dict[Picture, str]) -> Result | None:
+    """What ``read`` returns; None, and the reason kept, where the picture ``what``, or the one in it, is broken."""
+    try:
+        return read(what)
+    except UserError as error:
+        failed[what[0] if isinstance(what, list) else what] = str(error)
+        return None
+
+
+def _check_finite(scores: np.ndarray, picture: Picture) -> None:
+    """Raise a UserError where a score is NaN or infinite: such a map would pass for one."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{display_path(picture.image)}: the network's scores are not finite; try --precision fp32, or look at the "
+            "image's values"
+        )
+
+
+def _save_batch(
+    scores: Tensor, batch: Sequence[Picture], settings: MapSettings, folder: Path, failed: dict[Picture, str]
+) -> None:
     for picture, picture_scores in zip(batch, scores.cpu().numpy(), strict=True):
+        try:
+            _check_finite(picture_scores, picture)
+        except UserError as error:
+            failed[picture] = str(error)
+            continue
         result, scale = settings.to_map(picture_scores), read_scale(picture.image)
         write = write_scores if settings.num_classes == 1 else write_image
         write(folder / "pred" / f"{picture.name}.tif", result, scale)
@@ -286,6 +342,7 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
             write_all = files.enter_context(band_writer(source, shape, "float32", scale))
         for top, scores in bands:
             rows = scores.cpu().numpy()
+            _check_finite(rows, picture)
             result = settings.to_map(rows)
             write_map(top, result)
             if write_all is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from datasets.image_files import PlaneStack, split_plane
 from datasets.label_maps import LabelMap
 from datasets.label_values import LabelReading
-from datasets.list_checks import Expectation
+from datasets.list_checks import Expectation, survey
 from datasets.list_pairing import IMAGE_SUFFIXES, list_images
-from datasets.lists import Sample, find_list, read_list, survey_samples
+from datasets.lists import Sample, find_list, raise_faults, read_list
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.predictor import (
     MapSettings,
@@ -26,28 +26,50 @@ from evaluation.prediction.predictor import (
     load_network,
     predict_pictures,
 )
-from evaluation.prediction.stacks import find_stacks, join_planes, name_maps, plane_paths, whole_file, whole_map
+from evaluation.prediction.result_folders import (
+    check_chosen_folder,
+    describe_images,
+    describe_job,
+    identify,
+    result_folder,
+)
+from evaluation.prediction.stacks import (
+    drop_planes,
+    find_stacks,
+    join_planes,
+    name_maps,
+    plane_paths,
+    whole_file,
+    whole_map,
+)
 from evaluation.scores import DEFAULT_THRESHOLD
-from evaluation.scores.map_folder import clear_results
+from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
 from utils.cli import Progress, UserError
 from utils.device import choose_device, choose_precision
 from utils.files import write_json
+from utils.output_folder import replaced_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
 
+NAMED_FAILURES = 20
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images to predict: samples, the list they come from if any, and the ending of the result folder's name.
+    """The images to predict.
 
-    ``stacks``: the files whose planes are predicted into one map.
+    Args:
+        list_path: the list they come from, if any.
+        ending: of the result folder's name.
+        inputs: see `identify`.
+        stacks: the files whose planes are predicted into one map.
     """
 
     samples: list[Sample]
     list_path: Path | None
     ending: str
+    inputs: list[str]
     stacks: dict[Path, PlaneStack] = field(default_factory=dict)
 
 
@@ -64,7 +86,8 @@ def choose_images(
     samples = read_list(list_path, data_root, labels="optional")
     test_list = config.get("test_list")
     is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
-    return Source(without_repeats(samples), list_path, "" if is_test else f"_{list_path.stem}")
+    ending = "" if is_test else f"_{list_path.stem}"
+    return Source(without_repeats(samples), list_path, ending, identify([list_path]))
 
 
 def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
@@ -85,7 +108,7 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     stacks = find_stacks([file for file in dict.fromkeys(files) if file.is_file()], channels)
     planes = enumerate(plane_paths(files, stacks), start=1)
     samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
-    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", stacks)
+    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks)
 
 
 def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
@@ -93,16 +116,26 @@ def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
     return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
 
 
-def make_pictures(source: Source, settings: MapSettings, overlays: int) -> list[Picture]:
-    """Check every image's header, all faults at once, and name the maps."""
+def make_pictures(source: Source, settings: MapSettings, overlays: int, failed: dict[Path, str]) -> list[Picture]:
+    """Check every image's header and name the maps; images that cannot be read are put into ``failed``.
+
+    Raises:
+        UserError: every image is broken, or has not the channels that the network takes.
+    """
     unlabelled = [replace(sample, label=None) for sample in source.samples]
     expected = Expectation(channels=settings.in_channels, selected=settings.channels)
-    sizes = survey_samples(unlabelled, source.list_path or "--input", expected).sizes
+    found = survey(unlabelled, source.list_path or Path("--input"), expected)
+    if all(check.faults for check in found.checks):
+        raise_faults(found.path, found.faults())
     names = name_maps([sample.image for sample in source.samples], source.stacks)
-    return [
-        Picture(sample.image, name, size, label=sample.label, overlay=number < overlays)
-        for number, (sample, name, size) in enumerate(zip(source.samples, names, sizes, strict=True))
-    ]
+    pictures = []
+    for number, (sample, name) in enumerate(zip(source.samples, names, strict=True)):
+        if found.checks[number].faults:
+            failed[sample.image] = found.checks[number].faults[0]
+        else:
+            size = found.sizes[number]
+            pictures.append(Picture(sample.image, name, size, label=sample.label, overlay=number < overlays))
+    return pictures
 
 
 def _label_reading(config: dict[str, Any], label_map: str | None) -> LabelReading | None:
@@ -164,6 +197,7 @@ def predict_run(
     save_scores: bool = False,
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
+    out: Path | None = None,
 ) -> Path:
     """Predict images with a trained run, write their maps below its ``results/`` and record what was done.
 
@@ -183,9 +217,11 @@ def predict_run(
         save_scores: K classes: also write the scores of every class.
         channels: of the images, by number or OME name; default: the run's.
         label_map: what values of labels mean; default: as the run decided.
+        out: the folder to write to; default: one of the input's own below ``results/``.
     Returns: the folder with ``pred/`` and ``predictions.json``.
     Raises:
-        UserError: no such run or checkpoint, images that cannot be read, settings that do not fit.
+        UserError: no such run or checkpoint, settings that do not fit; or images that cannot be read, when the maps of
+            the others are complete.
     """
     run, target = find_run(train_dir), torch.device(choose_device(device))
     network, checkpoint, epoch = load_network(run, which, target)
@@ -197,44 +233,69 @@ def predict_run(
     settings = decide_settings(
         checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
     )
-    pictures = make_pictures(source, settings, overlays)
+    failed: dict[Path, str] = {}
+    pictures = make_pictures(source, settings, overlays, failed)
     told_fp32 = precision == "auto" and config.get("precision") == "fp32"
     precision = "fp32" if told_fp32 else choose_precision(precision, target)
-    folder = run / "results" / f"epoch_{epoch}{source.ending}"
-    clear_results(folder)
-    started = time.monotonic()
-    with Progress(len(pictures), "predicting") as progress:
-        predict_pictures(
-            Predictor(fold_batch_norms(network), target, precision, augment=tta),
-            pictures,
-            settings,
-            folder=folder,
-            batch_size=batch_size or BATCH_SIZE[target.type],
-            window=tile,
-            overlap=overlap,
-            progress=progress,
-        )
-    join_planes(folder, {picture.image: picture.name for picture in pictures}, source.stacks)
-    seconds = time.monotonic() - started
+    folder = out or result_folder(run, epoch, source.ending, source.inputs)
+    if out is not None:
+        check_chosen_folder(out, run, source.inputs)
+    how = {"tta": tta, "precision": precision, "tile": tile, "overlap": overlap, "device": str(target)}
     record = {
         "run": display_path(run),
         "epoch": epoch,
         "list": None if source.list_path is None else display_path(source.list_path),
+        "input": source.inputs,
         "dataset": config["dataset"],
         "data_root": data_root,
         "checkpoint": display_path(find_checkpoint(run, which)),
-        "tta": tta,
-        "precision": precision,
-        "tile": tile,
-        "overlap": overlap,
-        "device": str(target),
-        "timing": {"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds},
-        "environment": environment_record(str(target)),
-        **describe_maps(pictures, settings, source.stacks),
+        **how,
     }
-    write_json(folder / "predictions.json", record)
-    print(summarize(pictures, folder, record))
+    images = describe_images([split_plane(picture.image)[0] for picture in pictures])
+    job = describe_job(find_checkpoint(run, which), source.inputs, how=how, settings=asdict(settings), images=images)
+    written = {name for picture in pictures for name in settings.files(replace(picture, name=whole_map(picture.name)))}
+    with replaced_output(
+        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=[METRICS], job=job
+    ) as partial:
+        started = time.monotonic()
+        with Progress(len(pictures), "predicting") as progress:
+            broken = predict_pictures(
+                Predictor(fold_batch_norms(network), target, precision, augment=tta),
+                pictures,
+                settings,
+                folder=partial,
+                batch_size=batch_size or BATCH_SIZE[target.type],
+                window=tile,
+                overlap=overlap,
+                progress=progress,
+            )
+        failed |= {picture.image: reason for picture, reason in broken.items()}
+        lost = {whole_file(image, source.stacks) for image in failed}  # of a stack every plane, or none
+        drop_planes(partial, [picture.name for picture in pictures if whole_file(picture.image, source.stacks) in lost])
+        pictures = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in lost]
+        if not pictures:
+            raise UserError(failure_text(failed, 0))
+        stacks = {path: stack for path, stack in source.stacks.items() if path not in lost}
+        join_planes(partial, {picture.image: picture.name for picture in pictures}, stacks)
+        seconds = max(time.monotonic() - started, 1e-9)
+        timing = {"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds}
+        record |= {"timing": timing, "environment": environment_record(str(target))}
+        record |= {"failed": {display_path(image): reason for image, reason in failed.items()}}
+        record |= describe_maps(pictures, settings, stacks)
+        write_json(partial / PREDICTIONS.record, record)
+    print(summarize(pictures, folder, record), flush=True)
+    if failed:
+        raise UserError(failure_text(failed, len(pictures)))
     return folder
+
+
+def failure_text(failed: dict[Path, str], succeeded: int) -> str:
+    """Which images could not be predicted, and why."""
+    lines = list(failed.values())[:NAMED_FAILURES]
+    more = [f"… and {len(failed) - NAMED_FAILURES} more"] if len(failed) > NAMED_FAILURES else []
+    rest = "; the maps of the others are complete" if succeeded else ""
+    head = f"{len(failed)} of {len(failed) + succeeded} images could not be predicted{rest}:"
+    return "\n".join([head, *lines, *more])
 
 
 def describe_maps(

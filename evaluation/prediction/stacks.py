@@ -91,6 +91,13 @@ def join_planes(folder: Path, maps: Mapping[Path, str], stacks: Mapping[Path, Pl
                 shutil.rmtree(planes)
 
 
+def drop_planes(folder: Path, names: Sequence[str]) -> None:
+    """Remove the maps of planes whose stack cannot be joined."""
+    for place in {Path(name).parent for name in names if PLANES in name}:
+        for kind in folder.iterdir():
+            shutil.rmtree(kind / place, ignore_errors=True)
+
+
 def _join(planes: Path, target: Path, stack: PlaneStack, source: Path) -> None:
     files = [next(planes.glob(f"{number}.*")) for number in range(stack.planes)]
     read = read_scores if planes.parent.name == "scores" else read_image

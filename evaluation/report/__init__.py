@@ -70,14 +70,7 @@ def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -
 def write_examples(
     folder: Path, results: Sequence[ImageResult], scorer: Scorer, in_channels: int = 1, channels: tuple[str, ...] = ()
 ) -> list[Example]:
-    """Draw the panels image | label | score | error of the chosen images and write them as PNG.
-
-    Args:
-        folder: where they go; examples of an earlier report are removed from it.
-    """
-    for name in RANKS if folder.is_dir() else ():
-        for old in folder.glob(f"{name}_[0-9]_*.png"):
-            old.unlink()
+    """Draw the panels image | label | score | error of the chosen images and write them as PNG into ``folder``."""
     examples = []
     for rank, result in choose_examples(results):
         image = read_image(result.sample.image, in_channels, channels)

@@ -13,9 +13,10 @@ from datasets.lists import Sample, decide_labels, find_list, read_list
 from evaluation.report import write_examples, write_report
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
-from evaluation.scores.map_folder import MapFolder, Matches, find_maps, match_maps
+from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
+from utils.output_folder import replaced_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
@@ -66,14 +67,15 @@ def evaluate_maps(
         "environment": environment_record(),
     }
     target = out or folder.folder
-    write_json(target / "metrics.json", summary)
-    write_per_image(target / "per_image.csv", totals.results)
+    with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
+        write_per_image(partial / "per_image.csv", totals.results)
+        if report:
+            how = {"in_channels": record.get("in_channels", 1), "channels": tuple(record.get("channels") or ())}
+            examples = write_examples(partial / "overlays", totals.results, scorer, **how)
+            run = REPO_ROOT / record["run"] if "run" in record else None
+            write_report(partial / "report.html", summary, totals, examples=examples, run=run)
+        write_json(partial / METRICS.record, summary)
     print_table(summary)
-    if report:
-        how = {"in_channels": record.get("in_channels", 1), "channels": tuple(record.get("channels") or ())}
-        examples = write_examples(target / "overlays", totals.results, scorer, **how)
-        run = REPO_ROOT / record["run"] if "run" in record else None
-        write_report(target / "report.html", summary, totals, examples=examples, run=run)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
 

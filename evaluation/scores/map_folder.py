@@ -1,9 +1,8 @@
-"""Folders of score maps: finding them, which map belongs to which image, and clearing what an earlier command wrote."""
+"""Folders of score maps: which files are whose, finding them, and which map belongs to which image."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,56 @@ from typing import Any
 from datasets.image_files import split_plane
 from datasets.list_pairing import natural_key
 from datasets.lists import Sample
+from evaluation.map_files import MAP_FILES
 from utils.cli import UserError
-from utils.files import read_json, unique_stems
+from utils.files import unique_stems
+from utils.output_folder import Writer, is_unfinished
+from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, SWITCH, TEXT, TEXT_BY_TEXT, TEXTS, read_record
 from utils.run_folder import REPO_ROOT, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
-RESULT_FOLDERS = ("pred", "masks", "scores", "overlays")
-RESULT_FILES = ("predictions.json", "metrics.json", "per_image.csv", "report.html")
+
+PREDICTIONS = Writer("predictions", "predictions.json", keys=("maps", "threshold"))
+METRICS = Writer("metrics", "metrics.json", keys=("pooled", "n_images"), others=("per_image.csv", "report.html"))
+RECORD_FIELDS = {"maps": TEXT_BY_TEXT}
+OPTIONAL_FIELDS = {
+    "num_classes": POSITIVE,
+    "in_channels": POSITIVE,
+    "ignore_index": COUNT.or_null(),
+    "threshold": NUMBER.or_null(),
+    "inverted": SWITCH,
+    "list": TEXT.or_null(),
+    "dataset": TEXT,
+    "data_root": TEXT.or_null(),
+    "run": TEXT,
+    "sizes": OBJECT,
+    "channels": TEXTS,
+    "label_reading": OBJECT.or_null(),
+}
 
 
-def clear_results(folder: Path) -> None:
-    """Remove what an earlier prediction into the same folder wrote, its record first and its figures with it."""
-    for name in RESULT_FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in RESULT_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+def read_predictions(path: Path) -> dict[str, Any]:
+    """The content of a predictions.json.
+
+    Raises:
+        UserError: it is broken, or names maps outside its folder.
+    """
+    record = read_record(path, RECORD_FIELDS, OPTIONAL_FIELDS, remedy="run evaluation/inference.py again")
+    outside = [name for name in record["maps"].values() if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise UserError(f"{display_path(path)} names a map outside its folder: {outside[0]}")
+    return record
+
+
+def earlier_files(folder: Path) -> set[str]:
+    """What an earlier version wrote with a prediction into ``folder``, by predictions.json."""
+    try:
+        maps = read_predictions(folder / PREDICTIONS.record)["maps"].values()
+    except UserError:
+        return set()
+    stems = [Path(name).stem for name in maps]
+    beside = {f"{kind}/{stem}{suffix}" for stem in stems for kind, suffix in MAP_FILES.items()}
+    return {PREDICTIONS.record, *maps, *(name for name in beside if (folder / name).is_file())}
 
 
 @dataclass(frozen=True)
@@ -53,7 +87,12 @@ def find_maps(prd_dir: Path) -> MapFolder:
     prd_dir = Path(prd_dir)
     for folder in (prd_dir, prd_dir.parent if prd_dir.name == "pred" else prd_dir):
         if (folder / "predictions.json").is_file():
-            return MapFolder(folder, folder / "pred", read_json(folder / "predictions.json"))
+            return MapFolder(folder, folder / "pred", read_predictions(folder / "predictions.json"))
+        if is_unfinished(folder):
+            raise UserError(
+                f"--prd_dir {display_path(folder)}: its prediction was stopped on the way; run the same "
+                "evaluation/inference.py command again, which goes on with it"
+            )
     for folder in (prd_dir, prd_dir / "pred"):
         if folder.is_dir() and any(file.suffix.lower() in MAP_SUFFIXES for file in folder.iterdir()):
             return MapFolder(folder.parent if folder.name == "pred" else folder, folder, {})

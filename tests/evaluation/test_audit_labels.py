@@ -108,10 +108,21 @@ def test_a_second_annotator(audit, other):
 
 
 def test_an_earlier_matrix_does_not_outlive_its_audit(audit, tmp_path):
-    (tmp_path / "audit").mkdir()
-    (tmp_path / "audit/transition_matrix.json").write_text("{}")
-    _, folder = audit()
+    _, folder = audit("train_gt", label_noise="flip:0.2")
+    assert (folder / "transition_matrix.json").exists()
+    audit("train_gt")
     assert not (folder / "transition_matrix.json").exists()
+
+
+def test_a_matrix_of_the_users_own_stays_and_is_never_replaced(audit, tmp_path):
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit/transition_matrix.json").write_text("mine")
+    _, folder = audit("train_gt")
+    assert (folder / "transition_matrix.json").read_text() == "mine"
+    before = (folder / "audit.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds transition_matrix\.json, which this command did not write"):
+        audit("train_gt", label_noise="flip:0.2")
+    assert (folder / "transition_matrix.json").read_text() == "mine" and (folder / "audit.json").read_bytes() == before
 
 
 def test_default_place_of_the_files(run_tool, workspace):

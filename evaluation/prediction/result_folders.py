@@ -1,0 +1,84 @@
+"""Which folder the maps of an input go to: its own again, and never that of another input."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from evaluation.scores.map_folder import PREDICTIONS, read_predictions
+from utils.cli import UserError
+from utils.files import cut_to_bytes, read_json_if_whole
+from utils.output_folder import JOB, PARTIAL, is_free
+from utils.run_folder import REPO_ROOT, display_path
+
+MAX_ENDING_BYTES = 200  # of a folder's name
+
+
+def identify(paths: Sequence[Path]) -> list[str]:
+    """What tells one input from another: the resolved paths of its list, or of its files and folders."""
+    return sorted({path.resolve().as_posix() for path in paths})
+
+
+def result_folder(run: Path, epoch: int, ending: str, inputs: Sequence[str]) -> Path:
+    """``results/epoch_N<ending>`` of a run, or ``…_2``, ``…_3`` where other inputs of that name have the former.
+
+    Args:
+        inputs: see `identify`.
+    """
+    name = f"epoch_{epoch}{cut_to_bytes(ending, MAX_ENDING_BYTES)}"
+    for number in count(1):
+        folder = run / "results" / (name if number == 1 else f"{name}_{number}")
+        if is_free(folder) or _inputs_of(folder) == list(inputs):
+            return folder
+    raise AssertionError
+
+
+def check_chosen_folder(folder: Path, run: Path, inputs: Sequence[str]) -> None:
+    """Refuse a folder given by ``--out`` that holds predictions of other images, or of another run.
+
+    Raises:
+        UserError: naming what it holds.
+    """
+    path = folder / PREDICTIONS.record
+    if not path.is_file():
+        return
+    record = read_predictions(path)
+    if _inputs_of(folder) != list(inputs) or (REPO_ROOT / record.get("run", "")).resolve() != run.resolve():
+        raise UserError(
+            f"--out {display_path(folder)} holds predictions of other images or of another run: choose another folder"
+        )
+
+
+def _inputs_of(folder: Path) -> list[str]:
+    """The inputs whose maps ``folder`` holds or was to hold; of an unknown record none."""
+    record = read_json_if_whole(folder / PREDICTIONS.record)
+    if not isinstance(record, dict):
+        record = read_json_if_whole(folder / PARTIAL / JOB)
+    if not isinstance(record, dict):
+        return []
+    if isinstance(record.get("input"), list):
+        return record["input"]
+    # Earlier versions recorded the list, and of images given one by one only the images themselves.
+    names = [record["list"]] if isinstance(record.get("list"), str) else record.get("maps") or {}
+    return sorted({(REPO_ROOT / name).resolve().as_posix() for name in names})
+
+
+def describe_images(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Size in bytes and time of change of image files, by which a changed one is noticed."""
+    stats = {path: os.stat(path) for path in dict.fromkeys(paths) if path.is_file()}
+    return {path.as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+
+
+def content_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_job(checkpoint: Path, inputs: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """What must be equal for a prediction that was stopped to be gone on with."""
+    return {"checkpoint": content_digest(checkpoint), "input": list(inputs), **settings}

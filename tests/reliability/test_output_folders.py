@@ -1,0 +1,112 @@
+"""A command replaces what it wrote before, and touches nothing else; a command that fails leaves the previous whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.cli import UserError
+from utils.output_folder import Writer, replaced_output
+from utils.run_lock import run_lock
+
+NOTES = Writer("notes", "notes.json", keys=("pages",), others=("cover.txt",))
+FIGURES = Writer("figures", "figures.json", keys=("count",))
+
+
+def write(folder: Path, names: dict[str, str], **settings: object) -> None:
+    with replaced_output(folder, NOTES, **settings) as partial:
+        for name, content in {**names, "notes.json": '{"pages": 1}'}.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(content)
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def test_what_was_written_before_is_replaced_and_all_else_stays(tmp_path):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/mine.txt").write_text("precious")
+    write(tmp_path, {"pages/1.txt": "one", "pages/old/2.txt": "two"})
+    with replaced_output(tmp_path, FIGURES) as partial:
+        (partial / "figures.json").write_text("of the first")
+    write(tmp_path, {"pages/1.txt": "new"}, outdated=[FIGURES])
+    assert content(tmp_path) == {"pages/1.txt": "new", "pages/mine.txt": "precious", "notes.json": '{"pages": 1}'}
+    assert not (tmp_path / "pages/old").exists()
+
+
+@pytest.mark.parametrize("expected", [(), ("cover.txt",)])
+def test_a_file_in_the_way_that_is_not_recorded_is_refused(tmp_path, expected):
+    (tmp_path / "cover.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds cover\.txt, which this command did not write"):
+        write(tmp_path, {"cover.txt": "ours"}, expected=expected)
+    assert content(tmp_path) == {"cover.txt": "precious"}
+
+
+def test_files_of_an_earlier_version_are_known_by_their_describing_file(tmp_path):
+    (tmp_path / "notes.json").write_text('{"pages": 3}')
+    (tmp_path / "cover.txt").write_text("ours, of before")
+    write(tmp_path, {"1.txt": "one"})
+    assert content(tmp_path) == {"1.txt": "one", "notes.json": '{"pages": 1}'}
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.json").write_text('["another program"]')
+    with pytest.raises(UserError, match=r"notes\.json, which this command did not write"):
+        write(foreign, {})
+
+
+@pytest.mark.parametrize("job", [None, {"input": "a"}])
+def test_work_that_fails_leaves_the_previous_output_whole(tmp_path, job):
+    write(tmp_path, {"1.txt": "one"})
+    before = content(tmp_path)
+    with pytest.raises(ZeroDivisionError), replaced_output(tmp_path, NOTES, job=job) as partial:
+        (partial / "1.txt").write_text("half")
+        raise ZeroDivisionError
+    assert {name: text for name, text in content(tmp_path).items() if not name.startswith(".partial")} == before
+
+
+def test_an_equal_job_goes_on_and_another_starts_anew(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), replaced_output(tmp_path, NOTES, job={"input": "a"}) as partial:
+            seen = (partial / "1.txt").exists()
+            (partial / "1.txt").write_text("done")
+            raise ZeroDivisionError
+    assert seen
+    with replaced_output(tmp_path, NOTES, job={"input": "b"}) as partial:
+        assert not (partial / "1.txt").exists()
+        (partial / "notes.json").write_text("{}")
+    assert content(tmp_path) == {"notes.json": "{}"} and not (tmp_path / ".partial").exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from utils.run_lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_by_its_number(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {other.pid} on "):
+            write(tmp_path, {})
+        other.kill()
+        other.wait()
+        with run_lock(tmp_path):
+            pass
+
+
+def test_a_recorded_name_outside_the_folder_is_not_removed(tmp_path):
+    (tmp_path / "other.txt").write_text("precious")
+    folder = tmp_path / "out"
+    write(folder, {})
+    (folder / ".written.json").write_text('{"notes": ["../other.txt", "notes.json"]}')
+    write(folder, {})
+    assert (tmp_path / "other.txt").read_text() == "precious"

@@ -1,0 +1,167 @@
+"""Predictions: an input has a folder of its own, a failure leaves the previous whole, a stopped one is gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from evaluation.prediction import predictor
+from evaluation.prediction.runs import predict_run
+from evaluation.report.evaluate import evaluate_maps
+from models import build_network
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.cli import UserError
+from utils.files import read_json
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder with a tiny untrained network."""
+    config = {"dataset": "set", "network": "unet", "network_options": {"width": 2}, "in_channels": 1, "num_classes": 1}
+    config |= {"ignore_index": None, "normalization": "zscore", "data_root": None, "test_list": None}
+    empty = dict.fromkeys(("optimizer", "scheduler", "scaler", "rng"), {})
+    state = {"model": build_network("unet", 1, 1, width=2).state_dict(), **empty, "epoch": 2, "best": None}
+    run = tmp_path / "run"
+    save_checkpoint(run / "checkpoints/best.pth", {**state, "config": config, "pred_invert": False, "threshold": 0.5})
+    return run
+
+
+def images(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (20, 20), np.uint8)
+        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+    return folder
+
+
+def predict(run: Path, *inputs: Path, **settings: object) -> Path:
+    return predict_run(run, inputs=inputs, device="cpu", **settings)
+
+
+def maps(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pred").iterdir())
+
+
+def test_inputs_of_one_name_have_folders_of_their_own_and_find_them_again(run, tmp_path):
+    first, second = images(tmp_path / "A/cells", "0"), images(tmp_path / "B/cells", "1")
+    assert predict(run, first).name == "epoch_2_cells"
+    assert predict(run, second).name == "epoch_2_cells_2"
+    images(second, "2")
+    assert predict(run, second).name == "epoch_2_cells_2"
+    assert predict(run, first).name == "epoch_2_cells"
+    assert maps(run / "results/epoch_2_cells") == ["0.tif"]
+    assert maps(run / "results/epoch_2_cells_2") == ["1.tif", "2.tif"]
+    assert read_json(run / "results/epoch_2_cells/predictions.json")["input"] == [str(first)]
+
+
+def test_a_broken_image_costs_itself_alone(run, tmp_path):
+    folder = images(tmp_path / "cells", "0", "1")
+    results = predict(run, folder)
+    for name, length in (("header", 10), ("pixels", 200)):
+        (folder / f"{name}.png").write_bytes((folder / "0.png").read_bytes()[:length])
+    with pytest.raises(UserError, match="2 of 4 images could not be predicted") as failure:
+        predict(run, folder)
+    assert "header.png" in str(failure.value) and "pixels.png" in str(failure.value)
+    assert maps(results) == ["0.tif", "1.tif"]
+    assert len(read_json(results / "predictions.json")["failed"]) == 2
+
+
+def test_a_stack_with_a_broken_plane_has_no_map(run, tmp_path, monkeypatch):
+    folder = images(tmp_path / "cells", "0")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
+    read_image = predictor.read_image
+
+    def broken_plane(path: Path, *how: object) -> np.ndarray:
+        if path.name.endswith("::1"):
+            raise UserError(f"{path} cannot be read")
+        return read_image(path, *how)
+
+    assert maps(predict(run, folder)) == ["0.tif", "stack.tif"]
+    monkeypatch.setattr(predictor, "read_image", broken_plane)
+    with pytest.raises(UserError, match="stack.tif::1 cannot be read"):
+        predict(run, folder, masks=True)
+    assert maps(run / "results/epoch_2_cells") == ["0.tif"]
+
+
+def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_with(run, tmp_path, monkeypatch):
+    folder = images(tmp_path / "cells", "0")
+    results = predict(run, folder)
+    before = (results / "predictions.json").read_bytes()
+    images(folder, "1", "22", "333")
+    written, write_scores = [], predictor.write_scores
+
+    def stop_at_third(path: Path, *content: object) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_scores(path, *content)
+
+    monkeypatch.setattr(predictor, "write_scores", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, folder, batch_size=1)
+    assert maps(results) == ["0.tif"] and (results / "predictions.json").read_bytes() == before
+    assert len(maps(results / ".partial")) == 2
+
+    again = []
+    monkeypatch.setattr(
+        predictor, "write_scores", lambda path, *content: again.append(path.name) or write_scores(path, *content)
+    )
+    predict(run, folder, batch_size=1)
+    assert sorted(written + again) == maps(results) == ["0.tif", "1.tif", "22.tif", "333.tif"]
+    assert not (results / ".partial").exists()
+
+
+def test_metrics_refuses_a_folder_whose_prediction_was_stopped(run, tmp_path):
+    results = predict(run, images(tmp_path / "cells", "0"))
+    (results / ".partial").mkdir()
+    (results / ".partial/job.json").write_text("{}")
+    (results / "predictions.json").unlink()
+    with pytest.raises(UserError, match="was stopped on the way"):
+        evaluate_maps(results, "list")
+
+
+def test_out_is_joined_and_refused_where_it_holds_other_predictions(run, tmp_path):
+    out = tmp_path / "out"
+    (out / "pred").mkdir(parents=True)
+    (out / "pred/hand.tif").write_text("precious")
+    first, second = images(tmp_path / "A", "0"), images(tmp_path / "B", "1")
+    assert predict(run, first, out=out) == out
+    with pytest.raises(UserError, match="holds predictions of other images"):
+        predict(run, second, out=out)
+    predict(run, first, out=out, masks=True)
+    assert maps(out) == ["0.tif", "hand.tif"] and (out / "masks/0.png").is_file()
+
+
+def test_maps_of_the_users_own_are_not_overwritten(run, tmp_path):
+    out, folder = tmp_path / "out", images(tmp_path / "A", "0")
+    (out / "pred").mkdir(parents=True)
+    (out / "pred/0.tif").write_text("precious")
+    with pytest.raises(UserError, match=r"holds pred/0\.tif, which this command did not write"):
+        predict(run, folder, out=out)
+    assert (out / "pred/0.tif").read_text() == "precious"
+
+
+def test_the_longest_names_have_maps(run, tmp_path):
+    folder = images(tmp_path / "A", "n" * 251, "é" * 125)
+    assert len(maps(predict(run, folder))) == 2
+
+
+def test_weights_that_are_not_finite_are_refused(run, tmp_path):
+    path = run / "checkpoints/best.pth"
+    checkpoint = load_checkpoint(path)
+    next(iter(checkpoint["model"].values())).view(-1)[0] = torch.nan
+    save_checkpoint(path, checkpoint)
+    with pytest.raises(UserError, match=r"best\.pth holds weights that are not finite"):
+        predict(run, images(tmp_path / "A", "0"))
+
+
+def test_scores_that_are_not_finite_are_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "to_scores", lambda logits: torch.full_like(logits, torch.nan))
+    with pytest.raises(UserError, match="scores are not finite"):
+        predict(run, images(tmp_path / "A", "0"), precision="fp32")
+    assert not list(run.rglob("0.tif"))

@@ -1,0 +1,166 @@
+"""Folders that commands write into: what one wrote is replaced by what it writes next, and nothing else is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.cli import UserError, shortened
+from utils.files import flush_folder, plain, read_json_if_whole, write_json
+from utils.paths import display_path
+from utils.run_lock import LOCK, run_lock
+
+WRITTEN = ".written.json"  # which command wrote which files of a folder
+PARTIAL = ".partial"
+JOB = "job.json"  # in a partial folder that a later command may go on with
+NAMED_FILES = 5
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A command that writes into folders.
+
+    Args:
+        name: its key in the record of a folder.
+        record: the JSON file that describes the others; it is put in place last.
+        keys: in that file; folders of earlier versions are known by them.
+        others: files that it always or sometimes writes beside.
+    """
+
+    name: str
+    record: str
+    keys: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    def written(self, folder: Path) -> set[str]:
+        """The files in ``folder`` that this command wrote, by its record."""
+        known = read_json_if_whole(folder / WRITTEN)
+        if isinstance(known, dict) and isinstance(known.get(self.name), list):
+            return {str(name) for name in known[self.name]}
+        described = read_json_if_whole(folder / self.record)
+        if isinstance(described, dict) and set(self.keys) <= set(described):  # of an earlier version
+            return {self.record, *self.others}
+        return set()
+
+
+@contextmanager
+def replaced_output(
+    folder: Path,
+    writer: Writer,
+    *,
+    expected: Iterable[str] = (),
+    earlier: Iterable[str] = (),
+    outdated: Sequence[Writer] = (),
+    job: dict[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Fill a folder beside the files of ``folder``, and in the end let these take the place of the previous ones.
+
+    Until then the previous output stays whole. Files that the record of ``folder`` does not name are never removed and
+    never overwritten.
+
+    Args:
+        expected: names, below ``folder``, known before the work begins; they are checked at once.
+        earlier: further names that the previous output is known to have.
+        outdated: other commands whose files describe the previous output, and go with it.
+        job: what is being done. A partial folder of an equal job is gone on with; it is kept where the work fails.
+    Yields: the partial folder.
+    Raises:
+        UserError: another process writes into ``folder``, or a file is in the way that this command did not write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder):
+        owned = writer.written(folder) | set(earlier)
+        _refuse_foreign(folder, expected, owned)
+        partial = folder / (PARTIAL if job is not None else f"{PARTIAL}-{writer.name}")
+        _open_partial(partial, job)
+        try:
+            yield partial
+            _swap_in(folder, partial, writer, owned, outdated)
+        except BaseException:
+            if job is None:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None:
+    foreign = [name for name in names if name not in owned and os.path.lexists(folder / name)]
+    if foreign:
+        raise UserError(
+            f"{display_path(folder)} holds {shortened(foreign, NAMED_FILES)}, which this command did not write and "
+            "does not overwrite: move or rename that, or choose another folder"
+        )
+
+
+def _open_partial(partial: Path, job: dict[str, Any] | None) -> None:
+    """Make the partial folder, empty unless it belongs to an equal job."""
+    wanted = None if job is None else json.loads(json.dumps(plain(job)))
+    if partial.exists() and (wanted is None or read_json_if_whole(partial / JOB) != wanted):
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    if job is not None:
+        write_json(partial / JOB, job)
+
+
+def files_below(folder: Path) -> list[str]:
+    """The files of a partial folder, relative to it, in order; temporary ones and the job are left out."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp")) and path.name != JOB
+    )
+
+
+def _swap_in(folder: Path, partial: Path, writer: Writer, owned: set[str], outdated: Sequence[Writer]) -> None:
+    """Remove the previous output and move the new one into its place, the describing file last."""
+    new = files_below(partial)
+    _refuse_foreign(folder, new, owned)
+    stale = (owned | {name for other in outdated for name in other.written(folder)}) - set(new)
+    _write_record(folder, writer, owned | set(new), outdated)
+    # From here to the end the folder has no describing file, so that no half of one passes for a whole.
+    (folder / writer.record).unlink(missing_ok=True)
+    for name in sorted(stale):
+        _remove(folder, name)
+    for name in sorted(new, key=lambda name: name == writer.record):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial / name, target)
+    for parent in {(folder / name).parent for name in new}:
+        flush_folder(parent)
+    _write_record(folder, writer, set(new), outdated)
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a file that a record names, and the folders that this leaves empty."""
+    path = folder / name
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)) or path.is_dir():
+        return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for parent in path.relative_to(folder).parents[:-1]:
+            (folder / parent).rmdir()
+
+
+def _write_record(folder: Path, writer: Writer, names: set[str], outdated: Sequence[Writer]) -> None:
+    known = read_json_if_whole(folder / WRITTEN)
+    known = known if isinstance(known, dict) else {}
+    gone = {other.name for other in outdated}
+    kept = {name: files for name, files in known.items() if name not in gone}
+    write_json(folder / WRITTEN, {**kept, writer.name: sorted(names)})
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a command that was to fill ``folder`` was stopped on the way."""
+    return (folder / PARTIAL / JOB).is_file()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing lies in ``folder``, or it does not exist."""
+    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
