@@ -10,11 +10,11 @@ import torch
 
 from datasets.catalog import prepare_dataset
 from datasets.segmentation import steps_before
+from evaluation.scores.few_images import MAX_GROUPS
 from models import check_network
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, load_data
 from training.engine import EpochMetrics, train_one_epoch, validate
-from training.few_images import MAX_GROUPS
 from training.losses import parse_loss
 from training.methods import METHODS
 from training.methods.supervised import Supervised

@@ -17,7 +17,7 @@ import numpy as np
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
 from evaluation.scores import DEFAULT_THRESHOLD, auc, class_iou, counts_at, f1, iou, mean_iou, youden_threshold
-from training.few_images import choose_threshold, is_inverted_beyond_error
+from evaluation.scores.few_images import choose_threshold, is_inverted_beyond_error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datasets.segmentation import SegmentationDataset
 from evaluation.classical.comparison import best_cheap_method
 from evaluation.scores import mean_iou
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
-from training.few_images import MIN_IMAGES
+from evaluation.scores.few_images import MIN_IMAGES
 
 COMPARED_IMAGES = 64  # on which classic methods are tried
 
