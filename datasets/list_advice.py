@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,7 +13,7 @@ import numpy as np
 
 from datasets.image_files import Wanted
 from datasets.image_io import read_header, read_image, read_stack, read_stored_label
-from datasets.label_maps import color_name
+from datasets.label_maps import LabelMap, color_name
 from datasets.label_summary import FileValues, summarize
 from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
 from datasets.labels import IGNORE
@@ -56,7 +57,7 @@ class Advice:
         notes: lines for the user.
         reading: how labels are read for the sheet.
         classes, void: values of classes, the background first, and values that count nowhere; none in binary labels.
-        in_channels: of the images.
+        in_channels, channels: of the images, as of `read_image`.
     """
 
     options: list[str] = field(default_factory=list)
@@ -65,13 +66,16 @@ class Advice:
     classes: list[int] = field(default_factory=list)
     void: list[int] = field(default_factory=list)
     in_channels: int = 1
+    channels: tuple[str, ...] = ()
 
 
-def advise(contents: Mapping[str, Sequence[Row]]) -> Advice:
+def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, channels: Sequence[str] = ()) -> Advice:
     """Look at the samples of lists and find what training on them needs.
 
     Args:
         contents: the rows of every list.
+        label_map: what values of labels mean, where it is said.
+        channels: of the images, by number or OME name; empty: those that there are.
     Returns: ``--num_classes``, ``--ignore_index``, ``--label_map`` and ``--in_channels`` where they are needed; notes
         say why, and name files that are broken, of another size than their label, or of values without meaning.
     """
@@ -80,11 +84,17 @@ def advise(contents: Mapping[str, Sequence[Row]]) -> Advice:
     if not rows:
         return Advice()
     step = -(-len(rows) // COUNTED_PIECES)
+    told = None if label_map is None else advise_told(label_map)
+    look = functools.partial(_look, reading=LabelReading() if told is None else told.reading, channels=tuple(channels))
     jobs = [(row, index % step == 0) for index, row in enumerate(rows)]
-    found = map_with_progress(_look, jobs, "looking at images and labels")
+    found = map_with_progress(look, jobs, "looking at images and labels")
     labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
-    advice = advise_labels([values for values, _ in labels], [path for _, path in labels])
-    _advise_channels(rows, found, advice)
+    advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
+    if channels:
+        advice.in_channels, advice.channels = len(channels), tuple(channels)
+        advice.options.append(f"--channels {quoted(','.join(channels))}")
+    else:
+        _advise_channels(rows, found, advice)
     faults = [each.fault for each in found if each.fault]
     faults += [_size_fault(row, each) for row, each in zip(rows, found, strict=True) if _sizes_differ(each)]
     advice.notes += [f"warning: {fault}" for fault in faults[:LISTED_FAULTS]]
@@ -105,26 +115,28 @@ def next_command(dataset: str, contents: Mapping[str, Sequence[Row]], options: S
     return " ".join(["next: python main.py --dataset", quoted(dataset), *options, *([] if labelled else ["--igtt"])])
 
 
-def _look(job: tuple[Row, bool]) -> LookedAt:
+def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...]) -> LookedAt:
     (image, *labels), count_pieces = job
-    channels, is_color, size, label_size, values, fault = 1, False, None, None, None, ""
+    count, is_color, size, label_size, values, fault = 1, False, None, None, None, ""
     try:
-        channels, is_color, size = _image_facts(image)
+        count, is_color, size = _image_facts(image, channels)
     except UserError as error:
         fault = f"image {error}"
     try:
         for label in labels:
-            stored = read_stored_label(label, LabelReading())
+            stored = read_stored_label(label, reading)
             label_size = stored.values.shape[:2]
             values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
+            if reading.label_map is not None:
+                reading.classes(stored.values, stored.ignored, label, stored.is_color)
     except UserError as error:
         fault = f"label {error}"
-    return LookedAt(channels, is_color, size, label_size, values, fault)
+    return LookedAt(count, is_color, size, label_size, values, fault)
 
 
-def _image_facts(image: Path) -> tuple[int, bool, tuple[int, int]]:
-    separate = read_stack(image).sizes.get("C", 1)
-    header = read_header(image, Wanted(separate))
+def _image_facts(image: Path, channels: tuple[str, ...]) -> tuple[int, bool, tuple[int, int]]:
+    wanted = len(channels) or read_stack(image).sizes.get("C", 1)
+    header = read_header(image, Wanted(wanted, channels))
     return header.channels, header.is_color, (header.height, header.width)
 
 
@@ -170,6 +182,21 @@ def _channels_differ(image: Path) -> bool:
 
 
 # Labels
+
+
+def advise_told(label_map: str) -> Advice:
+    """What is needed where the user says what values mean.
+
+    Raises:
+        UserError: the map is not understood.
+    """
+    known = LabelMap.parse(label_map, IGNORE - 1)
+    meanings = {*known.values.values(), *known.colors.values()} - {IGNORE}
+    count = max(meanings, default=0) + 1
+    num_classes = count if count > 2 else 1
+    reading = LabelReading(num_classes, None, LabelMap.parse(label_map, num_classes))
+    options = [*([f"--num_classes {count}"] if count > 2 else []), f'--label_map "{label_map}"']
+    return Advice(options, [], reading, list(range(count)) if count > 2 else [])
 
 
 def advise_labels(files: Sequence[FileValues], paths: Sequence[Path]) -> Advice:

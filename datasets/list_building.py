@@ -47,6 +47,8 @@ def make_lists(
     seed: int = 0,
     overwrite: bool = False,
     layout: str = "folders",
+    label_map: str | None = None,
+    channels: Sequence[str] = (),
     root: Path = REPO_ROOT,
     say: Say = print,
 ) -> Lists:
@@ -65,6 +67,8 @@ def make_lists(
         seed: of the split.
         overwrite: replace lists that were changed by hand, which are kept as ``….bak``.
         layout: ``folders``, or ``cityscapes``, whose labels are written anew, see `datasets.cityscapes`.
+        label_map: what values of labels mean, for the checks, the sheet and the command to type next.
+        channels: of the images, for the same.
         root: the folder that has ``txt`` and ``datasets``.
         say: takes the lines meant for the user.
     Returns: what each list holds.
@@ -91,7 +95,7 @@ def make_lists(
     for name in (*LISTS.values(), f"train/{NOISY_LIST}"):
         if name not in contents:
             _tell_missing(name, contents, list_folder, say)
-    advice = advise(contents)
+    advice = advise(contents, label_map, channels)
     write_preview(list_folder / PREVIEW, dataset, contents, advice)
     say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
     for note in advice.notes:
@@ -106,9 +110,8 @@ def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> 
     list_of = {row: Path(name).stem for name, rows in contents.items() for row in rows}
     rows = list(list_of)
     shown = [rows[index] for index in spread(len(rows))]
-    tiles = [
-        read_tile(row, list_of[row], advice.reading, advice.classes, advice.void, advice.in_channels) for row in shown
-    ]
+    how = {name: getattr(advice, name) for name in ("reading", "classes", "void", "in_channels", "channels")}
+    tiles = [read_tile(row, list_of[row], **how) for row in shown]
     annotators = max(shown, key=len)[1:]
     legend = legend_of([label.parent.name for label in annotators], advice.classes)
     title = f"{dataset}: {len(shown)} of {counted(rows, 'image')}; on the right with the outlines of labels"

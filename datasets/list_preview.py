@@ -52,7 +52,14 @@ class Tile:
 
 
 def read_tile(
-    row: Sequence[Path], part: str, reading: LabelReading, classes: Sequence[int], void: Sequence[int], in_channels: int
+    row: Sequence[Path],
+    part: str,
+    *,
+    reading: LabelReading,
+    classes: Sequence[int],
+    void: Sequence[int],
+    in_channels: int,
+    channels: Sequence[str] = (),
 ) -> Tile:
     """Read an image and its labels for the sheet; a file that cannot be read is an empty picture that says so.
 
@@ -61,16 +68,16 @@ def read_tile(
         reading: how labels are read.
         classes: values of the classes, ascending, the background first; empty: all but 0 is foreground.
         void: values that count nowhere.
-        in_channels: as of `read_image`.
+        in_channels, channels: as of `read_image`.
     """
     image, labels, facts = np.zeros((PANEL, PANEL), np.uint8), [], []
     try:
-        image = read_image(row[0], in_channels)
+        image = read_image(row[0], in_channels, channels)
         if image.ndim == 3 and image.shape[2] != 3:
             image = image[..., 0]
         for path in row[1:]:
             stored = read_stored_label(path, reading)
-            labels.append(to_numbers(stored, reading, classes, void))
+            labels.append(to_numbers(stored, reading, classes, void, path))
             facts.append(label_facts(stored, labels[-1], reading))
             if labels[-1].shape != image.shape[:2]:
                 facts.append(f"size {'×'.join(map(str, labels[-1].shape))} ≠ {'×'.join(map(str, image.shape[:2]))}")
@@ -81,8 +88,12 @@ def read_tile(
     return Tile(image, labels, reading.objects, name, "  |  ".join(facts) or "no label")
 
 
-def to_numbers(stored: StoredLabel, reading: LabelReading, classes: Sequence[int], void: Sequence[int]) -> np.ndarray:
+def to_numbers(
+    stored: StoredLabel, reading: LabelReading, classes: Sequence[int], void: Sequence[int], path: Path
+) -> np.ndarray:
     """A label's values as whole numbers, int64 (H, W): 0 background, objects or classes, void values `IGNORE`."""
+    if reading.label_map is not None:
+        return reading.classes(stored.values, stored.ignored, path, stored.is_color).astype(np.int64)
     if reading.objects:
         return stored.values.astype(np.int64)
     if reading.cut is not None:

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from datasets.list_layouts import LAYOUTS
 from datasets.list_splits import DEFAULT_SPLIT
-from utils.cli import CommandParser, run_command, whole_number
+from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 EPILOG = """Layouts: {train,val,test}/{images,labels}, images/ and masks/ without split, imagesTr/ and labelsTr/,
 train/ and train_masks/, one folder with 7.png and 7_mask.png, folders within folders, a file an object. Look at
@@ -53,6 +53,8 @@ def make_parser() -> CommandParser:
     together = "images in whose path it finds the same text stay in one part: '(cell[0-9]+)_'"
     add("--group_by", metavar="REGEX", help=together)
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="S", help="of the split (default: 0)")
+    add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
+    add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to read, by number or OME name: 0,2")
     add("--overwrite", action="store_true", help="replace lists that were changed by hand; they are kept as .bak")
     streets = "cityscapes: leftImg8bit and gtFine, whose label ids become 19 classes (default: folders)"
     add("--layout", choices=LAYOUTS, default="folders", help=streets)

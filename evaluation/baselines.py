@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from datasets.labels import FOREGROUNDS
 from evaluation.classical import BASELINES
-from utils.cli import CommandParser, run_command, whole_number
+from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,6 +37,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored")
+    add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
+    add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to average, by number or OME name")
     add(
         "--foreground",
         default="auto",

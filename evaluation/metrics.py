@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from utils.cli import CommandParser, fraction, run_command, whole_number
+from utils.cli import CommandParser, channel_list, fraction, run_command, whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +33,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored (default: as recorded)")
     meaning = "what label values or colours mean (default: as the run decided, else by the labels)"
     add("--label_map", metavar="V:CLASS,…", help=meaning)
+    shown = "channels of the images to draw, by number or OME name (default: as recorded)"
+    add("--channels", type=channel_list, default=(), metavar="C,…", help=shown)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     add("--no_report", action="store_true", help="write no report.html and no overlays")

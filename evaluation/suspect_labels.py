@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from utils.cli import CommandParser, run_command, whole_number
+from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,6 +30,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--top", type=whole_number(), default=16, metavar="N", help="labels to draw (default: 16)")
     add("--num_classes", type=whole_number(1, 254), metavar="K", help="1 for binary labels (default: as recorded)")
     add("--ignore_index", type=whole_number(), metavar="V", help="value that is ignored (default: as recorded)")
+    meaning = "what label values or colours mean (default: as the run decided, else by the labels)"
+    add("--label_map", metavar="V:CLASS,…", help=meaning)
+    shown = "channels of the images to draw, by number or OME name (default: as recorded)"
+    add("--channels", type=channel_list, default=(), metavar="C,…", help=shown)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: $SEG_ROOT)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/suspects_<list>)")
     return parser.parse_args(arguments)

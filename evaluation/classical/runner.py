@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ import numpy as np
 from datasets.catalog import prepare_dataset
 from datasets.hot_pixels import without_hot_pixels
 from datasets.image_io import read_image, read_label, write_scores
-from datasets.lists import Sample, find_list, read_list
+from datasets.label_values import LabelReading
+from datasets.list_checks import Expectation
+from datasets.lists import Sample, decide_labels, find_list, read_list
 from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, resolve_foreground
 from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
@@ -27,11 +29,18 @@ from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 IMAGES_FOR_DIRECTION = 64
 
 
-def oriented_images(samples: Sequence[Sample], foreground: str) -> LazySequence[np.ndarray]:
-    """The images of a list, float32 (H, W) with bright structures, read whenever one is asked for."""
+def oriented_images(
+    samples: Sequence[Sample], foreground: str, channels: Sequence[str] = ()
+) -> LazySequence[np.ndarray]:
+    """The images of a list, float32 (H, W) with bright structures, read whenever one is asked for.
+
+    Args:
+        channels: by number or OME name, averaged; empty reads colours as luminance.
+    """
 
     def oriented(place: int) -> np.ndarray:
-        return orient(without_hot_pixels(read_image(samples[place].image)), foreground)
+        image = without_hot_pixels(read_image(samples[place].image, len(channels) or 1, channels))
+        return orient(image if image.ndim == 2 else image.mean(-1), foreground)
 
     return LazySequence(oriented, len(samples))
 
@@ -49,6 +58,8 @@ class ImageList:
     samples: list[Sample]
     data_root: str | None
     ignore_index: int | None
+    channels: tuple[str, ...]
+    reading: LabelReading | None
 
 
 def find_method(name: str, dfc_settings: Sequence[str] = ()) -> SetMethod:
@@ -60,13 +71,31 @@ def find_method(name: str, dfc_settings: Sequence[str] = ()) -> SetMethod:
     return functools.partial(segment, settings=DfcSettings.parse(dfc_settings))
 
 
-def read_images(dataset: str, data_list: str, data_root: str | None, ignore_index: int | None) -> ImageList:
-    """Read the list of a data set, which is simulated first where it is to be."""
+def read_images(
+    dataset: str,
+    data_list: str,
+    data_root: str | None,
+    *,
+    ignore_index: int | None,
+    label_map: str | None = None,
+    channels: Sequence[str] = (),
+) -> ImageList:
+    """Read the list of a data set, which is simulated first where it is to be, and decide how its labels are read."""
     given = data_list if Path(data_list).is_file() else None  # then the set needs no lists of its own
     dataset = prepare_dataset(dataset, train_list=given)
     path = find_list(data_list, dataset)
+    samples, reading = read_list(path, data_root, labels="optional"), None
+    if any(sample.label for sample in samples):
+        reading = decide_labels(samples, path, Expectation.of(1, ignore_index, label_map))
+        samples = [replace(sample, reading=reading) for sample in samples]
     return ImageList(
-        dataset, path, read_list(path, data_root, labels="optional"), data_root=data_root, ignore_index=ignore_index
+        dataset,
+        path,
+        samples,
+        data_root=data_root,
+        ignore_index=ignore_index,
+        channels=tuple(channels),
+        reading=reading,
     )
 
 
@@ -99,7 +128,9 @@ def write_maps(
         "list": display_path(source.path),
         "data_root": source.data_root,
         "num_classes": 1,
-        "in_channels": 1,
+        "in_channels": len(source.channels) or 1,
+        "channels": source.channels,
+        "label_reading": source.reading and source.reading.to_json(),
         "ignore_index": source.ignore_index,
         "threshold": 0.5,
         "inverted": False,
@@ -131,6 +162,8 @@ def run_methods(
     data_list: str = "test",
     data_root: str | None = None,
     ignore_index: int | None = None,
+    label_map: str | None = None,
+    channels: Sequence[str] = (),
     foreground: str = "auto",
     dfc_settings: Sequence[str] = (),
     out: Path | None = None,
@@ -140,17 +173,21 @@ def run_methods(
     Args:
         methods: names in ``BASELINES``, or ``dfc``.
         data_list: images; their labels are used for the table alone.
+        label_map: what values of labels mean.
+        channels: of the images, by number or OME name, averaged.
         foreground: ``bright``, ``dark``, ``minority`` (the smaller part) or ``auto``.
         dfc_settings: such as ``iterations=300``, see `DfcSettings`.
         out: where a folder for each method goes; default: ``train_log/<dataset>/baselines/<list>``.
     Returns: that folder.
     """
     segmenters = {name: find_method(name, dfc_settings) for name in methods}
-    source = read_images(dataset, data_list, data_root, ignore_index=ignore_index)
+    source = read_images(
+        dataset, data_list, data_root, ignore_index=ignore_index, label_map=label_map, channels=channels
+    )
     few = source.samples[:: -(-len(source.samples) // IMAGES_FOR_DIRECTION)]
-    foreground = resolve_foreground(foreground, oriented_images(few, "bright"))
+    foreground = resolve_foreground(foreground, oriented_images(few, "bright", channels))
     out = out or LOG_ROOT / source.dataset / "baselines" / source.path.stem
-    images = oriented_images(source.samples, foreground)
+    images = oriented_images(source.samples, foreground, channels)
     labelled = sum(sample.label is not None for sample in source.samples)
     print(f"{len(images)} images of {display_path(source.path)}, {labelled} with labels; foreground: {foreground}")
     if labelled:

@@ -13,6 +13,7 @@ from datasets.image_io import read_image, write_image
 from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
 from evaluation.label_errors.sheet import issue_row, write_sheet
+from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import MapFolder, find_maps
 from utils.cli import shortened
 from utils.files import write_csv, write_json
@@ -90,14 +91,20 @@ def csv_rows(ranked: Sequence[RankedLabel], drawn: int) -> Iterator[list[Any]]:
 
 
 def write_issues(
-    folder: Path, ranked: Sequence[RankedLabel], assessor: LabelAssessor, *, top: int, in_channels: int
+    folder: Path,
+    ranked: Sequence[RankedLabel],
+    assessor: LabelAssessor,
+    *,
+    top: int,
+    in_channels: int,
+    channels: Sequence[str],
 ) -> None:
     """Write suspects.csv, the maps and sheet of the worst, and the list of the labels that do not stand out."""
     rows = []
     for rank, entry in enumerate(ranked[:top], start=1):
         label, posterior, assessed, calibration = assessor.assess(entry.prediction)
         write_image(folder / issue_map_file(rank, entry), np.rint(255 * (1 - assessed.quality)).astype(np.uint8))
-        image = read_image(entry.prediction.sample.image, in_channels)
+        image = read_image(entry.prediction.sample.image, in_channels, channels)
         caption = f"{rank}  quality {entry.quality:.3f}  {entry.kind}  {entry.prediction.sample.image.name}"
         rows.append(
             issue_row(image, label, posterior, assessed=assessed, confidence=calibration.confidence, caption=caption)
@@ -130,6 +137,8 @@ def find_label_issues(
     top: int = 16,
     num_classes: int | None = None,
     ignore_index: int | None = None,
+    label_map: str | None = None,
+    channels: tuple[str, ...] = (),
     data_root: str | None = None,
     out: Path | None = None,
 ) -> Path:
@@ -140,6 +149,8 @@ def find_label_issues(
         train_list: the labels; default: ``train_noisyLabel.txt``, else ``train_gt.txt``.
         top: labels to draw.
         num_classes, ignore_index: default: as recorded with the predictions.
+        label_map: what values of labels mean; default: as the run decided, else by the labels.
+        channels: of the images that are drawn; default: as recorded.
         out: default: ``train_log/<dataset>/suspects_<list>``.
     Returns: the folder with suspects.csv, suspects.json, sheet.png, maps/ and without_suspects.txt.
     Raises:
@@ -152,12 +163,17 @@ def find_label_issues(
     recorded = next((folder.record for folder in folders if folder.record), {})
     classes = num_classes or int(recorded.get("num_classes") or 1)
     ignore_index = recorded.get("ignore_index") if ignore_index is None else ignore_index
+    samples = read_as_recorded(
+        samples, list_path, recorded, num_classes=classes, ignore_index=ignore_index, label_map=label_map
+    )
     predictions = choose_predictions(samples, folders)
     report_provenance(samples, predictions, folders)
     ranked, assessor = rank_labels(predictions, folders, classes, ignore_index=ignore_index)
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
+    channels = channels or tuple(recorded.get("channels") or ())
+    how = {"in_channels": len(channels) or recorded.get("in_channels", 1), "channels": channels}
     with replaced_output(folder, ISSUES, expected=(ISSUES.record, *ISSUES.others)) as partial:
-        write_issues(partial, ranked, assessor, top=top, in_channels=recorded.get("in_channels", 1))
+        write_issues(partial, ranked, assessor, top=top, **how)
         write_json(
             partial / ISSUES.record,
             {

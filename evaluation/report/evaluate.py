@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets.label_values import LabelReading
-from datasets.list_checks import Expectation
-from datasets.lists import Sample, decide_labels, find_list, read_list
+from datasets.lists import Sample, find_list, read_list
 from evaluation.report import write_examples, write_report
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
+from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
@@ -30,12 +28,17 @@ def evaluate_maps(
     num_classes: int | None = None,
     ignore_index: int | None = None,
     label_map: str | None = None,
+    channels: tuple[str, ...] = (),
     data_root: str | None = None,
     out: Path | None = None,
     report: bool = True,
 ) -> dict[str, Any]:
     """Score the maps of a folder and write every file of metrics.
 
+    Args:
+        threshold, num_classes, ignore_index: default: as inference recorded them.
+        label_map: what values of labels mean; default: as the run decided, else by the labels.
+        channels: of the images that are drawn; default: as inference recorded them.
     Returns: the content of metrics.json.
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
@@ -45,10 +48,9 @@ def evaluate_maps(
     record = folder.record
     classes = num_classes or record.get("num_classes") or 1
     ignore_index = record.get("ignore_index") if ignore_index is None else ignore_index
-    reading = None if label_map else recorded_reading(record, classes, ignore_index)
-    if reading is None:
-        reading = decide_labels(samples, list_path, Expectation.of(classes, ignore_index, label_map))
-    samples = [replace(sample, reading=reading) for sample in samples]
+    samples = read_as_recorded(
+        samples, list_path, record, num_classes=classes, ignore_index=ignore_index, label_map=label_map
+    )
     matches = match_maps(samples, folder)
     tell_unmatched(matches)
     scorer = Scorer(
@@ -70,7 +72,8 @@ def evaluate_maps(
     with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
         write_per_image(partial / "per_image.csv", totals.results)
         if report:
-            how = {"in_channels": record.get("in_channels", 1), "channels": tuple(record.get("channels") or ())}
+            channels = channels or tuple(record.get("channels") or ())
+            how = {"in_channels": len(channels) or record.get("in_channels", 1), "channels": channels}
             examples = write_examples(partial / "overlays", totals.results, scorer, **how)
             run = REPO_ROOT / record["run"] if "run" in record else None
             write_report(partial / "report.html", summary, totals, examples=examples, run=run)
@@ -78,13 +81,6 @@ def evaluate_maps(
     print_table(summary)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
-
-
-def recorded_reading(record: dict[str, Any], num_classes: int, ignore_index: int | None) -> LabelReading | None:
-    """How the run that made the maps read its labels; None where it is not recorded, or other values were asked for."""
-    reading = LabelReading.from_json(record.get("label_reading"))
-    is_meant = reading is not None and (reading.num_classes, reading.ignore_index) == (num_classes, ignore_index)
-    return reading if is_meant else None
 
 
 def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None) -> tuple[list[Sample], Path]:

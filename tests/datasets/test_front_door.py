@@ -662,3 +662,20 @@ def test_merged_masks_are_objects(tmp_path: Path):
     for seed, name in enumerate("abc"):
         label = tifffile.imread(tmp_path / f"datasets/own/train/labels_merged/{name}.tif")
         assert np.array_equal(label > 0, np.isin(numbered(seed), (1, 2))) and len(np.unique(label)) == 3
+
+
+def test_what_values_and_channels_are_may_be_said(tmp_path):
+    put(tmp_path / "my data", [Files(lambda number: binary(number) // 255 + 1, "masks/*.png", range(3))])
+    for number in range(3):
+        channels = np.stack([np.full((SIDE, SIDE), 9, np.uint8), grey(number)])
+        path = tmp_path / "my data" / "images" / f"{number}.tif"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, channels, ome=True, metadata={"axes": "CYX", "Channel": {"Name": ["BF", "GFP"]}})
+    said = made(tmp_path, label_map="1:0,2:1", channels=("GFP",)).said
+    assert said[-1] == NEXT + ' --label_map "1:0,2:1" --channels GFP'
+    assert not any("warning" in line for line in said)
+    said = made(tmp_path, label_map="1:0,3:2", channels=("RFP",)).said
+    assert said[-1] == NEXT + ' --num_classes 3 --label_map "1:0,3:2" --channels RFP'
+    assert any("has no channel 'RFP'" in line for line in said)
+    said = made(tmp_path, label_map="1:0").said  # 2 is named by nobody
+    assert any('which --label_map "1:0" does not name' in line for line in said)

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 
 from datasets.catalog import prepare_dataset
-from datasets.lists import CLEAN_LIST, Sample, check_samples, find_list, list_folder, read_list, write_list
+from datasets.label_values import LabelReading
+from datasets.list_checks import Expectation
+from datasets.lists import CLEAN_LIST, Sample, find_list, list_folder, read_list, survey_samples, write_list
 from datasets.segmentation import OrderedBatches, SegmentationDataset, make_loader
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction import load_network
 from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
+from evaluation.scores.label_meaning import read_as_recorded
 from training.budget.plan import Length, Trial, choose_images, full_length, trial_length
 from training.data import validation_batch_size
 from training.engine import validate
@@ -288,16 +291,21 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
     """Predict a list with a run's best checkpoint and score it at the checkpoint's threshold."""
     options, device = experiment.options, torch.device(choose_device(experiment.options.machine.device))
     network, checkpoint, epoch = load_network(run, "best", device)
-    samples = read_list(data_list, options.data.data_root, experiment.root)
-    sizes = check_samples(
-        samples,
+    data = options.data
+    samples = read_as_recorded(
+        read_list(data_list, data.data_root, experiment.root),
         data_list,
-        options.data.num_classes,
-        ignore_index=options.data.ignore_index,
-        in_channels=options.data.in_channels,
+        checkpoint["config"],
+        num_classes=data.num_classes,
+        ignore_index=data.ignore_index,
+        label_map=data.label_map,
     )
+    reading = samples[0].reading or LabelReading(data.num_classes, data.ignore_index)
+    expected = Expectation(reading, is_decided=True, channels=data.in_channels, selected=data.channels)
+    sizes = survey_samples(samples, data_list, expected).sizes
     dataset = SegmentationDataset(
         samples,
+        channels=data.channels,
         num_classes=options.data.num_classes,
         in_channels=options.data.in_channels,
         ignore_index=options.data.ignore_index,
