@@ -282,6 +282,14 @@ def _read_lists(
     return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say)
 
 
+def simulated_noise(dataset: SegmentationDataset) -> str | None:
+    """The noise that ``make_noisy_labels.py`` put on a list's labels, as the manifest beside them states it."""
+    folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
+    manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
+    manifest = read_json(manifests[0]) if len(folders) == len(manifests) == 1 else None
+    return manifest.get("spec") if isinstance(manifest, dict) else None
+
+
 def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:
     """Pixels of every class in the labels that training sees, int64 (max(num_classes, 2),).
 

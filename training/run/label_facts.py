@@ -67,14 +67,6 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> Tra
     return None if added is None else listed @ added
 
 
-def simulated_noise(dataset: SegmentationDataset) -> str | None:
-    """The noise that ``make_noisy_labels.py`` put on a list's labels, as the manifest beside them states it."""
-    folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
-    manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
-    manifest = read_json(manifests[0]) if len(folders) == len(manifests) == 1 else None
-    return manifest.get("spec") if isinstance(manifest, dict) else None
-
-
 def _matrix_of(manifest_path: Path, num_classes: int) -> TransitionMatrix | None:
     """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
     manifest = read_json(manifest_path)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.segmentation import steps_before
-from training.data import HELD_OUT, TrainingData
+from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.engine import EpochMetrics
 from training.options import TrainingOptions
-from training.run.label_facts import simulated_noise
 from training.run.logger import RunLogger
 from training.run.state import AUTO, TrainingState
 from training.selection import Selection
