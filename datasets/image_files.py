@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.paths import display_path
 
-UNSUSPICIOUS_BYTES = (
-    2**30
-)  # of pixels; a broken header, or a malicious one, may state a size that would fill the memory
+UNSUSPICIOUS_BYTES = 2**30  # of pixels; a broken or malicious header may state a size that would fill the memory
+HYPERSTACK_AXES = "TZCYX"  # ImageJ's, in its order
+IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 4 GB
 MAX_COMPRESSION = 500
 FIRST_BYTES = 26
 BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
@@ -213,3 +213,44 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def is_turned(orientation: int) -> bool:
     """Whether an orientation exchanges height and width."""
     return 5 <= orientation <= 8
+
+
+class ImageScale(NamedTuple):
+    """What a TIFF says of its pixels.
+
+    Args:
+        kind: ``imagej``, ``ome``, or empty for any other.
+        fields: what ImageJ or OME say of size, unit and time, name and value.
+        resolution: pixels in a unit along x and y; None where it is not stated.
+        unit: the tag ResolutionUnit (1: none of its own, 2: inch, 3: centimetre).
+    """
+
+    kind: str = ""
+    fields: tuple[tuple[str, Any], ...] = ()
+    resolution: tuple[float, float] | None = None
+    unit: int = 1
+
+
+NO_SCALE = ImageScale()
+
+
+def scale_options(scale: ImageScale, axes: str, num_bytes: int) -> dict[str, Any]:
+    """The arguments of ``tifffile.imwrite`` that write an array of ``axes`` with a scale.
+
+    Args:
+        axes: a letter for each axis of the array, ``YX`` last.
+        num_bytes: of the array.
+
+    >>> scale_options(ImageScale("ome", (("PhysicalSizeX", 0.2),)), "ZYX", 10**6)
+    {'metadata': {'axes': 'ZYX', 'PhysicalSizeX': 0.2}, 'ome': True}
+    """
+    options: dict[str, Any] = {"metadata": {"axes": axes}}
+    if scale.resolution is not None:
+        options |= {"resolution": scale.resolution, "resolutionunit": scale.unit}
+    in_order = "".join(axis for axis in HYPERSTACK_AXES if axis in axes)
+    if not scale.kind or sorted(in_order) != sorted(axes):  # axes that ImageJ and OME have no name for
+        return options
+    if scale.kind == "imagej" and in_order == axes and num_bytes <= IMAGEJ_BYTES:
+        return {**options, "metadata": {"axes": axes, **dict(scale.fields)}, "imagej": True}
+    fields = dict(scale.fields) if scale.kind == "ome" else {}
+    return {**options, "metadata": {"axes": axes, **fields}, "ome": True}

@@ -18,8 +18,19 @@ from datasets.image_decoding import (
     read_picture_header,
     read_picture_stack,
 )
-from datasets.image_files import Header, Pixels, PlaneStack, Wanted, first_bytes, naming_broken, row_blocks, split_plane
-from datasets.image_scale import NO_SCALE, ImageScale, scale_options
+from datasets.image_files import (
+    NO_SCALE,
+    Header,
+    ImageScale,
+    Pixels,
+    PlaneStack,
+    Wanted,
+    first_bytes,
+    naming_broken,
+    row_blocks,
+    scale_options,
+    split_plane,
+)
 from datasets.image_tiff import (
     TIFF_MAGIC,
     decode_planes,

@@ -6,40 +6,19 @@ ImageJ's and OME's own fields are kept as they are; of other TIFF files the reso
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from datasets.image_files import first_bytes, is_turned, naming_broken, split_plane
+from datasets.image_files import NO_SCALE, ImageScale, first_bytes, is_turned, naming_broken, split_plane
 from datasets.image_tiff import ORIENTATION, TIFF_MAGIC, open_tiff
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-HYPERSTACK_AXES = "TZCYX"  # ImageJ's, in its order
 IMAGEJ_FIELDS = ("unit", "yunit", "zunit", "tunit", "spacing", "finterval", "fps", "xorigin", "yorigin", "zorigin")
 OME_FIELDS = ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ", "TimeIncrement")
 RESOLUTION_TAGS = ("XResolution", "YResolution")
-IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 4 GB
 MICROMETRE = 1e-6  # metres
-
-
-class ImageScale(NamedTuple):
-    """What a TIFF says of its pixels.
-
-    Args:
-        kind: ``imagej``, ``ome``, or empty for any other.
-        fields: what ImageJ or OME say of size, unit and time, name and value.
-        resolution: pixels in a unit along x and y; None where it is not stated.
-        unit: the tag ResolutionUnit (1: none of its own, 2: inch, 3: centimetre).
-    """
-
-    kind: str = ""
-    fields: tuple[tuple[str, Any], ...] = ()
-    resolution: tuple[float, float] | None = None
-    unit: int = 1
-
-
-NO_SCALE = ImageScale()
 
 
 def read_scale(path: Path) -> ImageScale:
@@ -65,28 +44,6 @@ def read_scale(path: Path) -> ImageScale:
             if tiff.is_lsm:
                 return _lsm_scale(tiff)
             return ImageScale("", (), resolution, unit)
-
-
-def scale_options(scale: ImageScale, axes: str, num_bytes: int) -> dict[str, Any]:
-    """The arguments of ``tifffile.imwrite`` that write an array of ``axes`` with a scale.
-
-    Args:
-        axes: a letter for each axis of the array, ``YX`` last.
-        num_bytes: of the array.
-
-    >>> scale_options(ImageScale("ome", (("PhysicalSizeX", 0.2),)), "ZYX", 10**6)
-    {'metadata': {'axes': 'ZYX', 'PhysicalSizeX': 0.2}, 'ome': True}
-    """
-    options: dict[str, Any] = {"metadata": {"axes": axes}}
-    if scale.resolution is not None:
-        options |= {"resolution": scale.resolution, "resolutionunit": scale.unit}
-    in_order = "".join(axis for axis in HYPERSTACK_AXES if axis in axes)
-    if not scale.kind or sorted(in_order) != sorted(axes):  # axes that ImageJ and OME have no name for
-        return options
-    if scale.kind == "imagej" and in_order == axes and num_bytes <= IMAGEJ_BYTES:
-        return {**options, "metadata": {"axes": axes, **dict(scale.fields)}, "imagej": True}
-    fields = dict(scale.fields) if scale.kind == "ome" else {}
-    return {**options, "metadata": {"axes": axes, **fields}, "ome": True}
 
 
 def _resolution(page: TiffPage) -> tuple[float, float] | None:

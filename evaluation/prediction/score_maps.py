@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_scale import NO_SCALE, ImageScale, scale_options
+from datasets.image_files import NO_SCALE, ImageScale, scale_options
 from utils.files import atomic_write
 
 
