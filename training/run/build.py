@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from training.data import TrainingData, class_counts
 from training.ema import EmaTeacher
 from training.losses.module import SegmentationLoss, frequency_weights
 from training.losses.spec import needs_transition_matrix
-from training.methods.supervised import Supervised
 from training.optimizers import build_optimizer, can_be_fused
 from training.options import TrainingOptions
 from training.run.state import AUTO, TrainingState, add_schedule, check_epochs_left, load_last, restore, seed_everything
@@ -28,12 +28,24 @@ from utils.distributed import distributed, synchronize_batch_norm
 COUNTED_LABELS = 500  # from which class shares are estimated
 
 
+class Networks(Protocol):
+    """What a method says of its networks, see ``training.methods.supervised.Supervised``."""
+
+    def build(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def predictor(self, network: nn.Module) -> nn.Module:
+        """The network that predicts."""
+        ...
+
+
 def make_state(
     options: TrainingOptions,
     data: TrainingData,
     device: torch.device,
     labels: LabelNoiseFacts,
-    method: Supervised,
+    method: Networks,
     previous: Path | None = None,
 ) -> TrainingState:
     """Build what is trained, or bring it back from the last checkpoint of the run that is resumed.
@@ -59,7 +71,7 @@ def build_state(
     device: torch.device,
     class_counts: np.ndarray,
     labels: LabelNoiseFacts,
-    method: Supervised,
+    method: Networks,
     is_new: bool = True,
 ) -> TrainingState:
     """Build network, loss and optimizer on ``device``; the schedule follows when the number of steps is known.
