@@ -20,6 +20,7 @@ class Download(NamedTuple):
 
 
 CBMI = 'IEEE DataPort, "Fluorescence microscopy images CBMI" (free, needs an account)'
+SIMULATED_SUFFIX = "_sim"  # of data sets that are simulated, whose code other sets do not load
 DOWNLOADS = {
     "er": Download(CBMI, "er_sim"),
     "mito": Download(CBMI, "mito_sim"),
@@ -50,12 +51,13 @@ def prepare_dataset(
     Raises:
         UserError: images without lists (with the command that makes them), a set that is unknown or not in place.
     """
-    from datasets.simulation import SIMULATED, make_dataset
-
     check_name(name)
-    if name in SIMULATED:
-        make_dataset(name, root=root, say=say)
-        return name
+    if name.endswith(SIMULATED_SUFFIX):
+        from datasets.simulation import SIMULATED, make_dataset
+
+        if name in SIMULATED:
+            make_dataset(name, root=root, say=say)
+            return name
     has_images = (root / "datasets" / name / "train" / "images").is_dir() or has_files(name, root)
     may_be_simulated = name == "er" and not (real_only or has_images or has_lists(name, root))
     if train_list is not None:
@@ -75,6 +77,8 @@ def prepare_dataset(
     if name in DOWNLOADS:
         instead = f"\nsimulated images instead: --dataset {DOWNLOADS[name].stand_in}"
         raise UserError(_images_missing(name, root) + instead)
+    from datasets.simulation import SIMULATED
+
     known = ", ".join(sorted({*known_datasets(root), *SIMULATED}))
     raise UserError(
         f"data set {name!r} is unknown: there are no lists in {display_path(root / 'txt' / name)} and no images in "

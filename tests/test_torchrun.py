@@ -90,7 +90,8 @@ def test_a_killed_process_is_restarted_and_the_run_goes_on(harmful, workspace):
     auto = ("--run_name", "killed", "--resume", "auto")
     answer = torchrun(harmful, "kill", IN_EPOCH_3, *COMMAND, *auto, cwd=workspace, max_restarts=1)
     assert answer.returncode == 0, answer.stderr
-    assert "lost contact with another process" in answer.stderr and "going on after epoch " in answer.stdout
+    lost = any(reason in answer.stderr for reason in ("lost contact with another process", "stopped by SIGTERM"))
+    assert lost and "going on after epoch " in answer.stdout, answer.stderr  # torchrun may be quicker than the loss
     assert all(answer.stdout.count(f"\nepoch {epoch}/3") == 1 for epoch in (1, 3)), answer.stdout
     (run,) = (workspace / "train_log" / "disks").glob("killed*")
     assert len(read_json(run / "config.json")["resumed"]) == 1
