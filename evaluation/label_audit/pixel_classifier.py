@@ -18,6 +18,7 @@ LEVELS = 5  # pyramid levels: features reach about 2**LEVELS pixels
 FEATURES_PER_LEVEL = 4
 UNITS = 192
 RIDGE = 1e-3
+BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
@@ -64,24 +65,23 @@ def sample_positions(shape: tuple[int, int], count: int, rng: np.random.Generato
     return np.divmod(flat, shape[1])
 
 
+def image_features(
+    images: Sequence[np.ndarray], positions: Sequence[tuple[np.ndarray, np.ndarray]], workers: int = 4
+) -> list[np.ndarray]:
+    """`features_at` chosen (rows, columns) of every image."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda pair: features_at(pair[0], *pair[1]), zip(images, positions, strict=True)))
+
+
 class PixelLearner:
     """Features of sampled pixels of a set of images, ready to fit any labels of these pixels.
 
     Args:
-        images: of any dtype, (H, W) or (H, W, C) each.
-        positions: (rows, columns) of the pixels to use, per image.
+        features: of the sampled pixels, (P, F) for each image, such as those of `image_features`.
         seed: of the random layer and of the halves.
     """
 
-    def __init__(
-        self,
-        images: Sequence[np.ndarray],
-        positions: Sequence[tuple[np.ndarray, np.ndarray]],
-        seed: int = 0,
-        workers: int = 4,
-    ) -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            features = list(pool.map(lambda pair: features_at(pair[0], *pair[1]), zip(images, positions, strict=True)))
+    def __init__(self, features: Sequence[np.ndarray], seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.image = np.repeat(np.arange(len(features)), [len(item) for item in features])
         plain = np.concatenate(features)
@@ -93,12 +93,13 @@ class PixelLearner:
         half[rng.permutation(len(features))[: len(features) // 2]] = True
         self.half = half[self.image]
 
-    def scores(self, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, labels: np.ndarray, weights: np.ndarray | None = None, ridge: float = RIDGE) -> np.ndarray:
         """Fit on either half of the images, predict the other.
 
         Args:
             labels: targets of the sampled pixels, in the images' order, (P,) or (P, K).
             weights: of the pixels in the fit, ≥ 0, (P,); those of weight 0 are predicted only.
+            ridge: how cautious the fit is, relative to features of variance 1.
         Returns: predicted E[label | image], not confined to [0, 1]; shape of ``labels``, float32. With a single image
             the fit is read on the pixels that it saw.
         """
@@ -113,7 +114,7 @@ class PixelLearner:
             if not len(matrix):
                 continue
             gram = (matrix.T @ matrix).astype(np.float64)
-            gram[np.diag_indices(len(gram))] += RIDGE * float(weights[use].sum())
+            gram[np.diag_indices(len(gram))] += ridge * float(weights[use].sum())
             slopes = np.linalg.solve(gram, (matrix.T @ target).astype(np.float64)).astype(np.float32)
             read = held_out if len(sides) > 1 else np.ones_like(held_out)
             result[read] = self.design[read] @ slopes

@@ -35,7 +35,7 @@ import numpy as np
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import window_mean
 from evaluation.label_audit.estimate import Transitions
-from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
+from evaluation.label_audit.pixel_classifier import PixelLearner, image_features, sample_positions
 from evaluation.scores import best_threshold, confusion_matrix, mean_iou, ratio, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
@@ -129,7 +129,7 @@ class IoUPredictor:
     ) -> None:
         self.seed, rng = seed, np.random.default_rng(seed)
         self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
-        self.learner = PixelLearner(images, self.positions, seed)
+        self.learner = PixelLearner(image_features(images, self.positions), seed)
         self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])
         self.error_scale = error_scale(len(truths), training_images or len(truths))
         self.bins, self.num_classes, self.classes = bins, num_classes, label_classes(num_classes)

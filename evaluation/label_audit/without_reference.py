@@ -21,7 +21,7 @@ import numpy as np
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
 from evaluation.label_audit.estimate import MIN_PHI
-from evaluation.label_audit.pixel_classifier import PixelLearner, sample_positions
+from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
 from evaluation.label_audit.verdict import HOPELESS, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
@@ -46,7 +46,6 @@ KEYS = [
 ]
 # Labels on six sets of images have 0.66 to 0.79 of neighbours; images predict them by 0.67 to 0.89, shuffled by 0.25.
 STRUCTURE, MATCHED = 0.3, 0.6
-BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ def image_evidence(
     classes = label_classes(num_classes)
     rng = np.random.default_rng(seed)
     positions = [sample_positions(label.shape, PIXELS, rng) for label in noisy]
-    learner = PixelLearner(images, positions, seed)
+    learner = PixelLearner(image_features(images, positions), seed)
     label = np.concatenate([item[place] for item, place in zip(noisy, positions, strict=True)])
     target = np.stack(
         [

@@ -1,0 +1,198 @@
+"""What the audit says of labels as people make them, beside what training on them then reaches.
+
+A trial makes labels of a kind from the clean ones (or takes another annotator's), audits them with a few clean images
+known, trains on them with the quick recipe at a fixed number of steps and scores test images at every threshold. The
+constants of the audit were fixed on the simulated sets of ``CALIBRATION``, before a real set was looked at.
+
+    python benchmarks/audit/human_labels.py
+    python benchmarks/audit/human_labels.py --summarize
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.grid import Record, Study, Tables, markdown, run_study
+from benchmarks.trials import train
+from datasets.catalog import prepare_dataset
+from datasets.image_io import read_image, read_label, write_label
+from datasets.label_noise import make_noisy_label
+from datasets.lists import Sample, find_list, read_list, write_list
+from utils.cli import run_command
+from utils.files import read_json, write_json
+from utils.run_folder import LOG_ROOT
+
+TRAIN_IMAGES, CLEAN_IMAGES, VAL_IMAGES, TEST_IMAGES = 60, 10, 2, 12
+BATCH, EPOCHS, WIDTH, CROP, STEPS, SEED = 4, 2, 8, 128, 250, 0
+LEVELS = np.arange(1, 100) / 100  # thresholds at which the test images are scored
+
+Labels = list[np.ndarray]
+
+
+def _toward_foreground(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The image, float32 (H, W), turned so that its foreground is the brighter part."""
+    grey = image.astype(np.float32)
+    grey = grey.mean(-1) if grey.ndim == 3 else grey
+    inside = truth == 1
+    return -grey if inside.any() and grey[inside].mean() < grey[~inside].mean() else grey
+
+
+def otsu(images: Labels, truths: Labels) -> Labels:
+    """What Otsu's threshold makes of each image."""
+    from skimage.filters import threshold_otsu
+
+    turned = [_toward_foreground(*pair) for pair in zip(images, truths, strict=True)]
+    return [(grey > threshold_otsu(grey)).astype(np.uint8) for grey in turned]
+
+
+def bright(images: Labels, truths: Labels) -> Labels:
+    """The half of the foreground that stands out more from its image; the rest was overlooked."""
+    found = []
+    for image, truth in zip(images, truths, strict=True):
+        smooth = cv2.GaussianBlur(_toward_foreground(image, truth), (0, 0), 3)
+        cut = np.median(smooth[truth == 1]) if (truth == 1).any() else 0
+        found.append(((truth == 1) & (smooth >= cut)).astype(np.uint8))
+    return found
+
+
+def half(images: Labels, truths: Labels) -> Labels:
+    """Only the left half of each image was annotated."""
+    return [np.where(np.arange(truth.shape[1]) < truth.shape[1] // 2, truth, 0).astype(np.uint8) for truth in truths]
+
+
+def swapped(images: Labels, truths: Labels) -> Labels:
+    """Every fifth label lies with the next such image of its size."""
+    result, chosen = list(truths), list(range(0, len(truths), 5))
+    for size in {truths[place].shape for place in chosen}:
+        ring = [place for place in chosen if truths[place].shape == size]
+        for place, source in zip(ring, ring[1:] + ring[:1], strict=True):
+            result[place] = truths[source]
+    return result
+
+
+# kinds beside specs of label noise and folders ``labels_…`` beside the clean labels
+KINDS: dict[str, Callable[[Labels, Labels], Labels]] = {
+    "otsu": otsu,
+    "bright": bright,
+    "half": half,
+    "swapped": swapped,
+}
+SIMULATED_SPECS = (
+    "clean",
+    "flip:0.3",
+    "flip:0.45",
+    "sample:0.1",
+    "dilate:5",
+    "erode:5",
+    "skeleton",
+    "wobble:2,10+offset:1.5",
+    "wobble:3,8",
+    "polygon:3",
+    "missing:0.3",
+    "merge:6",
+    "move:3,3",
+    *KINDS,
+)
+BUBIL = tuple(
+    f"labels_{name}"
+    for name in ("experts_union", "expert_worst", "crowd", "crowd_majority", "expert", "experts_majority")
+)
+CALIBRATION = [(name, spec) for spec in SIMULATED_SPECS for name in ("er_sim", "mito_sim", "nuc_sim")]
+REAL = [
+    *(("bubil_cells", kind) for kind in ("clean", *BUBIL)),
+    *((name, kind) for name in ("stare", "vessel") for kind in ("clean", "labels_2nd_observer")),
+    *(("er_ernet", kind) for kind in ("clean", "dilate:5", "skeleton", "bright", "flip:0.45")),
+    *(("em_membrane", kind) for kind in ("clean", "erode:5", "half", "otsu")),
+    *(("nuc", kind) for kind in ("clean", "dilate:5", "erode:5", "bright", "swapped", "move:3,3")),
+]
+
+
+def make_labels(kind: str, samples: Sequence[Sample]) -> tuple[Labels, Labels, Labels]:
+    """(images, clean labels, labels of the kind) of samples."""
+    images = [read_image(sample.image) for sample in samples]
+    truths = [read_label(sample.require_label()) for sample in samples]
+    if kind in KINDS:
+        return images, truths, KINDS[kind](images, truths)
+    if kind.startswith("labels_"):
+        paths = [sample.require_label() for sample in samples]
+        return images, truths, [read_label(path.parent.parent / kind / path.name) for path in paths]
+    noisy = [make_noisy_label(truth, kind, SEED, s.image_id) for truth, s in zip(truths, samples, strict=True)]
+    return images, truths, noisy
+
+
+def chosen_samples(dataset: str, name: str, count: int) -> list[Sample]:
+    """At most ``count`` samples spread evenly over a list."""
+    samples = read_list(find_list(name, dataset), say=lambda line: None)
+    step = max(1.0, len(samples) / count)
+    return [samples[int(place * step)] for place in range(min(count, len(samples)))]
+
+
+def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:
+    """Train on labels of a kind; pooled IoU of the test images at every threshold. A finished one is not repeated."""
+    name = hashlib.sha256(f"{dataset} {kind} {steps}".encode()).hexdigest()[:12]
+    folder = LOG_ROOT / "human_labels" / f"{dataset}_{name}"
+    if (folder / "measured.json").is_file():
+        return read_json(folder / "measured.json")
+    samples = chosen_samples(dataset, "train_gt", TRAIN_IMAGES)
+    _, _, labels = make_labels(kind, samples)
+    pairs = [(sample.image, folder / "labels" / f"{place:04d}.png") for place, sample in enumerate(samples)]
+    for (_, path), label in zip(pairs, labels, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_label(path, label)
+    write_list(folder / "train.txt", pairs)
+    val = chosen_samples(dataset, "val", VAL_IMAGES)
+    write_list(folder / "val.txt", [(sample.image, sample.label) for sample in val])
+    started = time.monotonic()
+    run = train(
+        dataset,
+        f"human_{name}",
+        train_list=str(folder / "train.txt"),
+        val_list=str(folder / "val.txt"),
+        width=WIDTH,
+        crop=CROP,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        repeat=max(1, round(steps * BATCH / EPOCHS / len(samples))),
+        checkpoint_every=EPOCHS,
+        seed=SEED,
+        pred_invert="off",
+        workers=0,
+    )
+    found = {"iou": test_curve(run, dataset), "training_seconds": time.monotonic() - started}
+    shutil.rmtree(run)
+    shutil.rmtree(folder / "labels")
+    write_json(folder / "measured.json", found)
+    return found
+
+
+def test_curve(run: Path, dataset: str) -> list[float]:
+    """Pooled IoU of the last checkpoint on test images, at LEVELS."""
+    import torch
+
+    from datasets.transforms import normalize
+    from evaluation.prediction import load_network
+    from evaluation.scores import counts_at, iou, score_histogram
+    from models import to_scores
+
+    network, checkpoint, _ = load_network(run, "last")
+    mode = checkpoint["config"]["normalization"]
+    total = 0
+    for sample in chosen_samples(dataset, "test", TEST_IMAGES):
+        image = normalize(read_image(sample.image), mode)
+        with torch.inference_mode():
+            scores = to_scores(network(torch.as_tensor(image)[None]))[0, -1].numpy()
+        total = total + score_histogram(scores, read_label(sample.require_label()))
+    return [float(iou(counts_at(total, level))) for level in LEVELS]

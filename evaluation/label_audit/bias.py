@@ -1,0 +1,343 @@
+r"""In which ways labels err systematically: moved, off the boundary, by what the image shows, by place.
+
+Labels are held against the reference in nested steps, :math:`E[\text{label} \mid \text{truth}, \text{outline}, \text{
+image}, \text{place}]`: first the whole label is moved back if it lies off by some pixels; then the share of labels is
+read by signed distance to the true boundary, where a step beside 0 is an outline drawn too wide or too narrow; then the
+curvature of the true outline, the image's features and the place in the image may predict what is left. Each of these
+is fitted on one half of the images, read on the other, and believed only where it explains a part of the errors that
+is both material and beyond the spread between images, which pixels of one image would feign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from datasets.labels import IGNORE
+from evaluation.label_audit.by_distance import signed_distance
+from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
+from evaluation.scores.bootstrap import (
+    MIN_IMAGES,
+    bootstrap_counts,
+    percentile_interval,
+    small_sample_reach,
+    student_reach,
+)
+from evaluation.scores.confusion import ratio
+
+AT_BOUNDARIES, BY_IMAGE, BY_PLACE, MOVED = "at boundaries", "by image", "by place", "moved"
+
+Labels = Sequence[np.ndarray]
+
+# Fixed on simulated sets: no kind is found there under flips, sampling and dilation with ten images.
+REACH = 10  # pixels up to which labels are looked for beside their place
+MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
+OFFSETS = np.arange(-9.75, 10, 0.5)  # pixels by which outlines may be off
+MIN_OFFSET = 0.5  # pixels
+OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
+CURVATURE_SIGMA, NEAR = 3.0, 3.0  # pixels: the outline's surroundings, and how far from it they are held to matter
+MIN_CURVED = 0.1  # difference of label rates between concave and convex boundary that counts
+MIN_EXPLAINED = 0.05  # part of the remaining error variance that image or place must explain
+SURE = 1.4  # times a 95 % interval's reach: three looks at ten images shall rarely be wrong
+PIXELS = 1500  # of every image
+RESIDUAL_RIDGE = 3e-2  # errors are fitted more cautiously than labels: most sets have none to be predicted
+
+
+@dataclass(frozen=True)
+class Bias:
+    """One systematic error.
+
+    Args:
+        kind: AT_BOUNDARIES, BY_IMAGE, BY_PLACE or ``moved by (dy, dx)``.
+        what: in words: ``wider``, ``dim structures missed`` …
+        size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
+        low, high: 95 % bounds of the size; NaN with too few images.
+        unit: of the size, ``px`` or ``AUC``.
+    """
+
+    kind: str
+    what: str
+    size: float
+    low: float
+    high: float
+    unit: str = "px"
+
+    def text(self) -> str:
+        """``wider by 2.0 px (1.5 to 2.5)``."""
+        bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
+        if self.unit == "px":
+            return f"{self.what} by {self.size:.1f} px{bounds}"
+        bounds = "" if np.isnan(self.low) else f", {self.low:.2f} to {self.high:.2f}"
+        return f"{self.what} ({self.unit} {self.size:.2f}{bounds})"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """By how many pixels whole labels lie off their reference, (0, 0) where no move is beyond chance."""
+
+    down: int = 0
+    right: int = 0
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __bool__(self) -> bool:
+        return bool(self.down or self.right)
+
+    def undo(self, label: np.ndarray) -> np.ndarray:
+        """The label moved back; what comes in is ignored."""
+        back = np.full_like(label, IGNORE)
+        height, width = label.shape
+        rows = slice(max(-self.down, 0), height - max(self.down, 0))
+        columns = slice(max(-self.right, 0), width - max(self.right, 0))
+        source_rows = slice(max(self.down, 0), height + min(self.down, 0))
+        source_columns = slice(max(self.right, 0), width + min(self.right, 0))
+        back[rows, columns] = label[source_rows, source_columns]
+        return back
+
+
+def _centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known, values - values[known].mean() if known.any() else 0, 0).astype(np.float32)
+
+
+def shift_covariances(first: np.ndarray, second: np.ndarray, reach: int = REACH) -> np.ndarray:
+    """Σ first(x) · second(x + d) of two centred maps (H, W) for |d| ≤ reach; float64 (2·reach + 1, 2·reach + 1)."""
+    shape = [cv2.getOptimalDFTSize(size + reach) for size in first.shape]
+    product = np.conj(np.fft.rfft2(first, shape)) * np.fft.rfft2(second, shape)
+    full = np.fft.irfft2(product, shape)
+    around = np.arange(-reach, reach + 1)
+    return full[np.ix_(around, around)]
+
+
+def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
+    """By how much the second maps lie off the first: the shift of the best pooled covariance, where it is beyond chance.
+
+    Args:
+        firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as truths and labels.
+    """
+    tables = []
+    for first, second in zip(firsts, seconds, strict=True):
+        known = np.isfinite(first) & np.isfinite(second)
+        tables.append(shift_covariances(_centred(first, known), _centred(second, known)))
+    stack = np.stack(tables)
+    flat = stack.reshape(len(stack), -1)
+    best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
+    if best == middle or len(stack) < MIN_IMAGES:
+        return Moved()
+    gains = flat[:, best] - flat[:, middle]
+    error = gains.std(ddof=1) * np.sqrt(len(gains))
+    if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
+        return Moved()
+    sides = 2 * REACH + 1
+    places = np.stack(np.divmod(bootstrap_counts(flat, seed, 400).argmax(1), sides), 1) - REACH
+    lengths = np.hypot(*places.T)
+    down, right = (int(value) - REACH for value in divmod(best, sides))
+    low, high = percentile_interval(lengths, small_sample_reach(len(stack)))
+    return Moved(down, right, float(low), float(high))
+
+
+def as_maps(labels: Labels) -> list[np.ndarray]:
+    """Binary labels as float32 maps, NaN where they are ignored."""
+    return [np.where(label == IGNORE, np.nan, label == 1).astype(np.float32) for label in labels]
+
+
+def _explained(found: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Variance between the two sides of every step, of counts by distance; (…, B) → (…, B − 1)."""
+    inside_found, inside = found.cumsum(-1)[..., :-1], total.cumsum(-1)[..., :-1]
+    all_found, whole = found.sum(-1)[..., None], total.sum(-1)[..., None]
+    outside_found, outside = all_found - inside_found, whole - inside
+    means = ratio(inside_found, inside, 0.0), ratio(outside_found, outside, 0.0)
+    return ratio(inside * outside, whole**2, 0.0) * (means[0] - means[1]) ** 2
+
+
+def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float, float, float]:
+    """By how many pixels labels are wider (> 0) or narrower (< 0) than the truth: where their share steps.
+
+    The share of labels as a function of signed distance is fitted by a step; flips lower the step, missing objects
+    too, and neither moves it.
+
+    Args:
+        distances: to the true boundary, positive inside, (H, W) each.
+    Returns: (offset, low, high); 0 where the step at the boundary is as good; bounds NaN with too few images.
+    """
+    edges = np.concatenate([[-np.inf], OFFSETS, [np.inf]])
+    counts = []
+    for distance, label in zip(distances, labels, strict=True):
+        known = label != IGNORE
+        place = np.searchsorted(edges, -distance[known], side="right") - 1
+        total = np.bincount(place, minlength=len(OFFSETS) + 1)
+        counts.append([np.bincount(place, label[known] == 1, len(OFFSETS) + 1), total])
+    table = np.array(counts)
+    pooled = _explained(*table.sum(0))
+    at_truth = pooled[np.abs(OFFSETS) < MIN_OFFSET].max()
+    best = float(_best_step(pooled))
+    if abs(best) < MIN_OFFSET or pooled.max() - at_truth < OFFSET_GAIN * pooled.max():
+        return 0.0, float("nan"), float("nan")
+    if len(table) < MIN_IMAGES:
+        return best, float("nan"), float("nan")
+    resampled = bootstrap_counts(table, seed, 400)
+    found = _best_step(_explained(resampled[:, 0], resampled[:, 1]))
+    low, high = (float(bound) for bound in percentile_interval(found, small_sample_reach(len(table))))
+    return (0.0 if low <= 0 <= high else best), low, high
+
+
+def _best_step(explained: np.ndarray) -> np.ndarray:
+    """The offset that explains most, the mean of equal ones; (…, B) → (…)."""
+    equal = explained >= explained.max(-1, keepdims=True) - 1e-9
+    return (equal * OFFSETS).sum(-1) / equal.sum(-1)
+
+
+class ResidualAnalysis:
+    """Errors of labels at sampled pixels, and what of them outline, image and place predict.
+
+    Args:
+        truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
+        distances: signed, to the true boundary, positive inside.
+        expected: E[label | truth, distance, depth] of every pixel, (H, W) each.
+    """
+
+    def __init__(
+        self,
+        truths: Labels,
+        labels: Labels,
+        images: Labels | None,
+        *,
+        distances: Labels,
+        expected: Labels,
+        seed: int = 0,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.places = [_stratified(truth, rng) for truth in truths]
+        self.truth = self._at(truths) == 1
+        label = self._at(labels)
+        self.used = label != IGNORE
+        self.label = (label == 1).astype(np.float32)
+        self.distance = self._at(distances)
+        self.image = np.repeat(np.arange(len(truths)), [len(place[0]) for place in self.places])
+        blurred = [cv2.GaussianBlur((truth == 1).astype(np.float32), (0, 0), CURVATURE_SIGMA) for truth in truths]
+        self.density = self._at(blurred)
+        self.rest = np.where(self.used, self.label - self._at(expected), 0).astype(np.float32)
+        rate = [self.label[self.used & (self.truth == side)].mean() for side in (False, True)]
+        self.variance = float(((self.label - np.where(self.truth, rate[1], rate[0]))[self.used] ** 2).sum())
+        outline = image_features([(truth == 1).astype(np.float32) for truth in truths], self.places)
+        outlined = self._fit([np.c_[own, t] for own, t in zip(outline, self._split(self.truth), strict=True)], seed)
+        if self.gain(self.rest, outlined)[0] > 0:
+            self.rest = self.rest - outlined
+        self.by_image = np.zeros_like(self.rest)
+        self.brightness = None
+        if images is not None:
+            shown = image_features(images, self.places)
+            self.brightness = np.concatenate([item[:, BRIGHTNESS] for item in shown])
+            split = self._split(self.truth)
+            joined = [np.c_[own, own * t[:, None], t] for own, t in zip(shown, split, strict=True)]
+            self.by_image = self._fit(joined, seed + 1)
+        where = [
+            np.stack([r / truth.shape[0], c / truth.shape[1], t], 1)
+            for (r, c), truth, t in zip(self.places, truths, self._split(self.truth), strict=True)
+        ]
+        self.rest_by_image = self.rest
+        self.image_gain = self.gain(self.rest, self.by_image)
+        if self.image_gain[1]:
+            self.rest = self.rest - self.by_image
+        self.by_place = self._fit([np.c_[own, own[:, :2] * own[:, 2:]].astype(np.float32) for own in where], seed + 2)
+        self.place_gain = self.gain(self.rest, self.by_place)
+
+    def _at(self, maps: Labels) -> np.ndarray:
+        return np.concatenate([item[place] for item, place in zip(maps, self.places, strict=True)])
+
+    def _split(self, values: np.ndarray) -> list[np.ndarray]:
+        ends = np.cumsum([len(place[0]) for place in self.places])[:-1]
+        return np.split(values, ends)
+
+    def _fit(self, features: Sequence[np.ndarray], seed: int) -> np.ndarray:
+        """What the features predict of the rest, fitted to the other half of the images, (P,)."""
+        return PixelLearner([item.astype(np.float32) for item in features], seed).scores(
+            self.rest, self.used.astype(np.float32), ridge=RESIDUAL_RIDGE
+        )
+
+    def gain(self, rest: np.ndarray, predicted: np.ndarray) -> tuple[float, bool]:
+        """The part of the label errors' variance that a prediction explains, and whether it is beyond chance."""
+        won = np.where(self.used, rest**2 - (rest - predicted) ** 2, 0)
+        per_image = np.bincount(self.image, won, len(self.places))
+        error = per_image.std(ddof=1) * np.sqrt(len(per_image)) if len(per_image) > 1 else np.inf
+        sure = len(per_image) >= MIN_IMAGES and per_image.sum() > SURE * student_reach(len(per_image)) * error
+        part = float(per_image.sum() / max(self.variance, 1e-6))
+        return part, bool(sure and part >= MIN_EXPLAINED)
+
+    def auc(self, rest: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+        """How well a prediction tells labels above their expectation from those below, of one true class.
+
+        Of the classes, the one in which it explains more. Returns: (AUC, low, high).
+        """
+        won = np.where(self.used, rest**2 - (rest - predicted) ** 2, 0)
+        inside = self.truth if won[self.truth].sum() > won[~self.truth].sum() else ~self.truth
+        use = self.used & inside
+        cuts = np.quantile(predicted[use], np.linspace(0, 1, 65)[1:-1])
+        level = np.searchsorted(cuts, predicted)
+        index = self.image * 64 + level
+        sides = [np.clip(sign * rest, 0, None) * use for sign in (-1, 1)]
+        table = np.stack([np.bincount(index, side, len(self.places) * 64).reshape(-1, 64) for side in sides], 1)
+        value = float(_auc(table.sum(0)))
+        if len(table) < MIN_IMAGES:
+            return value, float("nan"), float("nan")
+        bounds = percentile_interval(_auc(bootstrap_counts(table, seed, 400)), small_sample_reach(len(table)))
+        return value, float(bounds[0]), float(bounds[1])
+
+    def structures(self) -> str:
+        """Which structures the image-dependent errors concern, in words."""
+        predicted, use = self.by_image, self.used
+        missed = float(np.clip(-predicted, 0, None)[use & self.truth].sum())
+        added = float(np.clip(predicted, 0, None)[use & ~self.truth].sum())
+        inside = use & (self.truth if missed >= added else ~self.truth)
+        assert self.brightness is not None
+        toward = np.corrcoef(self.brightness[inside], predicted[inside])[0, 1]
+        if missed >= added:
+            return f"{'dim' if toward > 0 else 'bright'} structures missed"
+        return f"{'bright' if toward > 0 else 'dim'} background marked"
+
+    def smoothing(self) -> tuple[float, bool]:
+        """How much more often labels are set where the outline is concave than where it is convex, at equal distance.
+
+        Returns: (difference of label rates between the upper and lower third of local density, near the boundary;
+        whether it is material and beyond chance).
+        """
+        per_image = []
+        rest = self.label - 0
+        near = self.used & (np.abs(self.distance) <= NEAR)
+        step = np.floor(self.distance).astype(int)
+        expected, upper, lower = np.zeros_like(rest), np.zeros_like(near), np.zeros_like(near)
+        for value in np.unique(step[near]):
+            here = near & (step == value)
+            expected[here] = rest[here].mean()
+            cut = np.quantile(self.density[here], (1 / 3, 2 / 3))
+            lower |= here & (self.density <= cut[0])
+            upper |= here & (self.density >= cut[1])
+        for image in range(len(self.places)):
+            own = self.image == image
+            sides = [(rest - expected)[own & side] for side in (lower, upper)]
+            if all(len(side) for side in sides):
+                per_image.append(sides[1].mean() - sides[0].mean())
+        if len(per_image) < MIN_IMAGES:
+            return float(np.mean(per_image)) if per_image else 0.0, False
+        mean, error = float(np.mean(per_image)), float(np.std(per_image, ddof=1) / np.sqrt(len(per_image)))
+        return mean, bool(mean >= MIN_CURVED and mean > SURE * student_reach(len(per_image)) * error)
+
+
+def _auc(table: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of weights (…, 2, B) of negatives and positives by level."""
+    negative, positive = table[..., 0, :], table[..., 1, :]
+    below = negative.cumsum(-1) - negative / 2
+    return ratio((positive * below).sum(-1), positive.sum(-1) * negative.sum(-1), 0.5)
+
+
+def _stratified(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of PIXELS pixels, half of each true class where there are so many."""
+    chosen = []
+    for value in (0, 1):
+        flat = np.flatnonzero(truth == value)
+        chosen.append(rng.choice(flat, min(len(flat), PIXELS // 2), replace=False))
+    rows, columns = np.divmod(np.concatenate(chosen), truth.shape[1])
+    return rows, columns
