@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from datasets.labels import FOREGROUNDS, label_classes
+from datasets.labels import FOREGROUNDS, IGNORE, label_classes
 from datasets.transition_matrix import count_transitions
+from evaluation.label_audit.bias import find_biases
 from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
 from evaluation.label_audit.decision import decide, may_be_chance
 from evaluation.label_audit.estimate import Transitions, estimate_transitions
 from evaluation.label_audit.iou_ceiling import iou_ceiling
-from evaluation.label_audit.predicted_iou import IoUPredictor
+from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.label_audit.without_reference import ImageAudit, image_evidence
 from evaluation.scores import defined_mean
+from evaluation.scores.bootstrap import MIN_IMAGES
 from utils.cli import UserError, one_of
 
 MAX_IMAGES = 60  # images that everything but Q is estimated from
@@ -49,6 +52,7 @@ def audit_labels(
     max_images: int = MAX_IMAGES,
     reference: str = "clean labels",
     training_images: int | None = None,
+    steps: int | None = None,
     workers: int = 4,
 ) -> Audit:
     """Audit a label set. Sequences are read item by item and may load from disk.
@@ -58,7 +62,7 @@ def audit_labels(
     >>> noisy = [np.where(rng.random(label.shape) < 0.3, 1 - label, label) for label in truth]  # 30 % flipped
     >>> audit = audit_labels(noisy, truth)
     >>> audit.line(), audit.transitions.matrix.rows.round(1).tolist()
-    ('verdict: learnable (IoU ceiling 1.00)', [[0.7, 0.3], [0.3, 0.7]])
+    ('verdict: learnable (predicted IoU unknown, IoU ceiling 1.00)', [[0.7, 0.3], [0.3, 0.7]])
 
     >>> truth = [np.kron(np.eye(8, dtype=np.uint8), np.ones((8, 8), np.uint8)) for _ in range(4)]
     >>> audit_labels([1 - label for label in truth], truth).verdict
@@ -74,6 +78,7 @@ def audit_labels(
         max_images: images from which profile, ceiling and prediction are estimated; Q counts all.
         reference: ``second annotator`` where ``truth`` is another person's label.
         training_images: how many images the network will be trained on, for the predicted IoU; None: ``len(noisy)``.
+        steps: optimizer steps that it will be trained for; None: as many as it takes.
     Returns: a `ReferenceAudit`, or an `ImageAudit` where no image has a truth.
     Raises:
         UserError: neither truth nor images; foreground with several classes or an unknown word.
@@ -107,6 +112,7 @@ def audit_labels(
         images=len(noisy),
         sampled=sampled,
         training_images=training_images or len(noisy),
+        steps=steps,
     )
 
 
@@ -120,37 +126,64 @@ def _compare(
     images: int,
     sampled: list[int],
     training_images: int,
+    steps: int | None,
 ) -> ReferenceAudit:
     """The audit against a reference.
 
     Args:
         sample: labels, reference labels and, where there are any, images of the sampled places.
     """
-    labels, truths = sample[0], sample[1]
-    bins, table = location_table(truths, labels, num_classes)
+    labels, truths, shown = sample[0], sample[1], sample[2] if len(sample) > 2 else None
     turned = transitions.inverted and num_classes == 1
+    comparable = np.isfinite(transitions.phi) and not transitions.no_association
+    biases = None
+    if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
+        upright = [_turn(label) for label in labels] if turned else labels
+        biases = find_biases(truths, upright, shown, seed)
+        labels = [_turn(label) for label in biases.labels] if turned else biases.labels
+    bins, table = location_table(truths, labels, num_classes)
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
-    chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
-    verdict = decide(transitions, ceiling, chance)
-    predicted = float("nan")
-    if verdict == "not learnable":
-        predicted = ceiling.value
-    elif verdict != "unknown" and len(sample) > 2:
-        predictor = IoUPredictor(sample[2], truths, bins, num_classes, seed, training_images=training_images)
-        predicted = predictor.iou(predictor.scores(labels, table), transitions, turned)
+    if biases is not None and biases.moved:
+        ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
+    prediction = None
+    if comparable and shown is not None:
+        predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
+        prediction = predictor.prediction(
+            labels,
+            table,
+            transitions,
+            invert=turned,
+            biased=bool(biases and biases.found),
+            imitation=1.0 if biases is None else biases.imitation,
+            threshold=None if biases is None else biases.threshold,
+            overlap=1.0 if biases is None else biases.overlap,
+        )
+    elif np.isfinite(transitions.phi) and transitions.no_association:
+        prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, bias_cost=np.nan, clean=np.nan)
+    chance = transitions.too_few and may_be_chance(sample[1], sample[0], num_classes, seed)
+    cost = prediction.bias_cost if biases is not None and prediction is not None else None
+    kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
+    verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
         images=images,
         sampled=sampled,
         reference=reference,
-        predicted_iou=predicted,
+        prediction=None if verdict == "unknown" else prediction,
+        biases=biases,
+        steps=steps,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),
         agreement=_agreement(labels, truths, num_classes),
         training_images=training_images,
     )
+
+
+def _turn(label: np.ndarray) -> np.ndarray:
+    """Binary labels with foreground and background exchanged."""
+    return np.where(label == IGNORE, IGNORE, 1 - label).astype(np.uint8)
 
 
 def _count(

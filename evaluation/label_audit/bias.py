@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
-from evaluation.label_audit.by_distance import signed_distance
+from evaluation.label_audit.by_distance import bin_shares, location_table, signed_distance
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
+from evaluation.label_audit.threshold import boundary_threshold
 from evaluation.scores.bootstrap import (
     MIN_IMAGES,
     bootstrap_counts,
@@ -41,8 +41,9 @@ MIN_OFFSET = 0.5  # pixels
 OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
 CURVATURE_SIGMA, NEAR = 3.0, 3.0  # pixels: the outline's surroundings, and how far from it they are held to matter
 MIN_CURVED = 0.1  # difference of label rates between concave and convex boundary that counts
-MIN_EXPLAINED = 0.05  # part of the remaining error variance that image or place must explain
-SURE = 1.4  # times a 95 % interval's reach: three looks at ten images shall rarely be wrong
+MIN_EXPLAINED = 0.05  # part of the label errors' variance that image or place must explain
+MIN_AUC = 0.6  # what the lower bound of the AUC must exceed
+SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
 PIXELS = 1500  # of every image
 RESIDUAL_RIDGE = 3e-2  # errors are fitted more cautiously than labels: most sets have none to be predicted
 
@@ -56,7 +57,7 @@ class Bias:
         what: in words: ``wider``, ``dim structures missed`` …
         size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
         low, high: 95 % bounds of the size; NaN with too few images.
-        unit: of the size, ``px`` or ``AUC``.
+        unit: of the size: ``px``, ``AUC`` or ``of label rate``.
     """
 
     kind: str
@@ -113,7 +114,7 @@ def shift_covariances(first: np.ndarray, second: np.ndarray, reach: int = REACH)
 
 
 def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
-    """By how much the second maps lie off the first: the shift of the best pooled covariance, where it is beyond chance.
+    """By how much the second maps lie off the first: the best covariance, where beyond chance.
 
     Args:
         firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as truths and labels.
@@ -212,6 +213,7 @@ class ResidualAnalysis:
         rng = np.random.default_rng(seed)
         self.places = [_stratified(truth, rng) for truth in truths]
         self.truth = self._at(truths) == 1
+        self.areas = [sum(int((truth == side).sum()) for truth in truths) for side in (0, 1)]
         label = self._at(labels)
         self.used = label != IGNORE
         self.label = (label == 1).astype(np.float32)
@@ -224,26 +226,25 @@ class ResidualAnalysis:
         self.variance = float(((self.label - np.where(self.truth, rate[1], rate[0]))[self.used] ** 2).sum())
         outline = image_features([(truth == 1).astype(np.float32) for truth in truths], self.places)
         outlined = self._fit([np.c_[own, t] for own, t in zip(outline, self._split(self.truth), strict=True)], seed)
-        if self.gain(self.rest, outlined)[0] > 0:
+        if self._part(outlined) > 0:
             self.rest = self.rest - outlined
-        self.by_image = np.zeros_like(self.rest)
-        self.brightness = None
+        self.image_bias = self.place_bias = None
+        self.imitation = 1.0
         if images is not None:
             shown = image_features(images, self.places)
             self.brightness = np.concatenate([item[:, BRIGHTNESS] for item in shown])
-            split = self._split(self.truth)
-            joined = [np.c_[own, own * t[:, None], t] for own, t in zip(shown, split, strict=True)]
-            self.by_image = self._fit(joined, seed + 1)
+            joined = [np.c_[own, own * t[:, None], t] for own, t in zip(shown, self._split(self.truth), strict=True)]
+            predicted = self._fit(joined, seed + 1)
+            self.image_bias = self._bias(BY_IMAGE, predicted, seed)
+            if self.image_bias is not None:
+                self.imitation = self._imitation(predicted)
+                self.rest = self.rest - predicted
         where = [
-            np.stack([r / truth.shape[0], c / truth.shape[1], t], 1)
-            for (r, c), truth, t in zip(self.places, truths, self._split(self.truth), strict=True)
+            np.stack([rows / truth.shape[0], columns / truth.shape[1]], 1)
+            for (rows, columns), truth in zip(self.places, truths, strict=True)
         ]
-        self.rest_by_image = self.rest
-        self.image_gain = self.gain(self.rest, self.by_image)
-        if self.image_gain[1]:
-            self.rest = self.rest - self.by_image
-        self.by_place = self._fit([np.c_[own, own[:, :2] * own[:, 2:]].astype(np.float32) for own in where], seed + 2)
-        self.place_gain = self.gain(self.rest, self.by_place)
+        placed = [np.c_[own, own * t[:, None], t] for own, t in zip(where, self._split(self.truth), strict=True)]
+        self.place_bias = self._bias(BY_PLACE, self._fit(placed, seed + 2), seed)
 
     def _at(self, maps: Labels) -> np.ndarray:
         return np.concatenate([item[place] for item, place in zip(maps, self.places, strict=True)])
@@ -258,27 +259,40 @@ class ResidualAnalysis:
             self.rest, self.used.astype(np.float32), ridge=RESIDUAL_RIDGE
         )
 
-    def gain(self, rest: np.ndarray, predicted: np.ndarray) -> tuple[float, bool]:
-        """The part of the label errors' variance that a prediction explains, and whether it is beyond chance."""
-        won = np.where(self.used, rest**2 - (rest - predicted) ** 2, 0)
-        per_image = np.bincount(self.image, won, len(self.places))
-        error = per_image.std(ddof=1) * np.sqrt(len(per_image)) if len(per_image) > 1 else np.inf
-        sure = len(per_image) >= MIN_IMAGES and per_image.sum() > SURE * student_reach(len(per_image)) * error
-        part = float(per_image.sum() / max(self.variance, 1e-6))
-        return part, bool(sure and part >= MIN_EXPLAINED)
+    def _part(self, predicted: np.ndarray) -> float:
+        """The part of the label errors' variance that a prediction of the rest explains; < 0: it does harm."""
+        won = self.rest**2 - (self.rest - predicted) ** 2
+        return float(won[self.used].sum() / max(self.variance, 1e-6))
 
-    def auc(self, rest: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    def _bias(self, kind: str, predicted: np.ndarray, seed: int) -> Bias | None:
+        """The bias that a prediction of the rest shows, where it is material and tells wrong labels from right ones."""
+        if len(self.places) < MIN_IMAGES or self._part(predicted) < MIN_EXPLAINED:
+            return None
+        auc, low, high = self.auc(predicted, seed)
+        if not low > MIN_AUC:
+            return None
+        what = self._structures(predicted) if kind == BY_IMAGE else "a part of the image left out or added"
+        return Bias(kind, what, auc, low, high, "AUC")
+
+    def _imitation(self, predicted: np.ndarray) -> float:
+        """IoU with the truth of labels as outline and image predict them: what a perfect imitator would draw."""
+        drawn = self.label - self.rest + predicted >= 0.5
+        sampled = [max(int((self.truth == side).sum()), 1) for side in (False, True)]
+        weight = np.where(self.truth, self.areas[1] / sampled[1], self.areas[0] / sampled[0]) * self.used
+        return float(weight[drawn & self.truth].sum() / max(weight[drawn | self.truth].sum(), 1e-6))
+
+    def auc(self, predicted: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
         """How well a prediction tells labels above their expectation from those below, of one true class.
 
         Of the classes, the one in which it explains more. Returns: (AUC, low, high).
         """
-        won = np.where(self.used, rest**2 - (rest - predicted) ** 2, 0)
+        won = np.where(self.used, self.rest**2 - (self.rest - predicted) ** 2, 0)
         inside = self.truth if won[self.truth].sum() > won[~self.truth].sum() else ~self.truth
         use = self.used & inside
         cuts = np.quantile(predicted[use], np.linspace(0, 1, 65)[1:-1])
         level = np.searchsorted(cuts, predicted)
         index = self.image * 64 + level
-        sides = [np.clip(sign * rest, 0, None) * use for sign in (-1, 1)]
+        sides = [np.clip(sign * self.rest, 0, None) * use for sign in (-1, 1)]
         table = np.stack([np.bincount(index, side, len(self.places) * 64).reshape(-1, 64) for side in sides], 1)
         value = float(_auc(table.sum(0)))
         if len(table) < MIN_IMAGES:
@@ -286,44 +300,44 @@ class ResidualAnalysis:
         bounds = percentile_interval(_auc(bootstrap_counts(table, seed, 400)), small_sample_reach(len(table)))
         return value, float(bounds[0]), float(bounds[1])
 
-    def structures(self) -> str:
+    def _structures(self, predicted: np.ndarray) -> str:
         """Which structures the image-dependent errors concern, in words."""
-        predicted, use = self.by_image, self.used
+        use = self.used
         missed = float(np.clip(-predicted, 0, None)[use & self.truth].sum())
         added = float(np.clip(predicted, 0, None)[use & ~self.truth].sum())
         inside = use & (self.truth if missed >= added else ~self.truth)
-        assert self.brightness is not None
         toward = np.corrcoef(self.brightness[inside], predicted[inside])[0, 1]
         if missed >= added:
             return f"{'dim' if toward > 0 else 'bright'} structures missed"
         return f"{'bright' if toward > 0 else 'dim'} background marked"
 
-    def smoothing(self) -> tuple[float, bool]:
-        """How much more often labels are set where the outline is concave than where it is convex, at equal distance.
+    def smoothing(self) -> Bias | None:
+        """Outlines drawn smoother than the truth: labels are set more often where the outline is concave than convex.
 
-        Returns: (difference of label rates between the upper and lower third of local density, near the boundary;
-        whether it is material and beyond chance).
+        The size is the difference of label rates, at equal distance, between the upper and the lower third of the
+        foreground's local density near the boundary.
         """
-        per_image = []
-        rest = self.label - 0
         near = self.used & (np.abs(self.distance) <= NEAR)
         step = np.floor(self.distance).astype(int)
-        expected, upper, lower = np.zeros_like(rest), np.zeros_like(near), np.zeros_like(near)
+        rest, upper, lower = np.zeros_like(self.label), np.zeros_like(near), np.zeros_like(near)
         for value in np.unique(step[near]):
             here = near & (step == value)
-            expected[here] = rest[here].mean()
+            rest[here] = self.label[here] - self.label[here].mean()
             cut = np.quantile(self.density[here], (1 / 3, 2 / 3))
             lower |= here & (self.density <= cut[0])
             upper |= here & (self.density >= cut[1])
+        gaps = []
         for image in range(len(self.places)):
-            own = self.image == image
-            sides = [(rest - expected)[own & side] for side in (lower, upper)]
+            sides = [rest[(self.image == image) & side] for side in (lower, upper)]
             if all(len(side) for side in sides):
-                per_image.append(sides[1].mean() - sides[0].mean())
-        if len(per_image) < MIN_IMAGES:
-            return float(np.mean(per_image)) if per_image else 0.0, False
-        mean, error = float(np.mean(per_image)), float(np.std(per_image, ddof=1) / np.sqrt(len(per_image)))
-        return mean, bool(mean >= MIN_CURVED and mean > SURE * student_reach(len(per_image)) * error)
+                gaps.append(float(sides[1].mean() - sides[0].mean()))
+        if len(gaps) < MIN_IMAGES:
+            return None
+        mean, error = float(np.mean(gaps)), float(np.std(gaps, ddof=1) / np.sqrt(len(gaps)))
+        reach = student_reach(len(gaps)) * error
+        if mean < MIN_CURVED or mean < SURE * reach:
+            return None
+        return Bias(AT_BOUNDARIES, "smoother", mean, mean - reach, mean + reach, "of label rate")
 
 
 def _auc(table: np.ndarray) -> np.ndarray:
@@ -341,3 +355,77 @@ def _stratified(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray
         chosen.append(rng.choice(flat, min(len(flat), PIXELS // 2), replace=False))
     rows, columns = np.divmod(np.concatenate(chosen), truth.shape[1])
     return rows, columns
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What was found of a label set.
+
+    Args:
+        found: every bias, the largest cause first: moved, at boundaries, by image, by place.
+        moved: by how many pixels whole labels lie off.
+        offset: by how many pixels outlines are wider (> 0) or narrower; 0 where it is within its error.
+        labels: the labels, moved back.
+        threshold: that draws the true outline after training on the labels, see ``threshold.py``.
+        overlap: IoU of the truth with itself as far as the labels lie off.
+        imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
+    """
+
+    found: tuple[Bias, ...]
+    moved: Moved
+    offset: float
+    labels: list[np.ndarray]
+    threshold: float | None
+    overlap: float
+    imitation: float
+
+    def has(self, kind: str) -> bool:
+        """Whether a bias of a kind was found."""
+        return any(bias.kind == kind for bias in self.found)
+
+
+def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int = 0) -> Biases:
+    """Hold binary labels, right way up, against the truth.
+
+    Args:
+        truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
+    """
+    moved = find_move(as_maps(truths), as_maps(labels), seed)
+    back = [moved.undo(label) for label in labels] if moved else list(labels)
+    distances = [signed_distance(truth) for truth in truths]
+    offset, low, high = find_offset(distances, back, seed)
+    found = []
+    if moved:
+        length = float(np.hypot(moved.down, moved.right))
+        found.append(Bias(f"moved by ({moved.down}, {moved.right})", "moved", length, moved.low, moved.high))
+    if offset:
+        bounds = sorted((abs(low), abs(high)))
+        found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), *bounds))
+    bins, table = location_table(truths, back)
+    shares = bin_shares(table)[:, 1]
+    errors = ResidualAnalysis(
+        truths, back, images, distances=distances, expected=[shares[item] for item in bins], seed=seed
+    )
+    if not offset and errors.image_bias is None and (bias := errors.smoothing()) is not None:
+        found.append(bias)
+    found += [bias for bias in (errors.image_bias, errors.place_bias) if bias is not None]
+    return Biases(
+        tuple(found),
+        moved,
+        offset,
+        back,
+        boundary_threshold(distances, labels),
+        _overlap(truths, moved),
+        errors.imitation,
+    )
+
+
+def _overlap(truths: Labels, moved: Moved) -> float:
+    """Pooled IoU of the truth with itself, moved."""
+    both = either = 0
+    for truth in truths if moved else ():
+        back = moved.undo(truth)
+        first, second, known = truth == 1, back == 1, (truth != IGNORE) & (back != IGNORE)
+        both += int((first & second & known).sum())
+        either += int(((first | second) & known).sum())
+    return both / either if either else 1.0

@@ -30,6 +30,7 @@ BANDWIDTH = 2  # h of the density maps, see evaluation/label_audit/predicted_iou
 DISTANCE_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, np.inf])  # pixels from the boundary, first bin touches it
 DEPTH_EDGES = np.array([0, 0.25, 0.5, 0.75, 1 - 1e-6, np.inf])  # the last bin is the skeleton itself
 GRADIENT = np.array([[-0.5, 0, 0.5]], np.float32)
+SHRINKAGE = 20  # labels that the share of its class weighs in the share of a bin
 DISTANCES, DEPTHS = len(DISTANCE_EDGES) - 1, len(DEPTH_EDGES) - 1
 
 
@@ -173,6 +174,21 @@ def location_table(
     with ThreadPoolExecutor(workers) as pool:
         bins = list(pool.map(lambda truth: location_bins(truth, num_classes), truths))
     return bins, np.stack([location_counts(*pair, num_classes) for pair in zip(bins, noisy, strict=True)])
+
+
+def bin_shares(table: np.ndarray) -> np.ndarray:
+    """E[label | location bin], drawn towards the share of the true class where labels are few.
+
+    Args:
+        table: of ``location_table``, (n, K, D, R, K).
+    Returns: (K · D · R, K); 0 for classes without any label.
+    """
+    classes = table.shape[1]
+    pooled = table.sum(0).reshape(classes, -1, classes)
+    whole = pooled.sum(1, keepdims=True)
+    prior = np.nan_to_num(ratio(whole, whole.sum(-1, keepdims=True)))
+    shares = (pooled + SHRINKAGE * prior) / (pooled.sum(-1, keepdims=True) + SHRINKAGE)
+    return shares.reshape(-1, classes)
 
 
 def _share_with_interval(found: np.ndarray, total: np.ndarray, seed: int) -> dict[str, np.ndarray | None]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.transition_matrix import count_transitions
+from evaluation.label_audit.bias import AT_BOUNDARIES
 from evaluation.label_audit.estimate import Transitions, association
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.verdict import BIAS_MARGIN
@@ -14,13 +15,25 @@ from evaluation.label_audit.verdict import BIAS_MARGIN
 SHIFTS, CHANCE = 200, 0.005  # few images: of so many random placements of the labels, this fraction may do as well
 
 
-def decide(transitions: Transitions, ceiling: Ceiling, chance: bool = False) -> str:
-    """The verdict from Q and the ceiling, in the order of precedence.
+def decide(
+    transitions: Transitions,
+    ceiling: Ceiling,
+    *,
+    chance: bool = False,
+    kinds: Sequence[str] = (),
+    cost: float | None = None,
+) -> str:
+    """The verdict, in the order of precedence.
 
     *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
-    diagonal of Q below its off-diagonal). *biased at boundaries*: the ceiling is more than 0.03 below that of the
-    distance-free Q. Else *learnable*. *unknown*: the truth shows a single class, so that nothing can be compared,
-    or there are too few images for an interval and what they show may be ``chance``.
+    diagonal of Q below its off-diagonal). *biased*: systematic errors cost more than BIAS_MARGIN of what clean labels
+    lead to; the kinds that were found are named. Else *learnable*. *unknown*: the truth shows a single class, so that
+    nothing can be compared, or there are too few images for an interval and what they show may be ``chance``.
+
+    Args:
+        kinds: of systematic errors that were found.
+        cost: share of the clean IoU that systematic errors cost; None where it is not known (no images, or several
+            classes): then the gap of the ceiling decides, and boundaries are what it knows of.
     """
     if not np.isfinite(transitions.phi):
         return "unknown"
@@ -30,8 +43,10 @@ def decide(transitions: Transitions, ceiling: Ceiling, chance: bool = False) -> 
         return "unknown"
     if transitions.inverted:
         return "inverted"
-    if ceiling.distance_free - ceiling.value > BIAS_MARGIN:
-        return "biased at boundaries"
+    if cost is None:
+        cost, kinds = ceiling.distance_free - ceiling.value, kinds or (AT_BOUNDARIES,)
+    if cost > BIAS_MARGIN and kinds:
+        return f"biased {' and '.join(kinds)}"
     return "learnable"
 
 

@@ -72,7 +72,7 @@ def draw_audit(
     top = 1 if isinstance(audit, ReferenceAudit) else 0
     figure = Figure(figsize=(2.3 * columns, 2.8 * top + 2.3 * rows + 0.4), layout="constrained")
     grid = figure.add_gridspec(top + rows, columns, height_ratios=[1.2] * top + [1] * rows)
-    figure.suptitle(audit.line() + audit.prediction(), color=INK)
+    figure.suptitle(audit.line(), color=INK)
     if isinstance(audit, ReferenceAudit):
         _draw_profile(figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:]), audit)
     binary = audit.num_classes == 1

@@ -12,46 +12,83 @@ not. So the target at pixel x is no single label but
 
 with E = E[label | class, distance, relative depth] and W_h the (2h+1)² window of the local density: independent errors
 shrink by 2h + 1, errors that hang together (missing objects, closed gaps, wobbling contours) survive, and boundaries
-stay where the labels put them. A further blur of E by the (2b+1)² window stands for the network's blur at boundaries.
+stay where the labels put them.
 
 Ignored pixels teach nothing: a window counts by the share of it that is labelled, one without labels not at all; no
 more pixels are fitted than are labelled; a bin with few labels leans on the share of its class. Labels of a part of
 the images stand for all that will be trained on: independent errors of n times as many images weigh √n times less, so
 the second term is multiplied by :math:`\sqrt{n_\text{audited} / n_\text{trained on}}`.
 
-``BANDWIDTH``, ``BLUR`` and ``PIXELS`` are the only constants of the prediction, fixed here and never fitted to real
-images. ``benchmarks/audit/calibrate.py`` checks them on the simulated sets: windows of h = 1 on 1,500 pixels each do
-what 12,000 single pixels do (22 specs on each set: Kendall's τ-b 0.97, rms difference 0.009), any blur takes the
-prediction further away, and without windows flips and erasures look far too harmful (τ-b 0.79). h = 2 makes 37,500
-labels an image count, about half of the 65,536 of a 256² image that a network sees in every epoch.
+A training of few steps ends before neighbouring errors have cancelled; then a part of the pixel's own error is left in
+(`single_weight`). Cross entropy trusts labels of a class the more, the closer to 0 or 1 their rate is, so where errors
+do not depend on the place pixels weigh as the inverse of their class's label variance: that is why 2 % of sampled
+foreground teach more than flips of the same φ.
+
+A network is sharper than the stand-in where labels depend on the image. There the stand-in is also shown the blurred
+true outline, so that it learns *which* structures are labelled rather than where they end, and the share is taken half
+way between its own and that of a perfect imitator of what the image predicts of the labels.
+
+The result is the share of clean labels' IoU, times the IoU that clean labels lead to. The latter is the stand-in's own,
+whose gap to 1 a network closes by a part. All constants were fixed on the simulated sets, by networks of width 8 after
+240 to 480 steps (``benchmarks/audit/human_labels.py``, ``noise_grid.py``); real images had no part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
-from evaluation.label_audit.by_distance import window_mean
+from evaluation.label_audit.by_distance import bin_shares, location_counts, window_mean
 from evaluation.label_audit.estimate import Transitions
 from evaluation.label_audit.pixel_classifier import PixelLearner, image_features, sample_positions
-from evaluation.scores import best_threshold, confusion_matrix, mean_iou, ratio, score_histogram
+from evaluation.scores import best_threshold, confusion_matrix, counts_at, iou, mean_iou, ratio, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
-BLUR = 0  # b: what the labels teach systematically is blurred over (2b + 1)² pixels
+SHORT = 480  # steps up to which independent errors are not averaged at all
 PIXELS = 1500  # pixels of every image that the stand-in is fitted to
-SHRINKAGE = 20  # labels that the share of its class weighs in the share of a bin
 ERROR_SCALES = 0.1, 3.0  # bounds of the factor that accounts for another number of images
+LEAST_VARIANCE = 0.1  # of the largest class's label variance: no class is trusted more than that
+GAP_LEFT = 0.68  # of the stand-in's gap to an IoU of 1 that a network leaves with clean labels
+SHARPER = 0.9  # exponent of the stand-in's share of the clean IoU: a network suffers less from biased outlines
+OUTLINE_BLURS = 1.5, 3.0, 6.0  # pixels, of the outline that the stand-in is shown
+CLEAN_ERROR, SHARE_ERROR, LEAST_ERROR = 0.3, 0.2, 0.015  # half widths of 90 % intervals: of both gaps, and the least
+
+
+@dataclass(frozen=True)
+class PredictedIoU:
+    """What a network will reach.
+
+    Args:
+        value, low, high: IoU (K classes: mean IoU) and its 90 % interval.
+        relative: share of what clean labels would lead to.
+        bias_cost: share of the clean IoU that the labels' systematic errors cost.
+        clean: what clean labels would lead to.
+    """
+
+    value: float
+    low: float
+    high: float
+    relative: float
+    bias_cost: float
+    clean: float
+
+    @classmethod
+    def of(cls, clean: float, relative: float, bias_cost: float) -> PredictedIoU:
+        """From the stand-in's figures for clean labels and for these."""
+        relative = float(np.clip(relative, 0, 1))
+        expected = 1 - GAP_LEFT * (1 - clean)
+        value = expected * relative
+        error = np.hypot(CLEAN_ERROR * (1 - expected) * relative, SHARE_ERROR * (1 - relative) * expected)
+        half = float(np.hypot(error, LEAST_ERROR))
+        return cls(value, max(value - half, 0.0), min(value + half, 1.0), relative, float(bias_cost), expected)
 
 
 def regression_target(
-    noisy: np.ndarray,
-    bins: np.ndarray,
-    shares: np.ndarray,
-    bandwidth: int = BANDWIDTH,
-    blur: int = BLUR,
-    error_scale: float = 1.0,
+    noisy: np.ndarray, bins: np.ndarray, shares: np.ndarray, *, single: float = 0.0, error_scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The target t of the module's docstring for one class.
 
@@ -59,22 +96,28 @@ def regression_target(
         noisy: whether a pixel carries the label, float (H, W), NaN where it is ignored.
         bins: location bin of every pixel, −1 where the truth is ignored, (H, W).
         shares: E per bin, (B,).
+        single: weight of the pixel's own error against that of its window, see `single_weight`.
         error_scale: factor of the labels' errors, see `error_scale`.
     Returns: (t, NaN where the truth is ignored or the window holds no label; the labelled share of the window), float32
         (H, W) each.
     """
     expected = np.where(bins >= 0, shares[bins], np.nan).astype(np.float32)
     known = np.isfinite(noisy) & (bins >= 0)
-    error = window_mean(np.where(known, noisy - expected, 0), bandwidth)
-    weight = window_mean(known, bandwidth)
-    error_mean = np.divide(error, weight, out=np.full_like(error, np.nan), where=weight > 1e-4)
-    target = expected + np.float32(error_scale) * error_mean
-    weight = np.clip(weight / window_mean(np.ones(bins.shape), bandwidth), 0, 1)
-    if not blur:
-        return target, weight
-    inside = bins >= 0
-    blurred = window_mean(np.where(inside, expected, 0), blur) / np.maximum(window_mean(inside, blur), 1e-4)
-    return target - expected + np.where(inside, blurred, np.nan), weight
+    own = np.where(known, noisy - expected, 0).astype(np.float32)
+    weight = window_mean(known, BANDWIDTH)
+    error = np.divide(window_mean(own, BANDWIDTH), weight, out=np.full_like(own, np.nan), where=weight > 1e-4)
+    error += np.float32(single) * np.where(known, own - error, 0)
+    target = expected + np.float32(error_scale) * error
+    return target, np.clip(weight / window_mean(np.ones(bins.shape), BANDWIDTH), 0, 1)
+
+
+def single_weight(steps: int | None) -> float:
+    r"""How far a training of so many steps is from averaging errors over windows: :math:`\sqrt{s_0 / \text{steps}}`.
+
+    A short training ends before the independent errors of a pixel's neighbourhood have cancelled. At most 1, for up to
+    SHORT steps; 0 where the number is not given.
+    """
+    return 0.0 if steps is None else float(min(1.0, np.sqrt(SHORT / steps)))
 
 
 def thinned(weight: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -90,21 +133,6 @@ def error_scale(audited: int, trained_on: int) -> float:
     return float(np.clip(np.sqrt(audited / trained_on), *ERROR_SCALES))
 
 
-def bin_shares(table: np.ndarray) -> np.ndarray:
-    """E[label | location bin], drawn towards the share of the true class where labels are few.
-
-    Args:
-        table: of ``label_density.location_table``, (n, K, D, R, K).
-    Returns: (K · D · R, K); 0 for classes without any label.
-    """
-    classes = table.shape[1]
-    pooled = table.sum(0).reshape(classes, -1, classes)
-    whole = pooled.sum(1, keepdims=True)
-    prior = np.nan_to_num(ratio(whole, whole.sum(-1, keepdims=True)))
-    shares = (pooled + SHRINKAGE * prior) / (pooled.sum(-1, keepdims=True) + SHRINKAGE)
-    return shares.reshape(-1, classes)
-
-
 class IoUPredictor:
     """Images whose pixels were sampled once, to predict what any label set of them teaches.
 
@@ -115,6 +143,7 @@ class IoUPredictor:
         num_classes: 1 for binary labels.
         pixels: sampled pixels per image.
         training_images: images that the network will be trained on; None: these.
+        steps: optimizer steps that it will be trained for; None: as many as it takes.
     """
 
     def __init__(
@@ -126,30 +155,44 @@ class IoUPredictor:
         seed: int = 0,
         pixels: int = PIXELS,
         training_images: int | None = None,
+        steps: int | None = None,
     ) -> None:
         self.seed, rng = seed, np.random.default_rng(seed)
         self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
-        self.learner = PixelLearner(image_features(images, self.positions), seed)
+        self.truths, self.features = truths, image_features(images, self.positions)
+        self.learner, self._outlined = PixelLearner(self.features, seed), None
         self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])
         self.error_scale = error_scale(len(truths), training_images or len(truths))
+        self.single = single_weight(steps)
         self.bins, self.num_classes, self.classes = bins, num_classes, label_classes(num_classes)
 
     def scores(
-        self, noisy: Sequence[np.ndarray], table: np.ndarray, bandwidth: int = BANDWIDTH, blur: int = BLUR
+        self,
+        noisy: Sequence[np.ndarray],
+        table: np.ndarray,
+        *,
+        systematic: bool = False,
+        weighted: bool = False,
+        outlined: bool = False,
     ) -> np.ndarray:
         """What the stand-in makes of labels: scores of the sampled pixels on the images it was not fitted to.
 
         Args:
             noisy: labels with 255 ignored, (H, W) each.
-            table: of ``label_density.location_table`` for these labels, (n, K, D, R, K).
+            table: of ``by_distance.location_table`` for these labels, (n, K, D, R, K).
+            systematic: leave out the errors that do not follow from the place within the outline.
+            weighted: pixels weigh as the inverse of their class's label variance (binary).
+            outlined: show the stand-in the blurred true outline too (binary).
         Returns: (P, K), columns of label classes; NaN-free.
         """
         shares, columns, weights = bin_shares(table), [], []
+        scale = 0.0 if systematic else self.error_scale
+        single = 0.0 if outlined else self.single
         for label_class in range(1 if self.classes == 2 else 0, self.classes):
             taught = []
             for label, place, bins in zip(noisy, self.positions, self.bins, strict=True):
                 marked = np.where(label == IGNORE, np.nan, label == label_class)
-                maps = regression_target(marked, bins, shares[:, label_class], bandwidth, blur, self.error_scale)
+                maps = regression_target(marked, bins, shares[:, label_class], single=single, error_scale=scale)
                 taught.append([item[place] for item in maps])
             target, weight = (np.concatenate(parts) for parts in zip(*taught, strict=True))
             columns.append(target)
@@ -160,21 +203,92 @@ class IoUPredictor:
         parts = np.split(weight, np.cumsum([len(place[0]) for place in self.positions])[:-1])
         labelled = [int((label != IGNORE).sum()) for label in noisy]
         weight = np.concatenate([thinned(*pair, rng) for pair in zip(parts, labelled, strict=True)])
-        scores = self.learner.scores(np.nan_to_num(target), weight)
+        if weighted and self.num_classes == 1:
+            weight = weight * self._class_weights(table)
+        learner = self._outlined_learner() if outlined else self.learner
+        scores = learner.scores(np.nan_to_num(target), weight)
         return np.concatenate([1 - scores, scores], 1) if self.classes == 2 else scores
 
-    def iou(self, scores: np.ndarray, transitions: Transitions, invert: bool = False) -> float:
+    def _class_weights(self, table: np.ndarray) -> np.ndarray:
+        """The inverse label variance of every pixel's true class, of mean 1, (P,)."""
+        counts = table.sum((0, 2, 3)).astype(float)
+        rate = np.nan_to_num(ratio(counts[:, 1], counts.sum(1)))
+        variance = rate * (1 - rate)
+        if variance.max() <= 0:
+            return np.ones(len(self.truth))
+        weights = 1 / (variance + LEAST_VARIANCE * variance.max())
+        weights = weights[np.where(self.truth == 1, 1, 0)]
+        return weights / weights.mean()
+
+    def _outlined_learner(self) -> PixelLearner:
+        if self._outlined is None:
+            planes = [(truth == 1).astype(np.float32) for truth in self.truths]
+            shown = []
+            for own, plane, place in zip(self.features, planes, self.positions, strict=True):
+                blurred = [cv2.GaussianBlur(plane, (0, 0), width)[place] for width in OUTLINE_BLURS]
+                shown.append(np.concatenate([own, np.stack(blurred, 1)], 1))
+            self._outlined = PixelLearner(shown, self.seed)
+        return self._outlined
+
+    def iou_at(self, scores: np.ndarray, threshold: float | None, invert: bool = False) -> float:
+        """Binary IoU of scores against the truth at a threshold of the label rate; None: at the best one."""
+        score = np.clip(1 - scores[:, 1] if invert else scores[:, 1], 0, 1)
+        histogram = score_histogram(score, self.truth)
+        return best_threshold(histogram)[1] if threshold is None else float(iou(counts_at(histogram, threshold)))
+
+    def prediction(
+        self,
+        noisy: Sequence[np.ndarray],
+        table: np.ndarray,
+        transitions: Transitions,
+        *,
+        invert: bool = False,
+        biased: bool = False,
+        imitation: float = 1.0,
+        threshold: float | None = None,
+        overlap: float = 1.0,
+    ) -> PredictedIoU:
+        """What a network trained on labels will reach.
+
+        Args:
+            table: of ``by_distance.location_table`` for these labels.
+            invert: whether training would invert binary scores.
+            biased: whether errors depend on the place, the image or the outline.
+            imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
+            threshold: that is advised where it does.
+            overlap: IoU of the truth with itself after the labels' move, for labels moved back.
+        """
+        clean_table = np.stack(
+            [location_counts(*pair, self.num_classes) for pair in zip(self.bins, self.truths, strict=True)]
+        )
+        clean = self.iou(self.scores(self.truths, clean_table, systematic=True), transitions, reference=True)
+        if imitation < 1 and threshold is not None:
+            best = self.iou_at(self.scores(self.truths, clean_table, systematic=True, outlined=True), None)
+            shown = self.iou_at(self.scores(noisy, table, outlined=True), threshold, invert)
+            relative = (imitation + min(shown / best, 1.0)) / 2 * overlap
+            return PredictedIoU.of(clean, relative, 1 - relative)
+        full, systematic = (
+            self.iou(self.scores(noisy, table, systematic=part, weighted=not biased), transitions, invert)
+            for part in (False, True)
+        )
+        shares = [min(value / clean, 1.0) ** SHARPER * overlap for value in (full, systematic)]
+        return PredictedIoU.of(clean, shares[0], 1 - shares[1])
+
+    def iou(
+        self, scores: np.ndarray, transitions: Transitions, invert: bool = False, *, reference: bool = False
+    ) -> float:
         """IoU of scores against the truth: binary at the best threshold, K classes the mean IoU of the argmax.
 
         Args:
             scores: of ``scores``, (P, K).
             invert: whether training would invert binary scores.
+            reference: of scores taught by the truth itself, which are decoded by nothing.
         """
         if self.num_classes == 1:
             score = -scores[:, 1] if invert else scores[:, 1]
             spread = np.ptp(score)
             score = (score - score.min()) / spread if spread > 0 else np.zeros_like(score)
             return best_threshold(score_histogram(score, self.truth))[1]
-        if transitions.matrix.needs_decoding and transitions.invertible:
+        if not reference and transitions.matrix.needs_decoding and transitions.invertible:
             scores = transitions.matrix.decode(scores)
         return mean_iou(confusion_matrix(scores.argmax(-1), self.truth, self.classes))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-VERDICTS = ("not learnable", "inverted", "biased at boundaries", "learnable", "unknown")
+VERDICTS = ("not learnable", "inverted", "biased", "learnable", "unknown")  # that verdicts begin with
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction
-BIAS_MARGIN = 0.03  # by how much a ceiling may fall below the distance-free one before boundaries count as biased
+BIAS_MARGIN = 0.03  # of the IoU of clean labels that systematic errors may cost before labels count as biased
 DETAILS = [
     "compared",
     "predicted_iou_is",
@@ -28,12 +28,11 @@ class Audit(ABC):
     """What an audit found.
 
     Args:
-        verdict: one of VERDICTS.
+        verdict: begins with one of VERDICTS; *biased* is followed by the kinds.
         num_classes: 1 for binary labels.
         images: labels audited.
         sampled: places of the images that everything but Q was estimated from.
         reference: what the labels were compared with.
-        predicted_iou: expected IoU (K classes: mean IoU) of a trained network; NaN where it cannot be predicted.
     """
 
     verdict: str
@@ -41,7 +40,11 @@ class Audit(ABC):
     images: int
     sampled: list[int]
     reference: str
-    predicted_iou: float
+
+    @property
+    def predicted_iou(self) -> float:
+        """Expected IoU (K classes: mean IoU) of a trained network; NaN where it cannot be predicted."""
+        return float("nan")
 
     @property
     def invert(self) -> bool | None:
@@ -52,14 +55,19 @@ class Audit(ABC):
     def _shows_inverse(self) -> bool:
         """Whether labels with a direction show the inverse of the truth."""
 
-    def line(self) -> str:
-        """The audit in one line, ``verdict: learnable (IoU ceiling 0.93)``."""
-        ceiling = self.to_json()["iou_ceiling"]
-        return f"verdict: {self.verdict} (IoU ceiling {'unknown' if ceiling is None else f'{ceiling:.2f}'})"
+    @property
+    def is_biased(self) -> bool:
+        """Whether systematic errors decide the verdict."""
+        return self.verdict.startswith("biased")
 
-    def prediction(self) -> str:
-        """``, predicted IoU 0.71``, to follow the line; nothing where it cannot be predicted."""
-        return "" if np.isnan(self.predicted_iou) else f", predicted IoU {self.predicted_iou:.2f}"
+    def line(self) -> str:
+        """The audit in one line, ``verdict: learnable (predicted IoU 0.71, IoU ceiling 0.93)``."""
+        ceiling = self.to_json()["iou_ceiling"]
+        predicted = "unknown" if np.isnan(self.predicted_iou) else f"{self.predicted_iou:.2f}"
+        return (
+            f"verdict: {self.verdict} (predicted IoU {predicted}, "
+            f"IoU ceiling {'unknown' if ceiling is None else f'{ceiling:.2f}'})"
+        )
 
     def warnings(self) -> list[str]:
         """What whoever trains on the labels must hear beside the line, a sentence each."""

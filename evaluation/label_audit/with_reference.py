@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.label_audit.bias import Biases
 from evaluation.label_audit.by_distance import DensityAgreement
 from evaluation.label_audit.estimate import MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
+from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES
 
@@ -24,6 +26,10 @@ class ReferenceAudit(Audit):
     """What the comparison of labels with a reference found.
 
     Args:
+        prediction: what a network will reach; None where it cannot be predicted.
+        biases: systematic errors (binary labels); None where they were not looked for.
+        steps: of the training that the prediction is for; None: as many as it takes.
+        repair: the steps of label noise that mend the labels, as found by ``repair``; None where none is known.
         transitions: Q and what follows from it, from the images that have a reference label.
         ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
         profile: Q by distance and by depth, see ``by_distance.distance_profile``.
@@ -31,6 +37,10 @@ class ReferenceAudit(Audit):
         training_images: images that the predicted IoU supposes a network to be trained on.
     """
 
+    prediction: PredictedIoU | None
+    biases: Biases | None
+    steps: int | None
+    repair: str | None = None
     transitions: Transitions
     ceiling: Ceiling
     profile: dict[str, Any]
@@ -43,7 +53,21 @@ class ReferenceAudit(Audit):
     @property
     def threshold(self) -> float | None:
         """The score threshold that the noise implies, after inversion; None for K classes or without a direction."""
-        return None if self.invert is None else self.transitions.matrix.threshold()
+        if self.invert is None:
+            return None
+        return (
+            self.biases.threshold if self.biases is not None and self.is_biased else self.transitions.matrix.threshold()
+        )
+
+    @property
+    def predicted_iou(self) -> float:
+        """See `Audit`."""
+        return float("nan") if self.prediction is None else self.prediction.value
+
+    @property
+    def offset(self) -> float | None:
+        """By how many pixels outlines are wider (> 0) or narrower; 0 within the error; None where not looked for."""
+        return None if self.biases is None else self.biases.offset
 
     def notes(self) -> list[str]:
         """What stands behind the verdict and how sure it is, a sentence each."""
@@ -80,6 +104,13 @@ class ReferenceAudit(Audit):
             "invert": self.invert,
             "threshold": self.threshold,
             "profile": self.profile,
+            "predicted_iou_low": None if self.prediction is None else self.prediction.low,
+            "predicted_iou_high": None if self.prediction is None else self.prediction.high,
+            "relative_iou": None if self.prediction is None else self.prediction.relative,
+            "steps": self.steps,
+            "bias": None if self.biases is None else [asdict(bias) for bias in self.biases.found],
+            "offset": self.offset,
+            "repair": self.repair,
         }
 
     def _evidence_details(self) -> dict[str, Any]:
@@ -166,7 +197,7 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        if self.verdict == "biased at boundaries":
+        if self.is_biased:
             return (
                 "No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
                 "and choose the threshold on clean validation labels."

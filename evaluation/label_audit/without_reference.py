@@ -43,6 +43,13 @@ KEYS = [
     "invert",
     "threshold",
     "profile",
+    "predicted_iou_low",
+    "predicted_iou_high",
+    "relative_iou",
+    "steps",
+    "bias",
+    "offset",
+    "repair",
 ]
 # Labels on six sets of images have 0.66 to 0.79 of neighbours; images predict them by 0.67 to 0.89, shuffled by 0.25.
 STRUCTURE, MATCHED = 0.3, 0.6
@@ -109,7 +116,6 @@ class ImageAudit(Audit):
     evidence: ImageEvidence
     foreground: str | None
     reference: str = field(init=False, default="images only")
-    predicted_iou: float = field(init=False, default=float("nan"))
 
     def _shows_inverse(self) -> bool:
         return self.verdict == "inverted"

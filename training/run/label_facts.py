@@ -189,4 +189,4 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 
 def _audit_line(report: Audit) -> str:
-    return f"audit of {report.images} labels against {report.reference}: {report.line()}{report.prediction()}"
+    return f"audit of {report.images} labels against {report.reference}: {report.line()}"
