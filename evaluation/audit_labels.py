@@ -46,6 +46,9 @@ def make_parser() -> CommandParser:
     add("--unlabelled", choices=("background", "ignore"), default="background", help=becomes)
     counted = "images for profile, ceiling and prediction; Q counts all (default: 200)"
     add("--max_images", type=whole_number(1), default=200, metavar="N", help=counted)
+    length = "optimizer steps of the training that the predicted IoU is for (default: as many as it takes)"
+    add("--steps", type=whole_number(1), metavar="N", help=length)
+    add("--details", action="store_true", help="print everything that was found, not only what is read first")
     add("--seed", type=whole_number(), default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/audit_<list>)")
     return parser

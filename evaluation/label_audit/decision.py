@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES
+from evaluation.label_audit.bias import AT_BOUNDARIES, BY_PLACE
 from evaluation.label_audit.estimate import Transitions, association
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.verdict import BIAS_MARGIN
@@ -27,8 +27,8 @@ def decide(
 
     *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
     diagonal of Q below its off-diagonal). *biased*: systematic errors cost more than BIAS_MARGIN of what clean labels
-    lead to; the kinds that were found are named. Else *learnable*. *unknown*: the truth shows a single class, so that
-    nothing can be compared, or there are too few images for an interval and what they show may be ``chance``.
+    lead to, or depend on the place in the image; the kinds that were found are named. Else *learnable*. *unknown*: the
+    truth shows a single class, so that nothing can be compared, or there are too few images for an interval and what they show may be ``chance``.
 
     Args:
         kinds: of systematic errors that were found.
@@ -45,7 +45,7 @@ def decide(
         return "inverted"
     if cost is None:
         cost, kinds = ceiling.distance_free - ceiling.value, kinds or (AT_BOUNDARIES,)
-    if cost > BIAS_MARGIN and kinds:
+    if kinds and (cost > BIAS_MARGIN or BY_PLACE in kinds):
         return f"biased {' and '.join(kinds)}"
     return "learnable"
 

@@ -17,7 +17,7 @@ from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list,
 from evaluation.label_audit.audit import audit_labels, check_foreground
 from evaluation.label_audit.plot import EXAMPLES, draw_audit
 from evaluation.label_audit.statistics import label_statistics
-from evaluation.label_audit.text import audit_lines
+from evaluation.label_audit.text import audit_lines, first_lines
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.cli import UserError
@@ -121,6 +121,8 @@ def audit_list(
     channels: Sequence[str] = (),
     data_root: str | None = None,
     max_images: int = 200,
+    steps: int | None = None,
+    details: bool = False,
     seed: int = 0,
     out: Path | None = None,
     root: Path = REPO_ROOT,
@@ -134,7 +136,8 @@ def audit_list(
         label_map: what values of labels mean.
         in_channels, channels: of the images, see `datasets.image_io.read_image`.
         label_noise: a noise spec put on the labels, which are then the clean ones.
-        foreground, max_images, seed: see `audit_labels`.
+        foreground, max_images, steps, seed: see `audit_labels`.
+        details: say everything that was found, not only what is read first.
         out: where the files go; None: ``train_log/<dataset>/audit_<list>``.
     Returns: the folder with audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json.
     Raises:
@@ -154,7 +157,6 @@ def audit_list(
     names = [sample.image_id for sample in samples]
     say(f"{display_path(list_path)}: {len(samples)} images")
     statistics = label_statistics(labels, images, num_classes)
-    say("\n".join(statistics.lines(names)))
     audit = audit_labels(
         labels,
         truth,
@@ -163,9 +165,9 @@ def audit_list(
         seed=seed,
         foreground=foreground,
         max_images=max_images,
+        steps=steps,
         reference="second annotator" if second_annotator else "clean labels",
     )
-    say("\n".join(audit_lines(audit)))
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
     shown = [labels, images] if truth is None else [labels, images, truth]
@@ -173,7 +175,11 @@ def audit_list(
         matrix_file = write_audit(partial, folder, audit, statistics.to_json(names))
         examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
         write_figure(partial / "audit.png", draw_audit(audit, *examples))
-    say("\n".join(audit.advice(matrix_file)))
+    say(
+        "\n".join(
+            [*statistics.lines(names), *(audit_lines(audit) if details else ()), *first_lines(audit, matrix_file)]
+        )
+    )
     written = ["audit.json", "audit_details.json", "audit.png", *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
     return folder

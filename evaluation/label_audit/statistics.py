@@ -102,7 +102,14 @@ class LabelStatistics:
             lines.append(f"identical labels: {shortened([names[i] for i in group], 5)}")
         if len(self.duplicates) > 5:
             lines.append(f"… and {len(self.duplicates) - 5} more groups of identical labels")
-        return [*lines, *self._comparison_lines()]
+        return [*lines, *self._comparison_lines(), *self._suspect_lines(names)]
+
+    def _suspect_lines(self, names: Sequence[str]) -> list[str]:
+        """What to do about labels that belong to another image, or are the inverse of the others."""
+        places = sorted({i for i, _ in self.inverted_looking} | {i for i, *_ in self.fits_another})
+        if not places:
+            return []
+        return [f"→ Leave these {len(places)} labels out, or correct them: {shortened([names[i] for i in places], 30)}"]
 
     def _comparison_lines(self) -> list[str]:
         """What was not looked for: inverted-looking labels, and labels that fit another image better."""

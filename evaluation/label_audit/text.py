@@ -10,14 +10,29 @@ from evaluation.label_audit.with_reference import ReferenceAudit
 MAX_CLASSES = 20  # of more, only the diagonal of Q is printed
 
 
+def first_lines(audit: Audit, matrix_file: str | None = None) -> list[str]:
+    """What is read first: the verdict, why, what to expect and what to do."""
+    lines = [audit.line(), audit.reason(), *_prediction_lines(audit), *audit.warnings()]
+    return [*lines, *(f"→ {sentence}" for sentence in audit.advice(matrix_file))]
+
+
+def _prediction_lines(audit: Audit) -> list[str]:
+    """The predicted IoU with its interval, and as a share of what clean labels would lead to."""
+    if not isinstance(audit, ReferenceAudit) or audit.prediction is None or np.isnan(audit.prediction.relative):
+        return []
+    found = audit.prediction
+    return [
+        f"predicted IoU {found.value:.2f} (90 %: {found.low:.2f} to {found.high:.2f}), {found.relative:.0%} of what "
+        f"clean labels would lead to; {audit.prediction_basis()}"
+    ]
+
+
 def audit_lines(audit: Audit) -> list[str]:
-    """What was found, the verdict last."""
+    """Everything that was found, the verdict last."""
     lines = audit.notes()
     if isinstance(audit, ReferenceAudit):
         lines += _matrix_lines(audit) + [_spectrum_line(audit), _profile_line(audit), _density_line(audit)]
-        if not np.isnan(audit.predicted_iou):
-            lines.append(f"predicted IoU {audit.predicted_iou:.2f}, {audit.prediction_basis()}")
-    return [*lines, audit.line()]
+    return [*lines, *_prediction_lines(audit), audit.line()]
 
 
 def _matrix_lines(audit: ReferenceAudit) -> list[str]:

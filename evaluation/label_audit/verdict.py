@@ -69,6 +69,10 @@ class Audit(ABC):
             f"IoU ceiling {'unknown' if ceiling is None else f'{ceiling:.2f}'})"
         )
 
+    @abstractmethod
+    def reason(self) -> str:
+        """Why the verdict is what it is, in a sentence."""
+
     def warnings(self) -> list[str]:
         """What whoever trains on the labels must hear beside the line, a sentence each."""
         return []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.label_audit.bias import Biases
+from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, Biases
 from evaluation.label_audit.by_distance import DensityAgreement
 from evaluation.label_audit.estimate import MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
@@ -16,7 +16,6 @@ from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Aud
 from evaluation.scores.bootstrap import MIN_IMAGES
 
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
-ENOUGH_WEIGHT = 0.9  # φ² above which more training images are not worth a word
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
 BOUNDS = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low", "singular_high")
 
@@ -73,19 +72,74 @@ class ReferenceAudit(Audit):
         """What stands behind the verdict and how sure it is, a sentence each."""
         return self._noise_notes() + self._ceiling_notes()
 
+    def reason(self) -> str:
+        """Why the verdict is what it is, in a sentence."""
+        found = self.transitions
+        if self.verdict == "unknown":
+            return self._noise_notes()[-1]
+        if self.verdict == "not learnable":
+            return f"Labels and {self.reference} have nothing in common (φ = {found.phi:.3f})."
+        if self.verdict == "inverted":
+            return f"The labels mark what {self.reference} call background (φ = {found.phi:.3f})."
+        if self.is_biased:
+            return f"Labels differ from {self.reference} systematically: {self._bias_text()}{self._cost_text()}."
+        errors = 1 - np.diagonal(found.matrix.block)
+        if errors.max() < CLEAN_ENOUGH:
+            return f"The labels agree with {self.reference}."
+        what = f"Errors ({', '.join(f'{error:.0%}' for error in errors)} of the classes' pixels)"
+        return f"{what} are such that a network averages them out{self._share_text()}."
+
+    def _bias_text(self) -> str:
+        found = () if self.biases is None else self.biases.found
+        return "; ".join(bias.text() for bias in found) or "wrong near boundaries"
+
+    def _cost_text(self) -> str:
+        if self.prediction is None:
+            return ""
+        if self.prediction.bias_cost <= BIAS_MARGIN:
+            return ", which costs little at the right threshold"
+        return f", which costs {self.prediction.bias_cost:.0%} of the IoU that clean labels would lead to"
+
+    def _share_text(self) -> str:
+        if self.prediction is None:
+            return ""
+        return f": {self.prediction.relative:.0%} of the IoU that clean labels would lead to"
+
     def advice(self, matrix_file: str | None = None) -> list[str]:
-        """What to do, a sentence each; ``matrix_file`` is where Q was written."""
+        """What to do, a sentence each, the most important first; ``matrix_file`` is where Q was written."""
         sentences = [
+            self._repair_advice(),
             self._direction_advice(matrix_file),
             self._loss_advice(matrix_file),
-            self._training_size_advice(),
             self._image_count_advice(),
         ]
-        return [sentence for sentence in sentences if sentence]
+        return [sentence for sentence in sentences if sentence] or ["Train on them as they are."]
+
+    def _repair_advice(self) -> str | None:
+        """What mends biased labels: a repair for all of them, or what to label anew."""
+        if not self.is_biased:
+            return None
+        if self.repair is not None:
+            return f"Repair them all at once: --label_repair {self.repair}."
+        kinds = self.verdict
+        if BY_PLACE in kinds:
+            return "Label the parts that were left out, or mark them as ignored: no loss or threshold brings them back."
+        if BY_IMAGE in kinds:
+            return (
+                f"Correct the labels of some images where it says so ({self._bias_text()}) and train on those: "
+                "no loss corrected by Q knows which structures are wrong."
+            )
+        return (
+            "Have some images labelled more carefully: no loss corrected by Q removes a bias at boundaries; "
+            "the right threshold takes part of it back."
+        )
 
     def prediction_basis(self) -> str:
         """What the predicted IoU supposes and rests on."""
-        return f"of a network trained on {self.training_images} images, estimated from {len(self.sampled)} images"
+        length = f" for {self.steps} steps" if self.steps else ""
+        return (
+            f"of a network trained on {self.training_images} images{length}, estimated from {len(self.sampled)} images"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``audit.json``."""
@@ -139,8 +193,6 @@ class ReferenceAudit(Audit):
             lines.append(
                 "So few images could show such a φ by chance: whether the labels teach anything cannot be said."
             )
-        if self.verdict not in UNDECIDED and abs(found.phi) < 0.7:
-            lines.append(f"As evidence such a label weighs about φ² = {found.phi**2:.1%} of a clean one.")
         if self.reference == "second annotator" and found.phi > 0:
             single = np.sqrt(found.phi)
             lines.append(f"Both annotators err: if alike and independently, each has φ = {single:.2f} with the truth.")
@@ -197,35 +249,15 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        if self.is_biased:
-            return (
-                "No loss corrected by Q removes a bias at boundaries: have some images labelled more carefully, "
-                "and choose the threshold on clean validation labels."
-            )
+        by_chance = self.reference == "clean labels" and not (self.biases and self.biases.found) and not self.is_biased
+        if not by_chance:
+            return None
         errors = 1 - np.diagonal(found.matrix.block)
         if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
             return None
         return (
             f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
             "not inverted and with an even threshold."
-        )
-
-    def _training_size_advice(self) -> str | None:
-        r"""How many images with such labels carry what clean labels would: :math:`1 / \varphi^2` times as many.
-
-        To first order a label that correlates with the truth by φ carries φ² of the information of the truth itself,
-        so that n of them have the effective sample size :math:`n \varphi^2`. It holds for errors that are independent
-        of the image; a bias at boundaries stays however many images there are.
-        Source: Pritchard & Przeworski, American Journal of Human Genetics 69, 2001 (a marker that stands for a gene).
-        """
-        weight = self.transitions.phi**2
-        if self.verdict not in ("learnable", "inverted") or weight > ENOUGH_WEIGHT:
-            return None
-        clean = self.training_images
-        return (
-            f"{clean} training images with these labels carry about as much as {_count(clean * weight)} "
-            f"with clean labels; to carry what {clean} clean ones do takes {1 / weight:.3g} times as many, about "
-            f"{_count(clean / weight)} (effective sample size n·φ²)."
         )
 
     def _image_count_advice(self) -> str | None:
@@ -246,8 +278,3 @@ class ReferenceAudit(Audit):
 
 def _span(low: float, high: float) -> str:
     return "" if np.isnan(low) else f" ({low:.3f} to {high:.3f})"
-
-
-def _count(number: float) -> str:
-    """A number of images to two digits: 9300, 61, 4; below one, "a part of one"."""
-    return "a part of one" if number < 1 else f"{float(f'{number:.2g}'):,.0f}"

@@ -134,6 +134,10 @@ class ImageAudit(Audit):
             "mismatched (shuffled, turned or moved)? Where structures show by more than brightness and edges, go on"
         ]
 
+    def reason(self) -> str:
+        """Why the verdict is what it is, in a sentence."""
+        return self.notes()[-1]
+
     def notes(self) -> list[str]:
         """What can be said without a reference."""
         found = self.evidence

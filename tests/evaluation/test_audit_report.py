@@ -27,6 +27,13 @@ KEYS = {
     "invert",
     "threshold",
     "profile",
+    "predicted_iou_low",
+    "predicted_iou_high",
+    "relative_iou",
+    "steps",
+    "bias",
+    "offset",
+    "repair",
 }
 
 
@@ -45,19 +52,6 @@ def test_advice_names_the_matrix_file_only_where_there_is_one(blobs, noisy_label
         report = audit_labels(noisy_labels(masks, spec, classes), masks, num_classes=classes)
         assert any("--transition_matrix out/Q.json" in line for line in report.advice("out/Q.json"))
         assert not any("--transition_matrix" in line for line in report.advice())
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"), [("flip:0.3", True), ("flip:0.9", True), ("clean", False), ("dilate:5", False)]
-)
-def test_advice_says_how_many_images_such_labels_take(blobs, spec, said, noisy_labels):
-    _, masks = blobs
-    report = audit_labels(noisy_labels(masks, spec), masks, training_images=1000)
-    lines = [line for line in report.advice() if "effective sample size" in line]
-    assert len(lines) == said
-    if said:
-        times = float(re.search(r"takes ([\d.]+) times", lines[0])[1])
-        assert times == pytest.approx(1 / report.transitions.phi**2, rel=0.01)
 
 
 def test_figures_are_told_with_their_intervals(blobs, noisy_labels):
@@ -90,4 +84,6 @@ def test_json_has_the_contracts_keys_and_is_strict(blobs, noisy_labels):
         assert set(report.to_json()) == KEYS
         json.dumps(plain(report.to_json()), allow_nan=False)
         json.dumps(plain(report.details()), allow_nan=False)
-        assert re.fullmatch(rf"verdict: ({'|'.join(VERDICTS)}) \(IoU ceiling (\d\.\d\d|unknown)\)", report.line())
+        figure = r"(\d\.\d\d|unknown)"
+        pattern = rf"verdict: ({'|'.join(VERDICTS)})[^(]* \(predicted IoU {figure}, IoU ceiling {figure}\)"
+        assert re.fullmatch(pattern, report.line())

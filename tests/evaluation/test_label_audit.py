@@ -8,7 +8,8 @@ import pytest
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit import ImageAudit, audit_labels
-from evaluation.label_audit.predicted_iou import bin_shares, regression_target
+from evaluation.label_audit.by_distance import bin_shares
+from evaluation.label_audit.predicted_iou import regression_target, single_weight
 from evaluation.label_audit.without_reference import ImageEvidence
 from evaluation.scores import mean_iou
 from utils.cli import UserError
@@ -206,7 +207,7 @@ def test_unknown_where_the_truth_has_one_class(blobs, noisy_labels):
     _, masks = blobs
     report = audit_labels(noisy_labels(masks, "flip:0.2"), [np.zeros_like(mask) for mask in masks])
     assert report.verdict == "unknown"
-    assert report.line() == "verdict: unknown (IoU ceiling unknown)"
+    assert report.line() == "verdict: unknown (predicted IoU unknown, IoU ceiling unknown)"
 
 
 @pytest.mark.parametrize(
@@ -333,11 +334,20 @@ def test_prediction_is_for_the_images_that_will_be_trained_on(blobs, noisy_label
 def test_windows_without_labels_teach_nothing():
     noisy, bins = np.full((9, 9), np.nan), np.zeros((9, 9), int)
     noisy[0, 0] = 1
-    target, weight = regression_target(noisy, bins, np.array([0.4]), bandwidth=1)
-    np.testing.assert_array_equal(np.argwhere(np.isfinite(target)), [[0, 0], [0, 1], [1, 0], [1, 1]])
-    np.testing.assert_allclose(target[:2, :2], 1, atol=1e-6)
-    np.testing.assert_allclose(weight[:2, :2], [[1 / 4, 1 / 6], [1 / 6, 1 / 9]], atol=1e-6)
-    assert not weight[2:].any()
+    target, weight = regression_target(noisy, bins, np.array([0.4]))
+    np.testing.assert_array_equal(np.argwhere(np.isfinite(target)), [[y, x] for y in range(3) for x in range(3)])
+    np.testing.assert_allclose(target[:3, :3], 1, atol=1e-6)
+    np.testing.assert_allclose(weight[:2, :2], [[1 / 9, 1 / 12], [1 / 12, 1 / 16]], atol=1e-6)
+    assert not weight[3:].any()
+
+
+def test_a_short_training_averages_errors_less():
+    rng = np.random.default_rng(0)
+    noisy, bins = (rng.random((64, 64)) < 0.4).astype(float), np.zeros((64, 64), int)
+    long, short = (regression_target(noisy, bins, np.array([0.4]), single=weight)[0].std() for weight in (0, 1))
+    assert long < 0.3 * short
+    np.testing.assert_allclose(regression_target(noisy, bins, np.array([0.4]), single=1)[0], noisy, atol=1e-6)
+    assert single_weight(None) == 0 and single_weight(100) == 1 and 0 < single_weight(5000) < 0.5
 
 
 def test_bins_with_few_labels_lean_on_their_class():

@@ -1,0 +1,108 @@
+"""Systematic errors of labels: each kind is found where it was made, and nothing where there is none."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.label_noise import make_noisy_label
+from evaluation.label_audit import audit_labels
+from evaluation.label_audit.bias import find_biases, find_move
+from evaluation.label_audit.by_distance import signed_distance
+from evaluation.label_audit.threshold import boundary_threshold, network_blur
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Images of cells, half of them dim, and their masks."""
+    rng, pairs = np.random.default_rng(7), []
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for _ in range(12):
+        mask, light = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE))
+        for number in range(6):
+            cy, cx, radius = *rng.uniform(8, SIZE - 8, 2), rng.uniform(6, 10)
+            cell = (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
+            mask[cell] = 1
+            light[cell] = 900 if number % 2 else 300
+        pairs.append((cv2.GaussianBlur(light, (0, 0), 1) + rng.normal(500, 60, mask.shape), mask))
+    return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+def kinds(images, masks, labels) -> list[str]:
+    return [bias.kind for bias in find_biases(masks, labels, images).found]
+
+
+@pytest.mark.parametrize("spec", ["clean", "flip:0.3", "sample:0.3", "random:0.3"])
+def test_errors_that_know_nothing_are_no_bias(cells, spec, noisy_labels):
+    images, masks = cells
+    assert kinds(images, masks, noisy_labels(masks, spec)) == []
+
+
+@pytest.mark.parametrize(("down", "right"), [(3, 3), (-2, 0), (0, 4)])
+def test_a_move_is_found_and_undone(cells, noisy_labels, down, right):
+    images, masks = cells
+    found = find_biases(masks, noisy_labels(masks, f"move:{down},{right}"), images)
+    assert (found.moved.down, found.moved.right) == (down, right)
+    assert [bias.kind for bias in found.found] == [f"moved by ({down}, {right})"]
+    for label, mask in zip(found.labels, masks, strict=True):
+        np.testing.assert_array_equal(label[label != 255], mask[label != 255])
+
+
+def test_maps_of_other_images_are_not_moved(cells):
+    _, masks = cells
+    maps = [mask.astype(np.float32) for mask in masks]
+    assert not find_move(maps, maps[1:] + maps[:1])
+
+
+@pytest.mark.parametrize(("spec", "offset"), [("offset:2", 2), ("offset:-1.5", -1.5), ("dilate:5", 2), ("erode:5", -2)])
+def test_outlines_drawn_wider_or_narrower(cells, noisy_labels, spec, offset):
+    images, masks = cells
+    for noise in ("", "+flip:0.2"):
+        found = find_biases(masks, noisy_labels(masks, spec + noise), images)
+        assert found.offset == pytest.approx(offset, abs=0.5)
+        assert found.found[0].what == ("wider" if offset > 0 else "narrower")
+        assert found.found[0].low <= found.found[0].size <= found.found[0].high
+
+
+def test_dim_cells_that_were_missed(cells):
+    images, masks = cells
+    smooth = [cv2.GaussianBlur(image, (0, 0), 2) for image in images]
+    labels = [((mask == 1) & (blur > 1000)).astype(np.uint8) for mask, blur in zip(masks, smooth, strict=True)]
+    found = find_biases(masks, labels, images)
+    (bias,) = [bias for bias in found.found if bias.kind == "by image"]
+    assert bias.what == "dim structures missed" and bias.size > 0.9
+    assert found.imitation < 0.7
+    audit = audit_labels(labels, masks, images)
+    assert audit.verdict.startswith("biased") and "by image" in audit.verdict
+    assert not any("--transition_matrix" in line for line in audit.advice("Q.json"))
+
+
+def test_half_of_each_image_left_out(cells):
+    images, masks = cells
+    labels = [np.where(np.arange(SIZE) < SIZE // 2, mask, 0).astype(np.uint8) for mask in masks]
+    assert kinds(images, masks, labels) == ["by place"]
+    assert audit_labels(labels, masks, images).verdict == "biased by place"
+
+
+def test_second_annotators_get_no_corrected_loss(cells, noisy_labels):
+    images, masks = cells
+    given = {
+        reference: audit_labels(noisy_labels(masks, "flip:0.2"), masks, images, reference=reference).advice("Q.json")
+        for reference in ("clean labels", "second annotator")
+    }
+    said = {reference: any("forward" in line for line in lines) for reference, lines in given.items()}
+    assert said == {"clean labels": True, "second annotator": False}
+
+
+def test_threshold_at_the_boundary_draws_the_true_outline_of_blurred_labels():
+    y, x = np.mgrid[:128, :128]
+    mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
+    label = make_noisy_label(mask, "offset:2", 0, "")
+    distance = signed_distance(mask)
+    blurred = cv2.GaussianBlur(label.astype(np.float32), (0, 0), network_blur([distance]))
+    drawn = blurred >= boundary_threshold([distance], [label])
+    assert (drawn != mask).sum() < 0.2 * (label != mask).sum()
+    assert boundary_threshold([np.full((8, 8), -np.inf)], [np.zeros((8, 8), np.uint8)]) is None
