@@ -196,3 +196,99 @@ def test_curve(run: Path, dataset: str) -> list[float]:
             scores = to_scores(network(torch.as_tensor(image)[None]))[0, -1].numpy()
         total = total + score_histogram(scores, read_label(sample.require_label()))
     return [float(iou(counts_at(total, level))) for level in LEVELS]
+
+
+def audit(dataset: str, kind: str, steps: int) -> dict[str, Any]:
+    """The audit of labels of a kind, with CLEAN_IMAGES of them known clean, for a training of so many steps."""
+    from evaluation.label_audit import audit_labels
+
+    images, truths, labels = make_labels(kind, chosen_samples(dataset, "train_gt", TRAIN_IMAGES))
+    step = len(truths) / CLEAN_IMAGES
+    known = {int(place * step) for place in range(CLEAN_IMAGES)}
+    some = [truth if place in known else None for place, truth in enumerate(truths)]
+    started = time.monotonic()
+    found = audit_labels(labels, some, images, steps=steps)
+    return {**found.to_json(), "profile": None, "seconds": time.monotonic() - started}
+
+
+def run_trial(dataset: str, kind: str, steps: int) -> dict[str, Any]:
+    """Audit before the first step, train, score."""
+    prepare_dataset(dataset)
+    return {"audit": audit(dataset, kind, steps), "measured": measure(dataset, kind, steps)}
+
+
+def tables(records: list[Record]) -> Tables:
+    """What was said and what was reached, a row a cell, and how far they lie apart, a row for each group of sets."""
+    clean = {r["cell"]["dataset"]: r for r in records if r["cell"]["kind"] == "clean"}
+    rows, groups = [], {"simulated": [], "real": []}
+    for record in records:
+        cell, said = record["cell"], record["audit"]
+        if cell["dataset"] not in clean:
+            continue
+        found = compare(record, clean[cell["dataset"]])
+        groups["simulated" if cell["dataset"].endswith("_sim") else "real"].append(found)
+        what = "; ".join(f"{bias['what']} {bias['size']:.2g} {bias['unit']}" for bias in said["bias"] or ())
+        rows.append(
+            [
+                f"{cell['dataset']} {cell['kind']}",
+                said["verdict"] + (f" ({what})" if what else ""),
+                f"{said['predicted_iou']:.2f} ({said['predicted_iou_low']:.2f}–{said['predicted_iou_high']:.2f})",
+                f"{found['best']:.3f}",
+                f"{said['relative_iou']:.0%}",
+                f"{found['share']:.0%}",
+                f"{found['threshold']:.2f}",
+                f"{found['at_half']:.3f}",
+                f"{found['at_advised']:.3f}",
+            ]
+        )
+    header = ["labels", "verdict", "predicted", "reached at best threshold", "share predicted", "share reached"]
+    header += ["threshold", "IoU at 0.5", "at advised"]
+    summary = [[name, *summarize_group(found)] for name, found in groups.items() if found]
+    columns = ["sets", "cells", "RMS predicted IoU", "RMS share of clean", "in 90 % interval"]
+    columns += ["threshold regret, median", "worst"]
+    return {"human_labels": markdown(header, rows), "human_labels summary": markdown(columns, summary)}
+
+
+def compare(record: Record, clean: Record) -> dict[str, Any]:
+    """A trial's figures: what it reached at its best threshold, at 0.5 and at the advised one."""
+    curve, said = np.array(record["measured"]["iou"]), record["audit"]
+    threshold = 0.5 if said["threshold"] is None else said["threshold"]
+    best = float(curve.max())
+    share = best / max(clean["measured"]["iou"])
+    return {
+        "threshold": threshold,
+        "best": best,
+        "share": share,
+        "at_half": float(np.interp(0.5, LEVELS, curve)),
+        "at_advised": float(np.interp(threshold, LEVELS, curve)),
+        "error": said["predicted_iou"] - best,
+        "share_error": said["relative_iou"] - min(share, 1.0),
+        "covered": said["predicted_iou_low"] <= best <= said["predicted_iou_high"],
+    }
+
+
+def summarize_group(found: list[dict[str, Any]]) -> list[str]:
+    """The row of a group of cells."""
+    errors, shares = (np.array([item[name] for item in found]) for name in ("error", "share_error"))
+    regret = np.array([item["best"] - item["at_advised"] for item in found])
+    return [
+        str(len(found)),
+        f"{np.sqrt(np.mean(errors**2)):.3f}",
+        f"{np.sqrt(np.mean(shares**2)):.3f}",
+        f"{np.mean([item['covered'] for item in found]):.0%}",
+        f"{np.median(regret):.3f}",
+        f"{regret.max():.3f}",
+    ]
+
+
+STUDY = Study(
+    name="human_labels",
+    cells=[{"dataset": name, "kind": kind, "steps": STEPS} for name, kind in CALIBRATION + REAL],
+    trial=run_trial,
+    seconds=120,
+    tables=tables,
+    page="docs/results/audit.md",
+)
+
+if __name__ == "__main__":
+    run_command(lambda: run_study(STUDY, __doc__))

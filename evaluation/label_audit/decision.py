@@ -28,7 +28,8 @@ def decide(
     *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
     diagonal of Q below its off-diagonal). *biased*: systematic errors cost more than BIAS_MARGIN of what clean labels
     lead to, or depend on the place in the image; the kinds that were found are named. Else *learnable*. *unknown*: the
-    truth shows a single class, so that nothing can be compared, or there are too few images for an interval and what they show may be ``chance``.
+    truth shows a single class, so that nothing can be compared, or there are too few images for an interval and what
+    they show may be ``chance``.
 
     Args:
         kinds: of systematic errors that were found.
