@@ -185,6 +185,20 @@ def parse_spec(text: str, num_classes: int = 1) -> tuple[Step, ...]:
     return tuple(_parse_step(step, num_classes) for step in _split(text))
 
 
+def parse_repair(text: str, num_classes: int = 1) -> tuple[Step, ...]:
+    """Parse a spec that corrects labels, such as ``offset:-1.5`` or ``move:0,2``; it draws nothing at random.
+
+    Raises:
+        UserError: as `parse_spec`; also a step that makes noise.
+    """
+    steps = parse_spec(text, num_classes)
+    for step in steps:
+        if "rng" in STEPS[step.name].needs:
+            known = ", ".join(rule.form(name) for name, rule in STEPS.items() if "rng" not in rule.needs)
+            raise UserError(f"--label_repair {text}: {step.text} draws at random; a repair is made of: {known}")
+    return steps
+
+
 def spec_folder_name(text: str) -> str:
     """The spec as part of a file name: ``:`` is ``-``, ``*`` is ``x``, ``ntm:FILE`` is ``ntm-<stem>-<8 hex>``.
 

@@ -26,7 +26,7 @@ class Sample:
 
     ``image_id`` names the image in random streams and records: its POSIX path relative to the data root if it lies
     below it, else to the repository, else to the list's folder, else the absolute path. ``label`` is that of the first
-    annotator, ``more_labels`` those of the others.
+    annotator, ``more_labels`` those of the others. ``clean_label`` is known to be right, and takes the label's place.
     """
 
     image: Path
@@ -34,6 +34,7 @@ class Sample:
     image_id: str
     line: int
     more_labels: tuple[Path, ...] = field(default=(), kw_only=True)
+    clean_label: Path | None = field(default=None, kw_only=True)
     reading: LabelReading | None = field(default=None, compare=False)  # what was decided for all labels of the run
 
     def require_label(self) -> Path:

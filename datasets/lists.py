@@ -87,12 +87,14 @@ def read_checked_lists(
     labels: Sequence[str] = ("required",),
     reading: LabelReading | None = None,
     say: Callable[[str], object] = print,
+    clean_list: Path | None = None,
 ) -> tuple[list[ListSurvey], LabelReading]:
     """Read and check the lists of a run, the training list first; decide once how all their labels are read.
 
     Args:
         labels: for each list, see `survey_list`.
         reading: what was decided before, for a run that goes on.
+        clean_list: names images of the training list again, with clean labels; it comes last in what is returned.
     Returns: the lists, whose samples know the reading, and the reading.
     Raises:
         UserError: as `read_list`; also files that are not what the list says, values without a meaning, and a
@@ -101,13 +103,14 @@ def read_checked_lists(
     surveys = [
         survey_list(path, expected, data_root, root, need, say) for path, need in zip(paths, labels, strict=True)
     ]
-    reading = reading or decide_together(surveys, expected, say)
+    again = [] if clean_list is None else [survey_list(clean_list, expected, data_root, root, "required", say)]
+    reading = reading or decide_together([*surveys, *again], expected, say)
     refuse_one_sided(surveys[0], reading)
     for other in surveys[1:]:
         tell_one_sided(other, reading, say)
     tell_color(surveys, expected, say)
     tell_copies(surveys, say)
-    return [replace(each, samples=each.read_by(reading)) for each in surveys], reading
+    return [replace(each, samples=each.read_by(reading)) for each in (*surveys, *again)], reading
 
 
 def read_checked_list(

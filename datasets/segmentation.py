@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.image_io import read_image, read_label
-from datasets.label_noise import make_noisy_label, parse_spec
+from datasets.label_noise import make_noisy_label, parse_repair, parse_spec
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, prepare, sample_generator
@@ -53,7 +54,8 @@ class SegmentationDataset(Dataset):
         channels: to read, by number or OME name; empty: those that there are.
         ignore_index: the label value on disk that is ignored; of samples that know how they are read, that counts.
         normalization: a key of ``datasets.transforms.NORMALIZATIONS``.
-        noise: label noise applied to the whole label, before crop and augmentation.
+        noise: label noise applied to the whole label, before crop and augmentation; clean labels get none.
+        repair: what corrects labels that are not known to be clean, before noise; see `label_noise.parse_repair`.
         seed: seeds the augmentation.
         cache: keep decoded images and fixed labels in memory.
     """
@@ -69,6 +71,7 @@ class SegmentationDataset(Dataset):
         ignore_index: int | None = None,
         normalization: str = "zscore",
         noise: LabelNoise | None = None,
+        repair: str | None = None,
         seed: int = 0,
         cache: bool = True,
     ) -> None:
@@ -76,6 +79,7 @@ class SegmentationDataset(Dataset):
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
         self.channels = tuple(channels)
         self.normalization, self.seed, self.cache = normalization, seed, cache
+        self.repair = None if repair is None else parse_repair(repair, num_classes)
         self.set_noise(noise)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
@@ -113,7 +117,8 @@ class SegmentationDataset(Dataset):
     def label(self, index: int, epoch: int = 0) -> np.ndarray:
         """The label that training sees for sample ``index``: uint8 (H, W), noise applied, IGNORE where unknown."""
         label = self.stored_label(index)
-        if self.noise is not None and self.noise.refresh == "epoch":
+        is_noisy = self.samples[index].clean_label is None
+        if is_noisy and self.noise is not None and self.noise.refresh == "epoch":
             label = self._add_noise(label, index, epoch)
         return label
 
@@ -121,11 +126,25 @@ class SegmentationDataset(Dataset):
         """The label of sample ``index`` as read or set, without the noise that every epoch draws anew."""
         label = self._labels.get(index)
         if label is None:
-            label = self._read_label(index)
-            if self.noise is not None and self.noise.refresh == "fixed":
-                label = self._add_noise(label, index, None)
+            clean = self.samples[index].clean_label
+            label = self._listed_label(index) if clean is None else self._read(index, clean)
             if self.cache:
                 self._labels[index] = label
+        return label
+
+    def listed_label(self, index: int) -> np.ndarray:
+        """The label that training would see for sample ``index`` if no clean one were known."""
+        label = self._listed_label(index)
+        is_drawn = self.noise is not None and self.noise.refresh == "epoch"
+        return self._add_noise(label, index, 0) if is_drawn else label
+
+    def _listed_label(self, index: int) -> np.ndarray:
+        """The label that the list names, repaired, with fixed noise."""
+        label = self._read(index, self.samples[index].label)
+        if self.repair is not None:
+            label = make_noisy_label(label, self.repair, 0, "", self.num_classes)
+        if self.noise is not None and self.noise.refresh == "fixed":
+            label = self._add_noise(label, index, None)
         return label
 
     def set_noise(self, noise: LabelNoise | None) -> None:
@@ -136,11 +155,15 @@ class SegmentationDataset(Dataset):
         """Replace the label of sample ``index`` from now on, as label-free training does with its pseudo-labels."""
         self._labels[index] = label
 
-    def _read_label(self, index: int) -> np.ndarray:
-        sample = self.samples[index]
-        if sample.label is None:
+    def clean_label(self, index: int) -> np.ndarray | None:
+        """The label of sample ``index`` that is known to be clean; None where there is none."""
+        clean = self.samples[index].clean_label
+        return None if clean is None else self._read(index, clean)
+
+    def _read(self, index: int, path: Path | None) -> np.ndarray:
+        if path is None:
             return np.full(self.image(index).shape[:2], IGNORE, np.uint8)
-        return read_label(sample.label, self.num_classes, self.ignore_index, sample.reading)
+        return read_label(path, self.num_classes, self.ignore_index, self.samples[index].reading)
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(

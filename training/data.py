@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from datasets.label_noise import parse_spec
+from datasets.clean_labels import refuse_trained_on, tell_clean, with_clean_labels
+from datasets.label_noise import parse_repair, parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation, ListSurvey
@@ -29,13 +30,28 @@ from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDatase
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
-from utils.distributed import from_main, local_world_size, rank, world_size
+from utils.distributed import local_world_size, rank, world_size
 from utils.files import read_json
 from utils.processors import usable_processors
 
+AUTO_REPAIR = "auto"  # of --label_repair: what the clean labels show to be worth it
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
 BYTES_PER_VALUE = 4  # at most; labels take one
+
+
+@dataclass(frozen=True)
+class RunLists:
+    """The lists of a run, read and checked; ``val`` and ``test`` are None where they do not exist.
+
+    Samples of ``train`` know their clean labels, where ``--clean_list`` has some; ``reading`` is what the values of
+    labels mean.
+    """
+
+    train: ListSurvey
+    val: ListSurvey | None
+    test: Path | None
+    reading: LabelReading
 
 
 @dataclass(frozen=True)
@@ -120,9 +136,10 @@ def choose_cache(name: str, need: int, device: torch.device, copies: int = 1, la
     return "ram" if fits else "none"
 
 
-def _make_dataset(
+def make_dataset(
     options: TrainingOptions, samples: list[Sample], cache: str, **training: object
 ) -> SegmentationDataset:
+    """The samples as a run reads them; ``training`` is what sets its training images apart."""
     return SegmentationDataset(
         samples,
         num_classes=options.data.num_classes,
@@ -152,58 +169,84 @@ def _make_loader(
     return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
 
 
-def load_data(
-    options: TrainingOptions, root: Path, device: torch.device, say: Callable[[str], None], previous: Path | None = None
-) -> TrainingData:
-    """Read and check the lists of a run and make its loaders.
+def read_lists(
+    options: TrainingOptions, root: Path, say: Callable[[str], None], previous: Path | None = None
+) -> RunLists:
+    """Read and check the lists of a run.
 
     Args:
         previous: the folder of the run that goes on: without a validation list, if it had none, and its labels read
             as they were.
 
     Raises:
-        UserError: naming every fault of the lists at once, or an option that does not fit.
+        UserError: naming every fault of the lists at once.
     """
-    noise, transform = training_noise(options), training_transform(options)
-    train_list, val_list, test_list = from_main(lambda: choose_lists(options, root, say, previous is not None))
+    training_noise(options), training_transform(options)  # slips are told before files are looked at
+    if options.noise.label_repair not in (None, AUTO_REPAIR):
+        parse_repair(options.noise.label_repair, options.data.num_classes)
+    train_list, val_list, test_list = choose_lists(options, root, say, previous is not None)
+    paths = [train_list] if val_list is None else [train_list, val_list]
+    named = options.data.clean_list
+    clean_list = None if named is None else find_list(named, options.data.dataset, root)
+    lists, reading = _read_lists(options, paths, clean_list, root, say, previous)
+    train, val = lists[0], None if val_list is None else lists[1]
+    if clean_list is not None:
+        clean = lists[-1].samples
+        if val is not None:
+            refuse_trained_on(val.samples, val.path, clean, clean_list)
+        train = replace(train, samples=with_clean_labels(train.samples, train.path, clean, clean_list))
+        say(tell_clean(train.samples, clean, clean_list))
+    return RunLists(train, val, test_list, reading)
+
+
+def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -> TrainingData:
+    """Make the loaders of a run.
+
+    Raises:
+        UserError: an option that does not fit.
+    """
     if options.optimization.batch_size < world_size():
         raise UserError(
             f"--batch_size {options.optimization.batch_size} is the number of images over all processes, of which "
             f"there are {world_size()}: give at least one image to each, or start fewer"
         )
-    paths = [train_list] if val_list is None else [train_list, val_list]
-    lists, reading = from_main(lambda: _read_lists(options, paths, root, say, previous))
-    train_samples, train_sizes = lists[0].samples, lists[0].sizes
-    val_samples, val_sizes = (lists[1].samples, lists[1].sizes) if len(lists) > 1 else ([], [])
+    samples, val_sizes = lists.train.samples, [] if lists.val is None else lists.val.sizes
     cache = choose_cache(
         options.machine.cache,
-        decoded_bytes(train_sizes + val_sizes, options.data.in_channels),
+        decoded_bytes(lists.train.sizes + val_sizes, options.data.in_channels),
         device,
         max(1, options.machine.workers or 0) * local_world_size(),
         labels_change=options.noise.label_noise_refresh == "epoch",
     )
-    kept, held_out = split_fold(len(train_samples), options.data.fold)
-    train = _make_dataset(options, [train_samples[i] for i in kept], cache, transform=transform, noise=noise)
+    kept, held_out = split_fold(len(samples), options.data.fold)
+    train = make_dataset(
+        options,
+        [samples[i] for i in kept],
+        cache,
+        transform=training_transform(options),
+        noise=training_noise(options),
+        repair=options.noise.label_repair,
+    )
     batches = training_batches(options, len(train))
     train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
-    if val_list is not None:
-        val = _make_dataset(options, val_samples, cache)
+    if lists.val is not None:
+        val = make_dataset(options, lists.val.samples, cache)
         val_batches = OrderedBatches(
             val_sizes, validation_batch_size(options.optimization.batch_size), rank(), world_size()
         )
         val_loader = _make_loader(options, val, val_batches, cache, device)
     return TrainingData(
-        train_list,
-        val_list,
-        test_list,
+        lists.train.path,
+        None if lists.val is None else lists.val.path,
+        lists.test,
         train,
         batches,
         train_loader,
         val,
         val_loader,
-        [train_samples[i] for i in held_out],
-        reading,
+        [samples[i] for i in held_out],
+        lists.reading,
     )
 
 
@@ -271,15 +314,20 @@ def _default_workers(is_cached: bool) -> int:
 
 
 def _read_lists(
-    options: TrainingOptions, paths: Sequence[Path], root: Path, say: Callable[[str], None], previous: Path | None
+    options: TrainingOptions,
+    paths: Sequence[Path],
+    clean_list: Path | None,
+    root: Path,
+    say: Callable[[str], None],
+    previous: Path | None,
 ) -> tuple[list[ListSurvey], LabelReading]:
-    """The training and validation list, checked, and how their labels are read; every fault at once."""
+    """Training, validation and clean list, checked, and how their labels are read; every fault at once."""
     igtt, data = options.label_free.igtt, options.data
     expected = Expectation.of(data.num_classes, data.ignore_index, data.label_map, data.in_channels, data.channels)
     labels = ("unread", "optional") if igtt else ("required", "required")
     earlier = {} if previous is None else read_json(previous / "config.json")
     reading = LabelReading.from_json(earlier.get("label_reading"))
-    return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say)
+    return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say, clean_list)
 
 
 def simulated_noise(dataset: SegmentationDataset) -> str | None:

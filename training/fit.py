@@ -13,7 +13,7 @@ from datasets.segmentation import steps_before
 from evaluation.scores.few_images import MAX_GROUPS
 from models import check_network
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, load_data
+from training.data import TrainingData, load_data, read_lists
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -25,6 +25,7 @@ from training.run.config import begin_run, label_facts, make_config, open_folder
 from training.run.config import configure as configure
 from training.run.label_facts import examine_labels
 from training.run.logger import RunLogger
+from training.run.recipe import decide
 from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch, resume_command
 from training.run.state import TrainingState, has_checkpoint, seed_everything
 from training.selection import Selection
@@ -68,17 +69,19 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
     parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
     check_network(options.network.name, options.network.options)
     asked, options = options, name_dataset(options, root)
-    data = load_data(options, root, device, _say, previous)
-    labels = from_main(lambda: examine_labels(options, data.train, root))
+    lists = from_main(lambda: read_lists(options, root, _say, previous))
+    options, decided = from_main(lambda: decide(options, lists.train.samples, root, previous))
+    data = load_data(options, lists, device)
+    labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
     method = make_method(options, data)
     state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
-    config = make_config(options, asked, data, state)
+    config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
     folder = from_main(
         lambda: begin_run(previous or open_folder(options, root), config, labels.audit, data.held_out, root)
     )
     logger = RunLogger(folder, options.run.tensorboard, state.epoch)
     try:
-        for line in (*describe(options, data, state, folder), *labels.lines):
+        for line in (*describe(options, data, state, folder), *decided.lines(), *labels.lines):
             logger.log(line)
         if options.optimization.compile:
             from training.run.compilation import compile_network

@@ -145,11 +145,13 @@ def run_trial(network: str, seed: int) -> dict[str, Any]:
     """Train one network with one seed."""
     import torch
 
-    from training.data import load_data
+    from training.data import load_data, read_lists
     from utils.device import choose_device
 
     training = make_options(seed)
-    data = load_data(training, REPO_ROOT, torch.device(choose_device(training.machine.device)), print)
+    data = load_data(
+        training, read_lists(training, REPO_ROOT, print), torch.device(choose_device(training.machine.device))
+    )
     found = train_network(make_networks(training.data.num_classes)[network], training, data)
     print(f"{network}  seed {seed}  mIoU {found['miou']:.4f}  {found['images_per_second']:.2f} images/s", flush=True)
     return {**found, "settings": SETTINGS}

@@ -12,7 +12,7 @@ import torch
 
 from models import build_network
 from tests.conftest import torchrun, write_disk_dataset
-from training.data import load_data
+from training.data import load_data, read_lists
 from training.fit import configure, fit
 from training.label_free import PseudoLabels
 from training.label_free.store import PseudoLabelStore
@@ -133,7 +133,7 @@ def test_all_processes_predict_with_the_statistics_that_are_kept(runs, tmp_path)
     folder = runs[1] / "statistics"
     root = folder.parents[2]
     options = configure({"resume": str(folder)}, root)
-    data = load_data(options, root, torch.device("cpu"), print)
+    data = load_data(options, read_lists(options, root, print), torch.device("cpu"))
     labels = PseudoLabels(options, data)
     state = make_state(options, data, torch.device("cpu"), LabelNoiseFacts(), labels, folder)
     labels.begin(state, folder)

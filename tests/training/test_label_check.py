@@ -11,7 +11,7 @@ import torch
 from datasets.noise_files import write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix
 from training.configuration.resolve import resolve_options
-from training.data import load_data
+from training.data import load_data, read_lists
 from training.options import TrainingOptions
 from training.run.label_facts import LabelKnowledge, examine_labels, stated_matrix
 
@@ -29,7 +29,7 @@ def options_for(**given) -> TrainingOptions:
 
 def knowledge(root: Path, **given) -> tuple[TransitionMatrix | None, LabelKnowledge]:
     options = options_for(**given)
-    train = load_data(options, root, torch.device("cpu"), silent).train
+    train = load_data(options, read_lists(options, root, silent), torch.device("cpu")).train
     return stated_matrix(options, train), examine_labels(options, train, root)
 
 

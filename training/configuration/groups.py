@@ -48,6 +48,9 @@ class DataOptions:
         None, "list of training images and labels (default: train_noisyLabel.txt)", metavar="LIST"
     )
     val_list: str | None = option(None, "list of validation images and labels (default: val.txt)", metavar="LIST")
+    clean_list: str | None = option(
+        None, "list with clean labels of some training images: decides the recipe, and is trained on", metavar="LIST"
+    )
     val_labels: str = option("clean", "whether the validation labels can be trusted", choices=("clean", "noisy"))
     data_root: str | None = option(
         None, "folder that relative paths in lists start from (default: $SEG_ROOT)", metavar="DIR", is_copied=False
@@ -64,8 +67,11 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """Noise put on clean labels."""
+    """What is done to labels while they are read: a repair first, then noise."""
 
+    label_repair: str | None = option(
+        None, "correct labels, such as offset:-1.5 or move:0,2; auto: as the clean list shows", metavar="SPEC|auto"
+    )
     label_noise: str | None = option(None, "noise, such as flip:0.3 or skeleton+shift:1", metavar="SPEC")
     label_noise_refresh: str = option(
         "fixed", "draw the noise once or every epoch anew", choices=("fixed", "epoch"), needs="label_noise"
@@ -201,6 +207,12 @@ class RunOptions:
     preset: str = option(
         "auto", "recipe: paper, quick (a laptop's CPU), auto (paper with an accelerator)", choices=("auto", *PRESETS)
     )
+    recipe: str | None = option(
+        None,
+        "auto: decide repair, loss and length by clean labels; plain: do not (default: auto with --clean_list)",
+        choices=("auto", "plain"),
+    )
+    left_to_recipe: tuple[str, ...] = option((), "what the recipe decides", python_only=True, is_copied=False)
     config: str | None = option(
         None, "config.json of a run to repeat; options given besides win", metavar="FILE", is_copied=False
     )

@@ -16,6 +16,7 @@ from utils.specs import plain_value, split_call
 
 CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
 WITH_PARAMS = {"network": NETWORKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+RECIPE_DECIDES = ("label_repair", "loss", "steps")
 LENGTH = ("steps", "epochs", "repeat")
 OWN_FLAGS = ("width", "pretrained")  # options of a network that have flags of their own
 
@@ -39,6 +40,7 @@ def resolve_options(
         preset = "paper" if has_accelerator else "quick"
     values = {**PRESETS[preset], **repeated, **_recipe(given), **given, "preset": preset}
     values |= run_length(values, _given_length(given, repeated))
+    values |= _decided_later(values, {**repeated, **given})
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
     if given.get("channels") and "in_channels" not in given:
@@ -170,6 +172,25 @@ def run_length(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     return {"repeat": "auto"}
 
 
+def _decided_later(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``--recipe`` comes to, and which options it is to decide by the clean labels.
+
+    Args:
+        fixed: options that are given, or a repeated run's.
+    """
+    makes_labels = values.get("label_noise") is not None or values.get("igtt") is not None
+    recipe = values.get("recipe") or ("auto" if values.get("clean_list") and not makes_labels else "plain")
+    if recipe == "auto" and makes_labels:
+        name = "igtt" if values.get("igtt") is not None else "label_noise"
+        raise UserError(f"--recipe auto decides by the labels of a list, and --{name} makes others: leave one out")
+    if recipe == "plain":
+        return {"recipe": recipe, "left_to_recipe": ()}
+    left = tuple(name for name in RECIPE_DECIDES if name not in fixed)
+    if any(name in fixed for name in LENGTH):
+        left = tuple(name for name in left if name != "steps")
+    return {"recipe": recipe, "left_to_recipe": left}
+
+
 def _recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that ``--igtt RECIPE`` sets."""
     return {} if given.get("igtt") is None else RECIPES[given["igtt"]]
@@ -199,6 +220,10 @@ def _check(options: TrainingOptions) -> None:
             "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
             "and --class_weights"
         )
+    if free and (data.clean_list or options.noise.label_repair):
+        raise UserError("--igtt reads no labels: leave out --clean_list and --label_repair")
+    if options.noise.label_repair == "auto" and data.clean_list is None:
+        raise UserError("--label_repair auto is chosen by clean labels of some training images: give --clean_list LIST")
     if options.augmentation.crop < 16:
         raise UserError(f"--crop {options.augmentation.crop} is below 16 pixels, the networks' least size")
     if steps.momentum >= 1:
@@ -239,7 +264,10 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
     for name, value in given.items():
         had = known.get(name, DEFAULTS[name])
-        is_same = value in (had, asked.get(name, had)) or (name, value) == ("preset", "auto")
+        is_same = value in (had, asked.get(name, had)) or (name, value) in (
+            ("preset", "auto"),
+            ("label_repair", "auto"),
+        )
         if name == "network_options":
             is_same = {**had, **value} == had
         if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:

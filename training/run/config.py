@@ -98,7 +98,7 @@ def make_config(
     decoder = state.scores.decoder(options.data.num_classes, state.loss.class_weights)
     return {
         **options.to_dict(),
-        "asked": {name: asked.flat()[name] for name in ("dataset", "train_list", "val_list")},
+        "asked": {name: asked.flat()[name] for name in ("dataset", "train_list", "val_list", "clean_list")},
         "train_list": display_path(data.train_list),
         "val_list": None if data.val_list is None else display_path(data.val_list),
         "test_list": None if data.test_list is None else display_path(data.test_list),

@@ -56,6 +56,8 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> Tra
         return TransitionMatrix.read(options.loss.transition_matrix, options.data.num_classes)
     folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
     manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
+    if options.noise.label_repair is not None:
+        return None
     listed = None
     if manifests:
         listed = _matrix_of(manifests[0], options.data.num_classes) if len(folders) == 1 else None
@@ -84,9 +86,12 @@ def _matrix_of(manifest_path: Path, num_classes: int) -> TransitionMatrix | None
 def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> dict[int, Path]:
     """The clean label of every training image that has one, by index.
 
-    Images are looked up in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks are taken as clean
-    themselves. Without, a label is never compared with itself.
+    Images are looked up in ``--clean_list``, else in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks
+    are taken as clean themselves. Without, a label is never compared with itself.
     """
+    if options.data.clean_list is not None:
+        known = ((index, sample.clean_label) for index, sample in enumerate(dataset.samples))
+        return {index: label for index, label in known if label is not None}
     clean = _listed_labels(list_folder(options.data.dataset, root) / "train" / CLEAN_LIST, options.data.data_root, root)
     if options.noise.label_noise is not None:
         return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
@@ -105,20 +110,24 @@ def _listed_labels(path: Path, data_root: str | None, root: Path) -> dict[str, P
     return {sample.image_id: sample.label for sample in listed}
 
 
-def examine_labels(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> LabelKnowledge:
+def examine_labels(
+    options: TrainingOptions, dataset: SegmentationDataset, root: Path, report: Audit | None = None
+) -> LabelKnowledge:
     """Audit the labels of a run, in seconds, and settle what it will decide by.
 
+    Args:
+        report: of an audit that was made already.
     Raises:
         UserError: the loss needs a transition matrix and none is known.
     """
     if options.label_free.igtt:
         return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
-    report = found = None
+    found = None
     if options.loss.audit:
         from evaluation.label_audit.with_reference import ReferenceAudit
 
-        report = _audit(options, dataset, clean_labels(options, dataset, root))
+        report = report or audit_dataset(options, dataset, root)
         found = report.transitions if isinstance(report, ReferenceAudit) else None
     place_free = found is not None and report.verdict in ("learnable", "inverted") and not found.too_few
     if matrix is None and place_free and found.matrix.is_complete:
@@ -152,10 +161,11 @@ def _warnings(loss_spec: str, noise: TransitionMatrix, dataset: SegmentationData
     return [f"warning: {warning}"] if warning else []
 
 
-def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[int, Path]) -> Audit:
+def audit_dataset(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> Audit:
     """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
     from evaluation.label_audit.audit import audit_labels
 
+    clean = clean_labels(options, dataset, root)
     rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
     indices = sorted(rng.permutation(indices)[:AUDITED_IMAGES].tolist())
@@ -167,7 +177,7 @@ def _audit(options: TrainingOptions, dataset: SegmentationDataset, clean: dict[i
     if clean:
         truth = chosen(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]))
     return audit_labels(
-        chosen(dataset.label),
+        chosen(dataset.listed_label),
         truth,
         chosen(dataset.image),
         options.data.num_classes,
