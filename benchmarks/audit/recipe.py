@@ -137,12 +137,12 @@ CELLS += [(dataset, noise) for dataset, kinds in HUMAN.items() for noise in kind
 STUDY = Study(
     name="recipe",
     cells=[
-        {"dataset": dataset, "noise": noise, "recipe": recipe, "width": 8, "steps": 300, "seed": 0}
+        {"dataset": dataset, "noise": noise, "recipe": recipe, "width": 8, "steps": 200, "seed": 0}
         for dataset, noise in CELLS
         for recipe in RECIPES
     ],
     trial=run_trial,
-    seconds=60,
+    seconds=100,
     tables=tables,
     page="docs/results/recipe.md",
 )
