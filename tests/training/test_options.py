@@ -267,7 +267,13 @@ def test_a_refused_change_is_named_as_typed(typed, message):
 def test_nothing_else_may_change_on_resume(name):
     own = OPTIONS[name]
     choices = [choice for choice in own.choices if choice not in (CONFIG.get(name), "auto")]
-    other = {"network": "lightunet", "optimizer": "sgd", "schedule": "constant", "network_options": {"norm": "group"}}
+    other = {
+        "recipe": "auto",
+        "network": "lightunet",
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "network_options": {"norm": "group"},
+    }
     value = other.get(name, choices[0] if choices else "something else")
     with pytest.raises(UserError, match=re.escape(as_typed(name, value))):
         resume_options({"resume": "er/x", name: value}, CONFIG)
