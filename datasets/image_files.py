@@ -32,11 +32,13 @@ class Wanted(NamedTuple):
         selected: channels by number or OME name; empty takes them all.
         palette_colors: whether palette PNG, GIF and BMP give colours, else their indices. Palette TIFF always gives
             indices, which under a microscope's look-up table are the intensities.
+        is_label: whether a label is wanted, which has one channel.
     """
 
     channels: int = 1
     selected: tuple[str, ...] = ()
     palette_colors: bool = True
+    is_label: bool = False
 
 
 class Header(NamedTuple):
@@ -165,6 +167,11 @@ class PlaneStack(NamedTuple):
                 f"::{self.planes - 1}, in the list (make_lists.py writes such lines), or save each plane as a file"
             )
         channels = self.sizes.get("C", 1)
+        if channels > 1 and wanted.is_label:
+            raise UserError(
+                f"label {shown} is a stack of {shape}: a label has one channel; where these are slices, exchange "
+                "channels and slices and save it again (in ImageJ with Image > Properties)"
+            )
         if channels > 1 and not wanted.selected and wanted.channels != channels:
             raise UserError(
                 f"{shown} is a stack of {shape}, {channels} channels, where {wanted.channels} is expected: give "

@@ -201,7 +201,7 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
         UserError: as `read_image`; also a mask in the alpha channel, or a type that no label has.
     """
     by_color = reading.label_map is not None and bool(reading.label_map.colors)
-    pixels = decode(path, Wanted(palette_colors=by_color))
+    pixels = decode(path, Wanted(palette_colors=by_color, is_label=True))
     if pixels.values.dtype.kind not in "biuf":
         raise UserError(f"label {display_path(path)} holds {pixels.values.dtype} values; whole numbers are expected")
     values = _by_brightness(pixels) if reading.num_classes == 1 else pixels.values

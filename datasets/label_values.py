@@ -292,7 +292,10 @@ def _color_message(path: Path, colors: np.ndarray, others: int = 0) -> str:
     if colors.ndim == 2:
         where += f": its 3 channels differ in {int((colors % 0x010101 != 0).sum())} pixels"
     if len(found) > FEW_VALUES:
-        return f"{where}, {len(found)} different ones: it seems to be an image; are image and label exchanged?"
+        return (
+            f"{where}, {len(found)} different ones: it seems to be an image; are image and label exchanged? "
+            "(In JPEG colours run into each other: save labels as PNG)"
+        )
     meaning = ",".join(f"{color_name(int(color))}:{min(place, 1)}" for place, color in enumerate(found))
     names = listed(found, is_color=True)
     return f'{where} ({names}); say what they mean, for example --label_map "{meaning}"'

@@ -130,7 +130,7 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
             if reading.label_map is not None:
                 reading.classes(stored.values, stored.ignored, label, stored.is_color)
     except UserError as error:
-        fault = f"label {error}"
+        fault = f"label {str(error).removeprefix('label ')}"
     return LookedAt(count, is_color, size, label_size, values, fault)
 
 

@@ -131,6 +131,8 @@ def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, ima
     try:
         stored = read_stored_label(sample.label, expected.reading)
         size = stored.values.shape
+        if header is not None and np.ptp(stored.values) and _is_same(sample.image, sample.label):
+            faults.append(f"label {display_path(sample.label)} has the content of its image: one of them is wrong")
         if header is not None and size != (header.height, header.width):
             faults.append(
                 f"label {display_path(sample.label)} is {size[0]}×{size[1]}, its image {header.height}×{header.width}"
@@ -138,6 +140,11 @@ def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, ima
         return _check_label(stored, sample.label, expected, count_pieces)._replace(header=header, faults=faults)
     except UserError as fault:
         return Check(header, [*faults, f"label {str(fault).removeprefix('label ')}"])
+
+
+def _is_same(image: Path, label: Path) -> bool:
+    (image_file, image_plane), (label_file, label_plane) = split_plane(image), split_plane(label)
+    return image_plane == label_plane and bool(same_content([image_file, label_file]))
 
 
 def _check_image(path: Path, expected: Expectation) -> tuple[Header | None, list[str]]:

@@ -101,11 +101,19 @@ def label_required(labels: str) -> bool:
 
 
 def tell_unusual(samples: Sequence[Sample], path: Path, say: Callable[[str], object]) -> None:
-    """Say which images appear more than once, and which have labels of several annotators."""
+    """Say which images and labels appear more than once, and which images have labels of several annotators."""
     several = [sample for sample in samples if sample.more_labels]
     if several:
         count = counted(several, "image")
         say(f"{display_path(path)}: {count} with labels of several annotators: those of the first are read")
+    image_of: dict[Path, Sample] = {}
+    shared = [one for one in samples if one.label and image_of.setdefault(one.label, one).image != one.image]
+    if shared:
+        label = shared[0].require_label()
+        say(
+            f"{display_path(path)}: a label belongs to several images in {counted(shared, 'line')}; the first: "
+            f"{display_path(label)} in lines {image_of[label].line} and {shared[0].line}"
+        )
     first_lines: dict[Path, int] = {}
     for sample in samples:
         first_lines.setdefault(sample.image, sample.line)

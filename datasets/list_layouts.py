@@ -54,9 +54,11 @@ SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with niba
 PICKLED = "pickled .npy"  # Cellpose's _seg.npy
 BROKEN = "broken link"
 POLYGONS = "outlines in such files are not read: export masks"
-UNPACK = "unpack them first"
+UNPACK = "unpack them first; of ImageJ's RoiSet.zip export masks"
 FOREIGN = {
-    **dict.fromkeys((".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT),
+    **dict.fromkeys(
+        (".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".oir", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT
+    ),
     **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs"), "export regions as TIFF, in QuPath with File > Export images"),
     **dict.fromkeys((".nii", ".gz", ".mha", ".mhd", ".nrrd", ".dcm"), SLICES),
     **dict.fromkeys((".h5", ".hdf5", ".zarr", ".n5"), "export TIFF, in Ilastik with Export > tiff"),
@@ -259,6 +261,9 @@ def _sort_out(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found
 
 def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found]:
     """The files of one folder, those with a label's ending or beginning marked as labels of that kind."""
+    sample = [] if label_suffix else _one_sample(files)
+    if sample:
+        return sample
     paths = [found.path for found in files]
     marks = list(label_suffix) or known_marks(paths) or _suffix_of_labels(paths) or unknown_marks(paths)
     sorted_out = []
@@ -266,6 +271,16 @@ def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Fo
         mark = next((mark for mark in marks if has_mark(found.path, mark)), None)
         sorted_out.append(replace(found, role="image") if mark is None else replace(found, role="label", kind=mark))
     return sorted_out
+
+
+def _one_sample(files: Sequence[Found]) -> list[Found]:
+    """The files of a folder that holds one sample, ``img.png`` and ``label.png``, as labelme exports; else nothing."""
+    images = [found for found in files if stem(found.path).lower() in IMAGE_WORDS]
+    labels = [found for found in files if stem(found.path).lower() in LABEL_WORDS]
+    if len(images) != 1 or len(labels) != 1:
+        return []
+    others = [replace(found, role=None) for found in files if found not in (*images, *labels)]
+    return [replace(images[0], role="image"), replace(labels[0], role="label", kind=stem(labels[0].path)), *others]
 
 
 def known_marks(paths: Sequence[Path]) -> list[str]:

@@ -93,6 +93,9 @@ def raise_faults(path: Path, faults: Sequence[tuple[int, str]], note: str = "") 
     raise UserError(head + "\n".join(lines) + note)
 
 
+HEADER = re.compile(r"\W*(images?|img|file ?(name|path)?s?|path)\W+(labels?|masks?|annotations?|gt)\b.*", re.IGNORECASE)
+
+
 class _Places(NamedTuple):
     """The folders that relative paths are tried from."""
 
@@ -179,7 +182,16 @@ def _likely_cause(line: str, places: _Places) -> str:
             return f"its columns are separated by a {name}, as in a CSV file: put a tab between image and label"
     if '"' in line and any(_find(part.strip(' "'), places) for part in line.split("\t")):
         return "it has quotation marks around paths: leave them out"
+    if any(_is_plane_misspelt(part, places) for part in re.split(r"[\t ]", line)):
+        return "a plane of a stack is written stack.tif::N, N one number from 0 on"
+    if HEADER.fullmatch(line):
+        return "it seems to be a header: leave it out, or begin it with #"
     return ""
+
+
+def _is_plane_misspelt(text: str, places: _Places) -> bool:
+    match = re.fullmatch(r"(.+?):+[-\d.,]+", text)
+    return match is not None and _find(match[1], places) is not None
 
 
 def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:

@@ -66,6 +66,9 @@ def find_rows(
             raise UserError(f"{where} has no labels of {' and '.join(given)}; it has: {', '.join(others)}")
         parts[split] = [(found.path,) for found in images[split]]
         unlabelled.append(split)
+    others = [found.path for found in tree.files if found.role is None]
+    if others:
+        say(f"left out: {counted(others, 'file')} beside images and labels: {shortened([p.name for p in others], 3)}")
     if any(_is_first_channel(row) for rows in parts.values() for row in rows):
         parts = {split: _first_channels(rows) for split, rows in parts.items()}
         say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")
@@ -152,6 +155,8 @@ def _pair_part(
         suffix = kind if kind in label_suffix else next(iter(label_suffix), None)
         pairing = pair_by_name(paths, [found.path for found in group], place_of.__getitem__, suffix)
         masks = {} if pairing.pairs else objects_by_image(images, group)
+        if masks and max(map(len, masks.values())) == 1:  # img.png and label.png in a folder of every sample
+            pairing, masks = Pairing([(image, label) for image, (label,) in masks.items()], [], []), {}
         if masks:
             merged = merge_object_masks(masks, merged_folder, say)
             pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], [])

@@ -23,6 +23,8 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
     Args:
         rows: images with their labels.
         say: told of stacks, and of rows left out since image and label differ in their planes.
+    Raises:
+        UserError: no row is left.
     """
     files = list(dict.fromkeys(path for row in rows for path in row if path.suffix.lower() in STACK_SUFFIXES))
     stacks = dict(zip(files, map_with_progress(_stack, files, "looking for stacks"), strict=True))
@@ -42,6 +44,12 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
     if unequal:
         noun = "image" if len(unequal) == 1 else "images"
         say(f"left out: {len(unequal)} {noun} whose label has another number of planes: {shortened(unequal, 3)}")
+    if unequal and not expanded:
+        raise UserError(
+            f"no label has as many planes as its image: {shortened(unequal, 3)}. Label every plane, or save the planes "
+            "that are labelled as images; where channels were taken for planes or planes for channels, exchange them "
+            "(in ImageJ with Image > Properties)"
+        )
     listed = [row[0] for row in rows if row[0] in planes and len({planes.get(path, 1) for path in row}) == 1]
     if listed:
         shapes = [f"{path.name} {_described(stacks[path])}" for path in listed]

@@ -14,8 +14,8 @@ import torch
 from datasets.image_files import PlaneStack, split_plane
 from datasets.label_maps import LabelMap
 from datasets.label_values import LabelReading
-from datasets.list_checks import Expectation, survey
-from datasets.list_pairing import IMAGE_SUFFIXES, list_images
+from datasets.list_checks import Expectation, survey, tell_color
+from datasets.list_pairing import IMAGE_SUFFIXES, list_images, natural_key
 from datasets.lists import Sample, find_list, raise_faults, read_list
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.predictor import (
@@ -93,7 +93,7 @@ def choose_images(
 def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     """Image files, and the images directly inside folders, as samples without labels; of stacks every plane."""
     files: list[Path] = []
-    for path in paths:
+    for path in expand_patterns(paths):
         if path.is_dir():
             inside = list_images(path)
             if not inside:
@@ -109,6 +109,19 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     planes = enumerate(plane_paths(files, stacks), start=1)
     samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
     return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks)
+
+
+def expand_patterns(paths: Sequence[Path]) -> list[Path]:
+    """The paths, those with ``*`` or ``?`` that no file has as its name replaced by what they match.
+
+    Shells do so, but for those of Windows.
+    """
+    found: list[Path] = []
+    for path in paths:
+        is_pattern = not path.exists() and any(mark in path.name for mark in "*?")
+        matches = sorted(path.parent.glob(path.name), key=natural_key) if is_pattern else []
+        found += matches or [path]
+    return found
 
 
 def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
@@ -127,6 +140,7 @@ def make_pictures(source: Source, settings: MapSettings, overlays: int, failed: 
     found = survey(unlabelled, source.list_path or Path("--input"), expected)
     if all(check.faults for check in found.checks):
         raise_faults(found.path, found.faults())
+    tell_color([found], expected)
     names = name_maps([sample.image for sample in source.samples], source.stacks)
     pictures = []
     for number, (sample, name) in enumerate(zip(source.samples, names, strict=True)):

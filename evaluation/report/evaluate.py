@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.lists import Sample, find_list, read_list
 from evaluation.report import write_examples, write_report
 from evaluation.scores import DEFAULT_THRESHOLD
@@ -79,6 +81,7 @@ def evaluate_maps(
             write_report(partial / "report.html", summary, totals, examples=examples, run=run)
         write_json(partial / METRICS.record, summary)
     print_table(summary)
+    tell_low_maps(totals.sum, scorer)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
 
@@ -120,6 +123,20 @@ def tell_unmatched(matches: Matches) -> None:
     ):
         if paths:
             print(f"{what} ({len(paths)}): {shortened([display_path(path) for path in paths], NAMED_FILES)}")
+
+
+def tell_low_maps(histogram: np.ndarray, scorer: Scorer) -> None:
+    """Say that no map reaches the threshold, as masks of objects 1, 2, 3, … do where they pass for scores."""
+    if scorer.num_classes > 1:
+        return
+    occupied = np.flatnonzero(histogram.sum(0))
+    highest = (occupied[-1] + 1) / histogram.shape[1]
+    if highest <= scorer.threshold:
+        print(
+            f"no map reaches the threshold {scorer.threshold:.4f}, their highest score is about {highest:.4f}: whole "
+            "numbers are taken as shares of their type's range (255, 65535); masks of numbered objects are no scores, "
+            "save them as 0 and 255"
+        )
 
 
 def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:

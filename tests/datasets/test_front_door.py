@@ -679,3 +679,43 @@ def test_what_values_and_channels_are_may_be_said(tmp_path):
     assert any("has no channel 'RFP'" in line for line in said)
     said = made(tmp_path, label_map="1:0").said  # 2 is named by nobody
     assert any('which --label_map "1:0" does not name' in line for line in said)
+
+
+def test_a_folder_a_sample_is_paired_by_what_its_files_are_called(tmp_path: Path):
+    files = [
+        Files(grey, "*/img.png", ["a_json", "b_json", "c_json"]),
+        Files(one_object(1), "*/label.png", ["a_json", "b_json", "c_json"]),
+        Files(colored, "*/label_viz.png", ["a_json", "b_json", "c_json"]),
+    ]
+    put(tmp_path / "my data", files)
+    lists, said = made(tmp_path)
+    rows = sorted(row for name in lists for row in lists[name])
+    assert rows == [f"{name}_json/img.png\t{name}_json/label.png" for name in "abc"]
+    assert "left out: 3 files beside images and labels: label_viz.png, label_viz.png, label_viz.png" in said
+
+
+@pytest.mark.parametrize("axes, reason", [("CYX", "10 and 1 planes"), (None, "10 and 1 planes")])
+def test_labels_of_other_planes_than_their_images_are_an_error(tmp_path: Path, axes: str | None, reason: str):
+    put(tmp_path / "my data", [Files(volume, "images/*.tif", range(2))])
+    (tmp_path / "my data/masks").mkdir()
+    for number in range(2):
+        label = binary(number) if axes is None else volume_of_labels(number)
+        metadata = {"axes": axes or "YX"}
+        tifffile.imwrite(tmp_path / f"my data/masks/{number}.tif", label, imagej=True, metadata=metadata)
+    with pytest.raises(UserError, match=rf"no label has as many planes as its image: 0\.tif \({reason}\)"):
+        made(tmp_path)
+
+
+def test_channels_of_a_label_are_no_channels_to_choose(tmp_path: Path):
+    path = tmp_path / "7.tif"
+    tifffile.imwrite(path, volume_of_labels(7), imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(
+        UserError, match=r"^label .*7\.tif is a stack .*a label has one channel; where these are slices"
+    ):
+        read_label(path)
+
+
+def test_colours_that_jpeg_smeared_are_told_apart_from_images(tmp_path: Path):
+    Image.fromarray(colors_of_classes(3)).save(tmp_path / "7.jpg", quality=80)
+    with pytest.raises(UserError, match="In JPEG colours run into each other: save labels as PNG"):
+        read_label(tmp_path / "7.jpg")

@@ -129,11 +129,11 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path):
 
 
 def test_labels_of_several_annotators_are_kept_and_said(tmp_path: Path):
-    touched(tmp_path / "7.tif", tmp_path / "a.png", tmp_path / "b.png", tmp_path / "8.tif")
+    touched(*(tmp_path / name for name in ("7.tif", "a.png", "b.png", "8.tif", "c.png")))
     said: list[str] = []
-    first, second = read_list(listed(tmp_path, "7.tif\ta.png\tb.png\n8.tif\ta.png\n"), root=tmp_path, say=said.append)
+    first, second = read_list(listed(tmp_path, "7.tif\ta.png\tb.png\n8.tif\tc.png\n"), root=tmp_path, say=said.append)
     assert (first.label, first.more_labels) == (tmp_path / "a.png", (tmp_path / "b.png",))
-    assert (second.label, second.more_labels) == (tmp_path / "a.png", ())
+    assert (second.label, second.more_labels) == (tmp_path / "c.png", ())
     [line] = said
     assert "1 image with labels of several annotators: those of the first are read" in line
 
@@ -378,3 +378,38 @@ def test_masks_whose_foreground_is_all_ignored_are_refused(num_classes: int, ign
     assert check_samples(samples, path) == [(32, 32)] * 2
     write_label(samples[0].label, MASK, num_classes=2)
     assert check_samples(samples, path, num_classes, ignore_index) == [(32, 32)] * 2
+
+
+@pytest.mark.parametrize(
+    "line, cause",
+    [
+        ("image\tlabel", "it seems to be a header"),
+        ("filename,mask", "it seems to be a header"),
+        ("7.png::0-3\t7_mask.png::0-3", r"written stack\.tif::N, N one number from 0"),
+        ("7.png:1\t7_mask.png:1", r"written stack\.tif::N"),
+        ("7.png::-1\t7_mask.png::-1", r"written stack\.tif::N"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_guessed(tmp_path, line, cause):
+    for name in ("7.png", "7_mask.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "list.txt").write_text(line + "\n")
+    with pytest.raises(UserError, match=cause):
+        read_list(tmp_path / "list.txt", root=tmp_path)
+
+
+def test_a_label_that_is_its_image_is_refused_and_one_of_several_images_said(tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:20] = 255
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", np.roll(mask, number))
+        write_image(tmp_path / f"{number}_mask.png", np.roll(mask, number))
+    write_image(tmp_path / "blank.png", np.zeros_like(mask))
+    lines = ["0.png\t0.png", "1.png\t1_mask.png", "2.png\t1_mask.png", "blank.png\tblank.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    said = []
+    with pytest.raises(UserError, match=r"has 2 faults:\n.*:1: label .*0\.png has the content of its image.*\n.*:2: "):
+        read_checked_list(tmp_path / "list.txt", root=tmp_path, say=said.append)
+    (tmp_path / "list.txt").write_text("\n".join(lines[2:]) + "\n0.png\t1_mask.png")
+    read_checked_list(tmp_path / "list.txt", root=tmp_path, say=said.append)
+    assert any("a label belongs to several images in 1 line;" in line and "in lines 1 and 3" in line for line in said)

@@ -290,3 +290,17 @@ def test_a_huge_image_needs_little_memory_beyond_its_own_pixels(tmp_path, rng):
     image = torch.from_numpy(normalize(read_image(tmp_path / "huge.tif")))
     with torch.inference_mode():
         assert scores[100:110] == pytest.approx(to_scores(pointwise(image[None, :, 100:110]))[0, 0].numpy(), abs=1e-6)
+
+
+def test_colour_read_as_grey_is_said_and_patterns_are_matched(tmp_path, run, capsys):
+    folder = tmp_path / "colour"
+    folder.mkdir()
+    for name in ("10", "9"):
+        view = np.dstack([np.full((48, 48), value, np.uint8) for value in (20, 90, 200)])
+        write_image(folder / f"{name}.png", view)
+    predict(run, "--input", folder / "*.png")
+    assert "2 images are in colour and are read as grey" in capsys.readouterr().out
+    record = read_json(run / "results" / "epoch_2_colour" / "predictions.json")
+    assert [Path(name).stem for name in record["maps"]] == ["9", "10"]
+    with pytest.raises(UserError, match=r"\*\.jpg does not exist"):
+        predict(run, "--input", folder / "*.jpg")

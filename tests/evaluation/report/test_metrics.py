@@ -297,3 +297,11 @@ def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     write_json(pred.parent / "predictions.json", record)
     sample = Sample(tmp_path / "moved" / "7.tif", None, "moved/7.tif", 1)
     assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
+
+
+def test_masks_of_numbered_objects_do_not_pass_for_scores_unsaid(tmp_path, cases, capsys):
+    path = write_data(tmp_path, cases)
+    for name, (_, label) in cases.items():
+        write_image(tmp_path / "others" / f"{name}.tif", label.astype(np.uint16) * 37)
+    evaluate(tmp_path / "others", str(path))
+    assert "no map reaches the threshold 0.5000, their highest score is about 0.00" in capsys.readouterr().out
