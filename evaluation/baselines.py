@@ -38,7 +38,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored")
     add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
-    add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to average, by number or OME name")
+    averaged = "channels to read and average, by number or OME name: 0,2"
+    add("--channels", type=channel_list, default=(), metavar="C,…", help=averaged)
     add(
         "--foreground",
         default="auto",

@@ -26,10 +26,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")
     add("--test_ckpt_epoch", default="best", metavar="N|best|last", help="checkpoint of the run (default: best)")
     add_images("--data_list", metavar="LIST", help="list of images, labelled or not (default: the run's test list)")
-    add_images("--input", nargs="+", type=Path, metavar="FILE", help="image files or folders of images")
+    add_images("--input", nargs="+", type=Path, metavar="FILE", help="image files, stacks, or folders of them")
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: the run's)")
-    add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to read (default: the run's)")
-    add("--label_map", metavar="V:CLASS,…", help="what label values mean (default: as the run decided)")
+    channels = "channels to read, by number or OME name (default: the run's)"
+    add("--channels", type=channel_list, default=(), metavar="C,…", help=channels)
+    add("--label_map", metavar="V:CLASS,…", help="what label values or colours mean (default: as the run decided)")
     add = parser.add_argument_group("how").add_argument
     inversion, devices = ("auto", "on", "off"), ("auto", "cpu", "cuda", "mps")
     add("--pred_invert", default="auto", choices=inversion, help="invert scores (default: auto, as validation decided)")
