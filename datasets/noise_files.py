@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
-from datasets.label_noise import noisy_stages, parse_spec, spec_folder_name, spec_transition_matrix
+from datasets.label_noise import noisy_stages, parse_repair, parse_spec, spec_folder_name, spec_transition_matrix
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE, label_classes
 from datasets.list_checks import Expectation, decide_labels
@@ -70,6 +70,7 @@ def write_noisy_labels(
     label_map: str | None = None,
     data_root: Path | str | None = None,
     make_default: bool = False,
+    repair: bool = False,
     say: Callable[[str], object] = print,
 ) -> Path:
     """Write the labels of a list with noise, and the lists that name them.
@@ -89,6 +90,8 @@ def write_noisy_labels(
         ignore_index: the value of the clean labels' files that is ignored.
         label_map: what the values of the clean labels' files mean.
         data_root: the folder that the list's relative paths are tried from first; image ids are relative to it.
+        repair: the spec corrects the labels, as `datasets.label_noise.parse_repair` allows: NAME is
+            ``repaired_<source list>_<spec>``, and the manifest says ``repair`` in place of ``spec``.
         make_default: make ``train_noisyLabel.txt``, which training reads by default, equal to the new list.
         say: takes the lines meant for the user.
     Returns: the new list's path.
@@ -97,11 +100,12 @@ def write_noisy_labels(
             must not be replaced, files that cannot be written.
     """
     settings = NoiseSettings(spec, seed, num_classes, unlabelled=unlabelled)
-    parse_spec(spec, num_classes)
+    (parse_repair if repair else parse_spec)(spec, num_classes)
     source = find_list(source_list, dataset, root)
     samples = read_list(source, data_root, root, say=say)
     files = name_files(samples, source)
-    name = spec_folder_name(spec)
+    before = f"repaired_{source.stem.removeprefix('train_')}_" if repair else ""
+    name = before + spec_folder_name(spec)
     folder = root / "datasets" / dataset / "train" / f"labels_{name}"
     new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
     check_replaceable(folder, samples, settings, say=say)
@@ -110,7 +114,10 @@ def write_noisy_labels(
         with new_folder(folder) as into:
             jobs = dict(zip(files, samples, strict=True))  # an image that the list repeats has one label
             tallies = make_labels(jobs, into, settings, reading=reading, source=source)
-            write_json(into / "manifest.json", manifest(settings, _path_in(root, source), jobs, tallies=tallies))
+            content = manifest(settings, _path_in(root, source), jobs, tallies=tallies)
+            if repair:
+                content["repair"] = content.pop("spec")
+            write_json(into / "manifest.json", content)
         write_list(new_list, [(sample.image, folder / file) for file, sample in zip(files, samples, strict=True)], root)
         if make_default:
             point_noisy_list_to(new_list, say)

@@ -16,6 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
+import math
 import shutil
 from typing import Any
 
@@ -127,9 +128,14 @@ def _table(dataset: str, found: dict[tuple[str, str], dict[str, list[Record]]]) 
             continue
         auto, plain = (_mean(recipes.get(recipe, [])) for recipe in RECIPES)
         chosen = recipes.get("auto", [{"label_repair": None, "loss": "–"}])[0]
-        values = [f"{value:.3f}" for value in (auto, plain, clean)] + [f"{v / clean:.0%}" for v in (auto, plain)]
+        values = [_shown(value, ".3f") for value in (auto, plain, clean)]
+        values += [_shown(value / clean, ".0%") for value in (auto, plain)]
         rows.append([noise, chosen["label_repair"] or "none", chosen["loss"], *values])
     return f"### {dataset}\n\n{markdown(COLUMNS, rows)}"
+
+
+def _shown(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}"
 
 
 CELLS = [(dataset, noise) for noise in SPECS for dataset in ("er_sim", "nuc")]

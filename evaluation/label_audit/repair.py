@@ -84,7 +84,7 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
     back = find_move(own, truths, num_classes)
     if back is None:
-        iou = _plain_iou(own, truths, num_classes)
+        iou = labels_iou(own, truths, num_classes)
         return Repair(None, iou, iou, 0.0, float("nan"), len(pairs), "the labels do not follow the clean ones")
     if back != (0, 0):
         back = _refined_move(own, truths, back, num_classes)
@@ -240,7 +240,7 @@ def _best_offset(counts: np.ndarray) -> int:
     return int(equal[np.abs(OFFSETS[equal]).argmin()])
 
 
-def _plain_iou(labels: Labels, truths: Labels, num_classes: int) -> float:
+def labels_iou(labels: Labels, truths: Labels, num_classes: int) -> float:
     """Pooled IoU of labels with the truth; of K classes over all pixels of the classes ≠ 0."""
     counts = _OffsetTable.of(labels, truths, num_classes).plain()[:, len(OFFSETS) // 2]
     return float(_pooled_iou(counts.sum(0)))
@@ -271,7 +271,7 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
         reason = f"the best one, offset:{OFFSETS[best]:g}, wins {held_out}: not beyond its error"
     return Repair(
         spec="+".join(steps) or None,
-        before=_plain_iou(labels, truths, num_classes),
+        before=labels_iou(labels, truths, num_classes),
         after=float(_pooled_iou(at)),
         gain=float(gain) if offset else 0.0,
         error=float(error),

@@ -1,0 +1,111 @@
+"""The labels of a list, corrected on disk; what ``datasets/repair_labels.py`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.clean_labels import tell_clean, with_clean_labels
+from datasets.image_io import read_label
+from datasets.label_noise import make_noisy_label, parse_repair
+from datasets.list_checks import Expectation
+from datasets.lists import Sample, default_training_list, find_list, read_checked_lists
+from datasets.noise_files import write_noisy_labels
+from evaluation.label_audit.repair import choose_repair, labels_iou
+from utils.cli import UserError
+from utils.run_folder import REPO_ROOT, display_path, quoted
+
+AUTO = "auto"
+
+
+def repair_list(
+    dataset: str,
+    train_list: str | Path | None = None,
+    *,
+    clean_list: str | Path | None = None,
+    spec: str = AUTO,
+    num_classes: int = 1,
+    ignore_index: int | None = None,
+    label_map: str | None = None,
+    data_root: str | None = None,
+    root: Path = REPO_ROOT,
+    say: Callable[[str], object] = print,
+) -> Path | None:
+    """Write the labels of a list with a correction, and the list that names them; the labels themselves stay.
+
+    They equal those that training reads with ``--label_repair``, bit for bit.
+
+    Args:
+        clean_list: clean labels of some of the images, which ``auto`` chooses by.
+        spec: the correction, see `datasets.label_noise.parse_repair`; ``auto``: see `choose_repair`.
+        label_map: what the values of labels mean.
+    Returns: the new list; None where ``auto`` finds that labels are better left as they are.
+    Raises:
+        UserError: ``auto`` without clean labels, a spec that makes noise, faults of the lists.
+    """
+    source = find_list(train_list or default_training_list(dataset, root=root), dataset, root)
+    if spec != AUTO:
+        parse_repair(spec, num_classes)
+    elif clean_list is None:
+        raise UserError("--label_repair auto is chosen by clean labels of some of the images: give --clean_list LIST")
+    known: Sequence[Sample] = ()
+    if clean_list is not None:
+        clean = find_list(clean_list, dataset, root)
+        expected = Expectation.of(num_classes, ignore_index, label_map)
+        (listed, named), _ = read_checked_lists([source], expected, data_root, root, say=say, clean_list=clean)
+        samples = with_clean_labels(listed.samples, source, named.samples, clean)
+        say(tell_clean(samples, named.samples, clean))
+        known = [sample for sample in samples if sample.clean_label is not None]
+    chosen = _chosen_spec(known, spec, num_classes, say)
+    if chosen is None:
+        return None
+    new_list = write_noisy_labels(
+        dataset,
+        chosen,
+        num_classes=num_classes,
+        source_list=source,
+        root=root,
+        ignore_index=ignore_index,
+        label_map=label_map,
+        data_root=data_root,
+        repair=True,
+        say=say,
+    )
+    say(f"wrote {display_path(new_list)}")
+    options = [f"--num_classes {num_classes}"] * (num_classes > 1)
+    options += [f"--ignore_index {ignore_index}"] * (ignore_index is not None)
+    options += [f"--clean_list {quoted(str(clean_list))}"] * (clean_list is not None)
+    command = ["python main.py --dataset", quoted(dataset), *options, "--train_list", quoted(new_list.stem)]
+    say(f"train on it with: {' '.join(command)}")
+    return new_list
+
+
+def _chosen_spec(known: Sequence[Sample], spec: str, num_classes: int, say: Callable[[str], object]) -> str | None:
+    """The correction to make, after a line on what it does to the labels whose clean ones are known."""
+    labels = [read_label(sample.require_label(), reading=sample.reading) for sample in known]
+    clean = [_read_clean(sample) for sample in known]
+    if spec != AUTO:
+        if known:
+            before = labels_iou(labels, clean, num_classes)
+            after = labels_iou(
+                [make_noisy_label(label, spec, 0, "", num_classes) for label in labels], clean, num_classes
+            )
+            say(f"{spec}: IoU of {len(known)} labels with clean ones: before {before:.3f}, after {after:.3f}")
+        return spec
+    found = choose_repair(labels, clean, num_classes)
+    ious = f"IoU of {found.images} labels with clean ones: before {found.before:.3f}"
+    if found.spec is None:
+        say(f"no repair, {ious}: {found.reason}; the labels are better used as they are")
+        return None
+    say(
+        f"{found.spec}: {ious}, after {found.after:.3f}, each image repaired as the others say; predicted gain "
+        f"{found.gain:+.3f} ± {found.error:.3f} in what a network takes from the labels"
+    )
+    return found.spec
+
+
+def _read_clean(sample: Sample) -> np.ndarray:
+    assert sample.clean_label is not None
+    return read_label(sample.clean_label, reading=sample.reading)
