@@ -25,7 +25,7 @@ from utils.cli import UserError
 
 CELLS = [{"dataset": name, "spec": spec} for name in ("one", "two") for spec in ("clean", "flip:0.3")]
 STUDIES = (
-    *("audit.recipe", "audit.noise_grid", "audit.noise_costs", "audit.classes", "audit.planted_errors"),
+    *("audit.noise_grid", "audit.noise_costs", "audit.classes", "audit.planted_errors"),
     *("comparison.smp", "label_free.methods", "label_free.ablations"),
 )
 
