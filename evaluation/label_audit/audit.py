@@ -11,8 +11,14 @@ import numpy as np
 
 from datasets.labels import FOREGROUNDS, IGNORE, label_classes
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import find_biases
-from evaluation.label_audit.by_distance import DensityAgreement, density_agreement, distance_profile, location_table
+from evaluation.label_audit.bias import BY_IMAGE, Biases, find_biases
+from evaluation.label_audit.by_distance import (
+    DensityAgreement,
+    density_agreement,
+    distance_profile,
+    location_counts,
+    location_table,
+)
 from evaluation.label_audit.decision import decide, may_be_chance
 from evaluation.label_audit.estimate import Transitions, estimate_transitions
 from evaluation.label_audit.iou_ceiling import iou_ceiling
@@ -136,18 +142,20 @@ def _compare(
     labels, truths, shown = sample[0], sample[1], sample[2] if len(sample) > 2 else None
     turned = transitions.inverted and num_classes == 1
     comparable = np.isfinite(transitions.phi) and not transitions.no_association
-    biases = None
+    bins, table = location_table(truths, labels, num_classes)
+    predictor = biases = prediction = None
+    if comparable and shown is not None:
+        predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
         upright = [_turn(label) for label in labels] if turned else labels
-        biases = find_biases(truths, upright, shown, seed)
-        labels = [_turn(label) for label in biases.labels] if turned else biases.labels
-    bins, table = location_table(truths, labels, num_classes)
+        biases = find_biases(truths, upright, shown, seed, 1.0 if predictor is None else predictor.clean)
+        if biases.moved:
+            labels = [_turn(label) for label in biases.labels] if turned else biases.labels
+            table = np.stack([location_counts(*pair) for pair in zip(bins, labels, strict=True)])
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:
         ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
-    prediction = None
-    if comparable and shown is not None:
-        predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
+    if predictor is not None:
         prediction = predictor.prediction(
             labels,
             table,
@@ -159,11 +167,12 @@ def _compare(
             overlap=1.0 if biases is None else biases.overlap,
         )
     elif np.isfinite(transitions.phi) and transitions.no_association:
-        prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, bias_cost=np.nan, clean=np.nan)
+        prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, clean=np.nan)
     chance = transitions.too_few and may_be_chance(sample[1], sample[0], num_classes, seed)
-    cost = prediction.bias_cost if biases is not None and prediction is not None else None
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
-    verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
+    verdict = decide(
+        transitions, ceiling, chance=chance, kinds=kinds, cost=None if biases is None else bias_cost(biases, prediction)
+    )
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -172,6 +181,7 @@ def _compare(
         reference=reference,
         prediction=None if verdict == "unknown" else prediction,
         biases=biases,
+        bias_cost=None if biases is None else bias_cost(biases, prediction),
         steps=steps,
         transitions=transitions,
         ceiling=ceiling,
@@ -179,6 +189,12 @@ def _compare(
         agreement=_agreement(labels, truths, num_classes),
         training_images=training_images,
     )
+
+
+def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
+    """The share of the clean labels' IoU that systematic errors cost whoever does not know of them."""
+    by_image = biases.has(BY_IMAGE) and prediction is not None
+    return max(biases.cost, 1 - prediction.relative if by_image else 0.0)
 
 
 def _turn(label: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
+from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import bin_shares, location_table, signed_distance
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
-from evaluation.label_audit.threshold import boundary_threshold
+from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
 from evaluation.scores.bootstrap import (
     MIN_IMAGES,
     bootstrap_counts,
@@ -366,6 +367,7 @@ class Biases:
         moved: by how many pixels whole labels lie off.
         offset: by how many pixels outlines are wider (> 0) or narrower; 0 where it is within its error.
         labels: the labels, moved back.
+        cost: share of the IoU that outlines and moves cost whoever takes the threshold that noise alone would imply.
         threshold: that draws the true outline after training on the labels, see ``threshold.py``.
         overlap: IoU of the truth with itself as far as the labels lie off.
         imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
@@ -375,7 +377,8 @@ class Biases:
     moved: Moved
     offset: float
     labels: list[np.ndarray]
-    threshold: float | None
+    cost: float
+    threshold: float
     overlap: float
     imitation: float
 
@@ -384,11 +387,12 @@ class Biases:
         return any(bias.kind == kind for bias in self.found)
 
 
-def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int = 0) -> Biases:
+def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int = 0, clean_iou: float = 1.0) -> Biases:
     """Hold binary labels, right way up, against the truth.
 
     Args:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
+        clean_iou: that a network would reach with clean labels.
     """
     moved = find_move(as_maps(truths), as_maps(labels), seed)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
@@ -403,20 +407,25 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
         found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), *bounds))
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
-    errors = ResidualAnalysis(
-        truths, back, images, distances=distances, expected=[shares[item] for item in bins], seed=seed
-    )
+    expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]
+    errors = ResidualAnalysis(truths, back, images, distances=distances, expected=expected, seed=seed)
     if not offset and errors.image_bias is None and (bias := errors.smoothing()) is not None:
         found.append(bias)
     found += [bias for bias in (errors.image_bias, errors.place_bias) if bias is not None]
+    counts = np.sum([count_transitions(*pair) for pair in zip(truths, labels, strict=True)], axis=0)
+    background, foreground = np.nan_to_num(ratio(counts[:, 1], counts.sum(1))).tolist()
+    rates, blur = (background, foreground), network_blur(distances, clean_iou)
+    overlap = _overlap(truths, moved)
+    kept = overlap * (1 - outline_cost(distances, expected, sum(rates) / 2, blur))
     return Biases(
-        tuple(found),
-        moved,
-        offset,
-        back,
-        boundary_threshold(distances, labels),
-        _overlap(truths, moved),
-        errors.imitation,
+        found=tuple(found),
+        moved=moved,
+        offset=offset,
+        labels=back,
+        threshold=boundary_threshold(distances, labels, rates, blur),
+        cost=1 - kept if found else 0.0,
+        overlap=overlap,
+        imitation=errors.imitation,
     )
 
 

@@ -65,7 +65,6 @@ class PredictedIoU:
     Args:
         value, low, high: IoU (K classes: mean IoU) and its 90 % interval.
         relative: share of what clean labels would lead to.
-        bias_cost: share of the clean IoU that the labels' systematic errors cost.
         clean: what clean labels would lead to.
     """
 
@@ -73,18 +72,16 @@ class PredictedIoU:
     low: float
     high: float
     relative: float
-    bias_cost: float
     clean: float
 
     @classmethod
-    def of(cls, clean: float, relative: float, bias_cost: float) -> PredictedIoU:
-        """From the stand-in's figures for clean labels and for these."""
+    def of(cls, expected: float, relative: float) -> PredictedIoU:
+        """From what clean labels lead to and the share of it that these do."""
         relative = float(np.clip(relative, 0, 1))
-        expected = 1 - GAP_LEFT * (1 - clean)
         value = expected * relative
         error = np.hypot(CLEAN_ERROR * (1 - expected) * relative, SHARE_ERROR * (1 - relative) * expected)
         half = float(np.hypot(error, LEAST_ERROR))
-        return cls(value, max(value - half, 0.0), min(value + half, 1.0), relative, float(bias_cost), expected)
+        return cls(value, max(value - half, 0.0), min(value + half, 1.0), relative, expected)
 
 
 def regression_target(
@@ -165,6 +162,9 @@ class IoUPredictor:
         self.error_scale = error_scale(len(truths), training_images or len(truths))
         self.single = single_weight(steps)
         self.bins, self.num_classes, self.classes = bins, num_classes, label_classes(num_classes)
+        self.clean_table = np.stack([location_counts(*pair, num_classes) for pair in zip(bins, truths, strict=True)])
+        self.clean_stand_in = self.iou(self.scores(truths, self.clean_table, systematic=True), None)
+        self.clean = 1 - GAP_LEFT * (1 - self.clean_stand_in)
 
     def scores(
         self,
@@ -258,37 +258,27 @@ class IoUPredictor:
             threshold: that is advised where it does.
             overlap: IoU of the truth with itself after the labels' move, for labels moved back.
         """
-        clean_table = np.stack(
-            [location_counts(*pair, self.num_classes) for pair in zip(self.bins, self.truths, strict=True)]
-        )
-        clean = self.iou(self.scores(self.truths, clean_table, systematic=True), transitions, reference=True)
         if imitation < 1 and threshold is not None:
-            best = self.iou_at(self.scores(self.truths, clean_table, systematic=True, outlined=True), None)
+            best = self.iou_at(self.scores(self.truths, self.clean_table, systematic=True, outlined=True), None)
             shown = self.iou_at(self.scores(noisy, table, outlined=True), threshold, invert)
-            relative = (imitation + min(shown / best, 1.0)) / 2 * overlap
-            return PredictedIoU.of(clean, relative, 1 - relative)
-        full, systematic = (
-            self.iou(self.scores(noisy, table, systematic=part, weighted=not biased), transitions, invert)
-            for part in (False, True)
-        )
-        shares = [min(value / clean, 1.0) ** SHARPER * overlap for value in (full, systematic)]
-        return PredictedIoU.of(clean, shares[0], 1 - shares[1])
+            return PredictedIoU.of(self.clean, (imitation + min(shown / best, 1.0)) / 2 * overlap)
+        taught = self.scores(noisy, table, weighted=not biased)
+        share = min(self.iou(taught, transitions, invert) / self.clean_stand_in, 1.0)
+        return PredictedIoU.of(self.clean, share**SHARPER * overlap)
 
-    def iou(
-        self, scores: np.ndarray, transitions: Transitions, invert: bool = False, *, reference: bool = False
-    ) -> float:
+    def iou(self, scores: np.ndarray, transitions: Transitions | None, invert: bool = False) -> float:
         """IoU of scores against the truth: binary at the best threshold, K classes the mean IoU of the argmax.
 
         Args:
             scores: of ``scores``, (P, K).
             invert: whether training would invert binary scores.
-            reference: of scores taught by the truth itself, which are decoded by nothing.
+            transitions: of the labels that taught the scores; None for the truth itself.
         """
         if self.num_classes == 1:
             score = -scores[:, 1] if invert else scores[:, 1]
             spread = np.ptp(score)
             score = (score - score.min()) / spread if spread > 0 else np.zeros_like(score)
             return best_threshold(score_histogram(score, self.truth))[1]
-        if not reference and transitions.matrix.needs_decoding and transitions.invertible:
+        if transitions is not None and transitions.matrix.needs_decoding and transitions.invertible:
             scores = transitions.matrix.decode(scores)
         return mean_iou(confusion_matrix(scores.argmax(-1), self.truth, self.classes))

@@ -27,6 +27,7 @@ class ReferenceAudit(Audit):
     Args:
         prediction: what a network will reach; None where it cannot be predicted.
         biases: systematic errors (binary labels); None where they were not looked for.
+        bias_cost: share of the clean labels' IoU that they cost whoever does not know of them.
         steps: of the training that the prediction is for; None: as many as it takes.
         repair: the steps of label noise that mend the labels, as found by ``repair``; None where none is known.
         transitions: Q and what follows from it, from the images that have a reference label.
@@ -38,6 +39,7 @@ class ReferenceAudit(Audit):
 
     prediction: PredictedIoU | None
     biases: Biases | None
+    bias_cost: float | None
     steps: int | None
     repair: str | None = None
     transitions: Transitions
@@ -51,12 +53,10 @@ class ReferenceAudit(Audit):
 
     @property
     def threshold(self) -> float | None:
-        """The score threshold that the noise implies, after inversion; None for K classes or without a direction."""
+        """The score threshold that the labels imply, after inversion; None for K classes or without a direction."""
         if self.invert is None:
             return None
-        return (
-            self.biases.threshold if self.biases is not None and self.is_biased else self.transitions.matrix.threshold()
-        )
+        return self.transitions.matrix.threshold() if self.biases is None else self.biases.threshold
 
     @property
     def predicted_iou(self) -> float:
@@ -94,11 +94,11 @@ class ReferenceAudit(Audit):
         return "; ".join(bias.text() for bias in found) or "wrong near boundaries"
 
     def _cost_text(self) -> str:
-        if self.prediction is None:
+        if self.bias_cost is None:
             return ""
-        if self.prediction.bias_cost <= BIAS_MARGIN:
+        if self.bias_cost <= BIAS_MARGIN:
             return ", which costs little at the right threshold"
-        return f", which costs {self.prediction.bias_cost:.0%} of the IoU that clean labels would lead to"
+        return f", which costs {self.bias_cost:.0%} of the IoU that clean labels would lead to"
 
     def _share_text(self) -> str:
         if self.prediction is None:

@@ -10,7 +10,7 @@ from datasets.label_noise import make_noisy_label
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.bias import find_biases, find_move
 from evaluation.label_audit.by_distance import signed_distance
-from evaluation.label_audit.threshold import boundary_threshold, network_blur
+from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
 
 SIZE = 96
 
@@ -102,7 +102,19 @@ def test_threshold_at_the_boundary_draws_the_true_outline_of_blurred_labels():
     mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
     label = make_noisy_label(mask, "offset:2", 0, "")
     distance = signed_distance(mask)
-    blurred = cv2.GaussianBlur(label.astype(np.float32), (0, 0), network_blur([distance]))
-    drawn = blurred >= boundary_threshold([distance], [label])
+    blur = network_blur([distance])
+    blurred = cv2.GaussianBlur(label.astype(np.float32), (0, 0), blur)
+    drawn = blurred >= boundary_threshold([distance], [label], (0.0, 1.0), blur)
     assert (drawn != mask).sum() < 0.2 * (label != mask).sum()
-    assert boundary_threshold([np.full((8, 8), -np.inf)], [np.zeros((8, 8), np.uint8)]) is None
+    assert boundary_threshold([distance], [mask], (0.0, 1.0), blur) == pytest.approx(0.5)
+    assert network_blur([distance], clean_iou=0.7) > blur
+
+
+def test_what_outlines_cost():
+    y, x = np.mgrid[:128, :128]
+    mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
+    wide = make_noisy_label(mask, "offset:3", 0, "")
+    distance, overlap = [signed_distance(mask)], mask.sum() / wide.sum()
+    assert outline_cost(distance, [mask.astype(np.float32)], 0.5, 1.5) == pytest.approx(0, abs=0.001)
+    assert outline_cost(distance, [wide.astype(np.float32)], 0.5, 1.5) == pytest.approx(1 - overlap, abs=0.02)
+    assert outline_cost(distance, [wide.astype(np.float32)], 0.97, 1.5) < 0.5 * (1 - overlap)
