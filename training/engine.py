@@ -31,12 +31,14 @@ TILE, TILE_OVERLAP, TILES_AT_ONCE = 512, 64, 1  # pixels, pixels: as inference d
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What an epoch of training reports: mean loss, images per second over all processes, last learning rate.
+    """What an epoch of training reports: mean loss, that of its first step, images per second over all processes,
+    last learning rate.
 
     ``memory`` is that of :func:`utils.device.memory_metrics`.
     """
 
     loss: float
+    first_loss: float
     images_per_second: float
     learning_rate: float
     memory: dict[str, float]
@@ -146,6 +148,7 @@ def train_one_epoch(
     guard.read()
     return EpochMetrics(
         loss=math.fsum(guard.losses) / len(guard.losses),
+        first_loss=guard.losses[0],
         images_per_second=images_seen / (time.monotonic() - started),
         learning_rate=optimizer.param_groups[0]["lr"],
         memory=memory_metrics(device, held),

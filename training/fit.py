@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +25,18 @@ from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.build import make_state
 from training.run.checkpoints import Run, save_epoch, show_pictures
-from training.run.config import begin_run, label_facts, make_config, open_folder, previous_run
+from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, previous_run
 from training.run.config import configure as configure
+from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory
+from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import examine_labels
 from training.run.logger import RunLogger
+from training.run.ownership import own_run
 from training.run.recipe import decide
 from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch, resume_command
-from training.run.state import TrainingState, has_checkpoint, seed_everything
+from training.run.state import TrainingState, seed_everything
 from training.selection import Selection
+from training.step_guard import NonFiniteLoss
 from utils.background import BackgroundWriter
 from utils.cli import Progress
 from utils.device import choose_device
@@ -40,6 +48,7 @@ from utils.distributed import (
     local_device,
     local_world_size,
     process_group,
+    say_once,
 )
 from utils.processors import choose_threads
 from utils.run_folder import REPO_ROOT, display_path
@@ -65,43 +74,67 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervise
 
 def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method: type[Supervised]) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
-    options, previous = from_main(lambda: (options, previous_run(options, root)))  # files may be seen later elsewhere
-    parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
-    check_network(options.network.name, options.network.options)
-    asked, options = options, name_dataset(options, root)
-    lists = from_main(lambda: read_lists(options, root, _say, previous))
-    options, decided = from_main(lambda: decide(options, lists.train.samples, root, previous))
-    data = load_data(options, lists, device)
-    labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
-    method = make_method(options, data)
-    state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
-    config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
-    folder = from_main(
-        lambda: begin_run(previous or open_folder(options, root), config, labels.audit, data.held_out, root)
-    )
-    logger = RunLogger(folder, options.run.tensorboard, state.epoch)
-    try:
-        for line in (*describe(options, data, state, folder), *decided.lines(), *labels.lines):
-            logger.log(line)
-        if options.optimization.compile:
-            from training.run.compilation import compile_network
+    with ExitStack() as held:
+        options, previous = from_main(lambda: (options, previous_run(options, root)))  # may be seen later elsewhere
+        if previous is not None:
+            from_main(lambda: own_run(previous, held))
+        parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
+        check_network(options.network.name, options.network.options)
+        asked, options = options, name_dataset(options, root)
+        from_main(lambda: check_folder(options, previous, root))
+        lists = from_main(lambda: read_lists(options, root, say_once, previous))
+        options, decided = from_main(lambda: decide(options, lists.train.samples, root, previous))
+        data = load_data(options, lists, device)
+        labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
+        method = make_method(options, data)
+        state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
+        config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
 
-            state.network = compile_network(state.network, device, options.optimization.accumulate, logger.log)
-        with BackgroundWriter() as writer:
-            train(options, data, state, method, Run(folder, logger, config, writer))
-    except BaseException as error:
-        if has_checkpoint(folder) or state.epoch > 1:  # the main process may still be writing the first
-            error.add_note(f"finished epochs are kept; go on with: {resume_command(folder)}")
-        raise
-    finally:
-        logger.close()
+        def begin() -> Path:
+            folder = previous or own_run(open_folder(options, root), held)
+            return begin_run(folder, config, labels.audit, data.held_out, root)
+
+        folder = from_main(begin)
+        lines = [*describe(options, data, state, folder), *decided.lines(), *labels.lines]
+        _train_in(folder, options, data, state, method, config, lines)
     barrier()
     return folder
 
 
-def _say(line: str) -> None:
-    if is_main():
-        print(line, flush=True)
+def _train_in(
+    folder: Path,
+    options: TrainingOptions,
+    data: TrainingData,
+    state: TrainingState,
+    method: Supervised,
+    config: dict[str, Any],
+    lines: Sequence[str],
+) -> None:
+    """Train into a folder that this process owns; an error says what is kept and how to go on."""
+    logger = RunLogger(folder, options.run.tensorboard, state.epoch)
+    try:
+        for line in lines:
+            logger.log(line)
+        if options.optimization.compile:
+            from training.run.compilation import compile_network
+
+            state.network = compile_network(state.network, state.device, options.optimization.accumulate, logger.log)
+        with BackgroundWriter() as writer:
+            train(options, data, state, method, Run(folder, logger, config, writer))
+    except NonFiniteLoss as error:
+        if is_main():
+            note_divergence(folder, state.saved + 1)
+        error.add_note(how_to_go_on(folder, state.saved, lr=options.optimization.lr / 10))
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, options, how_to_go_on(folder, state.saved)) from error
+        if isinstance(error, KeyboardInterrupt) and state.saved < options.optimization.epochs:
+            error.add_note(f"epoch {state.saved + 1} was given up; it is repeated on --resume")
+        error.add_note(how_to_go_on(folder, state.saved))
+        raise
+    finally:
+        logger.close()
 
 
 def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
@@ -115,7 +148,7 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 def train(options: TrainingOptions, data: TrainingData, state: TrainingState, method: Supervised, run: Run) -> None:
     """Train, validate, refresh, decide, report and save, epoch by epoch."""
     started, epochs, begun = time.monotonic(), options.optimization.epochs, state.epoch
-    last = options.run.stop_after or epochs
+    last, first_loss = options.run.stop_after or epochs, math.inf
     for line in method.begin(state, run.folder):
         run.logger.log(line)
     for epoch in range(begun + 1, last + 1):
@@ -127,14 +160,18 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         method.refresh(state)
         selection = method.decide(state, counts)
         state.rank(selection)
-        report_epoch(run.logger, epoch, epochs, metrics, selection)
+        warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
+        report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
         if is_main():
             due = is_numbered(epoch, options.run.checkpoint_every, options.run.checkpoint_from) or epoch == last
             save(run, data, state, method, selection, numbered=due)
+        state.saved = epoch
     if last < epochs:
         run.logger.log(f"stopped after epoch {last} of {epochs}; go on with: {resume_command(run.folder)}")
     if is_main():
         for line in closing_lines(state.best, state.epoch, options, data):
+            run.logger.log(line)
+        for line in closing_warnings(run.logger.records(), options.optimization.lr):
             run.logger.log(line)
     took, place = duration(time.monotonic() - started), display_path(run.folder)
     run.logger.log(f"took {took}; checkpoints, log and metrics: {place}; predict and score with:")

@@ -79,6 +79,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 memory[name] = torch.empty_like(parameter).copy_(value)
 
 
+def change_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply the learning rate of an optimizer, and the highest one that its schedule refers to."""
+    for group in optimizer.param_groups if factor != 1 else ():
+        for name in ("lr", "initial_lr"):
+            if name in group:
+                group[name] *= factor
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a schedule may depend on.

@@ -65,6 +65,12 @@ def launcher() -> str:
     return f"torchrun {machines}--nproc_per_node {local_world_size()}"
 
 
+def say_once(line: str) -> None:
+    """Print a line, in the main process alone."""
+    if is_main():
+        print(line, flush=True)
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that ``torchrun`` started (NCCL on CUDA, else Gloo) and leave them at the end.
@@ -112,7 +118,7 @@ def _fail_as_one(error: BaseException, store: Store) -> NoReturn:
     with contextlib.suppress(ValueError):  # outside the main thread
         for number in (signal.SIGINT, signal.SIGTERM):  # torchrun stops all when one has ended: let that one finish
             signal.signal(number, signal.SIG_IGN)
-    lost, follows = _is_lost_contact(error), isinstance(error, RunFailed)
+    lost, follows = _is_lost_contact(error), isinstance(error, RunFailed) and not str(error)
     patience_s = TIME_TO_SPEAK_S if lost or follows else 0
     if not _fails_first(store, patience_s, claims=not follows):
         time.sleep(TORCHRUNS_TICK_S)

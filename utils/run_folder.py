@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ from utils.paths import REPO_ROOT as REPO_ROOT
 from utils.paths import display_path as display_path
 from utils.paths import quoted as quoted
 
+PROBE_BYTES = 2**16
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "scikit-image", "tifffile")
 
 
@@ -30,9 +32,7 @@ def create_run_folder(
     reservation of its name, so runs started in the same second get folders of their own.
     """
     plain_loss = re.sub(r"[^\w.+-]+", "-", loss.replace("*", "x")).strip("-")
-    name = run_name or f"{network}_{plain_loss}_{optimizer}_{time.strftime('%Y%m%d-%H%M%S')}"
-    if Path(name).name != name or name in (".", ".."):
-        raise UserError(f"--run_name {name!r} must be a plain folder name without '/'")
+    name = plain_name(run_name) or f"{network}_{plain_loss}_{optimizer}_{time.strftime('%Y%m%d-%H%M%S')}"
     parent = log_root / dataset
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -45,6 +45,52 @@ def create_run_folder(
             continue
         (folder / "checkpoints").mkdir()
         return folder
+
+
+def plain_name(run_name: str | None) -> str | None:
+    """``--run_name``, where it can be the name of a folder.
+
+    Raises:
+        UserError: it holds a ``/``, or characters that no file can keep.
+    """
+    if run_name is None:
+        return None
+    shown = run_name.encode(errors="replace").decode()
+    if Path(run_name).name != run_name or run_name in (".", "..") or "\0" in run_name:
+        raise UserError(f"--run_name {shown!r} must be a plain folder name without '/'")
+    if shown != run_name or not run_name.isprintable():
+        raise UserError(f"--run_name {shown!r} has characters that cannot be printed: choose another name")
+    return run_name
+
+
+def check_place(folder: Path, name: str = "") -> None:
+    """Try whether files can be written to ``folder``, or to the nearest folder above it that exists.
+
+    Args:
+        name: of a folder that is to be made there.
+    Raises:
+        OSError: read-only, full, no folder, no permission, or too long a name.
+    """
+    _stat_name(folder / name)
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    probe = place / f".probe.{os.getpid()}.tmp"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(place)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _stat_name(path: Path) -> None:
+    """Raise what the system says of a name that cannot be, such as one too long."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
 
 
 def find_run(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path:

@@ -259,6 +259,7 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
         UserError: an option was given that differs from the run's and may not change.
     """
     given = taken_apart(given)
+    changeable = (*CHANGEABLE_ON_RESUME, *(["lr"] if config.get("diverged") else []))  # what a lower rate may mend
     known = _with_tuples({name: value for name, value in modernized(config).items() if name in OPTIONS})
     known["stop_after"] = None
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
@@ -270,18 +271,44 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
         )
         if name == "network_options":
             is_same = {**had, **value} == had
-        if name not in (*CHANGEABLE_ON_RESUME, "resume") and not is_same:
+        if name not in (*changeable, "resume") and not is_same:
             before = f"the run's {as_typed(name, had)}"
             if had is None:
                 before = f"the run, which had no {f'--{name}' if OPTIONS[name].has_flag else name}"
             raise UserError(
                 f"{as_typed(name, value)} differs from {before}: on --resume only "
-                + ", ".join(f"--{changeable}" for changeable in CHANGEABLE_ON_RESUME)
+                + ", ".join(f"--{free}" for free in changeable)
                 + " may change; start a new run for anything else"
             )
-    changed = {name: given[name] for name in CHANGEABLE_ON_RESUME if name in given}
+    changed = {name: given[name] for name in changeable if name in given}
     if known.get("steps") and "epochs" in given:  # epochs stay as long as they are
         changed["steps"] = max(1, round(known["steps"] * given["epochs"] / known["epochs"]))
     options = TrainingOptions.from_flat({**known, **changed, "resume": given.get("resume")})
     _check(options)
     return options
+
+
+def check_values(config: Mapping[str, Any], path: str) -> None:
+    """Refuse a config whose options have values that a command line would not take.
+
+    Raises:
+        UserError: naming file, option and value.
+    """
+    for name, value in modernized(config).items():
+        own, default = OPTIONS.get(name), DEFAULTS.get(name)
+        if own is None or value is None or value == default or isinstance(default, dict):
+            continue
+        values = value if isinstance(value, list) else [value]
+        try:
+            if isinstance(default, bool) != isinstance(value, bool) or isinstance(value, dict):
+                raise argparse.ArgumentTypeError(f"{value!r} is of another type")
+            for each in values:
+                if own.parse is None and own.has_flag and not isinstance(default, bool) and not isinstance(each, str):
+                    raise argparse.ArgumentTypeError(f"{each!r} is no text")
+                parsed = own.parse(str(each)) if own.parse is not None and not isinstance(default, tuple) else each
+                if own.choices and str(each) not in map(str, own.choices):
+                    raise argparse.ArgumentTypeError(f"{each!r} is none of {', '.join(map(str, own.choices))}")
+                if isinstance(parsed, (int, float)) != isinstance(each, (int, float)):
+                    raise argparse.ArgumentTypeError(f"{each!r} is of another type")
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{path}: {name}: {error}; put back a copy, or start the run anew") from None

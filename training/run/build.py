@@ -23,7 +23,7 @@ from training.run.state import AUTO, TrainingState, add_schedule, check_epochs_l
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_precision
-from utils.distributed import distributed, synchronize_batch_norm
+from utils.distributed import distributed, say_once, synchronize_batch_norm
 
 COUNTED_LABELS = 500  # from which class shares are estimated
 
@@ -58,7 +58,7 @@ def make_state(
     if previous is None:
         add_schedule(options.optimization, state, data.train_batches.steps_per_epoch)
     else:
-        checkpoint = load_last(previous)
+        checkpoint = load_last(previous, say_once)
         if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
             check_epochs_left(options, checkpoint["epoch"])
         restore(options.optimization, state, checkpoint, data.train_batches.steps_per_epoch)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.lists import Sample, write_list
-from training.configuration.resolve import resolve_options, resume_options
+from training.configuration.resolve import check_values, resolve_options, resume_options
 from training.data import HELD_OUT, TrainingData
 from training.options import DEFAULTS, TrainingOptions
 from training.run.state import AUTO, TrainingState, has_checkpoint
@@ -18,12 +18,24 @@ from utils.cli import UserError
 from utils.device import choose_device
 from utils.distributed import world_size
 from utils.files import plain, read_json, write_json
-from utils.run_folder import REPO_ROOT, create_run_folder, display_path, environment_record, find_run
+from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, read_record
+from utils.run_folder import (
+    REPO_ROOT,
+    check_place,
+    create_run_folder,
+    display_path,
+    environment_record,
+    find_run,
+    plain_name,
+)
 
 if TYPE_CHECKING:
     from evaluation.label_audit.verdict import Audit
 
 CONFIG = "config.json"
+CONFIG_FIELDS = {"dataset": TEXT, "network": TEXT, "epochs": POSITIVE, "seed": COUNT, "labels": OBJECT}
+CONFIG_FIELDS |= {"asked": OBJECT, "environment": OBJECT}
+CONFIG_OPTIONAL = {"resumed": LIST, "network_options": OBJECT, "restart": OBJECT.or_null()}
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
@@ -35,10 +47,10 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     if given.get("resume") == AUTO:
         run = named_run(given.get("dataset", DEFAULTS["dataset"]), given.get("run_name"), root)
         if run is not None and has_checkpoint(run):
-            return resume_options(given, read_json(run / CONFIG))
+            return resume_options(given, read_config(run))
     elif "resume" in given:
         run = find_run(given["resume"], root / "train_log")
-        return resume_options({**given, "resume": str(run)}, read_json(run / CONFIG))
+        return resume_options({**given, "resume": str(run)}, read_config(run))
     if given.get("init_from") is not None:
         given = {**given, "init_from": str(find_run(given["init_from"], root / "train_log"))}
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
@@ -46,6 +58,28 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
         given = {**given, "data_root": os.path.abspath(data_root)}
     config = None if given.get("config") is None else read_json(given["config"])
     return resolve_options(given, choose_device(given.get("device", "auto")) != "cpu", config)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The config of a run that goes on.
+
+    Raises:
+        UserError: it is missing or broken, or an option in it has a value that it cannot have.
+    """
+    path = run / CONFIG
+    config = read_record(path, CONFIG_FIELDS, CONFIG_OPTIONAL, remedy="put back a copy, or start the run anew")
+    check_values(config, display_path(path))
+    return config
+
+
+def check_folder(options: TrainingOptions, previous: Path | None, root: Path) -> None:
+    """Refuse, before the data are read, a place where the run's folder cannot be made or written to.
+
+    Raises:
+        OSError: as the system says it; UserError: the name.
+    """
+    parent = root / "train_log" / options.data.dataset
+    check_place(previous or parent, plain_name(options.run.run_name) or "")
 
 
 def named_run(dataset: str, run_name: str | None, root: Path) -> Path | None:
@@ -84,7 +118,14 @@ def open_folder(options: TrainingOptions, root: Path) -> Path:
 
 def label_facts(previous: Path | None, found: LabelNoiseFacts) -> LabelNoiseFacts:
     """What this run decides by: what has just been found, or on resume what it found when it began."""
-    return found if previous is None else LabelNoiseFacts.from_json(read_json(previous / CONFIG)["labels"])
+    if previous is None:
+        return found
+    try:
+        return LabelNoiseFacts.from_json(read_config(previous)["labels"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{display_path(previous / CONFIG)}: labels: {error}; put back a copy, or start the run anew"
+        ) from None
 
 
 def make_config(
@@ -127,7 +168,7 @@ def write_config(run: Path, config: dict[str, Any]) -> None:
     """Write config.json; a resumed run keeps where it began and adds where it went on."""
     path = run / CONFIG
     if path.exists():
-        before = read_json(path)
+        before = read_config(run)
         places = [*before.get("resumed", []), config["environment"]]
         config = {**config, "asked": before["asked"], "environment": before["environment"], "resumed": places}
     write_json(path, config)

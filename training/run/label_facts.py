@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,13 +20,14 @@ from training.losses import needs_transition_matrix, parse_loss
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
-from utils.files import read_json
 from utils.lazy import LazySequence
+from utils.records import OBJECT, TEXT, read_record
 from utils.run_folder import display_path
 
 if TYPE_CHECKING:
     from evaluation.label_audit.verdict import Audit
 
+MANIFEST_FIELDS = {"spec": TEXT, "source_list": TEXT, "transition_matrix": OBJECT}
 AUDITED_IMAGES = 60  # at the start of a training; audit_labels.py counts them all
 IMAGES_LOOKED_INTO = 24  # for ceiling and prediction
 
@@ -69,17 +70,27 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> Tra
     return None if added is None else listed @ added
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a folder of noisy labels says about itself.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    remedy = "write the labels anew, or remove the file if they are no simulated ones"
+    return read_record(path, {}, MANIFEST_FIELDS, remedy=remedy)
+
+
 def _matrix_of(manifest_path: Path, num_classes: int) -> TransitionMatrix | None:
     """The matrix in theory of labels that were made from clean ones; None where the manifest has none."""
-    manifest = read_json(manifest_path)
-    if not isinstance(manifest, dict) or Path(str(manifest.get("source_list"))).name != CLEAN_LIST:
+    manifest = read_manifest(manifest_path)
+    if Path(str(manifest.get("source_list"))).name != CLEAN_LIST:
         return None
     theory = manifest.get("transition_matrix", {}).get("theory")
-    if theory is None or np.shape(theory) != (label_classes(num_classes),) * 2:
-        return None
     try:
+        if theory is None or np.shape(theory) != (label_classes(num_classes),) * 2:
+            return None
         return TransitionMatrix(theory)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{display_path(manifest_path)}: transition_matrix.theory: {error}") from None
 
 

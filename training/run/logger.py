@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
 from utils.distributed import is_main
 from utils.files import append_jsonl, atomic_write, read_jsonl
+from utils.records import POSITIVE
+
+METRICS = "metrics.jsonl"
+CLOSING_S = 2.0
 
 
 class RunLogger:
@@ -24,7 +30,7 @@ class RunLogger:
         self.run, self.writer = run, None
         if not is_main():
             return
-        keep_records(run / "metrics.jsonl", completed)
+        keep_records(run / METRICS, completed)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -41,7 +47,7 @@ class RunLogger:
         """Add an epoch's metrics, ``{"train/loss": 0.3, …}``, to metrics.jsonl and the curves."""
         if not is_main():
             return
-        append_jsonl(self.run / "metrics.jsonl", {"epoch": epoch, **metrics})
+        append_jsonl(self.run / METRICS, {"epoch": epoch, **metrics})
         if self.writer is not None:
             for name, value in metrics.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
@@ -52,16 +58,34 @@ class RunLogger:
         if self.writer is not None:
             self.writer.add_image(name, panel, epoch, dataformats="HWC")
 
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all epochs so far."""
+        return read_metrics(self.run / METRICS)
+
     def close(self) -> None:
-        """Flush everything to disk."""
+        """Hand everything to the disk; the curves have no more than ``CLOSING_S`` for that.
+
+        TensorBoard's own thread may hold a lock for minutes where an interrupt came amid its work.
+        """
         if self.writer is not None:
+            closing = threading.Thread(target=self._close_curves, name="closing curves", daemon=True)
+            closing.start()
+            closing.join(CLOSING_S)
+
+    def _close_curves(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk costs the curves their end
             self.writer.close()
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; lines that are broken or name no epoch are left out."""
+    return [record for record in read_jsonl(path) if POSITIVE.accepts(record.get("epoch"))]
+
+
 def keep_records(path: Path, completed: int) -> None:
-    """Drop the records of epochs after ``completed`` from a metrics file, and a last line that a crash cut."""
+    """Drop the records of epochs after ``completed`` from a metrics file, and lines that are none."""
     if not path.exists():
         return
-    kept = [record for record in read_jsonl(path) if record["epoch"] <= completed]
+    kept = [record for record in read_metrics(path) if record["epoch"] <= completed]
     with atomic_write(path) as file:
         file.writelines((json.dumps(record) + "\n").encode() for record in kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,14 @@ def _plan(data: TrainingData, epochs: int, crop: int) -> str:
     )
 
 
-def report_epoch(logger: RunLogger, epoch: int, epochs: int, metrics: EpochMetrics, selection: Selection) -> None:
+def report_epoch(
+    logger: RunLogger,
+    epoch: int,
+    epochs: int,
+    metrics: EpochMetrics,
+    selection: Selection,
+    warnings: Sequence[str] = (),
+) -> None:
     """One line for people, one record for programs."""
     record = {
         "train/loss": metrics.loss,
@@ -79,7 +87,7 @@ def report_epoch(logger: RunLogger, epoch: int, epochs: int, metrics: EpochMetri
     if selection.threshold is not None:
         record["val/threshold"] = selection.threshold
         record["val/inverted"] = selection.invert
-    logger.log_metrics(epoch, record)
+    logger.log_metrics(epoch, record | ({"warnings": list(warnings)} if warnings else {}))
     shown = {name: selection.metrics[name] for name in ("iou", "f1", "auc", "miou") if name in selection.metrics}
     validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
     inverted = "  inverted" if selection.invert else ""

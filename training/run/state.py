@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,24 @@ from datasets.segmentation import steps_before
 from training.ema import EmaTeacher
 from training.engine import unwrap_model
 from training.losses.module import SegmentationLoss
-from training.optimizers import Restart, build_schedule, load_optimizer, restart_at
+from training.optimizers import Restart, build_schedule, change_rate, load_optimizer, restart_at
 from training.options import OptimizationOptions, TrainingOptions
 from training.selection import LabelNoiseFacts, Selection
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
+from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
+from utils.run_folder import display_path
 
+CHECKPOINT_FIELDS = {
+    "model": Kind("weights by name", lambda value: OBJECT.accepts(value) and all(map(torch.is_tensor, value.values()))),
+    "optimizer": OBJECT,
+    "scheduler": OBJECT,
+    "scaler": OBJECT,
+    "epoch": POSITIVE,
+    "best": OBJECT,
+    "config": OBJECT,
+}
+REAL = Kind("a number", lambda value: isinstance(value, (int, float)))  # NaN where nothing can be chosen by
 AUTO = "auto"  # of --resume
 
 
@@ -40,6 +53,7 @@ class TrainingState:
         scores: the same of what the scores are about, which differs where the loss undoes the noise.
         channels_last: whether activations are stored with channels last.
         epoch: epochs completed.
+        saved: the last epoch whose checkpoint was handed to the disk.
         best: epoch and figure of the best checkpoint so far; None before the first.
         restart: how the learning rate goes on where a resumed run has a new number of epochs, else None.
         teacher: the moving average of the network, with ``--ema``.
@@ -57,6 +71,7 @@ class TrainingState:
     scores: LabelNoiseFacts
     channels_last: bool
     epoch: int = 0
+    saved: int = 0
     best: dict[str, Any] | None = None
     restart: Restart | None = None
     teacher: EmaTeacher | None = None
@@ -141,20 +156,58 @@ def checkpoint_content(
     return content
 
 
-def _last(run: Path) -> Path:
-    return run / "checkpoints" / "last.pth"
+def _checkpoints(run: Path) -> list[Path]:
+    """What a run can be resumed from, the newest first: ``last.pth``, then the numbered ones."""
+    numbers = [re.fullmatch(r"epoch_(\d+)\.pth", path.name) for path in (run / "checkpoints").glob("epoch_*.pth")]
+    epochs = sorted((int(number[1]) for number in numbers if number), reverse=True)
+    return [run / "checkpoints" / f"{name}.pth" for name in ("last", *(f"epoch_{epoch}" for epoch in epochs))]
 
 
 def has_checkpoint(run: Path) -> bool:
     """Whether a run has finished an epoch and can be resumed."""
-    return _last(run).exists()
+    return any(path.exists() for path in _checkpoints(run))
 
 
-def load_last(run: Path) -> dict[str, Any]:
-    """The newest checkpoint of a run that is to be resumed."""
+def load_last(run: Path, say: Callable[[str], object] = print) -> dict[str, Any]:
+    """The newest whole checkpoint of a run that is to be resumed.
+
+    Args:
+        say: told where ``last.pth`` is lost or damaged, and another is taken.
+    Raises:
+        UserError: there is none; where the only ones are damaged, what is wrong with the newest.
+    """
     if not has_checkpoint(run):
-        raise UserError(f"{_last(run)} does not exist: the run ended before its first epoch; start it anew")
-    return load_checkpoint(_last(run))
+        last = _checkpoints(run)[0]
+        raise UserError(f"{display_path(last)} does not exist: the run ended before its first epoch; start it anew")
+    faults: list[str] = []
+    for path in _checkpoints(run):
+        try:
+            checkpoint = check_content(load_checkpoint(path), path)
+        except UserError as fault:
+            faults.append(str(fault))
+            continue
+        if faults:
+            say(f"{faults[0]}; going on after epoch {checkpoint['epoch']} from {path.name}, the newest whole one")
+        return checkpoint
+    raise UserError(faults[0])
+
+
+def check_content(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The checkpoint, where what a resumed run takes from it is there.
+
+    Raises:
+        UserError: naming the file and what is missing.
+    """
+    remedy = "take another checkpoint of the run, or start it anew"
+    check_record(checkpoint, path, CHECKPOINT_FIELDS, remedy=remedy)
+    check_record(checkpoint["config"], f"{path}, config", {"seed": COUNT, "epochs": POSITIVE}, remedy=remedy)
+    check_record(checkpoint["scheduler"], f"{path}, scheduler", {"step": COUNT}, remedy=remedy)
+    check_record(checkpoint["optimizer"], f"{path}, optimizer", {"param_groups": LIST, "state": OBJECT}, remedy=remedy)
+    check_record(checkpoint["best"], f"{path}, best", {"epoch": POSITIVE, "figure": REAL}, remedy=remedy)
+    broken = [name for name, value in checkpoint["model"].items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{display_path(path)} holds weights that are not finite ({broken[0]}); {remedy}")
+    return checkpoint
 
 
 def check_epochs_left(options: TrainingOptions, completed: int) -> None:
@@ -168,7 +221,24 @@ def check_epochs_left(options: TrainingOptions, completed: int) -> None:
 def restore(
     optimization: OptimizationOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: float
 ) -> None:
-    """Fill ``state`` from a checkpoint, exactly as the run left it."""
+    """Fill ``state`` from a checkpoint, exactly as the run left it.
+
+    Raises:
+        UserError: its content does not fit the network or optimizer of the run.
+    """
+    try:
+        _restore(optimization, state, checkpoint, steps_per_epoch)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the checkpoint after epoch {checkpoint['epoch']} does not fit the run: {reason}; take another one, "
+            "or start the run anew"
+        ) from error
+
+
+def _restore(
+    optimization: OptimizationOptions, state: TrainingState, checkpoint: dict[str, Any], steps_per_epoch: float
+) -> None:
     old = checkpoint["config"]
     if checkpoint.get("loss"):
         raise UserError(
@@ -181,7 +251,9 @@ def restore(
     load_optimizer(state.optimizer, checkpoint["optimizer"])
     if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
         state.scaler.load_state_dict(checkpoint["scaler"])
-    state.epoch, state.best = checkpoint["epoch"], checkpoint["best"]
+    state.epoch = state.saved = checkpoint["epoch"]
+    state.best = checkpoint["best"]
+    change_rate(state.optimizer, optimization.lr / old.get("lr", optimization.lr))
     state.restart = _earlier_restart(old, steps_per_epoch)
     step = checkpoint["scheduler"]["step"]
     if optimization.epochs != old["epochs"]:
