@@ -29,12 +29,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="data set, or whose lists to look in")
-    add(
-        "--data_list",
-        default="test",
-        metavar="LIST",
-        help="list of images; labels are used for the table alone (default: test)",
-    )
+    images = "list of images; labels are used for the table alone (default: test)"
+    add("--data_list", default="test", metavar="LIST", help=images)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored")
     add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
