@@ -24,6 +24,12 @@ def otsu_mask(image: np.ndarray) -> np.ndarray:
     return values > threshold_otsu(values)
 
 
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """An image (H, W) or (H, W, C), any type → float32 (H, W), the mean of its channels."""
+    values = image.astype(np.float32)
+    return values if values.ndim == 2 else values.mean(axis=2)
+
+
 def local_skewness(image: np.ndarray) -> float:
     r"""Skewness :math:`E[d^3] / E[d^2]^{3/2}` of d, the image less its Gaussian mean of ``LOCAL_SIGMA`` pixels.
 
@@ -31,7 +37,7 @@ def local_skewness(image: np.ndarray) -> float:
     """
     import cv2
 
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0).astype(np.float64)
+    smooth = cv2.GaussianBlur(to_grey(image), (0, 0), 1.0).astype(np.float64)
     excess = smooth - cv2.GaussianBlur(smooth, (0, 0), LOCAL_SIGMA)
     excess -= excess.mean()
     spread = (excess**2).mean()
@@ -50,13 +56,13 @@ def resolve_foreground(foreground: str, images: Iterable[np.ndarray]) -> str:
 
 
 def orient(image: np.ndarray, foreground: str) -> np.ndarray:
-    """The image as float32 with its structures bright.
+    """The image as float32 (H, W) with its structures bright.
 
     Args:
-        image: (H, W), any type.
+        image: (H, W) or (H, W, C), any type; channels are averaged.
         foreground: ``bright`` (as it is), ``dark`` (negated), ``minority`` (negated where Otsu's threshold leaves
             more than half of the pixels above it).
     """
-    values = image.astype(np.float32)
+    values = to_grey(image)
     negate = foreground == "dark" or (foreground == "minority" and otsu_mask(values).mean() > 0.5)
     return -values if negate else values

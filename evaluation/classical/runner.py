@@ -40,7 +40,7 @@ def oriented_images(
 
     def oriented(place: int) -> np.ndarray:
         image = without_hot_pixels(read_image(samples[place].image, len(channels) or 1, channels))
-        return orient(image if image.ndim == 2 else image.mean(-1), foreground)
+        return orient(image, foreground)
 
     return LazySequence(oriented, len(samples))
 

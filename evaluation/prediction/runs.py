@@ -45,7 +45,7 @@ from evaluation.prediction.stacks import (
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
-from utils.cli import Progress, UserError
+from utils.cli import Progress, UserError, counted
 from utils.device import choose_device, choose_precision
 from utils.files import write_json
 from utils.output_folder import replaced_output
@@ -342,7 +342,7 @@ def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any])
     inverted = ", inverted" if record["inverted"] else ""
     speed = record["timing"]["images_per_second"]
     images = "1 image" if len(pictures) == 1 else f"{len(pictures)} images"
-    images += f" ({len(record['stacks'])} stacks, plane by plane)" if record["stacks"] else ""
+    images += f" ({counted(record['stacks'], 'stack')}, plane by plane)" if record["stacks"] else ""
     labelled = any(picture.label for picture in pictures)
     labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
     return (

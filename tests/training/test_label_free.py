@@ -14,7 +14,7 @@ from datasets.label_noise import EMS_SPEC
 from training.configuration.presets import RECIPES
 from training.configuration.resolve import resolve_options
 from training.fit import configure, fit
-from training.label_free.masks import CRITERIA, INITIAL_LABELS
+from training.label_free.masks import CRITERIA, INITIAL_LABELS, initial_mask
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.files import read_json, read_jsonl, write_json
@@ -147,3 +147,11 @@ def test_a_run_with_rules_that_no_longer_exist_is_not_resumed_as_another(disks):
 def test_what_needs_labels_is_refused(disks, given):
     with pytest.raises(UserError, match="--igtt"):
         run(disks, epochs=1, **given)
+
+
+@pytest.mark.parametrize("init", INITIAL_LABELS)
+def test_first_masks_of_images_of_several_channels_are_those_of_their_mean(init, rng):
+    image = rng.integers(0, 200, (48, 48, 2)).astype(np.uint8)
+    image[12:30, 12:30] += 50
+    masks = [initial_mask(init, each, "bright", 0, "7") for each in (image, image.mean(-1))]
+    assert masks[0].shape == (48, 48) and np.array_equal(*masks)

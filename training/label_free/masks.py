@@ -133,7 +133,7 @@ def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image
     ========================  ================================================================================
 
     Args:
-        image: (H, W) as read.
+        image: (H, W) or (H, W, C) as read; channels are averaged.
         foreground: ``bright``, ``dark`` or ``minority``, see :func:`evaluation.classical.foreground.orient`.
     Returns: uint8 (H, W), 0/1.
     """
