@@ -149,7 +149,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def parse_arguments(study: Study, description: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(study: Study, description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line of a study."""
     parser = CommandParser(description=description.splitlines()[0], formatter_class=argparse.HelpFormatter)
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="try these data sets, which have lists, instead")
@@ -186,7 +186,7 @@ def choose_cells(cells: Sequence[Cell], datasets: Sequence[str] | None, only: Se
     return list(cells[int(number) - 1 :: int(parts)])
 
 
-def run_study(study: Study, description: str, arguments: Sequence[str] | None = None) -> None:
+def run_study(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> None:
     """The command of a study: try what is not finished, or write tables and pictures of what is.
 
     Raises:

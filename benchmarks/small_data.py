@@ -41,7 +41,7 @@ WHOLE = 0  # in place of a number of images: the whole lists
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line before ``--``."""
-    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
     add = parser.add_argument
     add("--datasets", nargs="+", default=list(DATASETS), metavar="NAME", help="data sets (default: all four)")
     add("--images", nargs="+", type=int, default=[14], metavar="N", help="training images; 0: all lists as they are")
@@ -127,7 +127,7 @@ def classic_ious(dataset: str) -> dict[str, float]:
 
     samples = read_list(find_list("test", dataset), say=lambda line: None)
     images = oriented_images(samples, resolve_foreground("auto", oriented_images(samples, "bright")))
-    labels = [read_label(sample.label) for sample in samples]
+    labels = [read_label(sample.require_label()) for sample in samples]
     found = {}
     for name, method in BASELINES.items():
         histogram = sum(score_histogram(method(image), label) for image, label in zip(images, labels, strict=True))

@@ -32,7 +32,7 @@ def audit_noise(spec: str, train_list: Path, num_classes: int = 1, seed: int = 0
     from evaluation.label_audit import audit_labels
 
     samples = read_list(train_list)
-    truth = [read_label(sample.label, num_classes) for sample in samples]
+    truth = [read_label(sample.require_label(), num_classes) for sample in samples]
     noisy = [
         make_noisy_label(label, spec, seed, sample.image_id, num_classes)
         for label, sample in zip(truth, samples, strict=True)

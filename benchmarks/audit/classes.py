@@ -87,7 +87,7 @@ def test_network(run: Path, test_list: Path, num_classes: int) -> dict[str, Any]
     plain = 0
     for sample in read_list(test_list):
         scores = read_scores(folder / "scores" / Path(record["maps"][sample.image_id]).name)
-        plain = plain + confusion_matrix(scores.argmax(0), read_label(sample.label, num_classes), num_classes)
+        plain = plain + confusion_matrix(scores.argmax(0), read_label(sample.require_label(), num_classes), num_classes)
     return {
         "miou": metrics["pooled"]["iou"],
         "mf1": metrics["pooled"]["f1"],

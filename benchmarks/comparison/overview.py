@@ -26,7 +26,7 @@ JPEG_QUALITY = 88
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="predicted runs, <dataset>/<run>[:<test image>]")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture to write")
     parser.add_argument("--side", type=int, default=256, help="pixels of a panel (default: 256)")
@@ -60,7 +60,7 @@ def row(name: str, side: int):
     record = read_json(folders[-1])
     samples = read_list(find_list(config["test_list"], config["dataset"]))
     sample = samples[int(place) if place else len(samples) // 2]
-    image, label = read_image(sample.image), read_label(sample.label)
+    image, label = read_image(sample.image), read_label(sample.require_label())
     scores = read_scores(folders[-1].parent / record["maps"][sample.image_id])
     noisy = make_noisy_label(label, training_spec(config), config["noise_seed"], sample.image_id)
     mask = (scores >= record["threshold"]).astype(label.dtype)

@@ -69,7 +69,7 @@ def draw_overlays(folder: Path) -> None:
     for row, (dataset, test_list) in zip(axes, test_lists.items(), strict=True):
         samples = read_list(test_list)
         sample = samples[len(samples) // 2]
-        image, truth = read_image(sample.image).astype(np.float32), read_label(sample.label) == 1
+        image, truth = read_image(sample.image).astype(np.float32), read_label(sample.require_label()) == 1
         row[0].imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))
         row[1].imshow(truth, cmap="gray")
         row[0].set_ylabel(dataset, fontsize=8)

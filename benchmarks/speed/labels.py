@@ -138,7 +138,7 @@ def scored_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     pairs = []
     for sample in samples_of("test")[:count]:
-        label = read_label(sample.label)
+        label = read_label(sample.require_label())
         noise = cv2.GaussianBlur(rng.normal(0, 1, label.shape), (0, 0), 2)
         logits = 4 * cv2.GaussianBlur(label.astype(np.float64), (0, 0), 1.5) - 2 + 5 * noise
         pairs.append(((1 / (1 + np.exp(-logits))).astype(np.float32), label))
@@ -173,7 +173,7 @@ def measure_audit(settings: Settings) -> list[Figure]:
     count = 20 if settings.tiny else 1000
     samples = samples_of("train/train_gt")
     used = [samples[place % len(samples)] for place in range(count)]
-    truth = {sample.image_id: read_label(sample.label) for sample in samples[:count]}
+    truth = {sample.image_id: read_label(sample.require_label()) for sample in samples[:count]}
     images = {sample.image_id: read_image(sample.image) for sample in samples[:count]}
     steps = parse_spec(NOISE)
     noisy = {name: make_noisy_label(label, steps, 0, name) for name, label in truth.items()}

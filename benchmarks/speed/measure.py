@@ -51,7 +51,7 @@ SETS = {
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
     parser.add_argument(
         "--parts",
         nargs="+",

@@ -44,7 +44,7 @@ class PlainDataset(Dataset):
 
     def __getitem__(self, draw: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[draw % len(self.samples)]
-        label = make_noisy_label(read_label(sample.label), self.noise, self.noise_seed, sample.image_id)
+        label = make_noisy_label(read_label(sample.require_label()), self.noise, self.noise_seed, sample.image_id)
         rng = np.random.default_rng([torch.initial_seed() % 2**63, draw])
         image = torch.from_numpy(normalize(read_image(sample.image)))
         return self.transform(image, torch.from_numpy(label), rng)
