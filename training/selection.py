@@ -46,23 +46,29 @@ class LabelNoiseFacts:
     Args:
         matrix: the transition matrix that holds wherever a pixel lies; None where there is none or it is not known.
         invert: whether the labels show the inverse of the truth; None where that is not known.
+        prior: the threshold that the audit implies where labels are biased, so that there is no matrix.
     """
 
     matrix: TransitionMatrix | None = None
     invert: bool | None = None
+    prior: float | None = None
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> LabelNoiseFacts:
         """What `to_json` wrote."""
-        return cls(None if stored["matrix"] is None else TransitionMatrix(stored["matrix"]), stored["invert"])
+        matrix = None if stored["matrix"] is None else TransitionMatrix(stored["matrix"])
+        return cls(matrix, stored["invert"], stored.get("prior"))
 
     def to_json(self) -> dict[str, Any]:
         """For ``config.json``."""
-        return {"matrix": None if self.matrix is None else self.matrix.rows, "invert": self.invert}
+        rows = None if self.matrix is None else self.matrix.rows
+        return {"matrix": rows, "invert": self.invert, "prior": self.prior}
 
     def threshold(self, class_weights: Sequence[float] | None = None) -> float | None:
-        """The threshold that the noise implies, see `TransitionMatrix.threshold`; None where there is none."""
-        return None if self.matrix is None else self.matrix.threshold(class_weights)
+        """The threshold that the labels imply, see `TransitionMatrix.threshold`; None where there is none."""
+        if self.matrix is None:
+            return self.prior if class_weights is None else None
+        return self.matrix.threshold(class_weights)
 
     def decoder(self, num_classes: int, class_weights: Sequence[float] | None = None) -> ScoreDecoder | None:
         """See `TransitionMatrix.decoder`; None where scores are taken as they are."""

@@ -23,6 +23,7 @@ from evaluation.label_audit.decision import decide, may_be_chance
 from evaluation.label_audit.estimate import Transitions, estimate_transitions
 from evaluation.label_audit.iou_ceiling import iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
+from evaluation.label_audit.repair import choose_repair
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.label_audit.without_reference import ImageAudit, image_evidence
@@ -168,6 +169,9 @@ def _compare(
         )
     elif np.isfinite(transitions.phi) and transitions.no_association:
         prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, clean=np.nan)
+    repair = None
+    if biases is not None and (biases.moved or biases.offset) and not turned:
+        repair = choose_repair(sample[0], truths).spec
     chance = transitions.too_few and may_be_chance(sample[1], sample[0], num_classes, seed)
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     verdict = decide(
@@ -183,6 +187,7 @@ def _compare(
         biases=biases,
         bias_cost=None if biases is None else bias_cost(biases, prediction),
         steps=steps,
+        repair=repair,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),

@@ -52,6 +52,12 @@ class ReferenceAudit(Audit):
         return self.transitions.inverted
 
     @property
+    def errors_forget_image(self) -> bool:
+        """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
+        biased = self.is_biased or (self.biases is not None and bool(self.biases.found))
+        return self.verdict in ("learnable", "inverted") and not biased and not self.transitions.too_few
+
+    @property
     def threshold(self) -> float | None:
         """The score threshold that the labels imply, after inversion; None for K classes or without a direction."""
         if self.invert is None:
@@ -249,8 +255,7 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        by_chance = self.reference == "clean labels" and not (self.biases and self.biases.found) and not self.is_biased
-        if not by_chance:
+        if self.reference != "clean labels" or (self.biases is not None and self.biases.found) or self.is_biased:
             return None
         errors = 1 - np.diagonal(found.matrix.block)
         if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:

@@ -118,3 +118,19 @@ def test_what_outlines_cost():
     assert outline_cost(distance, [mask.astype(np.float32)], 0.5, 1.5) == pytest.approx(0, abs=0.001)
     assert outline_cost(distance, [wide.astype(np.float32)], 0.5, 1.5) == pytest.approx(1 - overlap, abs=0.02)
     assert outline_cost(distance, [wide.astype(np.float32)], 0.97, 1.5) < 0.5 * (1 - overlap)
+
+
+@pytest.mark.parametrize(("spec", "repair"), [("move:3,-2", "move:-3,2"), ("clean", None), ("flip:0.2", None)])
+def test_the_repair_that_is_advised(cells, noisy_labels, spec, repair):
+    images, masks = cells
+    audit = audit_labels(noisy_labels(masks, spec), masks, images)
+    assert audit.to_json()["repair"] == repair
+    assert any(f"--label_repair {repair}" in line for line in audit.advice()) == (repair is not None)
+
+
+def test_wide_labels_get_a_repair_that_narrows(cells, noisy_labels):
+    images, masks = cells
+    audit = audit_labels(noisy_labels(masks, "offset:2"), masks, images)
+    assert audit.verdict == "biased at boundaries"
+    assert float(audit.repair.removeprefix("offset:")) == pytest.approx(-2, abs=0.5)
+    assert audit.threshold > 0.7

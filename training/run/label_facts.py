@@ -140,9 +140,10 @@ def examine_labels(
 
         report = report or audit_dataset(options, dataset, root)
         found = report.transitions if isinstance(report, ReferenceAudit) else None
-    place_free = found is not None and report.verdict in ("learnable", "inverted") and not found.too_few
-    if matrix is None and place_free and found.matrix.is_complete:
-        matrix = found.matrix
+    prior = None
+    if matrix is None and found is not None:
+        matrix = found.matrix if report.errors_forget_image and found.matrix.is_complete else None
+        prior = report.threshold if matrix is None else None
     if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
             f"--loss {options.loss.spec} needs the labels' transition matrix: give --transition_matrix FILE; "
@@ -157,7 +158,7 @@ def examine_labels(
     invert = None if report is None else report.invert
     if matrix is not None and options.data.num_classes == 1:
         invert = matrix.inverts
-    return LabelKnowledge(LabelNoiseFacts(matrix, invert), tuple(lines), report)
+    return LabelKnowledge(LabelNoiseFacts(matrix, invert, prior), tuple(lines), report)
 
 
 def _warnings(loss_spec: str, noise: TransitionMatrix, dataset: SegmentationDataset) -> list[str]:

@@ -122,7 +122,7 @@ def _audit(options: TrainingOptions, samples: Sequence[Sample], root: Path) -> A
 
 def _audit_reason(report: Audit, repair: str | None) -> str:
     what = "repaired labels" if repair else "labels"
-    return f"{what} of {report.images} images against {report.reference}{report.prediction()}"
+    return f"{what} of {report.images} images against {report.reference}: {report.reason()}"
 
 
 def _reference_audit(report: Audit) -> ReferenceAudit | None:
@@ -136,7 +136,7 @@ def decide_loss(options: TrainingOptions, report: Audit) -> Decision:
     spec, found = options.loss.spec, _reference_audit(report)
     if found is None:
         return Decision("loss", spec, "how labels err is not known without clean ones")
-    if report.verdict not in ("learnable", "inverted"):
+    if not found.errors_forget_image:
         return Decision("loss", spec, f"the labels are {report.verdict}: no transition matrix describes their errors")
     if "offset" in (options.noise.label_repair or ""):
         return Decision("loss", spec, "what the repair leaves lies at boundaries, which no transition matrix describes")
