@@ -206,7 +206,7 @@ def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path]) -> No
         if len(file.values) > 2 and (file.values != np.rint(file.values)).any():
             raise UserError(
                 f"label {shown} holds {len(file.values)} values that are not whole, {listed(file.values)}: it seems to "
-                "be a map of probabilities; cut it (at 0.5, say) and save two values"
+                "be a map of probabilities or distances; cut it (at 0.5, say) and save two values"
             )
     found = union_of_values(files)
     if found[0] > 0 and 2 <= len(found) <= FEW_VALUES:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.image_files import Wanted
-from datasets.image_io import read_header, read_image, read_stack, read_stored_label
+from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_image, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, color_name
 from datasets.label_summary import FileValues, summarize
 from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
@@ -90,6 +90,8 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     found = map_with_progress(look, jobs, "looking at images and labels")
     labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
     advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
+    if not labels:
+        advice.notes += _masks_among([row[0] for row in rows])
     if channels:
         advice.in_channels, advice.channels = len(channels), tuple(channels)
         advice.options.append(f"--channels {quoted(','.join(channels))}")
@@ -171,6 +173,27 @@ def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Adv
         advice.in_channels = 3
         advice.options.append("--in_channels 3")
         advice.notes.append(f"{counted(colored, 'image')} in colour: without --in_channels 3 they are read as grey")
+
+
+def _masks_among(images: Sequence[Path]) -> list[str]:
+    """A warning where images that have no labels seem to be labels."""
+    looked_at = [images[index] for index in spread(len(images), COLORS_LOOKED_AT)]
+    masks = [image for image in looked_at if _has_two_values(image)]
+    if not masks:
+        return []
+    return [
+        f"warning: {len(masks)} of {counted(looked_at, 'image')} looked at hold two values, as masks do "
+        f"({masks[0].name}): are they labels? Name their folder (--labels) or what their names end with "
+        "(--label_suffix)"
+    ]
+
+
+def _has_two_values(image: Path) -> bool:
+    try:
+        values = read_image(image)
+    except UserError:
+        return False
+    return len(np.unique(values)) == 2
 
 
 def _channels_differ(image: Path) -> bool:
@@ -266,5 +289,7 @@ def _void_values(values: Sequence[int], is_color: bool) -> list[int]:
         return [value for value in values if value in VOID_COLORS]
     negative = [value for value in values if value < 0]
     rest = [value for value in values if value >= 0]
+    if rest == [0, IGNORE_IN_BINARY_FILES, 255]:  # as this project writes them
+        return [*negative, IGNORE_IN_BINARY_FILES]
     far = rest[-1] if len(rest) > 2 and rest[-1] >= IGNORE - 5 and rest[-2] < IGNORE / 2 else None
     return negative + ([] if far is None else [far])

@@ -30,7 +30,16 @@ LABEL_ENDINGS = (
     "_seg",
     "_gt",
 )  # the longer before those that end alike
-LABEL_BEGINNINGS = ("labels_", "label_", "masks_", "mask_", "seg_", "gt_")
+LABEL_BEGINNINGS = (
+    "labels_",
+    "label_",
+    "masks_",
+    "mask_",
+    "seg_",
+    "gt_",
+    "mask of ",
+    "count masks of ",
+)  # the last two are ImageJ's
 IMAGE_ENDINGS = ("_image", "_img", "_raw", "_volume", "_im", "_0000")  # the last is nnU-Net's first channel
 IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_")
 SEPARATORS = "_-. "

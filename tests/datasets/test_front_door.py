@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -592,6 +593,10 @@ VALUES = {
         lambda n: binary(n).astype(np.int16) // 255 - (classes_and_void(n) == 255),
         ' --label_map "0:0,1:1,-1:ignore"',
     ),
+    "0, 255 and unknown as written here": (
+        lambda n: np.where(classes_and_void(n) == 255, 128, binary(n)).astype(np.uint8),
+        ' --label_map "0:0,255:1,128:ignore"',
+    ),
     "grey steps": (
         lambda n: (numbered(n) % 3 * 100).astype(np.uint8),
         ' --num_classes 3 --label_map "0:0,100:1,200:2"',
@@ -719,3 +724,19 @@ def test_colours_that_jpeg_smeared_are_told_apart_from_images(tmp_path: Path):
     Image.fromarray(colors_of_classes(3)).save(tmp_path / "7.jpg", quality=80)
     with pytest.raises(UserError, match="In JPEG colours run into each other: save labels as PNG"):
         read_label(tmp_path / "7.jpg")
+
+
+@pytest.mark.parametrize("mark", ["Mask of ", "Count Masks of "])
+def test_what_imagej_calls_its_masks_is_known(tmp_path: Path, mark: str):
+    put(tmp_path / "my data", [Files(grey, "im*.tif", range(3)), Files(binary, f"{mark}im*.tif", range(3))])
+    lists, _ = made(tmp_path)
+    assert sorted(row for name in lists for row in lists[name]) == [f"im{n}.tif\t{mark}im{n}.tif" for n in range(3)]
+
+
+def test_masks_that_pass_for_images_are_told(tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, "im*.tif", range(3)), Files(binary, "im*-1.tif", range(3))])
+    said = made(tmp_path).said
+    assert any(line.startswith("warning: 3 of 6 images looked at hold two values, as masks do (im") for line in said)
+    shutil.rmtree(tmp_path / "txt")
+    lists, said = made(tmp_path, label_suffix=["-1"])
+    assert not any("warning" in line for line in said) and all("\t" in row for name in lists for row in lists[name])
