@@ -17,6 +17,8 @@ from datasets.labels import IGNORE
 from datasets.registries import STRONG_AUGMENTATIONS
 from utils.device import pinned
 
+MAX_STRENGTH = 1000
+
 
 class RandomIntensity(v2.Transform):
     """Shift brightness by up to ± ``brightness`` deviations and scale contrast by up to 1 ± ``contrast``.
@@ -102,9 +104,7 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
         name, _, strength = item.partition(":")
         if name not in STRONG_AUGMENTATIONS:
             raise ValueError(f"{name!r} is no augmentation; choose from: {', '.join(STRONG_AUGMENTATIONS)}")
-        strengths[name] = (float(strength),) if strength else ()
-        if not min(strengths[name], default=1) > 0:
-            raise ValueError(f"the strength of {item!r} must be a positive number")
+        strengths[name] = (_strength(item, strength),) if strength else ()
     steps = [
         step
         for name in STRONG_AUGMENTATIONS
@@ -112,6 +112,16 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
         for step in STRONG_AUGMENTATIONS[name](*strengths[name])
     ]
     return v2.Compose(steps) if steps else None
+
+
+def _strength(item: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_STRENGTH:
+        raise ValueError(f"the strength of {item!r} must be a number above 0 and at most {MAX_STRENGTH}")
+    return value
 
 
 def augment(image: Tensor, label: Tensor, spec: Sequence[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:

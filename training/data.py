@@ -36,6 +36,7 @@ from utils.processors import usable_processors
 
 AUTO_REPAIR = "auto"  # of --label_repair: what the clean labels show to be worth it
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
+MAX_DRAWS = 10**8  # in an epoch; their order is held in memory
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.5, 0.25  # of what is free, what ``--cache auto`` may fill
 BYTES_PER_VALUE = 4  # at most; labels take one
 
@@ -253,6 +254,8 @@ def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -
 def training_batches(options: TrainingOptions, images: int) -> TrainingBatches:
     """The batches of a run: as many an epoch as ``steps`` asks, else every image ``repeat`` times."""
     optimization, repeat = options.optimization, options.augmentation.repeat
+    if repeat != "auto" and images * repeat > MAX_DRAWS:
+        raise UserError(f"--repeat {repeat} of {images} images is more than {MAX_DRAWS} draws in an epoch: lower it")
     return TrainingBatches(
         images,
         optimization.batch_size,

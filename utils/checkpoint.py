@@ -178,4 +178,6 @@ def load_tensors(
         raise
     except Exception as error:  # of damaged files the unpickler raises nearly every kind
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "weights_only" in reason:  # torch's advice is to load what may execute code
+            reason = "it is no file of tensors and plain containers"
         raise UserError(f"{what} {path} cannot be loaded safely: {reason}") from None

@@ -6,6 +6,7 @@ Importing this module costs no third-party import, so ``--help`` stays fast.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -44,6 +45,9 @@ class CommandParser(argparse.ArgumentParser):
         """As argparse does, but for values such as ``-1:ignore``, which begin with a minus and are no options."""
         joined: list[str] = []
         for argument in sys.argv[1:] if args is None else args:
+            shown = argument.encode(errors="replace").decode()
+            if argument.endswith("=--") or shown != argument:
+                self.error(f"{shown!r} has no value that can be read")
             if joined and re.match(r"-\d+(\.\d+)?:", argument) and joined[-1].startswith("--"):
                 joined[-1] += f"={argument}"
             else:
@@ -80,7 +84,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         sys.exit(EXIT_WRONG_USE)
     except KeyboardInterrupt as stop:
         _complain("interrupted" if str(stop) in ("", "SIGINT") else f"stopped by {stop}", stop)
-        _leave(exit_status(stop))
+        _leave_at_once(exit_status(stop))
     except OSError as error:  # of a place for output, or of a file that went away
         is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         if error.filename is None and not is_disk:
@@ -134,6 +138,18 @@ def _leave(status: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """End a stopped process without waiting for threads; what had to be tidied up has been on the way here."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def one_of(value: str, choices: Sequence[str], what: str) -> str:

@@ -32,6 +32,18 @@ def positive_float(text: str) -> float:
     return value
 
 
+def up_to(most: float) -> Callable[[str], float]:
+    """An argparse type: a number above 0 and at most ``most``."""
+
+    def parse(text: str) -> float:
+        value = positive_float(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be at most {most:g}")
+        return value
+
+    return parse
+
+
 def below_one(text: str) -> float:
     """A number from 0 to below 1."""
     value = non_negative_float(text)

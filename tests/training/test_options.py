@@ -196,7 +196,7 @@ def test_the_preset_loss_is_proper_under_noise(given):
     ("arguments", "words"),
     [
         (["--network", "vnet"], ["--network", "vnet", "unet"]),
-        (["--epochs", "0"], ["--epochs", "'0'", "at least 1"]),
+        (["--epochs", "0"], ["--epochs", "'0'", "from 1 to"]),
         (["--lr", "nan"], ["--lr", "'nan'", "finite"]),
         (["--seed", str(2**63)], ["--seed", str(2**63), "whole number from 0"]),
         (["--lr", "fast"], ["--lr", "'fast'", "finite"]),

@@ -26,14 +26,18 @@ from utils.option_fields import (
     option,
     positive_float,
     positive_int,
+    up_to,
 )
 
+# Far beyond what is of use; what lies above is a slip, and would end in a failed allocation.
+MAX_CROP, MAX_WIDTH, MAX_BATCH = 16384, 4096, 65536
+MAX_EPOCHS, MAX_COUNT, MAX_RATE = 10**6, 10**5, 1e6
 INITIAL_LABELS = ("black", "random", *BASELINES)
 
 
 def auto_or_count(text: str) -> int | str:
     """A whole number of at least 1, or ``auto``."""
-    return text if text == "auto" else positive_int(text)
+    return text if text == "auto" else whole_number(1, MAX_COUNT)(text)
 
 
 seed_number = whole_number(0, 2**63 - 1)  # that torch takes
@@ -104,7 +108,7 @@ class LabelFreeOptions:
 class AugmentationOptions:
     """Windows of the images and how they are varied."""
 
-    crop: int = option(256, "side of the training window in pixels", positive_int, metavar="PIXELS")
+    crop: int = option(256, "side of the training window in pixels", whole_number(1, MAX_CROP), metavar="PIXELS")
     flips: bool = option(True, "flip and turn images by quarters")
     augment: tuple[str, ...] = option(
         (), f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(STRONG_AUGMENTATIONS)}", nargs="*", metavar="NAME"
@@ -126,7 +130,7 @@ class NetworkOptions:
         metavar="SPEC",
     )
     options: dict[str, Any] = option({}, "options of the network", flag="network_options", python_only=True)
-    width: int | None = option(None, "channels of the first level", positive_int, metavar="CHANNELS")
+    width: int | None = option(None, "channels of the first level", whole_number(1, MAX_WIDTH), metavar="CHANNELS")
     pretrained: str | None = option(None, "weights of a ResNet encoder: imagenet, or a file", metavar="FILE")
     sync_batchnorm: bool = option(False, "batch norm over the images of all processes (GPUs only)")
     head_bias: str = option(
@@ -167,8 +171,8 @@ class OptimizationOptions:
         positive_int,
         metavar="N",
     )
-    epochs: int = option(100, "epochs in all", positive_int, metavar="N", may_change=True)
-    batch_size: int = option(32, "images a step, over all processes", positive_int, metavar="N")
+    epochs: int = option(100, "epochs in all", whole_number(1, MAX_EPOCHS), metavar="N", may_change=True)
+    batch_size: int = option(32, "images a step, over all processes", whole_number(1, MAX_BATCH), metavar="N")
     accumulate: int = option(1, "parts that a batch is computed in, to save memory", positive_int, metavar="N")
     optimizer: str = option(
         "sgd",
@@ -179,7 +183,7 @@ class OptimizationOptions:
     momentum: float = option(0.9, "momentum of SGD; of the Adams, their first beta", below_one, inside="optimizer")
     weight_decay: float = option(0.0, "weight decay", non_negative_float, inside="optimizer")
     clip_grad: float | None = option(None, "largest norm of the gradient", positive_float, inside="optimizer")
-    lr: float = option(0.05, "highest learning rate", positive_float, metavar="RATE")
+    lr: float = option(0.05, "highest learning rate", up_to(MAX_RATE), metavar="RATE")
     schedule: str = option(
         "constant",
         f"course of the learning rate, NAME or NAME(warmup_epochs=…), of: {', '.join(SCHEDULES)}",
@@ -188,7 +192,7 @@ class OptimizationOptions:
     )
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", non_negative_float, inside="schedule")
     step_epochs: int = option(20, "epochs between steps of the step schedule", positive_int, metavar="E")
-    step_gamma: float = option(0.1, "factor of the step schedule", positive_float, metavar="FACTOR")
+    step_gamma: float = option(0.1, "factor of the step schedule", up_to(1), metavar="FACTOR")
     ema: float = option(
         0.0, "predict with the moving average of the weights, of this decay; 0: the latest", below_one, metavar="DECAY"
     )

@@ -25,6 +25,9 @@ TERM = re.compile(
 )
 
 
+MAX_FACTOR = 1e6
+
+
 @dataclass(frozen=True)
 class LossSpec:
     """A loss that specs can name.
@@ -120,6 +123,8 @@ def parse_loss(spec: str, num_classes: int | None = None) -> tuple[LossTerm, ...
             break
         factor = float(match["factor"] or 1)
         name = one_of(match["name"], tuple(LOSSES), f"--loss {spec!r}: loss")
+        if not 0 < factor <= MAX_FACTOR:
+            raise UserError(f"--loss {spec!r}: the factor of {name} must be above 0 and at most {MAX_FACTOR:g}")
         summands.append(LossTerm(factor, name, _parse_params(spec, name, match["params"])))
         position = match.end()
     if not summands or position < len(text) or text.endswith("+"):

@@ -14,7 +14,7 @@ from utils.files import append_jsonl, atomic_write, read_jsonl
 from utils.records import POSITIVE
 
 METRICS = "metrics.jsonl"
-CLOSING_S = 2.0
+CLOSING_S = 1.0
 
 
 class RunLogger:
