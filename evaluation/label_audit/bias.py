@@ -101,7 +101,8 @@ class Moved:
         return back
 
 
-def _centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Values less their mean where they are known, 0 elsewhere; float32."""
     return np.where(known, values - values[known].mean() if known.any() else 0, 0).astype(np.float32)
 
 
@@ -123,8 +124,17 @@ def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
     tables = []
     for first, second in zip(firsts, seconds, strict=True):
         known = np.isfinite(first) & np.isfinite(second)
-        tables.append(shift_covariances(_centred(first, known), _centred(second, known)))
-    stack = np.stack(tables)
+        tables.append(shift_covariances(centred(first, known), centred(second, known)))
+    return best_move(np.stack(tables), seed)
+
+
+def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
+    """The shift of the largest pooled covariance, (0, 0) where it is not beyond chance.
+
+    Args:
+        stack: covariances of each image by shift down and right, from −r to r, (n, 2·r + 1, 2·r + 1).
+    """
+    reach = stack.shape[1] // 2
     flat = stack.reshape(len(stack), -1)
     best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
     if best == middle or len(stack) < MIN_IMAGES:
@@ -133,10 +143,10 @@ def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
     error = gains.std(ddof=1) * np.sqrt(len(gains))
     if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
         return Moved()
-    sides = 2 * REACH + 1
-    places = np.stack(np.divmod(bootstrap_counts(flat, seed, 400).argmax(1), sides), 1) - REACH
+    sides = 2 * reach + 1
+    places = np.stack(np.divmod(bootstrap_counts(flat, seed, 400).argmax(1), sides), 1) - reach
     lengths = np.hypot(*places.T)
-    down, right = (int(value) - REACH for value in divmod(best, sides))
+    down, right = (int(value) - reach for value in divmod(best, sides))
     low, high = percentile_interval(lengths, small_sample_reach(len(stack)))
     return Moved(down, right, float(low), float(high))
 

@@ -1,13 +1,10 @@
-r"""What images alone say about labels: whether there is any signal, and, told what the foreground looks like, its sign.
+"""What images alone say about labels: whether there is any signal, and, told what the foreground looks like, its sign.
 
-Without clean labels φ cannot be known, but it is bounded. Where labels depend on the image through the truth alone,
-a score s that was fitted to labels of *other* images correlates with the labels by
-
-.. math:: \operatorname{corr}(s, \text{label}) = \varphi \, \operatorname{corr}(s, \text{truth})
-          \quad\Rightarrow\quad |\varphi| \ge |\operatorname{corr}(s, \text{label})|.
-
-The direction is beyond images: labels and their inverse fit equally well. Labels that no image feature predicts *and*
-whose neighbouring pixels are unrelated have no spatial density; nothing can be learned from them.
+Without clean labels φ cannot be known. Where scores that were fitted to labels of *other* images correlate with the
+labels, there is something to learn; how much of it is the truth, images cannot tell: labels that are systematically too
+wide are predicted as well as right ones. The direction is beyond images too: labels and their inverse fit equally well.
+Labels that no image feature predicts *and* whose neighbouring pixels are unrelated have no spatial density; nothing can
+be learned from them. What else images show, in words, is the matter of ``clues``.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
+from evaluation.label_audit.clues import Clues, find_clues
 from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
@@ -60,11 +58,12 @@ class ImageEvidence:
     """Label signal as far as images show it.
 
     Args:
-        correlation: of labels with scores fitted to other images; |φ| is at least that. low, high: 95 % bounds, NaN
+        correlation: of labels with scores fitted to other images. low, high: 95 % bounds, NaN
             with too few images.
         neighbours: correlation of labels of pixels up to BANDWIDTH apart in x and y; neighbours_low, neighbours_high:
             95 % bounds.
         direction: 1 not inverted, −1 inverted, None unknown.
+        clues: where labels lie beside what images show; None for several classes.
     """
 
     correlation: float
@@ -74,11 +73,17 @@ class ImageEvidence:
     neighbours_low: float
     neighbours_high: float
     direction: int | None
+    clues: Clues | None = None
 
     @property
     def has_signal(self) -> bool:
         """Whether images predict the labels: the interval lies above 0."""
         return self.low > 0 and self.correlation >= MIN_PHI
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether neighbouring labels agree, so that labels have outlines."""
+        return self.neighbours >= STRUCTURE
 
     @property
     def has_nothing(self) -> bool:
@@ -126,8 +131,7 @@ class ImageAudit(Audit):
         Noise that forgets the image lowers both correlations; only labels of another place keep their structure.
         """
         found = self.evidence
-        has_structure = found.neighbours >= STRUCTURE
-        if np.isnan(found.low) or not has_structure or found.correlation >= MATCHED * found.neighbours:
+        if np.isnan(found.low) or not found.has_structure or found.correlation >= MATCHED * found.neighbours:
             return []
         return [
             "simple image features hardly predict the labels, which have structure of their own: are labels and images "
@@ -136,6 +140,9 @@ class ImageAudit(Audit):
 
     def reason(self) -> str:
         """Why the verdict is what it is, in a sentence."""
+        found = self.evidence
+        if found.has_signal and found.has_structure and found.clues is not None and (said := found.clues.lines()):
+            return " ".join(said)
         return self.notes()[-1]
 
     def notes(self) -> list[str]:
@@ -153,7 +160,7 @@ class ImageAudit(Audit):
             )
         else:
             bounds = f"{found.correlation:.3f} ({found.low:.3f} to {found.high:.3f})"
-            lines.append(f"Images predict the labels: |φ| is at least {bounds}.")
+            lines.append(f"Images predict the labels, with a correlation of {bounds}.")
             if found.direction is None and self.num_classes == 1:
                 lines.append(
                     "Whether they are inverted cannot be seen from images: labels and their inverse fit equally well."
@@ -163,9 +170,10 @@ class ImageAudit(Audit):
             else:
                 lines.append(
                     f"With {self.foreground} foreground they are "
-                    f"{'not inverted' if found.direction > 0 else 'inverted'}; a bias at boundaries "
-                    "cannot be seen without clean labels."
+                    f"{'not inverted' if found.direction > 0 else 'inverted'}; whether they are "
+                    "biased cannot be known without clean labels."
                 )
+            lines += found.clues.lines() if found.clues is not None and found.has_structure else []
         return lines
 
     def advice(self, matrix_file: str | None = None) -> list[str]:
@@ -173,8 +181,8 @@ class ImageAudit(Audit):
         if self.verdict == "not learnable":
             return [HOPELESS]
         lines = [
-            f"Give clean labels of some images (--clean_list), {MIN_IMAGES} at least: then Q, the ceiling and the "
-            "predicted IoU can be estimated."
+            f"Label {MIN_IMAGES} images with care and name them (--clean_list): then the audit says how the labels "
+            "err, what they will lead to and what mends them."
         ]
         if self.verdict == "unknown" and self.evidence.has_signal and self.num_classes == 1:
             lines.insert(0, "Say what the foreground looks like: --foreground bright, dark or minority.")
@@ -275,4 +283,5 @@ def image_evidence(
     neighbours = np.stack([neighbour_moments(item, classes) for item in noisy])
     binary = classes == 2
     direction = _direction(scores[:, 0], learner.design[:, BRIGHTNESS], foreground) if binary else None
-    return ImageEvidence(*_with_interval(moments, seed), *_with_interval(neighbours, seed), direction)
+    clues = find_clues(noisy, images, learner, scores[:, 0], positions=positions, seed=seed) if binary else None
+    return ImageEvidence(*_with_interval(moments, seed), *_with_interval(neighbours, seed), direction, clues)

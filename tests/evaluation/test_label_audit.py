@@ -259,17 +259,6 @@ def test_images_show_nothing_only_where_both_intervals_hold_zero(bounds, nothing
     assert evidence.has_nothing is nothing
 
 
-def test_images_alone_bound_phi_from_below(blobs, noisy_labels):
-    images, masks = blobs
-    noisy = noisy_labels(masks, "flip:0.3")
-    phi = audit_labels(noisy, masks).transitions.phi
-    report = audit_labels(noisy, None, images)
-    bound = report.evidence.correlation
-    assert report.to_json()["phi"] is None
-    assert report.details()["image_evidence"]["correlation"] == bound
-    assert 0.7 * phi < bound < phi + 0.02
-
-
 def test_structured_labels_of_other_images_are_not_called_unlearnable(draw):
     """Labels with structure may show in ways that simple features miss, so the audit does not know."""
     rng = np.random.default_rng(5)

@@ -1,0 +1,48 @@
+"""What images alone say of labels: each clue is found where it was made, and none where labels are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.label_audit import audit_labels
+from evaluation.label_audit.clues import Clues
+from evaluation.label_audit.without_reference import image_evidence
+
+
+def clues(images, labels) -> Clues:
+    return image_evidence(labels, images).clues
+
+
+def test_right_labels_have_no_clues(blobs):
+    images, masks = blobs
+    assert clues(images, masks).lines() == []
+
+
+@pytest.mark.parametrize(("down", "right", "said"), [(3, 3, "below"), (-2, 0, "above")])
+def test_moved_labels(draw, noisy_labels, down, right, said):
+    images, masks = zip(*(draw(np.random.default_rng(seed)) for seed in range(40)), strict=True)
+    found = clues(images, noisy_labels(masks, f"move:{down},{right}"))
+    assert (found.moved.down, found.moved.right) == (down, right)
+    assert said in found.lines()[0] and f"move:{-down},{-right}" in found.lines()[0]
+
+
+@pytest.mark.parametrize(("spec", "edge", "said"), [("offset:3", -3, "too wide"), ("offset:-2", 2, "too narrow")])
+def test_edges_beside_the_outlines(blobs, noisy_labels, spec, edge, said):
+    images, masks = blobs
+    audit = audit_labels(noisy_labels(masks, spec), None, images)
+    assert audit.evidence.clues.edge == pytest.approx(edge, abs=1)
+    assert said in audit.reason()
+    assert "5 images" in audit.advice()[-1]
+
+
+def test_a_half_that_was_never_annotated(blobs):
+    images, masks = blobs
+    labels = [np.where(np.arange(mask.shape[1]) < mask.shape[1] // 2, mask, 0).astype(np.uint8) for mask in masks]
+    assert clues(images, labels).by_place
+    assert not clues(images, masks).by_place
+
+
+def test_labels_of_the_larger_part_are_guessed_to_be_inverted(blobs):
+    images, masks = blobs
+    assert any("a guess" in line for line in clues(images, [1 - mask for mask in masks]).lines())
