@@ -88,7 +88,7 @@ def naming_broken(path: Path) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{display_path(path)} may not be read: permission denied") from None
     except Exception as error:  # decoders raise anything at all on broken bytes
-        if path.stat().st_size == 0:
+        if path.exists() and path.stat().st_size == 0:
             raise UserError(f"{display_path(path)} is empty (0 bytes)") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{display_path(path)} cannot be read as an image; broken or truncated? ({reason})") from error

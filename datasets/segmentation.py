@@ -19,6 +19,7 @@ from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, prepare, sample_generator
 from utils.errors import UserError
+from utils.paths import display_path
 
 # (epoch, draw): draw d of an epoch is image d mod n; ~d, below 0, is the same without its label: it is ignored.
 Key = tuple[int, int]
@@ -58,6 +59,7 @@ class SegmentationDataset(Dataset):
         repair: what corrects labels that are not known to be clean, before noise; see `label_noise.parse_repair`.
         seed: seeds the augmentation.
         cache: keep decoded images and fixed labels in memory.
+        sizes: (H, W) of every image when the lists were checked; one that differs later is an error.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class SegmentationDataset(Dataset):
         repair: str | None = None,
         seed: int = 0,
         cache: bool = True,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.samples, self.transform = list(samples), transform
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
         self.channels = tuple(channels)
         self.normalization, self.seed, self.cache = normalization, seed, cache
         self.repair = None if repair is None else parse_repair(repair, num_classes)
+        self.sizes = None if sizes is None else list(sizes)
         self.set_noise(noise)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
@@ -94,6 +98,7 @@ class SegmentationDataset(Dataset):
         image = self._images.get(index)
         if image is None:
             image = read_image(self.samples[index].image, self.in_channels, self.channels)
+            self._check_size(index, image.shape[:2], self.samples[index].image)
             if self.cache:
                 self._images[index] = image
         return image
@@ -163,7 +168,18 @@ class SegmentationDataset(Dataset):
     def _read(self, index: int, path: Path | None) -> np.ndarray:
         if path is None:
             return np.full(self.image(index).shape[:2], IGNORE, np.uint8)
-        return read_label(path, self.num_classes, self.ignore_index, self.samples[index].reading)
+        label = read_label(path, self.num_classes, self.ignore_index, self.samples[index].reading)
+        self._check_size(index, label.shape, path)
+        return label
+
+    def _check_size(self, index: int, size: tuple[int, ...], path: Path) -> None:
+        """Refuse a file that has changed its size since the lists were checked: image and label would not fit."""
+        if self.sizes is not None and tuple(size) != tuple(self.sizes[index]):
+            height, width = self.sizes[index]
+            raise UserError(
+                f"{display_path(path)} is {size[0]}×{size[1]} now and was {height}×{width} when its list was checked: "
+                "it has changed while the run was reading it"
+            )
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
         return make_noisy_label(

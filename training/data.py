@@ -227,12 +227,13 @@ def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -
         transform=training_transform(options),
         noise=training_noise(options),
         repair=options.noise.label_repair,
+        sizes=[lists.train.sizes[i] for i in kept],
     )
     batches = training_batches(options, len(train))
     train_loader = _make_loader(options, train, batches, cache, device)
     val = val_loader = None
     if lists.val is not None:
-        val = make_dataset(options, lists.val.samples, cache)
+        val = make_dataset(options, lists.val.samples, cache, sizes=val_sizes)
         val_batches = OrderedBatches(
             val_sizes, validation_batch_size(options.optimization.batch_size), rank(), world_size()
         )

@@ -27,6 +27,7 @@ from training.run.build import make_state
 from training.run.checkpoints import Run, save_epoch, show_pictures
 from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, previous_run
 from training.run.config import configure as configure
+from training.run.data_record import keep_fingerprint
 from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory
 from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import examine_labels
@@ -90,12 +91,13 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
         state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
         config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
 
-        def begin() -> Path:
+        def begin() -> tuple[Path, list[str]]:
             folder = previous or own_run(open_folder(options, root), held)
-            return begin_run(folder, config, labels.audit, data.held_out, root)
+            config["data_fingerprint"], changed = keep_fingerprint(folder, data)
+            return begin_run(folder, config, labels.audit, data.held_out, root), changed
 
-        folder = from_main(begin)
-        lines = [*describe(options, data, state, folder), *decided.lines(), *labels.lines]
+        folder, changed = from_main(begin)
+        lines = [*describe(options, data, state, folder), *changed, *decided.lines(), *labels.lines]
         _train_in(folder, options, data, state, method, config, lines)
     barrier()
     return folder

@@ -48,6 +48,7 @@ from models.blocks import fold_batch_norms
 from utils.cli import Progress, UserError, counted
 from utils.device import choose_device, choose_precision
 from utils.files import write_json
+from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
 from utils.output_folder import replaced_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
 
@@ -242,6 +243,8 @@ def predict_run(
     config = checkpoint["config"]
     data_root = data_root or config.get("data_root")
     source = choose_images(config, data_list, inputs, data_root)
+    for line in describe_changes(changes(read_fingerprint(run / FINGERPRINT) or {})[0], [], []):
+        print(f"note: {line}", flush=True)
     if channels and len(channels) != config["in_channels"]:
         raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
     settings = decide_settings(

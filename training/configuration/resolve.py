@@ -300,7 +300,8 @@ def check_values(config: Mapping[str, Any], path: str) -> None:
             continue
         values = value if isinstance(value, list) else [value]
         try:
-            if isinstance(default, bool) != isinstance(value, bool) or isinstance(value, dict):
+            kinds = [isinstance(value, bool), isinstance(value, list), isinstance(value, dict)]
+            if kinds != [isinstance(default, bool), isinstance(default, tuple), False]:
                 raise argparse.ArgumentTypeError(f"{value!r} is of another type")
             for each in values:
                 if own.parse is None and own.has_flag and not isinstance(default, bool) and not isinstance(each, str):
