@@ -27,13 +27,14 @@ from utils.files import write_json
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=10)  # of a process that waits for the others
+# Of a process that waits for the others: a stopped or hanging one ends all after this time.
+PATIENCE = timedelta(seconds=max(1.0, float(os.environ.get("SEG_PATIENCE_S", "600"))))
 TIME_TO_SPEAK_S = 3.0  # that a process whose connection broke leaves the one that broke it to say why
 TORCHRUNS_TICK_S = 1.1  # torchrun calls the failure of the earliest second the cause
 FAILURES = "failures"  # counted in the store that the processes share
 LOST = (
     "lost contact with another process, which was killed or whose machine or network is gone (or all waited for it "
-    f"longer than {PATIENCE.seconds // 60} minutes)"
+    f"longer than {PATIENCE.total_seconds():g} s, which SEG_PATIENCE_S sets)"
 )
 
 
