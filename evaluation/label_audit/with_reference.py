@@ -245,7 +245,10 @@ class ReferenceAudit(Audit):
             parts.append("scores must be inverted (--pred_invert auto does it by this audit or by validation labels)")
         if self.threshold is not None and abs(self.threshold - 0.5) > 0.02:
             after = " after inversion" if self.invert else ""
-            parts.append(f"without clean validation labels use the threshold {self.threshold:.3f}{after}, not 0.5")
+            unrepaired = "unrepaired and " if self.repair else ""
+            parts.append(
+                f"{unrepaired}without clean validation labels use the threshold {self.threshold:.3f}{after}, not 0.5"
+            )
         return f"{'; '.join(parts)}.".capitalize() if parts else None
 
     def _loss_advice(self, matrix_file: str | None) -> str | None:
