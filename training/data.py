@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from datasets.clean_labels import refuse_trained_on, tell_clean, with_clean_labels
 from datasets.label_noise import parse_repair, parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
@@ -192,6 +191,8 @@ def read_lists(
     lists, reading = _read_lists(options, paths, clean_list, root, say, previous)
     train, val = lists[0], None if val_list is None else lists[1]
     if clean_list is not None:
+        from datasets.clean_labels import refuse_trained_on, tell_clean, with_clean_labels
+
         clean = lists[-1].samples
         if val is not None:
             refuse_trained_on(val.samples, val.path, clean, clean_list)

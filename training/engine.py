@@ -167,6 +167,7 @@ def validate(
     decoder: ScoreDecoder | None = None,
     groups: int | None = None,
     tile: int = TILE,
+    keep: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> np.ndarray:
     """Count how scores and labels meet, over all batches and processes.
 
@@ -175,6 +176,7 @@ def validate(
     Args:
         decoder: for several classes, what corrects scores before the argmax.
         groups: count into that many tables; image i of the list goes into table i mod ``groups``.
+        keep: is given the index, scores (h, W) and labels of each binary image, of large ones a band of rows at a time.
     Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64. With
         ``groups`` the tables, (``groups``, …).
     """
@@ -191,6 +193,9 @@ def validate(
         for scores, labels, places in _scored_parts(predict, batch, device, channels_last, tile):
             if num_classes > 1:
                 scores = (scores if decoder is None else decoder(scores)).argmax(1, keepdim=True)
+            if keep is not None and num_classes == 1:
+                for row, place in enumerate(places):
+                    keep(int(batch["index"][place]), scores[row, 0], labels[row])
             for table in {tables[place] for place in places}:
                 own = [row for row, place in enumerate(places) if tables[place] == table]
                 if num_classes == 1:

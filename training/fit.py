@@ -32,6 +32,7 @@ from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence
 from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import examine_labels
 from training.run.logger import RunLogger
+from training.run.mask_offset import KeptScores, with_offset
 from training.run.ownership import own_run
 from training.run.recipe import decide
 from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch, resume_command
@@ -158,9 +159,10 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         is_traced = options.machine.profile and epoch == begun + 1
         metrics = train_epoch(options, data, state, method, epoch, run if is_traced else None)
         state.epoch = epoch
-        counts = count_validation(data, state)
+        kept = KeptScores() if options.data.val_labels == "clean" and not options.label_free.igtt else None
+        counts = count_validation(data, state, kept)
         method.refresh(state)
-        selection = method.decide(state, counts)
+        selection = with_offset(method.decide(state, counts), kept)
         state.rank(selection)
         warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
         report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
@@ -230,9 +232,11 @@ def train_epoch(
     return metrics
 
 
-def count_validation(data: TrainingData, state: TrainingState) -> np.ndarray | None:
+def count_validation(data: TrainingData, state: TrainingState, kept: KeptScores | None = None) -> np.ndarray | None:
     """Score histograms or confusion matrices of the validation set, one for every image, or group of images.
 
+    Args:
+        kept: takes in the scores themselves.
     Returns: see ``engine.validate``; None without a validation list.
     """
     if data.val is None or data.val_loader is None:
@@ -247,6 +251,7 @@ def count_validation(data: TrainingData, state: TrainingState) -> np.ndarray | N
         channels_last=state.channels_last,
         decoder=state.scores.decoder(num_classes, state.loss.class_weights),
         groups=min(len(data.val), MAX_GROUPS),
+        keep=None if kept is None else kept.keep,
     )
 
 

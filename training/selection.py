@@ -30,6 +30,8 @@ class Selection:
         metric: what ``best`` maximises; NaN where there is nothing to choose by.
         metrics: what is logged, name → value.
         tables: confusion matrices of the validation images, or groups of them, (n, K, K); None without labels.
+        offset: pixels by which the outlines of masks are moved outwards, see `evaluation.scores.mask_offset`.
+        prior: the threshold that is right without a look at the validation images; None where none is implied.
     """
 
     threshold: float | None
@@ -37,6 +39,8 @@ class Selection:
     metric: float
     metrics: dict[str, float] = field(default_factory=dict)
     tables: np.ndarray | None = None
+    offset: float = 0.0
+    prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ def select_binary(
     metrics = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
     if not pooled.any(axis=1).all():  # without foreground, or without background, even an IoU of 1 means nothing
         metric, metrics = math.nan, dict.fromkeys(metrics, math.nan)
-    return Selection(float(threshold), bool(invert), float(metric), metrics, tables_at(histograms, threshold))
+    tables = tables_at(histograms, threshold)
+    return Selection(float(threshold), bool(invert), float(metric), metrics, tables, prior=implied)
 
 
 def tables_at(histograms: np.ndarray, threshold: float) -> np.ndarray:

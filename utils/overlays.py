@@ -110,6 +110,7 @@ def panels(
     threshold: float = 0.5,
     num_classes: int = 1,
     max_side: int = 512,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """The row image | label | score | error, or image | score | mask where there is no label.
 
@@ -119,11 +120,13 @@ def panels(
         prediction: binary: scores (H, W) in [0, 1]; K classes: class indices (H, W), shown in place of the score.
         threshold: scores at or above it are foreground.
         max_side: larger images are reduced.
+        mask: binary: what is foreground, 0/1 (H, W), where that is not what reaches the threshold.
     Returns: uint8 (h, w, 3).
     """
     image = shrink(image, max_side, average=True)
     prediction = shrink(prediction, max_side, average=num_classes == 1)
     classes = (prediction >= threshold).astype(np.uint8) if num_classes == 1 else prediction
+    classes = classes if mask is None else shrink(mask, max_side, average=False)
     score = show_scores(prediction) if num_classes == 1 else show_classes(prediction, num_classes)
     if label is None:
         return beside([show_image(image), score, show_mask(image, classes, num_classes)])

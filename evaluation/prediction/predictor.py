@@ -22,6 +22,7 @@ from datasets.transition_matrix import ScoreDecoder
 from evaluation.map_files import MAP_FILES
 from evaluation.prediction.score_maps import band_writer, memory_map
 from evaluation.prediction.tiling import ReadRows, predict_bands
+from evaluation.scores.mask_offset import offset_mask
 from models import build_network, to_scores
 from utils.background import WriterPool, in_background, read_ahead
 from utils.checkpoint import load_checkpoint
@@ -182,6 +183,7 @@ class MapSettings:
         channels: to read, by number or OME name; empty: those that there are.
         reading: what the values of labels mean, as the run decided.
         threshold: scores at or above it are foreground, after inversion.
+        offset: pixels by which the outlines of masks are moved outwards.
         invert: write 1 − score.
         decoder: K classes: what corrects scores before the argmax.
         masks: also write 8-bit masks.
@@ -195,6 +197,7 @@ class MapSettings:
     reading: LabelReading | None = None
     normalization: str = "zscore"
     threshold: float = 0.5
+    offset: float = 0.0
     invert: bool = False
     decoder: ScoreDecoder | None = None
     masks: bool = False
@@ -222,8 +225,8 @@ class MapSettings:
         return scores.argmax(0).astype(np.uint8)
 
     def to_mask(self, result: np.ndarray) -> np.ndarray:
-        """What `to_map` gave → uint8 classes (H, W); binary: 1 where a score reaches the threshold."""
-        return (result >= self.threshold).astype(np.uint8) if self.num_classes == 1 else result
+        """What `to_map` gave of a whole image → uint8 classes (H, W); binary: the mask at threshold and offset."""
+        return offset_mask(result >= self.threshold, self.offset) if self.num_classes == 1 else result
 
     def files(self, picture: Picture) -> list[str]:
         """What is written of an image, below the folder of results, in this order."""
@@ -331,7 +334,6 @@ def _save_batch(
 def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings: MapSettings, folder: Path) -> None:
     """As `_save_batch`, band by band, so that the scores of a huge image never lie in memory as a whole."""
     target = folder / "pred" / f"{picture.name}.tif"
-    mask = np.empty(picture.size, np.uint8) if settings.masks else None
     scale = read_scale(picture.image)
     with ExitStack() as files:
         dtype = "float32" if settings.num_classes == 1 else "uint8"
@@ -347,9 +349,10 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
             write_map(top, result)
             if write_all is not None:
                 write_all(top, rows)
-            if mask is not None:
-                mask[top : top + len(result)] = settings.to_mask(result)
-    _save_pictures(memory_map(target), mask, picture, settings=settings, folder=folder)
+    result = memory_map(target)
+    _save_pictures(
+        result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
+    )
 
 
 def _save_pictures(
@@ -361,5 +364,6 @@ def _save_pictures(
         image = read_image(picture.image, settings.in_channels, settings.channels)
         how = (settings.num_classes, settings.ignore_index, settings.reading)
         label = picture.label and read_label(picture.label, *how)
-        view = panels(image, label, result, threshold=settings.threshold, num_classes=settings.num_classes)
+        moved = settings.to_mask(result) if settings.offset else None
+        view = panels(image, label, result, settings.threshold, settings.num_classes, mask=moved)
         write_image(folder / "overlays" / f"{picture.name}.png", view)

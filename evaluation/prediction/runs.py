@@ -171,12 +171,13 @@ def decide_settings(
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
 ) -> MapSettings:
-    """Direction and threshold from the checkpoint; turning the direction round by hand mirrors the threshold."""
+    """Direction, threshold and offset from the checkpoint; turning the direction round by hand mirrors both."""
     config = checkpoint["config"]
     if config["num_classes"] > 1 and pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; this run has several classes")
     trained = bool(checkpoint["pred_invert"])
     invert = {"auto": trained, "on": True, "off": False}[pred_invert]
+    offset = float(checkpoint.get("mask_offset", 0.0))
     threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
     return MapSettings(
         num_classes=config["num_classes"],
@@ -186,6 +187,7 @@ def decide_settings(
         ignore_index=config.get("ignore_index"),
         normalization=config["normalization"],
         threshold=threshold if invert == trained else 1 - threshold,
+        offset=offset if invert == trained else -offset,
         invert=invert,
         decoder=ScoreDecoder.of_config(config),
         masks=masks,
@@ -332,6 +334,7 @@ def describe_maps(
         "label_reading": settings.reading and settings.reading.to_json(),
         "ignore_index": settings.ignore_index,
         "threshold": settings.threshold if settings.num_classes == 1 else None,
+        "mask_offset": settings.offset,
         "inverted": settings.invert,
         "maps": {display_path(path): f"pred/{name}.tif" for path, name in names.items()},
         "sizes": {display_path(path): size for path, size in sizes.items()},
@@ -342,6 +345,7 @@ def describe_maps(
 def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any]) -> str:
     """What was written where, and the command that scores it."""
     threshold = "" if record["threshold"] is None else f", threshold {record['threshold']:.4f}"
+    threshold += f", mask offset {record['mask_offset']:+g} px" if record["mask_offset"] else ""
     inverted = ", inverted" if record["inverted"] else ""
     speed = record["timing"]["images_per_second"]
     images = "1 image" if len(pictures) == 1 else f"{len(pictures)} images"

@@ -78,7 +78,8 @@ def write_examples(
             result.sample.require_label(), scorer.num_classes, scorer.ignore_index, result.sample.reading
         )
         values = read_map(result.map_path, scorer.num_classes, scorer.scale)
-        picture = panels(image, label, values, threshold=scorer.threshold, num_classes=scorer.num_classes)
+        moved = scorer.mask(values) if scorer.offset else None
+        picture = panels(image, label, values, scorer.threshold, scorer.num_classes, mask=moved)
         write_image(folder / f"{rank.replace(' ', '_')}_{result.map_path.stem}.png", picture)
         examples.append(Example(rank, result, picture))
     return examples

@@ -60,6 +60,7 @@ def evaluate_maps(
         ignore_index,
         choose_threshold(threshold, record, classes),
         scale=integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
+        offset=float(record.get("mask_offset", 0.0)) if threshold is None and classes == 1 else 0.0,
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
@@ -152,6 +153,7 @@ def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
 def print_table(summary: dict[str, Any]) -> None:
     """The figures for people."""
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
+    at += f", mask offset {summary['mask_offset']:+g} px" if summary.get("mask_offset") else ""
     print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
     oracle = summary["oracle"]
     print(

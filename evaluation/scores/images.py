@@ -15,6 +15,7 @@ from datasets.image_io import read_image, read_label, read_scores
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 from evaluation import scores as s
+from evaluation.scores.mask_offset import offset_mask
 from evaluation.scores.surface import surface_metrics
 from utils.background import read_ahead
 from utils.cli import UserError
@@ -119,6 +120,7 @@ class Scorer:
     ignore_index: int | None = None
     threshold: float = 0.5
     scale: float = 0.0
+    offset: float = 0.0  # pixels by which the outlines of masks are moved outwards
 
     def __call__(self, pair: tuple[Sample, Path]) -> ImageResult:
         """Read and score one image.
@@ -138,8 +140,12 @@ class Scorer:
             )
         return self._classes(pair, values, label) if self.num_classes > 1 else self._binary(pair, values, label)
 
+    def mask(self, scores: np.ndarray) -> np.ndarray:
+        """What is foreground of scores (H, W), uint8."""
+        return offset_mask(scores >= self.threshold, self.offset)
+
     def _binary(self, pair: tuple[Sample, Path], scores: np.ndarray, label: np.ndarray) -> ImageResult:
-        mask, valid = scores >= self.threshold, label != IGNORE
+        mask, valid = self.mask(scores).astype(bool), label != IGNORE
         counts = s.confusion_counts(mask, label)
         histogram = s.score_histogram(scores, label)
         metrics = {
@@ -209,7 +215,7 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
         for name in results[0].metrics
     }
     if scorer.num_classes == 1:
-        return {**_summarize_binary(totals, scorer.threshold), **shared, "per_image_mean": means}
+        return {**_summarize_binary(totals, scorer.threshold, scorer.offset), **shared, "per_image_mean": means}
     return {**_summarize_classes(totals.sum), **shared, "per_image_mean": means}
 
 
@@ -224,7 +230,7 @@ def _mean_record(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "low": low, "high": high, "undefined": int(np.isnan(values).sum())}
 
 
-def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
+def _summarize_binary(totals: Totals, threshold: float, offset: float) -> dict[str, Any]:
     histogram = totals.sum
     oracle, _ = s.best_threshold(histogram)
     curves = {name: metric(histogram) for name, metric in CURVE_METRICS.items()}
@@ -235,6 +241,7 @@ def _summarize_binary(totals: Totals, threshold: float) -> dict[str, Any]:
 
     return {
         "threshold": threshold,
+        "mask_offset": offset,
         "oracle_threshold": oracle,
         "pooled": metrics(sum((result.counts for result in totals.results if result.counts), s.Counts(0, 0, 0, 0))),
         "oracle": metrics(s.counts_at(histogram, oracle)),

@@ -29,6 +29,7 @@ OPTIONAL_FIELDS = {
     "ignore_index": COUNT.or_null(),
     "threshold": NUMBER.or_null(),
     "inverted": SWITCH,
+    "mask_offset": NUMBER,
     "list": TEXT.or_null(),
     "dataset": TEXT,
     "data_root": TEXT.or_null(),

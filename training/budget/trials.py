@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,13 +22,15 @@ from datasets.lists import CLEAN_LIST, Sample, find_list, list_folder, read_list
 from datasets.segmentation import OrderedBatches, SegmentationDataset, make_loader
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction import load_network
-from evaluation.scores import auc, counts_at, f1, invert_histogram, iou, mean_iou
+from evaluation.scores import Counts, auc, counts_at, f1, invert_histogram, iou, mean_iou
 from evaluation.scores.label_meaning import read_as_recorded
+from evaluation.scores.mask_offset import OFFSETS
 from training.budget.plan import Length, Trial, choose_images, full_length, trial_length
 from training.data import validation_batch_size
 from training.engine import validate
 from training.fit import configure, fit
 from training.options import TrainingOptions
+from training.run.mask_offset import KeptScores
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -313,6 +316,7 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
         cache=False,
     )
     loader = make_loader(dataset, OrderedBatches(sizes, validation_batch_size(options.optimization.batch_size)))
+    kept = KeptScores(most=math.inf) if checkpoint.get("mask_offset") else None
     counts = validate(
         network,
         loader,
@@ -320,11 +324,16 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
         device=device,
         channels_last=device.type != "mps",
         decoder=ScoreDecoder.of_config(checkpoint["config"]),
+        keep=None if kept is None else kept.keep,
     )
     if options.data.num_classes > 1:
         return {"epoch": epoch, "miou": float(mean_iou(counts))}
     counts = invert_histogram(counts) if checkpoint["pred_invert"] else counts
     at = counts_at(counts, checkpoint["threshold"])
+    if kept is not None:
+        tables = kept.tables([checkpoint["threshold"]], 1, bool(checkpoint["pred_invert"]))
+        (tn, fp), (fn, tp) = tables[0, 0, OFFSETS.tolist().index(checkpoint["mask_offset"])].tolist()
+        at = Counts(tp=tp, fp=fp, fn=fn, tn=tn)
     figures = {"f1": float(f1(at)), "iou": float(iou(at)), "auc": float(auc(counts))}
     return {"epoch": epoch, **figures, "threshold": float(checkpoint["threshold"])}
 

@@ -55,7 +55,7 @@ def show_pictures(run: Run, data: TrainingData, state: TrainingState, selection:
 
 def save_epoch(run: Run, state: TrainingState, selection: Selection, numbered: bool) -> None:
     """Have the checkpoints written that are due: numbered, ``best`` and, last of all, ``last``."""
-    content = checkpoint_content(state, run.config, selection.threshold, selection.invert)
+    content = checkpoint_content(state, run.config, selection.threshold, selection.invert, selection.offset)
     snapshot = take_snapshot(content, state.device)
     due = [f"epoch_{state.epoch}"] if numbered else []
     due += ["best"] if state.best["epoch"] == state.epoch else []

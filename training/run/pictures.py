@@ -10,6 +10,7 @@ from torch import nn
 
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import ScoreDecoder
+from evaluation.scores.mask_offset import offset_mask
 from models import to_scores
 from training.selection import Selection
 from utils.device import autocast
@@ -64,5 +65,6 @@ def picture_of(shown: list[Shown], num_classes: int, selection: Selection, decod
         else:
             decoded = each.scores if decoder is None else decoder(each.scores)
             found = decoded.argmax(0).astype(np.uint8)
-        rows.append(panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE))
+        mask = offset_mask(found >= threshold, selection.offset) if selection.offset else None
+        rows.append(panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE, mask))
     return beside(rows, axis=0)

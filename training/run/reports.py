@@ -87,10 +87,12 @@ def report_epoch(
     if selection.threshold is not None:
         record["val/threshold"] = selection.threshold
         record["val/inverted"] = selection.invert
+        record["val/mask_offset"] = selection.offset
     logger.log_metrics(epoch, record | ({"warnings": list(warnings)} if warnings else {}))
     shown = {name: selection.metrics[name] for name in ("iou", "f1", "auc", "miou") if name in selection.metrics}
     validation = "".join(f"  val {name} {value:.4f}" for name, value in shown.items())
     inverted = "  inverted" if selection.invert else ""
+    inverted += f"  mask offset {selection.offset:+g}" if selection.offset else ""
     logger.log(
         f"epoch {epoch}/{epochs}  loss {metrics.loss:.4f}{validation}{inverted}"
         f"  lr {metrics.learning_rate:.2e}  {metrics.images_per_second:.1f} images/s"
@@ -112,7 +114,7 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
         noisy = " (by noisy labels)" if options.data.val_labels == "noisy" else ""
         return [f"{line}: val figure {best['figure']:.4f}{noisy}"]
     tables = best["tables"].numpy()
-    lines = [f"{line}{figure_text(tables, best['threshold'], len(data.val))}"]
+    lines = [f"{line}{figure_text(tables, best['threshold'], len(data.val), best.get('mask_offset', 0.0))}"]
     if options.data.num_classes > 1:
         missed = missed_classes(tables.sum(0))
         return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])

@@ -97,6 +97,7 @@ class TrainingState:
                 "figure": selection.metric,
                 "threshold": selection.threshold,
                 "tables": tables,
+                "mask_offset": selection.offset,
             }
 
 
@@ -130,12 +131,12 @@ def add_schedule(
 
 
 def checkpoint_content(
-    state: TrainingState, config: dict[str, Any], threshold: float | None, pred_invert: bool
+    state: TrainingState, config: dict[str, Any], threshold: float | None, pred_invert: bool, mask_offset: float = 0.0
 ) -> dict[str, Any]:
     """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from.
 
     ``model`` are the weights to predict with. Where others are trained (``--ema``, several networks), these are
-    ``student``.
+    ``student``. ``mask_offset`` is there where masks have one.
     """
     content = {
         "model": state.predictor.state_dict(),
@@ -149,6 +150,8 @@ def checkpoint_content(
         "rng": {"seed": config["seed"], "epoch": state.epoch},
         "config": config,
     }
+    if mask_offset:
+        content["mask_offset"] = mask_offset
     if state.predictor is not state.unwrapped_network:
         content["student"] = state.unwrapped_network.state_dict()
     if state.teacher is not None:

@@ -16,13 +16,14 @@ from evaluation.scores.few_images import MIN_IMAGES
 COMPARED_IMAGES = 64  # on which classic methods are tried
 
 
-def figure_text(tables: np.ndarray, threshold: float | None, images: int) -> str:
+def figure_text(tables: np.ndarray, threshold: float | None, images: int, offset: float = 0.0) -> str:
     """The figure of the best epoch with its interval, to go on a line.
 
     Args:
         tables: confusion matrices of the validation images, or of groups of them, (n, K, K); rows = truth.
         threshold: that of binary labels; None for several classes.
         images: how many validation images there are.
+        offset: pixels by which the outlines of masks are moved outwards.
     """
     if (tables.sum((0, 2)) > 0).sum() < 2:
         return ", the last one: the validation labels have a single class, which is nothing to choose by"
@@ -30,7 +31,8 @@ def figure_text(tables: np.ndarray, threshold: float | None, images: int) -> str
         return f": val miou {mean_iou(tables.sum(0)):.4f} {interval(tables, mean_iou)} over {images} images"
     reached = foreground_iou(tables.sum(0))
     within = interval(tables, foreground_iou)
-    return f": val iou {reached:.4f} {within} over {images} images, threshold {threshold:.3g}"
+    moved = f", outlines moved by {offset:+g} px" if offset else ""
+    return f": val iou {reached:.4f} {within} over {images} images, threshold {threshold:.3g}{moved}"
 
 
 def foreground_iou(table: np.ndarray) -> float:

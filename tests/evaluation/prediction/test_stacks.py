@@ -12,6 +12,7 @@ from datasets.image_io import read_label, read_scores
 from datasets.image_scale import read_scale
 from evaluation.prediction.runs import predict_run
 from evaluation.report.evaluate import evaluate_maps
+from evaluation.scores.mask_offset import offset_mask
 from training.fit import configure, fit
 from utils.files import read_json
 
@@ -88,7 +89,9 @@ def test_a_list_of_planes_is_trained_predicted_and_scored(ome):
     assert summary["n_images"] == PLANES and not summary["images_without_map"]
     masks = np.stack([read_label(f"{label_of(image)}::{plane}") for plane in range(PLANES)])
     maps = np.stack([read_scores(folder / "pred" / f"c__p{plane}.tif") for plane in range(PLANES)])
-    found = (maps >= summary["threshold"]) & (masks == 1)
+    found = np.stack([offset_mask(plane >= summary["threshold"], summary["mask_offset"]) for plane in maps]) & (
+        masks == 1
+    )
     assert summary["pooled"]["sensitivity"] == pytest.approx(found.sum() / (masks == 1).sum())
     assert dict(read_scale(folder / "pred" / "c__p3.tif").fields)["PhysicalSizeX"] == 0.2
 
@@ -109,21 +112,24 @@ def test_an_ome_stack_becomes_one_stack_of_scores_with_its_scale(ome):
     assert record["maps"] == {str(image): "pred/c.tif"} and record["stacks"] == {str(image): "ZYX"}
     assert record["sizes"] == {str(image): [PLANES, SIZE, SIZE]}
     masks = tifffile.imread(folder / "masks" / "c.tif")
-    np.testing.assert_array_equal(masks, np.where(scores >= record["threshold"], 255, 0))
+    expected = [255 * offset_mask(plane >= record["threshold"], record["mask_offset"]) for plane in scores]
+    np.testing.assert_array_equal(masks, np.stack(expected))
     assert masks.dtype == np.uint8 and [path.name for path in (folder / "masks").iterdir()] == ["c.tif"]
 
 
 def test_the_map_of_a_whole_stack_is_scored_by_a_list_of_its_planes(ome):
     run, image = ome
     test_list = image.parent / "txt/stacks/test.txt"
-    by_list = evaluate_maps(predict_run(run, data_list=test_list, device="cpu"), report=False)
+    by_plane = predict_run(run, data_list=test_list, device="cpu")
+    by_list = evaluate_maps(by_plane, report=False)
     whole = predict_run(run, inputs=[image], device="cpu")
     by_input = evaluate_maps(whole, str(test_list))
     assert by_input["pooled"]["iou"] == pytest.approx(by_list["pooled"]["iou"])
     assert by_input["n_images"] == PLANES and not by_input["images_without_map"]
     (whole / "predictions.json").unlink()  # maps of elsewhere are matched by stem, and by the plane's number
     by_stem = evaluate_maps(whole / "pred", str(test_list), threshold=by_list["threshold"], report=False)
-    assert by_stem["pooled"]["iou"] == pytest.approx(by_list["pooled"]["iou"])
+    without_offset = evaluate_maps(by_plane, threshold=by_list["threshold"], report=False)
+    assert by_stem["pooled"]["iou"] == pytest.approx(without_offset["pooled"]["iou"])
 
 
 def test_an_imagej_stack_keeps_its_axes_and_scale(imagej):
