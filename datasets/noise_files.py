@@ -21,11 +21,13 @@ from datasets.list_checks import Expectation, decide_labels
 from datasets.list_files import NOISY_LIST, find_list, list_folder, read_list, write_list
 from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
-from utils.cli import UserError, map_with_progress
-from utils.files import atomic_write, read_json, unique_stems, write_json
+from utils.cli import UserError, map_with_progress, shortened
+from utils.files import atomic_write, unique_stems, write_json
+from utils.records import LIST, read_record
 from utils.run_folder import REPO_ROOT, display_path
 
 SOURCE_LIST = "train_gt"
+NAMED_FILES = 5
 MAX_TABLE = 1000  # images; above, the manifest has sums only
 SWAP_ATTEMPTS = 10
 
@@ -154,10 +156,28 @@ def check_replaceable(
         return
     if not (folder / "manifest.json").is_file():
         raise UserError(f"{shown} exists and has no manifest.json, so it was made by other means: rename or remove it")
-    before = read_json(folder / "manifest.json")
+    before = read_record(folder / "manifest.json", {}, {"labels": LIST}, remedy="rename or remove the folder")
+    foreign = foreign_files(folder, before)
+    if foreign:
+        raise UserError(
+            f"{shown} is made anew as a whole, and holds files that are no labels of its own: "
+            f"{shortened(foreign, NAMED_FILES)}; move these first"
+        )
     for name in ("seed", "num_classes", "unlabelled"):
         if before.get(name) != getattr(settings, name):
             say(f"{shown} is made anew: it was made with {name} {before.get(name)}, now {getattr(settings, name)}")
+
+
+def foreign_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """What lies in a folder of labels that its manifest does not name; of many it names none: PNG count then."""
+    rows = manifest.get("labels", [])
+    named = {str(row.get("label")) for row in rows if isinstance(row, dict)}
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [
+        name
+        for name in files
+        if name != "manifest.json" and (name not in named if named else not name.endswith(".png"))
+    ]
 
 
 def make_labels(
