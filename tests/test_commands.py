@@ -169,5 +169,5 @@ def test_each_mistake_is_named_in_one_message_with_status_2(name, answers):
 def test_help_names_every_group(run_tool):
     answer = run_tool("main.py", "--help")
     assert answer.returncode == 0
-    for title in ("data:", "label noise:", "augmentation:", "network and loss:", "optimization:", "run:", "machine:"):
+    for title in ("data:", "label noise:", "augmentation:", "network:", "loss:", "optimization:", "run:", "machine:"):
         assert title in answer.stdout

@@ -28,14 +28,14 @@ from training.run.checkpoints import Run, save_epoch, show_pictures
 from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, previous_run
 from training.run.config import configure as configure
 from training.run.data_record import keep_fingerprint
-from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory
+from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
 from training.run.health import closing_warnings, warnings_of_epoch
-from training.run.label_facts import examine_labels
+from training.run.label_facts import audit_dataset, examine_labels
 from training.run.logger import RunLogger
 from training.run.mask_offset import KeptScores, with_offset
 from training.run.ownership import own_run
 from training.run.recipe import decide
-from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch, resume_command
+from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch
 from training.run.state import TrainingState, seed_everything
 from training.selection import Selection
 from training.step_guard import NonFiniteLoss
@@ -85,7 +85,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
         asked, options = options, name_dataset(options, root)
         from_main(lambda: check_folder(options, previous, root))
         lists = from_main(lambda: read_lists(options, root, say_once, previous))
-        options, decided = from_main(lambda: decide(options, lists.train.samples, root, previous))
+        options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit_dataset, previous))
         data = load_data(options, lists, device)
         labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
         method = make_method(options, data)

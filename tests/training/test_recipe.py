@@ -13,6 +13,7 @@ from datasets.noise_files import write_noisy_labels
 from training.configuration.resolve import resolve_options
 from training.data import read_lists
 from training.fit import configure, fit
+from training.run.label_facts import audit_dataset
 from training.run.recipe import decide
 from utils.cli import UserError
 from utils.files import read_json
@@ -40,7 +41,7 @@ def noisy_disks(disks):
 
 def decided(root, **given):
     options = configure({**TINY, **given}, root)
-    options, found = decide(options, read_lists(options, root, silent).train.samples, root)
+    options, found = decide(options, read_lists(options, root, silent).train.samples, root, audit_dataset)
     return options, {decision.name: decision for decision in found.decisions}
 
 

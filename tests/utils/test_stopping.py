@@ -55,9 +55,20 @@ run_command(main)
 """
 
 
+def hear_signals() -> None:
+    """In a child: hear what a shell in the background, or ``nohup``, may have had this process ignore."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(code: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=REPO_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=REPO_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_signals,
     )
     assert process.stdout.readline() == "ready\n"
     return process

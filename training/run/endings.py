@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from training.run.reports import resume_command
 from training.run.state import has_checkpoint
 from utils.cli import RunFailed, UserError
-from utils.distributed import is_main
+from utils.distributed import is_main, launcher
 from utils.files import read_json, write_json
+from utils.run_folder import display_path, quoted
 
 if TYPE_CHECKING:
     from training.options import TrainingOptions
 
 CONFIG, DIVERGED = "config.json", "diverged"
 MEMORY_ERRORS = re.compile(r"out of memory|can't allocate memory|bad_alloc|Unable to allocate", re.IGNORECASE)
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with a run."""
+    return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
 
 
 def how_to_go_on(folder: Path, saved: int, lr: float | None = None) -> str:

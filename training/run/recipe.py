@@ -6,7 +6,7 @@ the threshold. An option that is given is not decided. Each decision is a line o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from datasets.lists import Sample
 from training.data import AUTO_REPAIR, make_dataset, training_noise
 from training.options import TrainingOptions
-from training.run.label_facts import audit_dataset
 from utils.files import plain, read_json
 
 if TYPE_CHECKING:
+    from datasets.segmentation import SegmentationDataset
     from evaluation.label_audit.repair import Repair
     from evaluation.label_audit.verdict import Audit
     from evaluation.label_audit.with_reference import ReferenceAudit
@@ -57,12 +57,17 @@ class Decided:
 
 
 def decide(
-    options: TrainingOptions, samples: Sequence[Sample], root: Path, previous: Path | None = None
+    options: TrainingOptions,
+    samples: Sequence[Sample],
+    root: Path,
+    audit_dataset: Callable[[TrainingOptions, SegmentationDataset, Path], Audit],
+    previous: Path | None = None,
 ) -> tuple[TrainingOptions, Decided]:
     """Settle the options that are left to the recipe, and ``--label_repair auto``.
 
     Args:
         samples: of the training list; those with a clean label are what is decided by.
+        audit_dataset: audits labels, see ``label_facts``.
         previous: the run that goes on, whose decisions stand.
     Returns: the options with nothing left to decide, and what was decided.
     """
@@ -78,7 +83,7 @@ def decide(
         return options, Decided(tuple(decisions))
     if not options.loss.audit:
         return options, Decided((*decisions, Decision("loss", options.loss.spec, "there is no audit (--no_audit)")))
-    report = _audit(options, samples, root)
+    report = audit_dataset(options, _listed(options, samples), root)
     decisions.append(Decision("audit", report.verdict, _audit_reason(report, options.noise.label_repair)))
     if "loss" in left:
         decisions.append(decide_loss(options, report))
@@ -112,12 +117,11 @@ def repair_text(found: Repair) -> str:
     return f"{rise}; {found.reason}"
 
 
-def _audit(options: TrainingOptions, samples: Sequence[Sample], root: Path) -> Audit:
-    """The audit of the labels as they will be trained on."""
-    dataset = make_dataset(
+def _listed(options: TrainingOptions, samples: Sequence[Sample]) -> SegmentationDataset:
+    """The labels as they will be trained on."""
+    return make_dataset(
         options, list(samples), "none", noise=training_noise(options), repair=options.noise.label_repair
     )
-    return audit_dataset(options, dataset, root)
 
 
 def _audit_reason(report: Audit, repair: str | None) -> str:

@@ -13,7 +13,7 @@ from training.options import TrainingOptions
 from training.run.logger import RunLogger
 from training.run.state import AUTO, TrainingState
 from training.selection import Selection
-from utils.distributed import launcher, world_size
+from utils.distributed import world_size
 from utils.run_folder import display_path, quoted
 
 
@@ -119,11 +119,6 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
         missed = missed_classes(tables.sum(0))
         return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])
     return [*lines, classic_line(tables, data.val)] if tables[:, 1].any() else lines
-
-
-def resume_command(folder: Path) -> str:
-    """What to type to go on with a run."""
-    return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
 
 
 def next_commands(folder: Path, best_epoch: int, data: TrainingData) -> str:
