@@ -330,8 +330,8 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
         length = float(np.hypot(moved.down, moved.right))
         found.append(Bias(f"moved by ({moved.down}, {moved.right})", "moved", length, moved.low, moved.high))
     if offset:
-        bounds = sorted((abs(low), abs(high)))
-        found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), *bounds))
+        least, most = sorted((abs(low), abs(high)))
+        found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), least, most))
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]

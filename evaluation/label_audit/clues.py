@@ -95,11 +95,12 @@ def find_clues(
     """
     moved = best_move(_covariances_by_shift(labels, learner, positions), seed)
     split = np.split(scores, np.cumsum([len(rows) for rows, _ in positions])[:-1])
-    edge = (np.nan,) * 3 if moved else _edge_position(labels, images, seed)
+    edge, low, high = (np.nan, np.nan, np.nan) if moved else _edge_position(labels, images, seed)
     share = sum(int((label == 1).sum()) for label in labels) / max(
         sum(int((label != IGNORE).sum()) for label in labels), 1
     )
-    return Clues(moved, *edge, _left_out(labels, split, positions, seed), 1 if share < 0.5 else -1)
+    guess = 1 if share < 0.5 else -1
+    return Clues(moved, edge, low, high, _left_out(labels, split, positions, seed), guess)
 
 
 def _covariances_by_shift(labels: Labels, learner: PixelLearner, positions: Positions) -> np.ndarray:
@@ -142,7 +143,7 @@ def _edge_position(labels: Labels, images: Labels, seed: int) -> tuple[float, fl
 
     pooled = ratio(table.sum(0)[0], table.sum(0)[1])
     if len(table) < MIN_IMAGES or not np.nanmax(pooled) > CLEAR_EDGE * np.nanmedian(pooled):
-        return (np.nan,) * 3
+        return np.nan, np.nan, np.nan
     low, high = percentile_interval(peak(bootstrap_counts(table, seed, 400)), small_sample_reach(len(table)))
     return float(peak(table.sum(0))), float(low), float(high)
 

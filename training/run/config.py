@@ -42,7 +42,7 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     """Resolve given options on this machine; with ``resume``, against the config of that run.
 
     ``resume="auto"`` goes on with the run of ``run_name`` from its first checkpoint on, and starts it before. With
-    ``config``, a colleague's config.json, its options count where none are given.
+    ``config``, another run's config.json, its options count where none are given.
     """
     if given.get("resume") == AUTO:
         run = named_run(given.get("dataset", DEFAULTS["dataset"]), given.get("run_name"), root)

@@ -105,8 +105,12 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
         return {index: label for index, label in known if label is not None}
     clean = _listed_labels(list_folder(options.data.dataset, root) / "train" / CLEAN_LIST, options.data.data_root, root)
     if options.noise.label_noise is not None:
-        return {index: clean.get(sample.image_id, sample.label) for index, sample in enumerate(dataset.samples)}
-    pairs = ((index, clean.get(sample.image_id), sample.label) for index, sample in enumerate(dataset.samples))
+        return {
+            index: clean.get(sample.image_id, sample.require_label()) for index, sample in enumerate(dataset.samples)
+        }
+    pairs = (
+        (index, clean.get(sample.image_id), sample.require_label()) for index, sample in enumerate(dataset.samples)
+    )
     return {index: label for index, label, own in pairs if label is not None and label.resolve() != own.resolve()}
 
 
@@ -118,7 +122,7 @@ def _listed_labels(path: Path, data_root: str | None, root: Path) -> dict[str, P
         listed = read_list(path, data_root, root, say=lambda line: None)
     except UserError:
         return {}
-    return {sample.image_id: sample.label for sample in listed}
+    return {sample.image_id: sample.label for sample in listed if sample.label is not None}
 
 
 def examine_labels(
@@ -134,16 +138,16 @@ def examine_labels(
     if options.label_free.igtt:
         return LabelKnowledge()
     matrix = stated_matrix(options, dataset)
-    found = None
+    found = prior = None
     if options.loss.audit:
         from evaluation.label_audit.with_reference import ReferenceAudit
 
         report = report or audit_dataset(options, dataset, root)
         found = report.transitions if isinstance(report, ReferenceAudit) else None
-    prior = None
-    if matrix is None and found is not None:
-        matrix = found.matrix if report.errors_forget_image and found.matrix.is_complete else None
-        prior = report.threshold if matrix is None else None
+        if matrix is None and isinstance(report, ReferenceAudit):
+            known = report.transitions.matrix
+            matrix = known if report.errors_forget_image and known.is_complete else None
+            prior = report.threshold if matrix is None else None
     if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
             f"--loss {options.loss.spec} needs the labels' transition matrix: give --transition_matrix FILE; "
