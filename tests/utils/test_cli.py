@@ -9,7 +9,17 @@ import signal
 import pytest
 
 from utils.cli import CommandParser, Progress, UserError, one_of, run_command, whole_number
-from utils.signals import Stopped
+from utils.signals import STOP_SIGNALS, Stopped
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """``run_command`` listens to signals for the rest of its process, which is that of all tests."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def raise_it(error: BaseException):
