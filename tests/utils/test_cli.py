@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import signal
+import sys
 
 import pytest
 
@@ -13,8 +15,9 @@ from utils.signals import STOP_SIGNALS, Stopped
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before():
-    """``run_command`` listens to signals for the rest of its process, which is that of all tests."""
+def command_in_process(monkeypatch):
+    """``run_command`` listens to signals, and leaves at once, in what is here the process of all tests."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     signal.set_wakeup_fd(-1)
