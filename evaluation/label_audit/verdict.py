@@ -20,6 +20,28 @@ DETAILS = [
     "image_evidence",
     "foreground",
 ]
+KEYS = [
+    "verdict",
+    "iou_ceiling",
+    "predicted_iou",
+    "phi",
+    "contrast",
+    "Q",
+    "Q_low",
+    "Q_high",
+    "rank",
+    "det",
+    "invert",
+    "threshold",
+    "profile",
+    "predicted_iou_low",
+    "predicted_iou_high",
+    "relative_iou",
+    "steps",
+    "bias",
+    "offset",
+    "repair",
+]
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 
@@ -47,6 +69,11 @@ class Audit(ABC):
         return float("nan")
 
     @property
+    def iou_ceiling(self) -> float:
+        """IoU of a perfect learner of the labels; NaN where it is not known."""
+        return float("nan")
+
+    @property
     def invert(self) -> bool | None:
         """Whether training should invert binary scores; None where the direction is not known."""
         return None if self.num_classes > 1 or self.verdict in UNDECIDED else self._shows_inverse()
@@ -62,12 +89,9 @@ class Audit(ABC):
 
     def line(self) -> str:
         """The audit in one line, ``verdict: learnable (predicted IoU 0.71, IoU ceiling 0.93)``."""
-        ceiling = self.to_json()["iou_ceiling"]
-        predicted = "unknown" if np.isnan(self.predicted_iou) else f"{self.predicted_iou:.2f}"
-        return (
-            f"verdict: {self.verdict} (predicted IoU {predicted}, "
-            f"IoU ceiling {'unknown' if ceiling is None else f'{ceiling:.2f}'})"
-        )
+        ious = (self.predicted_iou, self.iou_ceiling)
+        predicted, ceiling = ("unknown" if np.isnan(value) else f"{value:.2f}" for value in ious)
+        return f"verdict: {self.verdict} (predicted IoU {predicted}, IoU ceiling {ceiling})"
 
     @abstractmethod
     def reason(self) -> str:
@@ -89,9 +113,13 @@ class Audit(ABC):
             matrix_file: where Q was written, for options that take it; None if it was not.
         """
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The content of ``audit.json``: null is what the evidence cannot give."""
+        """The content of ``audit.json``, KEYS: null is what the evidence cannot give."""
+        return {**dict.fromkeys(KEYS), "verdict": self.verdict, "invert": self.invert, **self._found()}
+
+    def _found(self) -> dict[str, Any]:
+        """Those of KEYS that only this kind of audit has."""
+        return {}
 
     def details(self, matrix_file: str | None = None) -> dict[str, Any]:
         """Everything else, for ``audit_details.json``; ``matrix_file`` as for `advice`."""

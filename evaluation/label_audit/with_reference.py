@@ -70,6 +70,11 @@ class ReferenceAudit(Audit):
         return float("nan") if self.prediction is None else self.prediction.value
 
     @property
+    def iou_ceiling(self) -> float:
+        """See `Audit`."""
+        return float("nan") if self.verdict == "unknown" else self.ceiling.value
+
+    @property
     def offset(self) -> float | None:
         """By how many pixels outlines are wider (> 0) or narrower; 0 within the error; None where not looked for."""
         return None if self.biases is None else self.biases.offset
@@ -147,12 +152,10 @@ class ReferenceAudit(Audit):
             f"of a network trained on {self.training_images} images{length}, estimated from {len(self.sampled)} images"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``audit.json``."""
+    def _found(self) -> dict[str, Any]:
         found = self.transitions
         return {
-            "verdict": self.verdict,
-            "iou_ceiling": None if self.verdict == "unknown" else self.ceiling.value,
+            "iou_ceiling": None if np.isnan(self.iou_ceiling) else self.iou_ceiling,
             "predicted_iou": None if np.isnan(self.predicted_iou) else self.predicted_iou,
             "phi": found.phi,
             "contrast": found.matrix.contrast,
@@ -161,7 +164,6 @@ class ReferenceAudit(Audit):
             "Q_high": found.matrix_high,
             "rank": found.rank,
             "det": found.determinant,
-            "invert": self.invert,
             "threshold": self.threshold,
             "profile": self.profile,
             "predicted_iou_low": None if self.prediction is None else self.prediction.low,

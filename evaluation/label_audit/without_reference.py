@@ -26,29 +26,6 @@ from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile
 from evaluation.scores.confusion import ratio
 
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
-# the keys of audit.json
-KEYS = [
-    "verdict",
-    "iou_ceiling",
-    "predicted_iou",
-    "phi",
-    "contrast",
-    "Q",
-    "Q_low",
-    "Q_high",
-    "rank",
-    "det",
-    "invert",
-    "threshold",
-    "profile",
-    "predicted_iou_low",
-    "predicted_iou_high",
-    "relative_iou",
-    "steps",
-    "bias",
-    "offset",
-    "repair",
-]
 # Labels on six sets of images have 0.66 to 0.79 of neighbours; images predict them by 0.67 to 0.89, shuffled by 0.25.
 STRUCTURE, MATCHED = 0.3, 0.6
 
@@ -189,10 +166,6 @@ class ImageAudit(Audit):
         if self.invert:
             lines.insert(0, "Scores must be inverted (--pred_invert on, or auto, which does it by this audit).")
         return lines
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``audit.json``: without a reference φ is null, `details` has the images' bound on its size."""
-        return dict.fromkeys(KEYS) | {"verdict": self.verdict, "invert": self.invert}
 
     def _evidence_details(self) -> dict[str, Any]:
         return {"compared": 0, "image_evidence": asdict(self.evidence), "foreground": self.foreground}
