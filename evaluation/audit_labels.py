@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from datasets.labels import FOREGROUNDS
 from utils.cli import CommandParser, channel_list, run_command, whole_number
@@ -46,7 +47,7 @@ def make_parser() -> CommandParser:
     add("--unlabelled", choices=("background", "ignore"), default="background", help=becomes)
     counted = "images for profile, ceiling and prediction; Q counts all (default: 200)"
     add("--max_images", type=whole_number(1), default=200, metavar="N", help=counted)
-    length = "optimizer steps of the training that the predicted IoU is for (default: as many as it takes)"
+    length = "optimizer steps of the training that the predicted IoU is for (default: of this machine's preset)"
     add("--steps", type=whole_number(1), metavar="N", help=length)
     add("--details", action="store_true", help="print everything that was found, not only what is read first")
     add("--seed", type=whole_number(), default=0, metavar="S", help="of noise, bootstrap and choice of images (0)")
@@ -56,10 +57,14 @@ def make_parser() -> CommandParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Audit, print, save."""
-    options = make_parser().parse_args(arguments)
+    options = vars(make_parser().parse_args(arguments))
     from evaluation.label_audit.lists import audit_list
+    from training.configuration.resolve import resolve_options
+    from training.data import run_steps
+    from utils.device import accelerator
 
-    audit_list(**vars(options))
+    usual = partial(run_steps, resolve_options({}, has_accelerator=accelerator() != "cpu"))
+    audit_list(**{**options, "steps": options["steps"] or usual})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,14 @@ from datasets.lists import (
     list_folder,
     read_checked_lists,
 )
-from datasets.segmentation import LabelNoise, OrderedBatches, SegmentationDataset, TrainingBatches, make_loader
+from datasets.segmentation import (
+    LabelNoise,
+    OrderedBatches,
+    SegmentationDataset,
+    TrainingBatches,
+    make_loader,
+    steps_before,
+)
 from datasets.transforms import TrainingTransform
 from training.options import TrainingOptions
 from utils.cli import UserError
@@ -267,6 +274,11 @@ def training_batches(options: TrainingOptions, images: int) -> TrainingBatches:
         world_size(),
         steps=None if optimization.steps is None else optimization.steps / optimization.epochs,
     )
+
+
+def run_steps(options: TrainingOptions, images: int) -> int:
+    """The optimizer steps of a whole run on so many images."""
+    return steps_before(options.optimization.epochs, training_batches(options, images).steps_per_epoch)
 
 
 def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:

@@ -121,7 +121,7 @@ def audit_list(
     channels: Sequence[str] = (),
     data_root: str | None = None,
     max_images: int = 200,
-    steps: int | None = None,
+    steps: int | Callable[[int], int] | None = None,
     details: bool = False,
     seed: int = 0,
     out: Path | None = None,
@@ -136,7 +136,8 @@ def audit_list(
         label_map: what values of labels mean.
         in_channels, channels: of the images, see `datasets.image_io.read_image`.
         label_noise: a noise spec put on the labels, which are then the clean ones.
-        foreground, max_images, steps, seed: see `audit_labels`.
+        foreground, max_images, seed: see `audit_labels`.
+        steps: see there, or what gives them for a number of images.
         details: say everything that was found, not only what is read first.
         out: where the files go; None: ``train_log/<dataset>/audit_<list>``.
     Returns: the folder with audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json.
@@ -165,7 +166,7 @@ def audit_list(
         seed=seed,
         foreground=foreground,
         max_images=max_images,
-        steps=steps,
+        steps=steps(len(samples)) if callable(steps) else steps,
         reference="second annotator" if second_annotator else "clean labels",
     )
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""

@@ -15,7 +15,10 @@ from evaluation.audit_labels import main
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.lists import audit_list
 from evaluation.label_audit.plot import draw_audit
+from training.configuration.resolve import resolve_options
+from training.data import run_steps
 from utils.cli import UserError
+from utils.device import accelerator
 
 LINE = re.compile(
     r"^verdict: (learnable|biased at boundaries|inverted|not learnable|unknown) "
@@ -130,7 +133,9 @@ def test_a_matrix_of_the_users_own_stays_and_is_never_replaced(audit, tmp_path):
 def test_default_place_of_the_files(run_tool, workspace):
     done = run_tool(TOOL, "--dataset", "disks", "--label_noise", "sample:0.5")
     assert done.returncode == 0, done.stderr
-    assert (workspace / "train_log/disks/audit_train_gt_sample-0.5/audit.json").exists()
+    length = read(workspace / "train_log/disks/audit_train_gt_sample-0.5")["steps"]
+    usual = resolve_options({}, has_accelerator=accelerator() != "cpu")
+    assert length == run_steps(usual, images=8) and f"on 8 images for {length} steps" in done.stdout
     assert "train_log/disks/audit_train_gt_sample-0.5" in done.stdout
 
 

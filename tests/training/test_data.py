@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from training import data
-from training.data import choose_cache, decoded_bytes
+from training.configuration.resolve import resolve_options
+from training.data import choose_cache, decoded_bytes, run_steps
 from training.fit import configure, fit
 from training.options import OPTIONS
 from utils.checkpoint import load_checkpoint
@@ -50,6 +51,18 @@ def test_a_named_place_is_taken_at_its_word():
 
 def test_bytes_count_images_and_labels():
     assert decoded_bytes([(10, 20), (5, 5)], 3) == 225 * (3 * 4 + 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "steps"),
+    [
+        ({"preset": "quick"}, 8, 500),
+        ({"preset": "paper"}, 157, 100 * 5),  # the last, smaller batch of an epoch is kept
+        ({"preset": "paper", "epochs": 3, "repeat": 2, "batch_size": 4}, 9, 3 * 5),
+    ],
+)
+def test_the_length_of_a_run_is_known_before_it(given, images, steps):
+    assert run_steps(resolve_options(given, has_accelerator=False), images) == steps
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
-from training.data import class_counts
+from training.data import class_counts, run_steps
 from training.losses import needs_transition_matrix, parse_loss
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
@@ -200,6 +200,7 @@ def audit_dataset(options: TrainingOptions, dataset: SegmentationDataset, root: 
         seed=options.run.seed,
         max_images=IMAGES_LOOKED_INTO,
         training_images=len(dataset),
+        steps=run_steps(options, len(dataset)),
     )
 
 
