@@ -88,8 +88,8 @@ def prepare_dataset(
 
 
 def check_name(name: str) -> None:
-    """Raise a UserError unless ``name`` can name a data set: a plain folder name."""
-    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+    """Raise a UserError unless ``name`` can name a data set: a plain folder name, not one like an option."""
+    if not name or name in (".", "..") or name.startswith("-") or any(mark in name for mark in "/\\\0"):
         raise UserError(f"data set {name!r}: a plain name is expected, that of a folder in datasets/ and txt/")
 
 

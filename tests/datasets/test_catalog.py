@@ -104,7 +104,7 @@ def test_an_unknown_name_lists_what_exists(tmp_path: Path):
     assert "exist: er_sim, listed, mito_sim, nuc_sim, older, pictures (" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../er"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../er", "-er"])
 def test_a_name_is_a_plain_folder_name(name: str, tmp_path: Path):
     with pytest.raises(UserError, match="a plain name is expected"):
         prepare_dataset(name, root=tmp_path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from utils.cli import UserError
-from utils.run_folder import create_run_folder, find_run, quoted
+from utils.run_folder import REPO_ROOT, create_run_folder, display_path, find_run, quoted
 
 
 def test_a_taken_name_gets_a_number(tmp_path):
@@ -47,5 +51,19 @@ def test_an_unknown_run_lists_those_that_exist(tmp_path):
         ("a&b", '"a&b"'),
     ],
 )
-def test_an_argument_of_a_command_to_paste_is_quoted_where_a_shell_needs_it(argument, typed):
-    assert quoted(argument) == typed
+def test_an_argument_of_a_command_to_paste_is_quoted_where_windows_needs_it(argument, typed):
+    assert quoted(argument, windows=True) == typed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    "name", ["my run", "it's", 'an "edge"', "$HOME `id`", "a\\b!!", "a;b&c|d", "~", "line\nbreak", ""]
+)
+def test_a_posix_shell_reads_a_quoted_argument_back_as_it_was(name):
+    answer = subprocess.run(["sh", "-c", f"printf '%s.' {quoted(name)}"], capture_output=True, text=True, check=True)
+    assert answer.stdout == f"{name}."
+
+
+def test_a_path_to_paste_is_no_option():
+    assert display_path(REPO_ROOT / "-out" / "pred") == "./-out/pred" == display_path(Path("-out/pred"))
+    assert display_path(REPO_ROOT / "train_log" / "-out") == "train_log/-out"

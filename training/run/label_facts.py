@@ -22,7 +22,7 @@ from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.lazy import LazySequence
 from utils.records import OBJECT, TEXT, read_record
-from utils.run_folder import display_path
+from utils.run_folder import display_path, quoted
 
 if TYPE_CHECKING:
     from evaluation.label_audit.verdict import Audit
@@ -151,7 +151,8 @@ def examine_labels(
     if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
             f"--loss {options.loss.spec} needs the labels' transition matrix: give --transition_matrix FILE; "
-            f"python evaluation/audit_labels.py --dataset {options.data.dataset} writes one where clean labels exist"
+            f"python evaluation/audit_labels.py --dataset {quoted(options.data.dataset)} writes one where clean labels "
+            "exist"
         )
     lines = []
     if report is not None:
