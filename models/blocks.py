@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -148,7 +149,7 @@ def split_padding(size: int, multiple: int) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """A network that takes images of any size: it pads them to what its poolings need and crops its logits back.
 
     Subclasses set ``stride``, the factor between the image and the smallest feature map, and implement
@@ -174,9 +175,9 @@ class SegmentationNetwork(nn.Module):
             return recomputed(stage, *inputs)
         return stage(*inputs)
 
+    @abstractmethod
     def compute_logits(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), H and W multiples of ``stride``, to logits (B, num_classes, H, W)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes, H, W), for any H and W.
