@@ -134,14 +134,12 @@ def _is_one_of_many() -> bool:
 def _leave(status: int) -> NoReturn:
     """End a failed process; one of many at once, since taking down what joins it to lost ones hangs or aborts."""
     if _is_one_of_many():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _leave_at_once(status)
     sys.exit(status)
 
 
 def _leave_at_once(status: int) -> NoReturn:
-    """End a stopped process without waiting for threads; what had to be tidied up has been on the way here."""
+    """End a process without waiting for threads; what had to be tidied up has been on the way here."""
     import multiprocessing
 
     for child in multiprocessing.active_children():
