@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import os
 import platform
 import signal
@@ -187,10 +188,11 @@ def distributed(network: torch.nn.Module, device: torch.device) -> torch.nn.Modu
     """The network with gradients that are averaged over processes; itself where there is one process."""
     if not dist.is_initialized():
         return network
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
+    once_an_epoch: dict[str, Any] = {name: False}  # of running statistics only the main process's are used
     return DistributedDataParallel(
-        network,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # once an epoch is enough: only the main process's are used
+        network, device_ids=[device.index] if device.type == "cuda" else None, **once_an_epoch
     )
 
 

@@ -98,6 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         else:
             answer = torchrun(script, root, cwd=root, env=env)
         assert answer.returncode == 0, answer.stderr
+        assert "deprecated" not in answer.stderr
         folders.append(root / "train_log" / "disks")
     return folders[0], folders[1]
 
