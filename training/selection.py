@@ -177,7 +177,7 @@ def without_validation(*, pred_invert: bool | None, implied: float | None, num_c
     return Selection(threshold, bool(pred_invert), math.nan)
 
 
-def with_logged_figures(selection: Selection, histograms: np.ndarray | None) -> Selection:
+def with_logged_metrics(selection: Selection, histograms: np.ndarray | None) -> Selection:
     """A decision that validation has no part in, with the metrics that it reaches there, for the record."""
     if histograms is None or not histograms.sum((0, 2)).all():
         return selection

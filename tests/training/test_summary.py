@@ -8,7 +8,7 @@ import pytest
 from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
 from training.fit import configure, fit
-from training.run.summary import classic_line, figure_text, missed_classes, missed_line
+from training.run.summary import classic_line, metric_text, missed_classes, missed_line
 
 
 def table(tp: int, fp: int, fn: int, tn: int = 100) -> np.ndarray:
@@ -17,17 +17,17 @@ def table(tp: int, fp: int, fn: int, tn: int = 100) -> np.ndarray:
 
 def test_the_interval_holds_the_figure_and_narrows_with_images():
     some = np.array([table(80, 10 + image, 10) for image in (0, 5, 9, 3, 7)])
-    text = figure_text(some, 0.5, 5)
+    text = metric_text(some, 0.5, 5)
     assert text.startswith(f": val iou {400 / (400 + 74 + 50):.4f} [") and text.endswith("over 5 images, threshold 0.5")
     low, high = map(float, text.split("[")[1].split("]")[0].split(", "))
-    many = figure_text(np.concatenate([some] * 6), 0.5, 30)
+    many = metric_text(np.concatenate([some] * 6), 0.5, 30)
     narrow_low, narrow_high = map(float, many.split("[")[1].split("]")[0].split(", "))
     assert low < narrow_low < 400 / 524 < narrow_high < high
-    assert "no interval from so few images" in figure_text(some[:3], 0.5, 3)
+    assert "no interval from so few images" in metric_text(some[:3], 0.5, 3)
 
 
 def test_a_figure_without_meaning_is_not_told():
-    assert "single class" in figure_text(np.array([table(0, 3, 0)] * 5), 0.5, 5)
+    assert "single class" in metric_text(np.array([table(0, 3, 0)] * 5), 0.5, 5)
 
 
 @pytest.mark.parametrize(("reached", "wins"), [(table(10, 90, 90), True), (table(100, 0, 0), False)])

@@ -25,7 +25,7 @@ from training.label_free.store import PseudoLabelStore
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
-from training.selection import Selection, is_inverted, with_logged_figures
+from training.selection import Selection, is_inverted, with_logged_metrics
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
 
 FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` is resolved
@@ -158,4 +158,4 @@ class PseudoLabels(Supervised):
         invert = is_inverted(histogram)
         if invert:
             histogram = invert_histogram(histogram)
-        return with_logged_figures(Selection(best_threshold(histogram)[0], invert, math.nan, metrics), counts)
+        return with_logged_metrics(Selection(best_threshold(histogram)[0], invert, math.nan, metrics), counts)

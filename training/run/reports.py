@@ -100,12 +100,12 @@ def report_epoch(
 
 
 def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, data: TrainingData) -> list[str]:
-    """What a run ends with: its best epoch and figure, and what to compare it with.
+    """What a run ends with: its best epoch and metric, and what to compare it with.
 
     Args:
         best: that of the training state; a run of before has no tables in it.
     """
-    from training.run.summary import classic_line, figure_text, missed_classes, missed_line
+    from training.run.summary import classic_line, metric_text, missed_classes, missed_line
 
     line = f"best epoch {best['epoch']} of {epochs}"
     if data.val is None:
@@ -114,7 +114,7 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
         noisy = " (by noisy labels)" if options.data.val_labels == "noisy" else ""
         return [f"{line}: val figure {best['figure']:.4f}{noisy}"]
     tables = best["tables"].numpy()
-    lines = [f"{line}{figure_text(tables, best['threshold'], len(data.val), best.get('mask_offset', 0.0))}"]
+    lines = [f"{line}{metric_text(tables, best['threshold'], len(data.val), best.get('mask_offset', 0.0))}"]
     if options.data.num_classes > 1:
         missed = missed_classes(tables.sum(0))
         return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])

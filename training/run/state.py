@@ -54,7 +54,7 @@ class TrainingState:
         channels_last: whether activations are stored with channels last.
         epoch: epochs completed.
         saved: the last epoch whose checkpoint was handed to the disk.
-        best: epoch and figure of the best checkpoint so far; None before the first.
+        best: epoch and metric of the best checkpoint so far; None before the first.
         restart: how the learning rate goes on where a resumed run has a new number of epochs, else None.
         teacher: the moving average of the network, with ``--ema``.
         predictor_of: the network that predicts, of those that are trained.

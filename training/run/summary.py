@@ -1,4 +1,4 @@
-"""What a run ends with: its best epoch with the interval of its figure, what it is to be compared with, time, place."""
+"""What a run ends with: its best epoch with the interval of its metric, what it is to be compared with, time, place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from evaluation.scores.few_images import MIN_IMAGES
 COMPARED_IMAGES = 64  # on which classic methods are tried
 
 
-def figure_text(tables: np.ndarray, threshold: float | None, images: int, offset: float = 0.0) -> str:
-    """The figure of the best epoch with its interval, to go on a line.
+def metric_text(tables: np.ndarray, threshold: float | None, images: int, offset: float = 0.0) -> str:
+    """The metric of the best epoch with its interval, to go on a line.
 
     Args:
         tables: confusion matrices of the validation images, or of groups of them, (n, K, K); rows = truth.
@@ -41,11 +41,11 @@ def foreground_iou(table: np.ndarray) -> float:
     return float(table[1, 1] / union) if union else math.nan
 
 
-def interval(tables: np.ndarray, figure: Callable[[np.ndarray], float]) -> str:
-    """The 95 % interval of a figure of the pooled table, from resampling images (n, K, K)."""
+def interval(tables: np.ndarray, metric: Callable[[np.ndarray], float]) -> str:
+    """The 95 % interval of a metric of the pooled table, from resampling images (n, K, K)."""
     if len(tables) < MIN_IMAGES:
         return "(no interval from so few images)"
-    resampled = np.array([figure(table) for table in bootstrap_counts(tables, seed=0)])
+    resampled = np.array([metric(table) for table in bootstrap_counts(tables, seed=0)])
     low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
     return f"[{low:.4f}, {high:.4f}]"
 
