@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from datasets.image_files import PlaneStack, split_plane
 from datasets.label_maps import LabelMap
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation, survey, tell_color
-from datasets.list_pairing import IMAGE_SUFFIXES, list_images, natural_key
-from datasets.lists import Sample, find_list, raise_faults, read_list
+from datasets.lists import raise_faults
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.predictor import (
     MapSettings,
@@ -26,22 +25,9 @@ from evaluation.prediction.predictor import (
     load_network,
     predict_pictures,
 )
-from evaluation.prediction.result_folders import (
-    check_chosen_folder,
-    describe_images,
-    describe_job,
-    identify,
-    result_folder,
-)
-from evaluation.prediction.stacks import (
-    drop_planes,
-    find_stacks,
-    join_planes,
-    name_maps,
-    plane_paths,
-    whole_file,
-    whole_map,
-)
+from evaluation.prediction.result_folders import check_chosen_folder, describe_images, describe_job, result_folder
+from evaluation.prediction.sources import Source, choose_images
+from evaluation.prediction.stacks import drop_planes, join_planes, name_maps, whole_file, whole_map
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
@@ -50,89 +36,18 @@ from utils.device import choose_device, choose_precision
 from utils.files import write_json
 from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
 from utils.output_folder import replaced_output
-from utils.run_folder import REPO_ROOT, display_path, environment_record, find_run, quoted
+from utils.run_folder import display_path, environment_record, find_run, quoted
 
 NAMED_FAILURES = 20
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
 
 
-@dataclass(frozen=True)
-class Source:
-    """The images to predict.
+def make_pictures(source: Source, settings: MapSettings, overlays: int) -> tuple[list[Picture], dict[Path, str]]:
+    """Check every image's header and name the maps.
 
     Args:
-        list_path: the list they come from, if any.
-        ending: of the result folder's name.
-        inputs: see `identify`.
-        stacks: the files whose planes are predicted into one map.
-    """
-
-    samples: list[Sample]
-    list_path: Path | None
-    ending: str
-    inputs: list[str]
-    stacks: dict[Path, PlaneStack] = field(default_factory=dict)
-
-
-def choose_images(
-    config: dict[str, Any], data_list: str | Path | None, inputs: Sequence[Path], data_root: str | None
-) -> Source:
-    """The images of ``inputs``, of a list or of the run's test list; an image named twice counts once."""
-    if inputs:
-        return input_images(inputs, config["in_channels"])
-    given = data_list or config.get("test_list")
-    if given is None:
-        raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
-    list_path = find_list(given, config["dataset"])
-    samples = read_list(list_path, data_root, labels="optional")
-    test_list = config.get("test_list")
-    is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
-    ending = "" if is_test else f"_{list_path.stem}"
-    return Source(without_repeats(samples), list_path, ending, identify([list_path]))
-
-
-def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
-    """Image files, and the images directly inside folders, as samples without labels; of stacks every plane."""
-    files: list[Path] = []
-    for path in expand_patterns(paths):
-        if path.is_dir():
-            inside = list_images(path)
-            if not inside:
-                raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
-            files += inside
-        elif split_plane(path)[0].is_file():
-            files.append(path)
-        else:
-            raise UserError(f"--input {path} does not exist")
-    files = [Path(os.path.abspath(file)) for file in files]
-    folder = Path(os.path.commonpath([file.parent for file in files]))
-    stacks = find_stacks([file for file in dict.fromkeys(files) if file.is_file()], channels)
-    planes = enumerate(plane_paths(files, stacks), start=1)
-    samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
-    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks)
-
-
-def expand_patterns(paths: Sequence[Path]) -> list[Path]:
-    """The paths, those with ``*`` or ``?`` that no file has as its name replaced by what they match.
-
-    Shells do so, but for those of Windows.
-    """
-    found: list[Path] = []
-    for path in paths:
-        is_pattern = not path.exists() and any(mark in path.name for mark in "*?")
-        matches = sorted(path.parent.glob(path.name), key=natural_key) if is_pattern else []
-        found += matches or [path]
-    return found
-
-
-def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples, each image once."""
-    return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
-
-
-def make_pictures(source: Source, settings: MapSettings, overlays: int, failed: dict[Path, str]) -> list[Picture]:
-    """Check every image's header and name the maps; images that cannot be read are put into ``failed``.
-
+        overlays: how many of the first images get a panel.
+    Returns: the pictures, and why other images cannot be read.
     Raises:
         UserError: every image is broken, or has not the channels that the network takes.
     """
@@ -143,14 +58,14 @@ def make_pictures(source: Source, settings: MapSettings, overlays: int, failed: 
         raise_faults(found.path, found.faults())
     tell_color([found], expected)
     names = name_maps([sample.image for sample in source.samples], source.stacks)
-    pictures = []
+    pictures, failed = [], {}
     for number, (sample, name) in enumerate(zip(source.samples, names, strict=True)):
         if found.checks[number].faults:
             failed[sample.image] = found.checks[number].faults[0]
         else:
             size = found.sizes[number]
             pictures.append(Picture(sample.image, name, size, label=sample.label, overlay=number < overlays))
-    return pictures
+    return pictures, failed
 
 
 def _label_reading(config: dict[str, Any], label_map: str | None) -> LabelReading | None:
@@ -171,8 +86,14 @@ def decide_settings(
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
 ) -> MapSettings:
-    """Direction, threshold and offset from the checkpoint; turning the direction round by hand mirrors both."""
+    """Direction, threshold and offset from the checkpoint; turning the direction round by hand mirrors both.
+
+    Raises:
+        UserError: an inversion of several classes, or channels that are not as many as the network takes.
+    """
     config = checkpoint["config"]
+    if channels and len(channels) != config["in_channels"]:
+        raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
     if config["num_classes"] > 1 and pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; this run has several classes")
     trained = bool(checkpoint["pred_invert"])
@@ -245,22 +166,16 @@ def predict_run(
     config = checkpoint["config"]
     data_root = data_root or config.get("data_root")
     source = choose_images(config, data_list, inputs, data_root)
-    for line in describe_changes(changes(read_fingerprint(run / FINGERPRINT) or {})[0], [], []):
-        print(f"note: {line}", flush=True)
-    if channels and len(channels) != config["in_channels"]:
-        raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
+    tell_changes(run)
     settings = decide_settings(
         checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
     )
-    failed: dict[Path, str] = {}
-    pictures = make_pictures(source, settings, overlays, failed)
+    pictures, failed = make_pictures(source, settings, overlays)
     told_fp32 = precision == "auto" and config.get("precision") == "fp32"
     precision = "fp32" if told_fp32 else choose_precision(precision, target)
-    folder = out or result_folder(run, epoch, source.ending, source.inputs)
-    if out is not None:
-        check_chosen_folder(out, run, source.inputs)
+    folder = choose_folder(out, run, epoch, source)
     how = {"tta": tta, "precision": precision, "tile": tile, "overlap": overlap, "device": str(target)}
-    record = {
+    origin = {
         "run": display_path(run),
         "epoch": epoch,
         "list": None if source.list_path is None else display_path(source.list_path),
@@ -268,38 +183,16 @@ def predict_run(
         "dataset": config["dataset"],
         "data_root": data_root,
         "checkpoint": display_path(find_checkpoint(run, which)),
-        **how,
     }
     images = describe_images([split_plane(picture.image)[0] for picture in pictures])
     job = describe_job(find_checkpoint(run, which), source.inputs, how=how, settings=asdict(settings), images=images)
-    written = {name for picture in pictures for name in settings.files(replace(picture, name=whole_map(picture.name)))}
-    with replaced_output(
-        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=[METRICS], job=job
-    ) as partial:
+    with open_results(folder, pictures, settings, job) as partial:
         started = time.monotonic()
-        with Progress(len(pictures), "predicting") as progress:
-            broken = predict_pictures(
-                Predictor(fold_batch_norms(network), target, precision, augment=tta),
-                pictures,
-                settings,
-                folder=partial,
-                batch_size=batch_size or BATCH_SIZE[target.type],
-                window=tile,
-                overlap=overlap,
-                progress=progress,
-            )
-        failed |= {picture.image: reason for picture, reason in broken.items()}
-        lost = {whole_file(image, source.stacks) for image in failed}  # of a stack every plane, or none
-        drop_planes(partial, [picture.name for picture in pictures if whole_file(picture.image, source.stacks) in lost])
-        pictures = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in lost]
-        if not pictures:
-            raise UserError(failure_text(failed, 0))
-        stacks = {path: stack for path, stack in source.stacks.items() if path not in lost}
-        join_planes(partial, {picture.image: picture.name for picture in pictures}, stacks)
-        seconds = max(time.monotonic() - started, 1e-9)
-        timing = {"images": len(pictures), "seconds": seconds, "images_per_second": len(pictures) / seconds}
-        record |= {"timing": timing, "environment": environment_record(str(target))}
-        record |= {"failed": {display_path(image): reason for image, reason in failed.items()}}
+        predictor = Predictor(fold_batch_norms(network), target, precision, augment=tta)
+        batch = batch_size or BATCH_SIZE[target.type]
+        failed |= write_maps(partial, pictures, settings, predictor, batch_size=batch, tile=tile, overlap=overlap)
+        pictures, stacks = join_stacks(partial, pictures, source.stacks, failed)
+        record = {**origin, **how, **describe_course(len(pictures), time.monotonic() - started, target, failed)}
         record |= describe_maps(pictures, settings, stacks)
         write_json(partial / PREDICTIONS.record, record)
     print(summarize(pictures, folder, record), flush=True)
@@ -308,13 +201,91 @@ def predict_run(
     return folder
 
 
-def failure_text(failed: dict[Path, str], succeeded: int) -> str:
+def tell_changes(run: Path) -> None:
+    """Say which data have changed since the run read them."""
+    for line in describe_changes(changes(read_fingerprint(run / FINGERPRINT) or {})[0], [], []):
+        print(f"note: {line}", flush=True)
+
+
+def choose_folder(out: Path | None, run: Path, epoch: int, source: Source) -> Path:
+    """The folder given, if it holds nothing else, or the input's own below the run's ``results/``."""
+    if out is None:
+        return result_folder(run, epoch, source.ending, source.inputs)
+    check_chosen_folder(out, run, source.inputs)
+    return out
+
+
+def open_results(
+    folder: Path, pictures: Sequence[Picture], settings: MapSettings, job: dict[str, Any]
+) -> AbstractContextManager[Path]:
+    """The folder to write in, which replaces the results in ``folder`` at the end; metrics of those go."""
+    written = {name for picture in pictures for name in settings.files(replace(picture, name=whole_map(picture.name)))}
+    return replaced_output(
+        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=[METRICS], job=job
+    )
+
+
+def write_maps(
+    folder: Path,
+    pictures: Sequence[Picture],
+    settings: MapSettings,
+    predictor: Predictor,
+    *,
+    batch_size: int,
+    tile: int,
+    overlap: int,
+) -> dict[Path, str]:
+    """Predict the pictures into ``folder``; the images that failed, with the reason."""
+    with Progress(len(pictures), "predicting") as progress:
+        failed = predict_pictures(
+            predictor,
+            pictures,
+            settings,
+            folder=folder,
+            batch_size=batch_size,
+            window=tile,
+            overlap=overlap,
+            progress=progress,
+        )
+    return {picture.image: reason for picture, reason in failed.items()}
+
+
+def join_stacks(
+    folder: Path, pictures: Sequence[Picture], stacks: Mapping[Path, PlaneStack], failed: Mapping[Path, str]
+) -> tuple[list[Picture], dict[Path, PlaneStack]]:
+    """Make one map of a stack's planes; of a stack every plane is kept, or none.
+
+    Returns: the pictures and the stacks that have maps.
+    Raises:
+        UserError: no picture has one.
+    """
+    lost = {whole_file(image, stacks) for image in failed}
+    drop_planes(folder, [picture.name for picture in pictures if whole_file(picture.image, stacks) in lost])
+    kept = [picture for picture in pictures if whole_file(picture.image, stacks) not in lost]
+    if not kept:
+        raise UserError(failure_text(failed, 0))
+    whole = {path: stack for path, stack in stacks.items() if path not in lost}
+    join_planes(folder, {picture.image: picture.name for picture in kept}, whole)
+    return kept, whole
+
+
+def failure_text(failed: Mapping[Path, str], succeeded: int) -> str:
     """Which images could not be predicted, and why."""
     lines = list(failed.values())[:NAMED_FAILURES]
     more = [f"… and {len(failed) - NAMED_FAILURES} more"] if len(failed) > NAMED_FAILURES else []
     rest = "; the maps of the others are complete" if succeeded else ""
     head = f"{len(failed)} of {len(failed) + succeeded} images could not be predicted{rest}:"
     return "\n".join([head, *lines, *more])
+
+
+def describe_course(images: int, seconds: float, device: torch.device, failed: Mapping[Path, str]) -> dict[str, Any]:
+    """How long the prediction of so many images took, on what, and which others failed."""
+    seconds = max(seconds, 1e-9)
+    return {
+        "timing": {"images": images, "seconds": seconds, "images_per_second": images / seconds},
+        "environment": environment_record(str(device)),
+        "failed": {display_path(image): reason for image, reason in failed.items()},
+    }
 
 
 def describe_maps(

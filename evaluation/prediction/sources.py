@@ -1,0 +1,91 @@
+"""Which images are predicted: those of a list, or image files, folders and stacks named one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets.image_files import PlaneStack, split_plane
+from datasets.list_pairing import IMAGE_SUFFIXES, list_images, natural_key
+from datasets.lists import Sample, find_list, read_list
+from evaluation.prediction.result_folders import identify
+from evaluation.prediction.stacks import find_stacks, plane_paths
+from utils.cli import UserError
+from utils.run_folder import REPO_ROOT
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images to predict.
+
+    Args:
+        list_path: the list they come from, if any.
+        ending: of the result folder's name.
+        inputs: see `identify`.
+        stacks: the files whose planes are predicted into one map.
+    """
+
+    samples: list[Sample]
+    list_path: Path | None
+    ending: str
+    inputs: list[str]
+    stacks: dict[Path, PlaneStack] = field(default_factory=dict)
+
+
+def choose_images(
+    config: dict[str, Any], data_list: str | Path | None, inputs: Sequence[Path], data_root: str | None
+) -> Source:
+    """The images of ``inputs``, of a list or of the run's test list; an image named twice counts once."""
+    if inputs:
+        return input_images(inputs, config["in_channels"])
+    given = data_list or config.get("test_list")
+    if given is None:
+        raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
+    list_path = find_list(given, config["dataset"])
+    samples = read_list(list_path, data_root, labels="optional")
+    test_list = config.get("test_list")
+    is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
+    ending = "" if is_test else f"_{list_path.stem}"
+    return Source(without_repeats(samples), list_path, ending, identify([list_path]))
+
+
+def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
+    """Image files, and the images directly inside folders, as samples without labels; of stacks every plane."""
+    files: list[Path] = []
+    for path in expand_patterns(paths):
+        if path.is_dir():
+            inside = list_images(path)
+            if not inside:
+                raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
+            files += inside
+        elif split_plane(path)[0].is_file():
+            files.append(path)
+        else:
+            raise UserError(f"--input {path} does not exist")
+    files = [Path(os.path.abspath(file)) for file in files]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    stacks = find_stacks([file for file in dict.fromkeys(files) if file.is_file()], channels)
+    planes = enumerate(plane_paths(files, stacks), start=1)
+    samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
+    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks)
+
+
+def expand_patterns(paths: Sequence[Path]) -> list[Path]:
+    """The paths, those with ``*`` or ``?`` that no file has as its name replaced by what they match.
+
+    Shells do so, but for those of Windows.
+    """
+    found: list[Path] = []
+    for path in paths:
+        is_pattern = not path.exists() and any(mark in path.name for mark in "*?")
+        matches = sorted(path.parent.glob(path.name), key=natural_key) if is_pattern else []
+        found += matches or [path]
+    return found
+
+
+def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, each image once."""
+    return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
