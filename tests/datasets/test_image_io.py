@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import io
 import json
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +21,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from datasets.image_io import read_image, read_label, read_scores, read_shape, write_image, write_label, write_scores
+from datasets.image_scale import read_scale
 from datasets.labels import IGNORE
+from datasets.lists import read_checked_list
 from utils.cli import UserError
 
 RAMP = np.arange(20 * 24).reshape(20, 24)
@@ -428,6 +435,51 @@ def test_damaged_files_end_in_an_error_naming_them_or_in_an_image(kind: str, tmp
                 assert len(np.shape(read(path))) in (1, 2, 3)
             except UserError as error:
                 assert "7.tif" in str(error)
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that has an image under every name, and the names that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(picture(GREY8, "PNG"))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+def test_the_name_of_a_network_address_is_that_of_a_file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    address, asked = server
+    monkeypatch.chdir(tmp_path)
+    connection = http.client.HTTPConnection(address)
+    connection.request("GET", "/control")
+    assert connection.getresponse().read() == picture(GREY8, "PNG")
+    connection.close()
+    for name in ("7.png", "7.tif", "7.npy"):
+        for read in (read_image, read_label, read_shape, read_scores):
+            with pytest.raises(UserError, match=rf"http:/.*{name} does not exist"):
+                read(f"http://{address}/{name}")
+        with pytest.raises(UserError, match=rf"http:/.*{name} does not exist"):
+            read_scale(Path(f"http://{address}/{name}"))
+    (tmp_path / "list.txt").write_text(f"http://{address}/7.png\thttp://{address}/7.png\n")
+    with pytest.raises(UserError, match=r"list\.txt:1: image http:/.*7\.png does not exist"):
+        read_checked_list("list.txt", root=tmp_path)
+    if os.name != "nt":  # where a colon may be part of a name
+        folder = tmp_path / "http:" / address
+        folder.mkdir(parents=True)
+        (folder / "7.png").write_bytes(picture(GREY16, "PNG"))
+        assert np.array_equal(read_image(f"http://{address}/7.png"), GREY16)
+    assert asked == ["/control"]
 
 
 def test_a_header_that_states_more_than_the_file_holds_is_refused(tmp_path: Path):
