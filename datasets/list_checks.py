@@ -103,14 +103,11 @@ class ListSurvey:
         return any(foreground for foreground, _ in found), any(background for _, background in found)
 
 
-def survey(
-    samples: Sequence[Sample], list_path: Path, expected: Expectation, workers: int | None = None, images: bool = True
-) -> ListSurvey:
+def survey(samples: Sequence[Sample], list_path: Path, expected: Expectation, images: bool = True) -> ListSurvey:
     """Look at every image's header and every label whole, in parallel.
 
     Args:
         samples: those of the list ``list_path``.
-        workers: threads (default: four for each CPU).
         images: False looks at labels alone.
     """
     step = -(-len(samples) // COMPONENTS_LOOKED_AT) or 1
@@ -119,7 +116,7 @@ def survey(
         return _check_sample(numbered[1], expected, count_pieces=numbered[0] % step == 0, images=images)
 
     numbered = list(enumerate(samples))
-    workers = workers or 4 * (os.cpu_count() or 1)
+    workers = 4 * (os.cpu_count() or 1)  # they mostly wait for the disk
     checks = map_with_progress(check, numbered, f"checking {display_path(list_path)}", workers=workers)
     return ListSurvey(list_path, list(samples), checks)
 

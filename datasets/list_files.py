@@ -61,7 +61,7 @@ def read_list(
     labels: str = "required",
     say: Callable[[str], object] = print,
 ) -> list[Sample]:
-    """Read a list; image and label files must exist, but are not opened (see `check_samples`).
+    """Read a list; image and label files must exist, but are not opened (see `read_checked_list`).
 
     Args:
         path: the list, UTF-8, with or without byte-order mark, any line ends.

@@ -41,7 +41,6 @@ __all__ = [
     "NOISY_LIST",
     "SPLITS",
     "Sample",
-    "check_samples",
     "decide_labels",
     "default_training_list",
     "find_list",
@@ -125,7 +124,7 @@ def read_checked_list(
     label_map: str | None = None,
     channels: Sequence[str] = (),
 ) -> tuple[list[Sample], list[tuple[int, int]]]:
-    """`read_list` and `check_samples` in one, as `read_checked_lists` for a single training list.
+    """`read_list` and a look at every file, as `read_checked_lists` for a single training list.
 
     Returns: the samples and their sizes (H, W), in the order of the list.
     Raises:
@@ -141,38 +140,18 @@ def survey_samples(
     samples: Sequence[Sample],
     list_path: Path | str,
     expected: Expectation | None = None,
-    workers: int | None = None,
     say: Callable[[str], object] = print,
 ) -> ListSurvey:
     """Check the files of samples that were read before, as `read_checked_lists` does those of a list.
 
     Args:
         samples: what `read_list` returned for ``list_path``.
-        workers: threads (default: four for each CPU).
     Returns: the samples, which know how their labels are read, and the sizes of their images.
     Raises:
         UserError: every fault at once, with list and line: files that cannot be read, sizes that differ, images
             below 16×16, label values that are no class.
     """
     expected = expected or Expectation()
-    found = survey(samples, Path(list_path), expected, workers)
+    found = survey(samples, Path(list_path), expected)
     raise_faults(Path(list_path), found.faults())
     return replace(found, samples=found.read_by(decide_together([found], expected, say)))
-
-
-def check_samples(
-    samples: Sequence[Sample],
-    list_path: Path | str,
-    num_classes: int = 1,
-    ignore_index: int | None = None,
-    in_channels: int = 1,
-    workers: int | None = None,
-) -> list[tuple[int, int]]:
-    """Check the files of samples as those of a training list; see `survey_samples`.
-
-    Returns: the size (H, W) of every image, in order.
-    """
-    expected = Expectation.of(num_classes, ignore_index, in_channels=in_channels)
-    found = survey_samples(samples, list_path, expected, workers, say=lambda line: None)
-    refuse_one_sided(found, found.samples[0].reading or expected.reading)
-    return found.sizes

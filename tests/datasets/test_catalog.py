@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datasets.catalog import known_datasets, prepare_dataset
-from datasets.lists import check_samples, read_list
+from datasets.lists import read_checked_list
 from datasets.simulation import MARKER, SIMULATED, list_paths, sample_paths
 from utils.cli import UserError
 
@@ -121,7 +121,5 @@ def test_a_simulated_set_that_is_there_is_left_alone(tmp_path: Path):
 def test_a_simulated_set_is_made_on_first_use(name: str, tmp_path: Path):
     assert prepared(name, tmp_path)[0] == name
     for split, count in zip(("train", "val", "test"), SIMULATED[name].counts, strict=True):
-        path = list_paths(name, tmp_path)[split]
-        samples = read_list(path, root=tmp_path)
-        assert check_samples(samples, path) == [(256, 256)] * count
+        assert read_checked_list(list_paths(name, tmp_path)[split], root=tmp_path)[1] == [(256, 256)] * count
     assert (tmp_path / "txt" / name / "train/train_noisyLabel.txt").is_file()

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from datasets.image_io import write_image, write_label
 from datasets.labels import IGNORE
+from datasets.list_checks import Expectation
 from datasets.lists import (
     Sample,
-    check_samples,
     default_training_list,
     find_list,
     list_folder,
     read_checked_list,
     read_list,
+    survey_samples,
     write_list,
 )
 from utils.cli import UserError
@@ -302,7 +303,7 @@ def test_checked_samples_give_their_sizes(tmp_path: Path):
     path, samples = write_samples(tmp_path)
     write_image(tmp_path / "images/1.tif", IMAGE[:, :20].astype(np.uint16))
     write_label(tmp_path / "labels/1.png", MASK[:, :20])
-    assert check_samples(samples, path) == [(32, 32), (32, 20), (32, 32)]
+    assert survey_samples(samples, path).sizes == [(32, 32), (32, 20), (32, 32)]
 
 
 def test_all_faults_of_files_are_told_with_their_lines(tmp_path: Path):
@@ -313,7 +314,7 @@ def test_all_faults_of_files_are_told_with_their_lines(tmp_path: Path):
     write_label(tmp_path / "labels/3.png", MASK[:8])
     (tmp_path / "labels/5.png").unlink()
     with pytest.raises(UserError) as caught:
-        check_samples(samples, path, num_classes=3)
+        survey_samples(samples, path, Expectation.of(num_classes=3))
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("val.txt has 6 faults:")
     expected = [
@@ -346,7 +347,7 @@ def test_a_checked_list_is_samples_and_sizes(tmp_path: Path):
 def test_samples_without_label_are_checked_by_their_image(tmp_path: Path):
     path, samples = write_samples(tmp_path)
     unlabelled = [Sample(sample.image, None, sample.image_id, sample.line) for sample in samples]
-    assert check_samples(unlabelled, path, num_classes=3) == [(32, 32)] * 3
+    assert survey_samples(unlabelled, path, Expectation.of(num_classes=3)).sizes == [(32, 32)] * 3
 
 
 def test_training_reads_the_noisy_list_unless_it_is_absent_or_clean_labels_are_asked_for(tmp_path: Path):
@@ -365,19 +366,20 @@ def test_stacks_are_told_unless_they_are_the_channels_asked_for(tmp_path: Path):
     path, samples = write_samples(tmp_path, 1)
     planes = np.stack([IMAGE] * 3)
     tifffile.imwrite(samples[0].image, planes, imagej=True, metadata={"axes": "CYX"})
-    assert check_samples(samples, path, in_channels=3) == [(32, 32)]
+    assert survey_samples(samples, path, Expectation.of(in_channels=3)).sizes == [(32, 32)]
     with pytest.raises(UserError, match=r"val\.txt:1: image .*stack of shape 3×32×32"):
-        check_samples(samples, path)
+        survey_samples(samples, path)
 
 
 @pytest.mark.parametrize(("num_classes", "ignore_index"), [(2, None), (5, None), (1, 255)])
 def test_masks_whose_foreground_is_all_ignored_are_refused(num_classes: int, ignore_index: int | None, tmp_path: Path):
     path, samples = write_samples(tmp_path, 2, n0=MASK * np.uint8(IGNORE), n1=MASK * np.uint8(IGNORE))
     with pytest.raises(UserError, match="no label has any foreground"):
-        check_samples(samples, path, num_classes, ignore_index)
-    assert check_samples(samples, path) == [(32, 32)] * 2
+        read_checked_list(path, root=tmp_path, num_classes=num_classes, ignore_index=ignore_index)
+    assert survey_samples(samples, path).sizes == [(32, 32)] * 2
     write_label(samples[0].label, MASK, num_classes=2)
-    assert check_samples(samples, path, num_classes, ignore_index) == [(32, 32)] * 2
+    _, sizes = read_checked_list(path, root=tmp_path, num_classes=num_classes, ignore_index=ignore_index)
+    assert sizes == [(32, 32)] * 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from datasets import simulation as simulate
 from datasets.image_io import read_image, read_label
-from datasets.lists import check_samples, read_list
+from datasets.lists import read_checked_list, read_list
 from datasets.simulation import SIMULATED, detect, expected_electrons, image_rng, make_dataset, simulate_image
 from datasets.simulation_geometry import Curve, draw_tubes, smooth_field
 from utils.cli import UserError
@@ -122,9 +122,7 @@ def test_a_set_is_complete_with_both_lists(few_images: str, tmp_path: Path) -> N
     lists = tmp_path / "txt" / few_images
     counts = {"train/train_gt": 3, "train/train_noisyLabel": 3, "val": 1, "test": 2}
     for name, count in counts.items():
-        samples = read_list(lists / f"{name}.txt", root=tmp_path)
-        assert len(samples) == count
-        assert check_samples(samples, lists / f"{name}.txt") == [(256, 256)] * count
+        assert read_checked_list(lists / f"{name}.txt", root=tmp_path)[1] == [(256, 256)] * count
     clean, noisy = (
         read_list(lists / f"train/{name}.txt", root=tmp_path)[0] for name in ("train_gt", "train_noisyLabel")
     )
