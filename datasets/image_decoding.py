@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.image_files import (
+    ORIENTATION,
     Header,
     Pixels,
     PlaneStack,
@@ -40,7 +41,6 @@ PNG_END = b"IEND\xaeB`\x82"
 PNG_TAIL = 65536  # bytes; EXIF data that were added later lie behind the pixels
 PLAIN_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA")  # Pillow modes whose arrays are taken as they are
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-ORIENTATION = 274  # EXIF
 
 
 # PNG, JPEG and the rest

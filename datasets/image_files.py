@@ -20,6 +20,7 @@ HYPERSTACK_AXES = "TZCYX"  # ImageJ's, in its order
 IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 4 GB
 MAX_COMPRESSION = 500
 FIRST_BYTES = 26
+ORIENTATION = 274  # number of the tag, in TIFF and in EXIF, which is TIFF
 BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
 PLANE = re.compile(r"(.+)::(\d+)", re.DOTALL)
 

@@ -177,12 +177,6 @@ def read_label(
     Returns: uint8 (H, W), class indices with `IGNORE` (255) where no pixel counts.
     Raises:
         UserError: as `read_image`; also values that are no class, channels that differ.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_label(f"{folder}/7.png", np.array([[0, 1, 1]], np.uint8))
-    ...     read_label(f"{folder}/7.png")
-    array([[0, 1, 1]], dtype=uint8)
     """
     path = Path(path)
     stored = read_stored_label(path, reading or LabelReading(num_classes, ignore_index))

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from datasets.image_files import (
+    ORIENTATION,
     Header,
     Pixels,
     PlaneStack,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
-ORIENTATION = 274
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MIN_IS_WHITE, PALETTE = 0, 3
 SIDE_SERIES = ("thumbnail", "label", "macro", "overview")  # of whole-slide files, beside the picture itself
