@@ -112,8 +112,8 @@ def audit_labels(
     parts = [_window(rng, *(sequence[i] for sequence in compared)) for i in sampled]
     return _compare(
         estimate_transitions(counts, seed),
-        _columns(parts),
         num_classes,
+        *_columns(parts),
         seed=seed,
         reference=reference,
         images=len(noisy),
@@ -125,8 +125,10 @@ def audit_labels(
 
 def _compare(
     transitions: Transitions,
-    sample: Sequence[Labels],
     num_classes: int,
+    labels: Labels,
+    truths: Labels,
+    shown: Labels | None = None,
     *,
     seed: int,
     reference: str,
@@ -138,45 +140,33 @@ def _compare(
     """The audit against a reference.
 
     Args:
-        sample: labels, reference labels and, where there are any, images of the sampled places.
+        labels, truths, shown: labels, reference labels and, where there are any, images of the sampled places.
     """
-    labels, truths, shown = sample[0], sample[1], sample[2] if len(sample) > 2 else None
-    turned = transitions.inverted and num_classes == 1
+    given, turned = labels, transitions.inverted and num_classes == 1
     comparable = np.isfinite(transitions.phi) and not transitions.no_association
     bins, table = location_table(truths, labels, num_classes)
-    predictor = biases = prediction = None
+    predictor = biases = None
     if comparable and shown is not None:
         predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
-        upright = [_turn(label) for label in labels] if turned else labels
+        upright = _turned(labels) if turned else labels
         biases = find_biases(truths, upright, shown, seed, 1.0 if predictor is None else predictor.clean)
         if biases.moved:
-            labels = [_turn(label) for label in biases.labels] if turned else biases.labels
+            labels = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, labels, strict=True)])
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:
         ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
+    prediction = None
     if predictor is not None:
-        prediction = predictor.prediction(
-            labels,
-            table,
-            transitions,
-            invert=turned,
-            biased=bool(biases and biases.found),
-            imitation=1.0 if biases is None else biases.imitation,
-            threshold=None if biases is None else biases.threshold,
-            overlap=1.0 if biases is None else biases.overlap,
-        )
+        prediction = _predict(predictor, labels, table, transitions, biases=biases, invert=turned)
     elif np.isfinite(transitions.phi) and transitions.no_association:
         prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, clean=np.nan)
-    repair = None
-    if biases is not None and (biases.moved or biases.offset) and not turned:
-        repair = choose_repair(sample[0], truths).spec
-    chance = transitions.too_few and may_be_chance(sample[1], sample[0], num_classes, seed)
+    cost = None if biases is None else bias_cost(biases, prediction)
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
-    verdict = decide(
-        transitions, ceiling, chance=chance, kinds=kinds, cost=None if biases is None else bias_cost(biases, prediction)
-    )
+    chance = transitions.too_few and may_be_chance(truths, given, num_classes, seed)
+    verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
+    is_mended = biases is not None and (biases.moved or biases.offset) and not turned
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -185,9 +175,9 @@ def _compare(
         reference=reference,
         prediction=None if verdict == "unknown" else prediction,
         biases=biases,
-        bias_cost=None if biases is None else bias_cost(biases, prediction),
+        bias_cost=cost,
         steps=steps,
-        repair=repair,
+        repair=choose_repair(given, truths).spec if is_mended else None,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),
@@ -196,15 +186,40 @@ def _compare(
     )
 
 
+def _predict(
+    predictor: IoUPredictor,
+    labels: Labels,
+    table: np.ndarray,
+    transitions: Transitions,
+    *,
+    biases: Biases | None,
+    invert: bool,
+) -> PredictedIoU:
+    """What a network trained on labels, moved back if they lay off, will reach."""
+    if biases is None:
+        return predictor.prediction(labels, table, transitions, invert=invert)
+    return predictor.prediction(
+        labels,
+        table,
+        transitions,
+        invert=invert,
+        biased=bool(biases.found),
+        imitation=biases.imitation,
+        threshold=biases.threshold,
+        overlap=biases.overlap,
+    )
+
+
 def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
     """The share of the clean labels' IoU that systematic errors cost whoever does not know of them."""
-    by_image = biases.has(BY_IMAGE) and prediction is not None
-    return max(biases.cost, 1 - prediction.relative if by_image else 0.0)
+    if prediction is None or not biases.has(BY_IMAGE):
+        return biases.cost
+    return max(biases.cost, 1 - prediction.relative)
 
 
-def _turn(label: np.ndarray) -> np.ndarray:
+def _turned(labels: Labels) -> list[np.ndarray]:
     """Binary labels with foreground and background exchanged."""
-    return np.where(label == IGNORE, IGNORE, 1 - label).astype(np.uint8)
+    return [np.where(label == IGNORE, IGNORE, 1 - label).astype(np.uint8) for label in labels]
 
 
 def _count(

@@ -155,7 +155,6 @@ def audit_list(
         truth, labels = labels, with_noise(labels, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
     elif (matched := reference_labels(reader, samples, second_annotator or clean_list, say)) is not None:
         truth = reader.labels(matched)
-    names = [sample.image_id for sample in samples]
     say(f"{display_path(list_path)}: {len(samples)} images")
     statistics = label_statistics(labels, images, num_classes)
     audit = audit_labels(
@@ -171,17 +170,15 @@ def audit_list(
     )
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
-    shown = [labels, images] if truth is None else [labels, images, truth]
+    names = [sample.image_id for sample in samples]
     with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:
         matrix_file = write_audit(partial, folder, audit, statistics.to_json(names))
+        shown = [labels, images] if truth is None else [labels, images, truth]
         examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
         write_figure(partial / "audit.png", draw_audit(audit, *examples))
-    say(
-        "\n".join(
-            [*statistics.lines(names), *(audit_lines(audit) if details else ()), *first_lines(audit, matrix_file)]
-        )
-    )
-    written = ["audit.json", "audit_details.json", "audit.png", *([MATRIX_FILE] if matrix_file else [])]
+    found = audit_lines(audit) if details else []
+    say("\n".join([*statistics.lines(names), *found, *first_lines(audit, matrix_file)]))
+    written = [AUDIT.record, *AUDIT_FILES, *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
     return folder
 
