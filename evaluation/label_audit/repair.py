@@ -21,13 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from evaluation.label_audit.estimate import MIN_PHI
+from evaluation.label_audit.moves import Labels, centred, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
 
@@ -38,8 +38,6 @@ NEAR = 3.0  # pixels from an outline beyond which distances count alike, for a m
 OFFSETS = np.arange(-32, 33) / 2  # pixels by which outlines are moved; the middle one does nothing
 DISTANCES = np.arange(-8.0, 9.0)  # edges of the bins of signed distance to the true boundary, pixels
 FAR = 0.05  # part of a class that the farthest bins must hold to tell its label rate
-
-Labels = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
         reason = f"clean labels of {MIN_IMAGES} images are needed to tell, there are {len(pairs)}"
         return Repair(None, float("nan"), float("nan"), 0.0, float("nan"), len(pairs), reason)
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
-    back = find_move(own, truths, num_classes)
+    back = choose_move(own, truths, num_classes)
     if back is None:
         iou = labels_iou(own, truths, num_classes)
         return Repair(None, iou, iou, 0.0, float("nan"), len(pairs), "the labels do not follow the clean ones")
@@ -91,14 +89,14 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     return _choose_offset(own, truths, back, num_classes)
 
 
-def find_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[int, int] | None:
+def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[int, int] | None:
     """The move (down, right) that takes labels to the truth, (0, 0) where none wins beyond its error.
 
     Of the pooled correlations with the truth, which independent errors weaken at every move alike, the largest counts.
 
     Returns: None where that is no association worth the name, or a negative one: labels that show the inverse.
     """
-    tables = np.stack([_covariances(*pair, num_classes) for pair in zip(labels, truths, strict=True)])
+    tables = np.stack([_correlations(*pair, num_classes) for pair in zip(labels, truths, strict=True)])
     flat = tables.reshape(len(tables), -1)
     pooled, middle, gains = flat.sum(0), flat.shape[1] // 2, []
     best, reach = int(pooled.argmax()), small_sample_reach(len(flat))
@@ -137,24 +135,22 @@ def _error_of_sum(values: np.ndarray) -> float:
     return float(values.std(ddof=1) * np.sqrt(len(values)))
 
 
-def _covariances(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
     """Correlations of truth(x) and label(x + d), as distances to their outlines, for |d| ≤ REACH.
 
     Returns: (2·REACH + 1, 2·REACH + 1), the mean over the classes ≠ 0 that both show; 0 where there is none.
     """
     known = (label != IGNORE) & (truth != IGNORE)
-    shape = [cv2.getOptimalDFTSize(size + REACH) for size in label.shape]
-    around, found = np.arange(-REACH, REACH + 1), []
+    found = []
     for value in range(1, label_classes(num_classes)):
         masks = [np.where(known, item == value, False).view(np.uint8) for item in (truth, label)]
         if not all(0 < mask.sum() < known.sum() for mask in masks):
             continue
         maps = [np.clip(signed_distance(mask), -NEAR, NEAR) for mask in masks]
-        centred = [np.where(known, item - item[known].mean(), 0) for item in maps]
-        spectra = [np.fft.rfft2(item, shape) for item in centred]
-        product = np.fft.irfft2(np.conj(spectra[0]) * spectra[1], shape)[np.ix_(around, around)]
-        found.append(product / np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return np.mean(found, axis=0) if found else np.zeros((len(around), len(around)))
+        maps = [centred(item, known) for item in maps]
+        length = np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())
+        found.append(shift_covariances(*maps, REACH) / length)
+    return np.mean(found, axis=0) if found else np.zeros((2 * REACH + 1, 2 * REACH + 1))
 
 
 @dataclass(frozen=True)
