@@ -19,9 +19,8 @@ from datasets.image_scale import read_scale
 from datasets.label_values import LabelReading
 from datasets.transforms import NORMALIZATIONS, prepare
 from datasets.transition_matrix import ScoreDecoder
-from evaluation.prediction.score_maps import band_writer, memory_map
+from evaluation.prediction.score_maps import MAP_FILES, band_writer, memory_map
 from evaluation.prediction.tiling import ReadRows, predict_bands
-from evaluation.scores.map_folder import MAP_FILES
 from evaluation.scores.mask_offset import offset_mask
 from models import build_network, to_scores
 from utils.background import WriterPool, in_background, read_ahead

@@ -1,4 +1,4 @@
-"""Score maps too large for memory, as files: written band by band, read where they are used."""
+"""Score maps as files: their names, and those too large for memory, which are written and read band by band."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from datasets.image_files import NO_SCALE, ImageScale, scale_options
 from utils.files import atomic_write
+
+MAP_FILES = {"pred": ".tif", "scores": ".tif", "masks": ".png", "overlays": ".png"}  # folder → suffix, as written
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from datasets.image_files import split_plane
 from datasets.list_pairing import natural_key
 from datasets.lists import Sample
+from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
 from utils.files import unique_stems
 from utils.output_folder import Writer, is_unfinished
@@ -18,8 +19,6 @@ from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, SWITCH, TEXT, TEXT_BY
 from utils.run_folder import REPO_ROOT, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
-# What is written of an image that is predicted: folder → suffix, in the order of writing.
-MAP_FILES = {"pred": ".tif", "scores": ".tif", "masks": ".png", "overlays": ".png"}
 
 PREDICTIONS = Writer("predictions", "predictions.json", keys=("maps", "threshold"))
 METRICS = Writer("metrics", "metrics.json", keys=("pooled", "n_images"), others=("per_image.csv", "report.html"))
