@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from datasets.image_files import split_plane
 from datasets.label_noise import parse_repair, parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
@@ -79,6 +80,13 @@ class TrainingData:
     val_loader: Iterable[dict[str, Any]] | None
     held_out: list[Sample]
     reading: LabelReading = LabelReading()
+
+    def files(self) -> list[Path]:
+        """The lists, images and labels that the run learns from and chooses by."""
+        samples = [*self.train.samples, *(self.val.samples if self.val is not None else [])]
+        files = [file for sample in samples for file in (sample.image, sample.label) if file is not None]
+        lists = [path for path in (self.train_list, self.val_list) if path is not None]
+        return [*lists, *(split_plane(file)[0] for file in files)]
 
 
 def choose_lists(

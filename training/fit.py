@@ -25,15 +25,13 @@ from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.build import make_state
 from training.run.checkpoints import Run, save_epoch, show_pictures
-from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, previous_run
+from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, own_run, previous_run
 from training.run.config import configure as configure
-from training.run.data_record import keep_fingerprint
 from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
 from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.logger import RunLogger
 from training.run.mask_offset import KeptScores, with_offset
-from training.run.ownership import own_run
 from training.run.recipe import decide
 from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch
 from training.run.state import TrainingState, seed_everything
@@ -52,6 +50,7 @@ from utils.distributed import (
     process_group,
     say_once,
 )
+from utils.fingerprint import keep_fingerprint
 from utils.processors import choose_threads
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -94,7 +93,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
 
         def begin() -> tuple[Path, list[str]]:
             folder = previous or own_run(open_folder(options, root), held)
-            config["data_fingerprint"], changed = keep_fingerprint(folder, data)
+            config["data_fingerprint"], changed = keep_fingerprint(folder, data.files())
             return begin_run(folder, config, labels.audit, data.held_out, root), changed
 
         folder, changed = from_main(begin)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import shortened
-from utils.files import read_json_if_whole
+from utils.files import read_json_if_whole, write_json
 from utils.paths import REPO_ROOT, display_path
 from utils.records import LIST
 
@@ -87,6 +87,23 @@ def combined_digest(fingerprint: Mapping[str, list[Any]]) -> str:
     """One digest of all names and contents."""
     lines = sorted(f"{name}\0{content}" for name, (_, _, content) in fingerprint.items())
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def keep_fingerprint(folder: Path, paths: Iterable[Path]) -> tuple[dict[str, Any], list[str]]:
+    """Write the fingerprint of files into a folder; where it holds one already, find what has changed since.
+
+    Returns: number and combined digest, and lines to tell the user.
+    """
+    paths, lines = list(paths), []
+    before = read_fingerprint(folder / FINGERPRINT)
+    if before is None:
+        before = take_fingerprint(paths)
+        write_json(folder / FINGERPRINT, before)
+    else:
+        changed, gone = changes(before)
+        added = sorted({display_path(path) for path in paths} - set(before))
+        lines = describe_changes(changed, gone, added)
+    return {"files": len(before), "digest": combined_digest(before)}, lines
 
 
 def read_fingerprint(path: Path) -> dict[str, list[Any]] | None:

@@ -1,9 +1,10 @@
-"""The config of a run: resolved from given options, written into its folder, read back when it is resumed."""
+"""The folder of a run and its config: who owns it; resolved from given options, written, read back on resume."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from utils.run_folder import (
     find_run,
     plain_name,
 )
+from utils.run_lock import remove_temporary_files, run_lock
 
 if TYPE_CHECKING:
     from evaluation.label_audit.verdict import Audit
@@ -100,6 +102,18 @@ def previous_run(options: TrainingOptions, root: Path) -> Path | None:
         return Path(options.run.resume) if options.run.resume else None
     run = named_run(options.data.dataset, options.run.run_name, root)
     return run if run is not None and has_checkpoint(run) else None
+
+
+def own_run(folder: Path, until: ExitStack) -> Path:
+    """Hold the lock of a run until ``until`` ends, and remove temporary files of processes that died.
+
+    Raises:
+        UserError: another process owns the run; the message names it.
+    """
+    until.enter_context(run_lock(folder))
+    for written in (folder, folder / "checkpoints"):
+        remove_temporary_files(written)
+    return folder
 
 
 def open_folder(options: TrainingOptions, root: Path) -> Path:
