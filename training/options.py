@@ -25,7 +25,6 @@ from training.configuration.groups import (
     RunOptions,
 )
 from training.configuration.presets import PRESETS, RECIPES
-from training.configuration.removed import typed_removal
 from utils.cli import CommandParser
 from utils.option_fields import Option, add_option
 
@@ -114,9 +113,12 @@ class _TrainingParser(CommandParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = sys.argv[1:] if args is None else list(args)
         for text, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-            message = typed_removal(text, following, OPTIONS)
-            if message:
-                self.error(message)
+            if text.startswith("--") and text.partition("=")[0] not in self._option_string_actions:
+                from training.configuration.removed import typed_removal
+
+                message = typed_removal(text, following, OPTIONS)
+                if message:
+                    self.error(message)
         return super().parse_known_args(arguments, namespace)
 
 

@@ -48,9 +48,7 @@ def removal(name: str, value: Any, options: Mapping[str, Option]) -> str | None:
 
 
 def typed_removal(argument: str, following: str, options: Mapping[str, Option]) -> str | None:
-    """As :func:`removal`, for an argument of the command line and the one after it."""
-    if not argument.startswith("--"):
-        return None
+    """As :func:`removal`, for a flag ``--…`` of the command line and the argument after it."""
     flag, _, value = argument[2:].partition("=")
     name = flag.removeprefix("no_").removeprefix("no-")
     return removal(name, value or ("" if following.startswith("-") else following), options)

@@ -8,7 +8,6 @@ from typing import Any
 
 from models import NETWORKS, network_options
 from training.configuration.presets import NETWORK_OPTIONS, PRESETS, RECIPES
-from training.configuration.removed import modernized, removal
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
 from utils.cli import UserError, one_of
@@ -65,6 +64,8 @@ def taken_apart(given: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(given)
     for name in values:
         if name not in OPTIONS:
+            from training.configuration.removed import removal
+
             raise UserError(removal(name, values[name], {}) or f"there is no option {name!r}")
     if isinstance(values.get("igtt"), bool):
         values["igtt"] = next(iter(RECIPES)) if values["igtt"] else None
@@ -121,7 +122,7 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     """The options of a run that another one takes over, but for what is about its network where that is another."""
     if not isinstance(config, Mapping) or not {"preset", "network"} <= set(config):
         raise UserError("--config is not the config.json of a run: it names no preset and no network")
-    known = modernized(config)
+    known = as_of_today(config)
     values = {name: known[name] for name, own in OPTIONS.items() if own.is_copied and name in known}
     if given.get("preset", values["preset"]) != values["preset"]:
         raise UserError(f"{as_typed('preset', given['preset'])} does nothing with --config, which sets every option")
@@ -132,6 +133,13 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     if given.get("network", values["network"]) != values["network"]:
         del values["network_options"], values["pretrained"]
     return _with_tuples(values)
+
+
+def as_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config in today's names, see `training.configuration.removed`."""
+    from training.configuration.removed import modernized
+
+    return modernized(config)
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +268,7 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
     """
     given = taken_apart(given)
     changeable = (*CHANGEABLE_ON_RESUME, *(["lr"] if config.get("diverged") else []))  # what a lower rate may mend
-    known = _with_tuples({name: value for name, value in modernized(config).items() if name in OPTIONS})
+    known = _with_tuples({name: value for name, value in as_of_today(config).items() if name in OPTIONS})
     known["stop_after"] = None
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
     for name, value in given.items():
@@ -294,7 +302,7 @@ def check_values(config: Mapping[str, Any], path: str) -> None:
     Raises:
         UserError: naming file, option and value.
     """
-    for name, value in modernized(config).items():
+    for name, value in as_of_today(config).items():
         own, default = OPTIONS.get(name), DEFAULTS.get(name)
         if own is None or value is None or value == default or isinstance(default, dict):
             continue
