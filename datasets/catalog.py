@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.list_files import find_list, list_folder
-from datasets.list_pairing import is_image_file
 from utils.errors import UserError
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
@@ -100,6 +99,8 @@ def has_lists(name: str, root: Path = REPO_ROOT) -> bool:
 
 def has_files(name: str, root: Path = REPO_ROOT) -> bool:
     """Whether a data set has images, in folders of whatever layout."""
+    from datasets.list_pairing import is_image_file
+
     return any(map(is_image_file, (root / "datasets" / name).rglob("*")))
 
 

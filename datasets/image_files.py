@@ -21,6 +21,7 @@ IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 
 MAX_COMPRESSION = 500
 FIRST_BYTES = 26
 ORIENTATION = 274  # number of the tag, in TIFF and in EXIF, which is TIFF
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
 PLANE = re.compile(r"(.+)::(\d+)", re.DOTALL)
 

@@ -20,6 +20,7 @@ from datasets.image_decoding import (
 )
 from datasets.image_files import (
     NO_SCALE,
+    TIFF_MAGIC,
     Header,
     ImageScale,
     Pixels,
@@ -30,14 +31,6 @@ from datasets.image_files import (
     row_blocks,
     scale_options,
     split_plane,
-)
-from datasets.image_tiff import (
-    TIFF_MAGIC,
-    decode_planes,
-    decode_tiff,
-    read_tiff_header,
-    read_tiff_stack,
-    tifffile_module,
 )
 from datasets.label_values import LabelReading, read_alone
 from datasets.labels import IGNORE
@@ -127,6 +120,8 @@ def read_stack(path: Path, channels: int = 1) -> PlaneStack:
 def _decoder(path: Path) -> Decoder:
     start = first_bytes(path)
     if start[:4] in TIFF_MAGIC:
+        from datasets.image_tiff import decode_tiff, read_tiff_header, read_tiff_stack
+
         return Decoder(read_tiff_header, decode_tiff, read_tiff_stack)
     if start.startswith(NUMPY_MAGIC):
         return Decoder(read_array_header, decode_array, read_array_stack)
@@ -226,6 +221,8 @@ def _by_brightness(pixels: Pixels) -> np.ndarray:
 
 def read_scores(path: Path | str) -> np.ndarray:
     """Read a score map that `write_scores` wrote: float32 (H, W) or (C, H, W); errors as `read_image`."""
+    from datasets.image_tiff import decode_planes
+
     path = Path(path)
     scores = decode_planes(path)
     if scores.dtype != np.float32 or scores.ndim not in (2, 3) or scores.size == 0:
@@ -257,6 +254,8 @@ def write_scores(path: Path | str, scores: np.ndarray, scale: ImageScale = NO_SC
     Args:
         scale: pixel size and kind of TIFF, as those of the image.
     """
+    from datasets.image_tiff import tifffile_module
+
     scores = np.ascontiguousarray(scores, np.float32)
     axes = {2: "YX", 3: "CYX"}[scores.ndim]
     with atomic_write(Path(path)) as file:
@@ -275,6 +274,8 @@ def write_image(path: Path | str, image: np.ndarray, scale: ImageScale = NO_SCAL
     if suffix == ".png" and image.dtype == np.uint8:
         _write_png(path, image)
     elif suffix in (".tif", ".tiff") and image.dtype in (np.uint8, np.uint16):
+        from datasets.image_tiff import tifffile_module
+
         photometric, axes = ("minisblack", "YX") if image.ndim == 2 else ("rgb", "YXS")
         options = {"metadata": None} if scale == NO_SCALE else scale_options(scale, axes, image.nbytes)
         with atomic_write(path) as file:

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from datasets.image_files import NO_SCALE, ORIENTATION, ImageScale, first_bytes, is_turned, naming_broken, split_plane
-from datasets.image_tiff import TIFF_MAGIC, open_tiff
+from datasets.image_files import (
+    NO_SCALE,
+    ORIENTATION,
+    TIFF_MAGIC,
+    ImageScale,
+    first_bytes,
+    is_turned,
+    naming_broken,
+    split_plane,
+)
+from datasets.image_tiff import open_tiff
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

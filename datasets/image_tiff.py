@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MIN_IS_WHITE, PALETTE = 0, 3
 SIDE_SERIES = ("thumbnail", "label", "macro", "overview")  # of whole-slide files, beside the picture itself
 

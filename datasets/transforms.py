@@ -17,7 +17,6 @@ from torch import Tensor
 from datasets.hot_pixels import without_hot_pixels
 from datasets.image_files import row_blocks
 from datasets.labels import IGNORE
-from datasets.local_background import above_local_background
 from datasets.registries import NORMALIZATIONS
 
 MIN_DEVIATION = 1e-6  # relative to the largest pixel: below it is rounding
@@ -86,6 +85,8 @@ def prepare(image: np.ndarray, mode: str) -> np.ndarray:
     image = without_hot_pixels(image)
     if not needs_preparation(mode):
         return image
+    from datasets.local_background import above_local_background
+
     planes = z_score(image)(image)
     return np.stack([above_local_background(plane, LOCAL_SIGMA, LOCAL_FLOOR) for plane in planes], -1)
 

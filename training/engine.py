@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.tiling import predict_bands
 from evaluation.scores import BINS, confusion_matrix, score_histogram
 from models import to_scores
-from training.ema import EmaTeacher
 from training.losses.module import SegmentationLoss
 from training.step_guard import StepGuard
 from utils.cli import Progress
 from utils.device import autocast, memory_metrics, start_memory_metrics, tuned_convolutions
 from utils.distributed import sum_over_ranks, world_size
+
+if TYPE_CHECKING:
+    from training.ema import EmaTeacher
 
 TILE, TILE_OVERLAP, TILES_AT_ONCE = 512, 64, 1  # pixels, pixels: as inference does by default
 

@@ -10,6 +10,5 @@ and its error), ``by_distance`` (Q by place), ``iou_ceiling``, ``predicted_iou``
 from evaluation.label_audit.audit import audit_labels
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
-from evaluation.label_audit.without_reference import ImageAudit
 
-__all__ = ["Audit", "ImageAudit", "ReferenceAudit", "audit_labels"]
+__all__ = ["Audit", "ReferenceAudit", "audit_labels"]

@@ -23,10 +23,8 @@ from evaluation.label_audit.decision import decide, may_be_chance
 from evaluation.label_audit.estimate import Transitions, estimate_transitions
 from evaluation.label_audit.iou_ceiling import iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
-from evaluation.label_audit.repair import choose_repair
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
-from evaluation.label_audit.without_reference import ImageAudit, image_evidence
 from evaluation.scores import defined_mean
 from evaluation.scores.bootstrap import MIN_IMAGES
 from utils.cli import UserError, one_of
@@ -98,6 +96,8 @@ def audit_labels(
     if truth is None or not known:
         if images is None:
             raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
+        from evaluation.label_audit.without_reference import ImageAudit, image_evidence
+
         labels, shown = _columns([_window(rng, noisy[i], images[i]) for i in sampled])
         evidence = image_evidence(labels, shown, num_classes, foreground, seed)
         return ImageAudit(
@@ -166,7 +166,11 @@ def _compare(
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, given, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
-    is_mended = biases is not None and (biases.moved or biases.offset) and not turned
+    repair = None
+    if biases is not None and (biases.moved or biases.offset) and not turned:
+        from evaluation.label_audit.repair import choose_repair
+
+        repair = choose_repair(given, truths).spec
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -177,7 +181,7 @@ def _compare(
         biases=biases,
         bias_cost=cost,
         steps=steps,
-        repair=choose_repair(given, truths).spec if is_mended else None,
+        repair=repair,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),

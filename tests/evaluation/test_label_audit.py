@@ -7,10 +7,10 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit import ImageAudit, audit_labels
+from evaluation.label_audit import audit_labels
 from evaluation.label_audit.by_distance import bin_shares
 from evaluation.label_audit.predicted_iou import regression_target, single_weight
-from evaluation.label_audit.without_reference import ImageEvidence
+from evaluation.label_audit.without_reference import ImageAudit, ImageEvidence
 from evaluation.scores import mean_iou
 from utils.cli import UserError
 from utils.files import plain

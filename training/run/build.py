@@ -14,7 +14,6 @@ from datasets.labels import label_classes
 from datasets.transition_matrix import TransitionMatrix
 from models import build_network, start_from_shares
 from training.data import TrainingData, class_counts
-from training.ema import EmaTeacher
 from training.losses.module import SegmentationLoss, frequency_weights
 from training.losses.spec import needs_transition_matrix
 from training.optimizers import build_optimizer, can_be_fused
@@ -113,6 +112,11 @@ def build_state(
         momentum=optimization.momentum,
         fused=can_be_fused(device),
     )
+    teacher = None
+    if optimization.ema:
+        from training.ema import EmaTeacher
+
+        teacher = EmaTeacher(network, optimization.ema)
     precision = choose_precision(optimization.precision, device)
     return TrainingState(
         network=network,
@@ -125,7 +129,7 @@ def build_state(
         labels=labels,
         scores=LabelNoiseFacts(TransitionMatrix.identity(num_classes), False) if corrects else labels,
         channels_last=channels_last,
-        teacher=EmaTeacher(network, optimization.ema) if optimization.ema else None,
+        teacher=teacher,
         predictor_of=method.predictor,
     )
 

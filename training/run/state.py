@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.segmentation import steps_before
-from training.ema import EmaTeacher
 from training.engine import unwrap_model
 from training.losses.module import SegmentationLoss
 from training.optimizers import Restart, build_schedule, change_rate, load_optimizer, restart_at
@@ -25,6 +24,9 @@ from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
 from utils.run_folder import display_path
+
+if TYPE_CHECKING:
+    from training.ema import EmaTeacher
 
 CHECKPOINT_FIELDS = {
     "model": Kind("weights by name", lambda value: OBJECT.accepts(value) and all(map(torch.is_tensor, value.values()))),
