@@ -11,6 +11,8 @@ from evaluation.classical.foreground import orient, resolve_foreground
 from evaluation.scores import DEFAULT_THRESHOLD, counts_at, iou, score_histogram
 
 CHEAP = ("otsu", "local_threshold", "local_contrast", "kmeans", "gaussian_mixture")
+CHEAP_ON_LARGE = ("otsu", "local_threshold")  # the others take minutes, and half a gigabyte more than these
+LARGE_PIXELS = 2**22  # of an image
 
 
 def best_cheap_method(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[str, float]:
@@ -21,15 +23,17 @@ def best_cheap_method(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]
     ('otsu', 1.0)
 
     Args:
-        images: (H, W) or (H, W, C), any type; colours are averaged. Structures may be bright or dark.
+        images: (H, W) or (H, W, C), any type; colours are averaged. Structures may be bright or dark. Both
+            sequences are read item by item, twice, and may load from disk.
         labels: 0 background, 1 foreground, 255 is ignored, (H, W) each.
     """
-    grey = [image if image.ndim == 2 else image.mean(-1) for image in images]
-    foreground = resolve_foreground("auto", grey)
-    found = {}
-    for name in CHEAP:
-        scores = (BASELINES[name](orient(image, foreground)) for image in grey)
-        pooled = sum(score_histogram(score, label) for score, label in zip(scores, labels, strict=True))
-        found[name] = float(iou(counts_at(pooled, DEFAULT_THRESHOLD)))
+    foreground = resolve_foreground("auto", images)
+    methods = CHEAP_ON_LARGE if max(label.size for label in labels) > LARGE_PIXELS else CHEAP
+    pooled = dict.fromkeys(methods, 0)
+    for image, label in zip(images, labels, strict=True):
+        oriented = orient(image, foreground)
+        for name in methods:
+            pooled[name] = pooled[name] + score_histogram(BASELINES[name](oriented), label)
+    found = {name: float(iou(counts_at(histogram, DEFAULT_THRESHOLD))) for name, histogram in pooled.items()}
     best = max(found, key=found.__getitem__)
     return best, found[best]

@@ -12,6 +12,7 @@ from evaluation.classical.comparison import best_cheap_method
 from evaluation.scores import mean_iou
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.few_images import MIN_IMAGES
+from utils.lazy import LazySequence
 
 COMPARED_IMAGES = 64  # on which classic methods are tried
 
@@ -61,7 +62,8 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset) -> str:
     indices = [index for index in range(len(validation)) if index % n < compared]
     reached = foreground_iou(tables[:compared].sum(0))
     method, classic = best_cheap_method(
-        [validation.image(index) for index in indices], [validation.label(index) for index in indices]
+        LazySequence(lambda place: validation.image(indices[place]), len(indices)),
+        LazySequence(lambda place: validation.label(indices[place]), len(indices)),
     )
     where = f"{'the same' if len(indices) == len(validation) else 'of these'} {len(indices)} images"
     if not classic > reached:
