@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from utils.errors import UserError
 from utils.files import atomic_write, read_json
 from utils.paths import display_path
 
+WRITTEN = {"ignore_value", "num_classes", "source_list"}  # what the manifest of labels that are written here states
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 HALF_BRIGHT = 128
@@ -143,12 +144,22 @@ def read_shape(path: Path | str, channels: int = 1, selected: Sequence[str] = ()
 
 
 class StoredLabel(NamedTuple):
-    """A label as it is stored: values (H, W), colours as 0xRRGGBB, and where no pixel counts, bool (H, W)."""
+    """A label as it is stored: values (H, W), colours as 0xRRGGBB, and where no pixel counts, bool (H, W).
+
+    ``is_written`` is whether this project wrote it, as the manifest beside it says, by `write_label`.
+    """
 
     values: np.ndarray
     ignored: np.ndarray
     is_color: bool = False
     is_min_is_white: bool = False
+    is_written: bool = False
+
+    def classes(self, reading: LabelReading, path: Path) -> np.ndarray:
+        """uint8 class indices, see `LabelReading.classes`; ``label_map`` means other files than those written here."""
+        if self.is_written and reading.label_map is not None:
+            reading = LabelReading(reading.num_classes, reading.ignore_index)
+        return reading.classes(self.values, self.ignored, path, self.is_color)
 
 
 def read_label(
@@ -178,7 +189,7 @@ def read_label(
     if reading is None:
         alone = num_classes == 1 and not stored.is_color
         reading = read_alone(stored.values, stored.ignored, path) if alone else LabelReading(num_classes)
-    return reading.classes(stored.values, stored.ignored, path, stored.is_color)
+    return stored.classes(reading, path)
 
 
 def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
@@ -199,10 +210,11 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
         values = values.astype(np.uint8) if plain else values.astype(np.uint8) * np.uint8(255)
     values, is_color = _one_plane(values, pixels.alpha, path)
     _check_finite(values, path)
-    ignore_index = _stated_ignore_value(split_plane(path)[0].parent / "manifest.json", reading.ignore_index)
+    stated = _stated(split_plane(path)[0].parent / "manifest.json")
+    ignore_index = stated.get("ignore_value", reading.ignore_index)
     skips = ignore_index is None or is_color
     ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
-    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white)
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, stated.keys() == WRITTEN)
 
 
 def _by_brightness(pixels: Pixels) -> np.ndarray:
@@ -342,21 +354,21 @@ def _one_plane(values: np.ndarray, alpha: np.ndarray | None, path: Path) -> tupl
     return values, is_color
 
 
-def _stated_ignore_value(manifest: Path, otherwise: int | None) -> int | None:
+def _stated(manifest: Path) -> dict[str, Any]:
+    """What a manifest says of how the labels beside it were written; nothing where there is none."""
     try:
         changed = manifest.stat().st_mtime_ns
     except OSError:
-        return otherwise
-    stated, value = _ignore_value_of(manifest, changed)
-    return value if stated else otherwise
+        return {}
+    return _read_stated(manifest, changed)
 
 
 @lru_cache(maxsize=64)
-def _ignore_value_of(manifest: Path, changed: int) -> tuple[bool, int | None]:
-    """Whether a manifest has an ``ignore_value``, and which; ``changed``, its time stamp, makes a new one read anew."""
+def _read_stated(manifest: Path, changed: int) -> dict[str, Any]:
+    """Those entries of a manifest; ``changed``, its time stamp, makes a new one read anew."""
     content = read_json(manifest)
-    stated = isinstance(content, dict) and "ignore_value" in content
-    value = content["ignore_value"] if stated else None
+    stated = {name: content[name] for name in WRITTEN & content.keys()} if isinstance(content, dict) else {}
+    value = stated.get("ignore_value")
     if value is not None and not isinstance(value, int):
         raise UserError(f"{display_path(manifest)}: ignore_value is {value!r}, expected a whole number or null")
-    return stated, value
+    return stated

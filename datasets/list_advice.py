@@ -130,7 +130,7 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
             label_size = stored.values.shape[:2]
             values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
             if reading.label_map is not None:
-                reading.classes(stored.values, stored.ignored, label, stored.is_color)
+                stored.classes(reading, label)
     except UserError as error:
         fault = f"label {str(error).removeprefix('label ')}"
     return LookedAt(count, is_color, size, label_size, values, fault)

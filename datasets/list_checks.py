@@ -155,11 +155,11 @@ def _check_image(path: Path, expected: Expectation) -> tuple[Header | None, list
 
 
 def _check_label(stored: StoredLabel, path: Path, expected: Expectation, count_pieces: bool) -> Check:
-    values, ignored, is_color, is_min_is_white = stored
+    is_min_is_white = stored.is_min_is_white
     if not expected.is_decided:
-        found = summarize(values, ignored, is_color, count_pieces)
-        return Check(None, [], found, has_ignored=bool(ignored.any()), is_min_is_white=is_min_is_white)
-    label = expected.reading.classes(values, ignored, path, is_color)
+        found = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
+        return Check(None, [], found, has_ignored=bool(stored.ignored.any()), is_min_is_white=is_min_is_white)
+    label = stored.classes(expected.reading, path)
     foreground = bool(((label != 0) & (label != IGNORE)).any())
     return Check(None, [], None, foreground, bool((label == 0).any()), bool((label == IGNORE).any()), is_min_is_white)
 

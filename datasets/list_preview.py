@@ -93,7 +93,7 @@ def to_numbers(
 ) -> np.ndarray:
     """A label's values as whole numbers, int64 (H, W): 0 background, objects or classes, void values `IGNORE`."""
     if reading.label_map is not None:
-        return reading.classes(stored.values, stored.ignored, path, stored.is_color).astype(np.int64)
+        return stored.classes(reading, path).astype(np.int64)
     if reading.objects:
         return stored.values.astype(np.int64)
     if reading.cut is not None:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from datasets.catalog import prepare_dataset
 from datasets.label_noise import STEPS, UNLABELLED, parse_spec
 from datasets.list_files import NOISY_LIST, default_training_list
-from datasets.noise_files import SOURCE_LIST, write_noisy_labels
+from datasets.noise_files import SOURCE_LIST, training_command, write_noisy_labels
 from datasets.simulation import SIMULATED
 from utils.cli import CommandParser, run_command, whole_number
-from utils.run_folder import display_path, quoted
+from utils.run_folder import display_path
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,18 +56,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the noisy labels that the command line asks for, and say how to train on them."""
     options = vars(parse_options(arguments))
-    spec, num_classes, ignore_index = options.pop("label_noise"), options["num_classes"], options["ignore_index"]
-    parse_spec(spec, num_classes)  # a slip is told before a data set is simulated
+    spec = options.pop("label_noise")
+    parse_spec(spec, options["num_classes"])  # a slip is told before a data set is simulated
     dataset = prepare_dataset(options.pop("dataset"), options["source_list"])
     source_list = options.pop("source_list") or SOURCE_LIST
     options["make_default"] |= dataset in SIMULATED and default_training_list(dataset).name != NOISY_LIST
     new_list = write_noisy_labels(dataset, spec, source_list=source_list, **options)
     equal = f"; {NOISY_LIST} beside it is now equal to it" if options["make_default"] else ""
     print(f"wrote {display_path(new_list)}{equal}")
-    classes = "" if num_classes == 1 else f" --num_classes {num_classes}"
-    ignored = "" if ignore_index is None else f" --ignore_index {ignore_index}"  # of the other lists
-    command = f"python main.py --dataset {quoted(dataset)}{classes}{ignored} --train_list {quoted(new_list.stem)}"
-    print(f"train on it with: {command}")
+    read = {name: options[name] for name in ("num_classes", "ignore_index", "label_map", "data_root")}
+    print(f"train on it with: {training_command(dataset, new_list, **read)}")
 
 
 if __name__ == "__main__":

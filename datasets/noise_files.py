@@ -24,7 +24,7 @@ from datasets.transition_matrix import count_transitions, joint_counts, normaliz
 from utils.cli import UserError, map_with_progress, shortened
 from utils.files import atomic_write, unique_stems, write_json
 from utils.records import LIST, read_record
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import REPO_ROOT, display_path, quoted
 
 SOURCE_LIST = "train_gt"
 NAMED_FILES = 5
@@ -126,6 +126,29 @@ def write_noisy_labels(
     except OSError as error:
         raise UserError(f"the noisy labels could not be written to {display_path(folder)}: {error}") from None
     return new_list
+
+
+def training_command(
+    dataset: str,
+    new_list: Path,
+    *,
+    num_classes: int = 1,
+    ignore_index: int | None = None,
+    label_map: str | None = None,
+    data_root: Path | str | None = None,
+    clean_list: Path | str | None = None,
+) -> str:
+    """What to type to train on a list that `write_noisy_labels` wrote, beside other lists read as its source was."""
+    given = {
+        "num_classes": num_classes if num_classes > 1 else None,
+        "ignore_index": ignore_index,
+        "label_map": label_map,
+        "data_root": data_root,
+        "clean_list": clean_list,
+        "train_list": new_list.stem,
+    }
+    options = [f"--{name} {quoted(str(value))}" for name, value in given.items() if value is not None]
+    return " ".join(["python main.py --dataset", quoted(dataset), *options])
 
 
 def name_files(samples: Sequence[Sample], source: Path) -> list[str]:

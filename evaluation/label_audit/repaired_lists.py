@@ -12,10 +12,10 @@ from datasets.image_io import read_label
 from datasets.label_noise import make_noisy_label, parse_repair
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, default_training_list, find_list, read_checked_lists
-from datasets.noise_files import write_noisy_labels
+from datasets.noise_files import training_command, write_noisy_labels
 from evaluation.label_audit.repair import choose_repair, labels_iou
 from utils.cli import UserError
-from utils.run_folder import REPO_ROOT, display_path, quoted
+from utils.run_folder import REPO_ROOT, display_path
 
 AUTO = "auto"
 
@@ -74,11 +74,16 @@ def repair_list(
         say=say,
     )
     say(f"wrote {display_path(new_list)}")
-    options = [f"--num_classes {num_classes}"] * (num_classes > 1)
-    options += [f"--ignore_index {ignore_index}"] * (ignore_index is not None)
-    options += [f"--clean_list {quoted(str(clean_list))}"] * (clean_list is not None)
-    command = ["python main.py --dataset", quoted(dataset), *options, "--train_list", quoted(new_list.stem)]
-    say(f"train on it with: {' '.join(command)}")
+    command = training_command(
+        dataset,
+        new_list,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        label_map=label_map,
+        data_root=data_root,
+        clean_list=clean_list,
+    )
+    say(f"train on it with: {command}")
     return new_list
 
 

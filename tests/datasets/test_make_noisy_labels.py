@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.labels import IGNORE
-from datasets.lists import read_list
-from datasets.noise_files import write_noisy_labels
+from datasets.list_checks import Expectation
+from datasets.lists import read_checked_lists, read_list
+from datasets.noise_files import training_command, write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix, count_transitions
 from utils.cli import UserError
+from utils.run_folder import quoted
 
 TOOL = "datasets/make_noisy_labels.py"
 
@@ -247,6 +250,27 @@ def test_the_command_makes_labels_and_says_how_to_go_on(run_tool, workspace):
     assert stated["seed"] == 4
     answer = run_tool(TOOL, "--dataset", "disks", "--label_noise", "sample:0.4", "--ignore_index", 7)
     assert "python main.py --dataset disks --ignore_index 7 --train_list train_sample-0.4" in answer.stdout
+
+
+@pytest.mark.parametrize(("num_classes", "meaning"), [(1, {0: 1, 255: 0}), (3, {0: 2, 1: 0, 2: 1})])
+def test_a_label_map_means_the_labels_of_others_beside_those_written_here(root, num_classes, meaning):
+    files = sorted((root / "datasets/disks").rglob("labels/*.png"))
+    label_map = ",".join(f"{value}:{found}" for value, found in meaning.items())
+    given = {"num_classes": num_classes, "label_map": label_map}
+    if num_classes > 1:
+        for path in files:
+            write_label(path, np.kron(np.array([[0, 1], [2, 2]], np.uint8), np.ones((32, 32), np.uint8)), num_classes)
+    new_list = write_noisy_labels("disks", "clean", root=root, say=quiet, **given)
+    lists = [new_list, train_list(root, "train_gt")]
+    (noisy, clean), _ = read_checked_lists(
+        lists, Expectation.of(**given), root=root, labels=["required"] * 2, say=lambda line: None
+    )
+    for ours, theirs in zip(noisy.samples, clean.samples, strict=True):
+        stored = np.asarray(Image.open(theirs.label))
+        expected = np.select([stored == value for value in meaning], list(meaning.values()))
+        assert np.array_equal(read_label(theirs.label, reading=theirs.reading), expected)
+        assert np.array_equal(read_label(ours.label, reading=ours.reading), expected)
+    assert f"--label_map {quoted(label_map)} --train_list train_clean" in training_command("disks", new_list, **given)
 
 
 @pytest.mark.parametrize(
