@@ -33,6 +33,8 @@ from utils.paths import display_path
 
 LISTED_VALUES = 10
 FEW_VALUES = 32  # up to which values may be classes
+READING_FIELDS = {"num_classes": int, "ignore_index": int | None, "label_map": str | None, "cut": float | int | None}
+READING_FIELDS |= {"objects": bool}  # as JSON keeps them
 LOWEST_CUT = 0.1  # of a type's range: a file alone is never cut below
 
 
@@ -67,11 +69,18 @@ class LabelReading:
 
     @staticmethod
     def from_json(content: dict[str, Any] | None) -> LabelReading | None:
-        """The reading that `to_json` wrote; None stays None."""
+        """The reading that `to_json` wrote; None stays None.
+
+        Raises:
+            UserError: it is none that could have been written.
+        """
         if content is None:
             return None
+        for name, kind in READING_FIELDS.items():
+            if name not in content or not isinstance(content[name], kind):
+                raise UserError(f"label_reading: {name!r} is {content.get(name)!r}, which no run can have written")
         label_map = content["label_map"] and LabelMap.parse(content["label_map"], content["num_classes"])
-        return LabelReading(**{**content, "label_map": label_map or None})
+        return LabelReading(**{name: content[name] for name in READING_FIELDS} | {"label_map": label_map or None})
 
     def classes(self, values: np.ndarray, ignored: np.ndarray, path: Path, is_color: bool = False) -> np.ndarray:
         """Values (H, W) of one label → uint8 class indices with `IGNORE`.

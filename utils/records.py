@@ -37,6 +37,7 @@ POSITIVE = Kind("a whole number above 0", lambda value: _is_number(value) and va
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 TEXTS = Kind("a list of texts", lambda value: LIST.accepts(value) and all(map(TEXT.accepts, value)))
+NUMBERS = Kind("a list of numbers", lambda value: LIST.accepts(value) and all(map(NUMBER.accepts, value)))
 TEXT_BY_TEXT = Kind("an object of texts", lambda value: OBJECT.accepts(value) and TEXTS.accepts([*value.values()]))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from utils.records import COUNT, LIST, NUMBER, OBJECT, SWITCH, TEXT, read_record
 
 VERDICTS = ("not learnable", "inverted", "biased", "learnable", "unknown")  # that verdicts begin with
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction
@@ -20,29 +23,22 @@ DETAILS = [
     "image_evidence",
     "foreground",
 ]
-KEYS = [
-    "verdict",
-    "iou_ceiling",
-    "predicted_iou",
-    "phi",
-    "contrast",
-    "Q",
-    "Q_low",
-    "Q_high",
-    "rank",
-    "det",
-    "invert",
-    "threshold",
-    "profile",
-    "predicted_iou_low",
-    "predicted_iou_high",
-    "relative_iou",
-    "steps",
-    "bias",
-    "offset",
-    "repair",
-]
+# the keys of audit.json, and what their values are where they are not null
+AUDIT_FIELDS = {"verdict": TEXT, "iou_ceiling": NUMBER, "predicted_iou": NUMBER, "phi": NUMBER, "contrast": NUMBER}
+AUDIT_FIELDS |= {"Q": LIST, "Q_low": LIST, "Q_high": LIST, "rank": COUNT, "det": NUMBER, "invert": SWITCH}
+AUDIT_FIELDS |= {"threshold": NUMBER, "profile": OBJECT, "predicted_iou_low": NUMBER, "predicted_iou_high": NUMBER}
+AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": LIST, "offset": NUMBER, "repair": TEXT}
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """The content of an audit.json; earlier versions wrote fewer keys.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    optional = {name: kind.or_null() for name, kind in AUDIT_FIELDS.items() if name != "verdict"}
+    return read_record(path, {"verdict": TEXT}, optional, remedy="put back a copy, or remove the file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +110,11 @@ class Audit(ABC):
         """
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``audit.json``, KEYS: null is what the evidence cannot give."""
-        return {**dict.fromkeys(KEYS), "verdict": self.verdict, "invert": self.invert, **self._found()}
+        """The content of ``audit.json``, AUDIT_FIELDS: null is what the evidence cannot give."""
+        return {**dict.fromkeys(AUDIT_FIELDS), "verdict": self.verdict, "invert": self.invert, **self._found()}
 
     def _found(self) -> dict[str, Any]:
-        """Those of KEYS that only this kind of audit has."""
+        """Those of AUDIT_FIELDS that only this kind of audit has."""
         return {}
 
     def details(self, matrix_file: str | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.image_io import read_image, read_label, write_image
+from evaluation.label_audit.verdict import read_audit
 from evaluation.report import charts
 from evaluation.scores.images import TITLES, ImageResult, Scorer, Totals, read_map, show, title_of
 from utils.files import atomic_write, read_json, read_jsonl
@@ -100,7 +101,7 @@ def write_report(
         title=f"{run.parent.name}/{run.name}" if run is not None else summary["maps"],
         summary=summary,
         cards=[(title_of(name, summary["num_classes"]), summary["pooled"][name]) for name in CARDS],
-        audit=read_json(run / "audit.json") if run is not None and (run / "audit.json").is_file() else None,
+        audit=read_audit(run / "audit.json") if run is not None and (run / "audit.json").is_file() else None,
         titles={name: title_of(name, summary["num_classes"]) for name in summary["per_image_mean"]},
         class_metrics={name: TITLES[name] for name in CLASS_METRICS},
         charts=[(name, data_uri(to_png(figure))) for name, figure in draw_charts(summary, totals, run)],

@@ -10,8 +10,8 @@ import pytest
 
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.text import audit_lines
-from evaluation.label_audit.verdict import VERDICTS
-from utils.files import plain
+from evaluation.label_audit.verdict import VERDICTS, read_audit
+from utils.files import plain, write_json
 
 KEYS = {
     "verdict",
@@ -74,7 +74,7 @@ def test_density_agreement_is_averaged_over_the_classes(draw):
     assert "labelled right by distance" in lines
 
 
-def test_json_has_the_contracts_keys_and_is_strict(blobs, noisy_labels):
+def test_json_has_the_contracts_keys_and_is_strict(blobs, noisy_labels, tmp_path):
     images, masks = blobs
     for report in (
         audit_labels(noisy_labels(masks, "flip:0.2"), masks, images),
@@ -82,7 +82,8 @@ def test_json_has_the_contracts_keys_and_is_strict(blobs, noisy_labels):
         audit_labels(masks, [np.zeros_like(mask) for mask in masks]),
     ):
         assert set(report.to_json()) == KEYS
-        json.dumps(plain(report.to_json()), allow_nan=False)
+        write_json(tmp_path / "audit.json", report.to_json())
+        assert read_audit(tmp_path / "audit.json") == json.loads(json.dumps(plain(report.to_json()), allow_nan=False))
         json.dumps(plain(report.details()), allow_nan=False)
         figure = r"(\d\.\d\d|unknown)"
         pattern = rf"verdict: ({'|'.join(VERDICTS)})[^(]* \(predicted IoU {figure}, IoU ceiling {figure}\)"

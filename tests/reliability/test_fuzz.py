@@ -18,6 +18,7 @@ from datasets.image_io import read_image, read_label, read_scores
 from datasets.label_noise import parse_spec
 from datasets.lists import read_list
 from datasets.transition_matrix import read_matrix
+from evaluation.label_audit.verdict import read_audit
 from evaluation.scores.map_folder import read_predictions
 from training.losses import parse_loss
 from training.options import parse_given
@@ -86,6 +87,7 @@ def read_run_config(path: Path) -> object:
 
 MATRIX = {"classes": 2, "matrix": [[0.9, 0.1], [0.2, 0.8]]}
 PREDICTIONS = {"maps": {"a.png": "pred/a.tif"}, "threshold": 0.5, "inverted": False, "num_classes": 1, "sizes": {}}
+AUDIT = {"verdict": "learnable", "iou_ceiling": 0.9, "phi": None, "Q": [[0.9, 0.1], [0.2, 0.8]], "invert": False}
 # name → the file, how it is written, how it is read
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
     "png": ("a.png", write_image, read_image),
@@ -95,6 +97,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
     "matrix": ("m.json", write_json_file(MATRIX), read_matrix),
     "manifest": ("manifest.json", write_json_file({"spec": "flip:0.3", "transition_matrix": {}}), read_manifest),
     "predictions": ("predictions.json", write_json_file(PREDICTIONS), read_predictions),
+    "audit": ("audit.json", write_json_file(AUDIT), read_audit),
     "config": ("run/config.json", lambda path: write_config(path.parent), read_run_config),
     "metrics": ("metrics.jsonl", lambda path: path.write_text('{"epoch": 1, "loss": 2}\n' * 3), read_metrics),
     "checkpoint": ("c.pth", write_checkpoint, lambda path: check_content(load_checkpoint(path), path)),

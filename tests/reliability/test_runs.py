@@ -138,6 +138,7 @@ def test_a_broken_line_of_metrics_costs_that_line_alone(disks, run):
 
 BROKEN_CONFIGS = ["[]", "", "{", "[" * 20000, "null", "\xff", '{"dataset": "disks"}']
 BROKEN_VALUES = [("labels", None), ("labels", []), ("epochs", "3"), ("epochs", 0), ("seed", -1), ("lr", "fast")]
+BROKEN_VALUES += [("decisions", [{"name": "loss"}]), ("label_reading", {"num_classes": 1, "cut": "high"})]
 BROKEN_VALUES += [("batch_size", [4]), ("network", 5), ("asked", "x"), ("cache", "disk"), ("width", 10**9)]
 
 

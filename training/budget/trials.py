@@ -35,7 +35,8 @@ from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_device
-from utils.files import read_json, read_jsonl, write_json
+from utils.files import read_jsonl, write_json
+from utils.records import OBJECT, read_record
 from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
@@ -179,7 +180,7 @@ class Results:
         path, settings = experiment.folder / "cells.json", json.loads(json.dumps(experiment.settings()))
         if not path.exists():
             return cls(path, settings)
-        record = read_json(path)
+        record = read_record(path, {"settings": OBJECT, "cells": OBJECT}, remedy="give another folder by --out")
         differing = [name for name in settings if record["settings"].get(name) != settings[name]]
         if differing:
             changes = ", ".join(f"{name} {record['settings'].get(name)} → {settings[name]}" for name in differing)

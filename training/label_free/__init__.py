@@ -61,7 +61,7 @@ class PseudoLabels(Supervised):
             if is_main():
                 self.store.discard_newer(state.epoch)
             barrier()
-            self.agreements = self.store.record(state.epoch)["agreements"]
+            self.agreements = self.store.record(state.epoch).get("agreements", [])
         elif self.free.igtt_init == "black":  # no gradient: the first masks come from the random network
             self._write(0, self._propose(state))
         else:

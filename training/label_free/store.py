@@ -12,7 +12,8 @@ import numpy as np
 
 from datasets.image_io import read_label, write_label
 from utils.cli import UserError
-from utils.files import read_json, write_json
+from utils.files import write_json
+from utils.records import NUMBERS, read_record
 from utils.run_folder import display_path
 
 MANIFEST = "manifest.json"
@@ -58,7 +59,8 @@ class PseudoLabelStore:
                 f"{display_path(path.parent)} holds no complete pseudo-labels (epochs that do: {known}); resume from a "
                 "checkpoint of one of these, or start the run anew"
             )
-        return read_json(path)
+        remedy = "resume from a checkpoint of another epoch, or start the run anew"
+        return read_record(path, {}, {"agreements": NUMBERS}, remedy=remedy)
 
     def read(self, epoch: int, image_id: str) -> np.ndarray:
         """The mask of an image, uint8 (H, W), 0/1.

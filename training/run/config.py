@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets.label_values import LabelReading
 from datasets.lists import Sample, write_list
 from training.configuration.resolve import check_values, resolve_options, resume_options
 from training.data import HELD_OUT, TrainingData
@@ -19,7 +20,7 @@ from utils.cli import UserError
 from utils.device import choose_device
 from utils.distributed import world_size
 from utils.files import plain, read_json, write_json
-from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, read_record
+from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, Kind, read_record
 from utils.run_folder import (
     REPO_ROOT,
     check_place,
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 CONFIG_FIELDS = {"dataset": TEXT, "network": TEXT, "epochs": POSITIVE, "seed": COUNT, "labels": OBJECT}
 CONFIG_FIELDS |= {"asked": OBJECT, "environment": OBJECT}
-CONFIG_OPTIONAL = {"resumed": LIST, "network_options": OBJECT, "restart": OBJECT.or_null()}
+DECISIONS = Kind(
+    "a list of decisions, each with name, value and reason",
+    lambda value: LIST.accepts(value) and all(isinstance(each, dict) and set(each) == DECISION for each in value),
+)
+DECISION = {"name", "value", "reason"}
+CONFIG_OPTIONAL = {"resumed": LIST, "network_options": OBJECT, "restart": OBJECT.or_null(), "decisions": DECISIONS}
+CONFIG_OPTIONAL |= {"label_reading": OBJECT.or_null()}
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
@@ -71,6 +78,10 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     config = read_record(path, CONFIG_FIELDS, CONFIG_OPTIONAL, remedy="put back a copy, or start the run anew")
     check_values(config, display_path(path))
+    try:
+        LabelReading.from_json(config.get("label_reading"))
+    except UserError as fault:
+        raise UserError(f"{display_path(path)}: {fault}") from None
     return config
 
 
