@@ -21,7 +21,7 @@ from evaluation.label_audit.clues import Clues, find_clues
 from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
-from evaluation.label_audit.verdict import AUDIT_FIELDS, HOPELESS, Audit
+from evaluation.label_audit.verdict import HOPELESS, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.confusion import ratio
 
