@@ -97,7 +97,7 @@ def run_cell(cell: dict[str, Any], val_images: int, given: dict[str, Any]) -> di
 def test_run(run: Path) -> dict[str, Any]:
     """Predict and score the test list with the best checkpoint of a run, by the users' commands."""
     from benchmarks.trials import predict
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     folder = predict(run)
     figures = evaluate_maps(folder, report=False)

@@ -42,8 +42,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def evaluate_maps(prd_dir: Path, test_data_dir: str | None = None, **settings: Any) -> dict[str, Any]:
-    """Score the maps of a folder; see `evaluation.report.evaluate.evaluate_maps`, here without its imports."""
-    from evaluation.report.evaluate import evaluate_maps
+    """Score the maps of a folder; see `evaluation.pages.evaluate.evaluate_maps`, here without its imports."""
+    from evaluation.pages.evaluate import evaluate_maps
 
     return evaluate_maps(prd_dir, test_data_dir, **settings)
 

@@ -79,7 +79,7 @@ def test_network(run: Path, test_list: Path, num_classes: int) -> dict[str, Any]
     """Predict and score a list with the run's best checkpoint, and with the plain argmax of the same scores."""
     from datasets.image_io import read_label, read_scores
     from datasets.lists import read_list
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
     from evaluation.scores import confusion_matrix, mean_iou
 
     folder = predict(run, "--data_list", str(test_list), "--save_scores")
@@ -137,7 +137,7 @@ def draw(records: list[Record]) -> None:
     """Test mIoU over the fraction of flipped labels, for each data set, beside what was predicted before training."""
     from matplotlib.figure import Figure
 
-    from evaluation.report.charts import BLUE, GREY, INK, ORANGE
+    from evaluation.pages.charts import BLUE, GREY, INK, ORANGE
 
     sets = in_table(records)
     figure = Figure(figsize=(5 * len(sets), 3.6), layout="constrained")

@@ -57,7 +57,7 @@ def make_cells() -> list[dict[str, Any]]:
 def run_trial(dataset: str, spec: str, recipe: str, width: int, steps: int) -> dict[str, Any]:
     """Train, predict, and score at three thresholds: validation's, one half, the one that the noise implies."""
     from datasets.label_noise import spec_transition_matrix
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     loss, _ = RECIPES[recipe]
     run = train_on(dataset, spec, name="noise_costs", width=width, steps=steps, loss=loss)

@@ -99,7 +99,7 @@ def implied_phi(folder: Path, samples: list) -> float:
 def run_trial(dataset: str, spec: str, width: int, steps: int) -> dict[str, Any]:
     """Audit before the first step, train, test."""
     from datasets.lists import find_list, read_list
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     audit = audit_noise(spec, part_of_list(dataset, "train_gt", TRAIN_IMAGES, "noise_grid"))
     run = train_on(dataset, spec, name=f"grid_{spec.replace(':', '-')}", width=width, steps=steps)

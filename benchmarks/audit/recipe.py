@@ -77,7 +77,7 @@ def labels_on_disk(dataset: str, noise: str) -> dict[str, str]:
 
 def run_trial(dataset: str, noise: str, recipe: str, width: int, steps: int, seed: int) -> dict[str, Any]:
     """Train on labels as they lie on disk, test."""
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     given = labels_on_disk(dataset, noise)
     run = train(

@@ -113,7 +113,7 @@ def segment(method: str, dataset: str, seed: int) -> Path:
 
 def score(folder: Path) -> dict[str, float]:
     """Metrics of a folder of maps, at its threshold and at the best on the labels."""
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     summary = evaluate_maps(folder, report=False)
     pooled, oracle = summary["pooled"], summary["oracle"]

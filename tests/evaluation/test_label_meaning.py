@@ -13,7 +13,7 @@ from datasets.image_io import write_scores
 from datasets.label_values import LabelReading
 from evaluation.classical.runner import run_methods
 from evaluation.label_errors.issues import find_label_issues
-from evaluation.report.evaluate import evaluate_maps
+from evaluation.pages.evaluate import evaluate_maps
 from training.budget.trials import open_experiment, score_on_list
 from training.fit import configure, fit
 from utils.cli import UserError

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 import torch
 
+from evaluation.pages.evaluate import evaluate_maps
 from evaluation.prediction import predictor
 from evaluation.prediction.runs import predict_run
-from evaluation.report.evaluate import evaluate_maps
 from models import build_network
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError

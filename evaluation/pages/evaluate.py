@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datasets.lists import Sample, find_list, read_list
-from evaluation.report import write_examples, write_report
+from evaluation.pages import write_examples, write_report
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
 from evaluation.scores.label_meaning import read_as_recorded

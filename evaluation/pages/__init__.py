@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.image_io import read_image, read_label, write_image
 from evaluation.label_audit.verdict import read_audit
-from evaluation.report import charts
+from evaluation.pages import charts
 from evaluation.scores.images import TITLES, ImageResult, Scorer, Totals, read_map, show, title_of
 from utils.files import atomic_write, read_json, read_jsonl
 from utils.overlays import panels

@@ -14,8 +14,8 @@ import pytest
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.labels import IGNORE
 from datasets.lists import Sample
-from evaluation.report import choose_examples
-from evaluation.report.evaluate import evaluate_maps
+from evaluation.pages import choose_examples
+from evaluation.pages.evaluate import evaluate_maps
 from evaluation.scores.images import ImageResult
 from utils import overlays
 from utils.files import append_jsonl, write_json
