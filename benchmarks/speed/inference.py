@@ -37,10 +37,45 @@ def measure_inference(settings: Settings) -> list[Figure]:
         Figure(f"network, {what}", "images/s", fast["network"], plain.get("network"), goal=goal, more=facts),
         Figure(f"files to maps, {what}", "images/s", fast["files"], plain.get("files")),
     ]
-    if settings.device == "cuda":  # no option of the command: compiling takes longer than most folders of images
-        speed = in_fresh_process(predict_for_a_while, settings, "compiled")["network"]
-        figures.append(Figure(f"network, {what}, compiled", "images/s", speed, plain.get("network"), goal=goal))
+    if settings.device == "cuda" or settings.tiny:  # compiling takes longer than most folders of images
+        compiled = in_fresh_process(predict_for_a_while, settings, "compiled")
+        figures.append(
+            Figure(f"network, {what}, compiled", "images/s", compiled["network"], plain.get("network"), goal=goal)
+        )
+        tensorrt = in_fresh_process(predict_by_tensorrt, settings)
+        if isinstance(tensorrt, str):
+            figures[-1].more["TensorRT"] = tensorrt
+        else:
+            name = f"network, {what}, TensorRT"
+            figures.append(Figure(name, "images/s", tensorrt, plain.get("network"), goal=goal))
     return figures
+
+
+def predict_by_tensorrt(settings: Settings) -> float | str:
+    """Images a second of the network alone in half precision by TensorRT, or why there is no such figure."""
+    import torch
+
+    from models import build_network
+    from models.blocks import fold_batch_norms
+
+    try:
+        import torch_tensorrt  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return "not measured: torch_tensorrt is not installed"
+    network = fold_batch_norms(build_network("unet", width=settings.width, init="kaiming").eval()).half().cuda()
+    images = torch.randn(batch_size(settings), 1, SIZE, SIZE, device="cuda", dtype=torch.half)
+    try:
+        engine = torch_tensorrt.compile(network, ir="dynamo", inputs=[images], enabled_precisions={torch.half})
+    except Exception as error:  # another library's, of any kind: no reason to lose the other figures
+        return f"not measured: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+    def predict() -> None:
+        torch.sigmoid(engine(images))
+        synchronize("cuda")
+
+    with torch.no_grad():
+        milliseconds = median_ms(predict, 4 * settings.seconds, least=3, clock=clock("cuda"))
+    return len(images) / (milliseconds / 1000)
 
 
 def batch_size(settings: Settings) -> int:

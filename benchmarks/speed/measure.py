@@ -3,7 +3,7 @@
 Parts that are finished in the file are kept, so a measurement can be stopped and gone on with.
 
     python benchmarks/speed/measure.py --parts cpu --baseline --out FILE.jsonl
-    python benchmarks/speed/measure.py --parts gpu --out FILE.jsonl
+    python benchmarks/gpu.py                    # what only a GPU can say, in ten minutes
     python benchmarks/speed/measure.py --summarize
 """
 
@@ -39,14 +39,16 @@ PARTS = {
     "metrics": ("labels", "measure_metrics"),
     "audit": ("labels", "measure_audit"),
     "accuracy": ("accuracy", "measure_accuracy"),
-    "recipe": ("training", "measure_recipe"),
     "processes": ("training", "measure_processes"),
-    "gpu_tests": ("training", "measure_gpu_tests"),
+    "compiled": ("training", "measure_compiled"),
+    "graphs": ("training", "measure_graphs"),
+    "recipe": ("whole_runs", "measure_recipe"),
+    "compiled_recipe": ("whole_runs", "measure_compiled_recipe"),
+    "noise_row": ("whole_runs", "measure_noise_row"),
+    "label_free": ("whole_runs", "measure_label_free"),
+    "gpu_tests": ("whole_runs", "measure_gpu_tests"),
 }
-SETS = {
-    "cpu": ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit", "accuracy"),
-    "gpu": ("ceilings", "training", "networks", "inference", "huge", "startup", "recipe", "processes", "gpu_tests"),
-}
+CPU_PARTS = ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit", "accuracy")
 
 
 def parse_options() -> argparse.Namespace:
@@ -56,9 +58,9 @@ def parse_options() -> argparse.Namespace:
         "--parts",
         nargs="+",
         default=["cpu"],
-        choices=(*SETS, *PARTS),
+        choices=("cpu", *PARTS),
         metavar="PART",
-        help=f"sets: cpu, gpu (which includes --baseline), or parts: {', '.join(PARTS)}",
+        help=f"cpu: {', '.join(CPU_PARTS)}; or parts of: {', '.join(PARTS)}",
     )
     parser.add_argument("--baseline", action="store_true", help="run the plain recipe beside the fast one")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)")
@@ -74,8 +76,8 @@ def parse_options() -> argparse.Namespace:
 
 
 def choose_parts(names: list[str]) -> list[str]:
-    """The parts that sets and parts name, each once, in the order of PARTS."""
-    chosen = {part for name in names for part in SETS.get(name, (name,))}
+    """The parts that are named, each once, in the order of PARTS; ``cpu`` stands for several."""
+    chosen = {part for name in names for part in (CPU_PARTS if name == "cpu" else (name,))}
     return [part for part in PARTS if part in chosen]
 
 
@@ -84,18 +86,9 @@ def make_settings(options: argparse.Namespace) -> Settings:
     from utils.device import choose_device
 
     device = choose_device(options.device)
-    if "gpu" in options.parts and device == "cpu" and not options.tiny:
-        raise UserError("--parts gpu needs an accelerator; add --tiny to see that every part works without one")
     width, crop, batch_size, repeat = (4, 32, 8, 1) if options.tiny else SIZES[device]
     settings = Settings(
-        device,
-        width,
-        crop,
-        batch_size,
-        repeat,
-        options.rounds,
-        baseline=options.baseline or "gpu" in options.parts,
-        tiny=options.tiny,
+        device, width, crop, batch_size, repeat, options.rounds, baseline=options.baseline, tiny=options.tiny
     )
     given = {name: getattr(options, name) for name in ("width", "crop", "batch_size")}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.grid import Record, markdown
 from utils.run_folder import environment_record
 
-SIZES = {"cpu": (16, 128, 16, 1), "mps": (16, 128, 16, 1), "cuda": (64, 256, 32, 20)}  # width, crop, batch, repeat
+SIZES = {"cpu": (16, 128, 16, 1), "mps": (16, 128, 16, 1), "cuda": (64, 256, 32, 10)}  # width, crop, batch, repeat
 
 
 @dataclass(frozen=True)

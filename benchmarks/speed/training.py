@@ -6,7 +6,6 @@ import gc
 import io
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -25,7 +24,6 @@ from utils.files import read_json, read_jsonl
 from utils.run_folder import LOG_ROOT, REPO_ROOT
 
 DATASET, NOISE = "er_sim", "flip:0.3"
-PAPER_EPOCHS, PAPER_SECONDS = 100, 60.0
 # Prints the seconds from the end of `import torch` to the first epoch, by the clock and of CPU time.
 UNTIL_FIRST_EPOCH = """
 import contextlib, io, json, sys, time
@@ -174,20 +172,51 @@ def measure_training(settings: Settings) -> list[Figure]:
         fast.append(in_fresh_process(train_fast, given))
         if settings.baseline:
             plain.append(in_fresh_process(train_plain, given))
-            if fast[-1]["precision"] != "fp32":
+            if settings.device == "cpu" and fast[-1]["precision"] != "fp32":
                 exact.append(in_fresh_process(train_fast, {**given, "precision": "fp32"}))
     operations, _ = count(settings.width, settings.crop, training=True)
     ceiling = matrix_product(settings, fast[0]["precision"])
-    what = f"width {settings.width} at {settings.crop}², batch {settings.batch_size}"
-    is_h100_goal = (settings.device, settings.width, settings.crop) == ("cuda", 64, 256)
-    goals = {"goal": 1000.0 if is_h100_goal else None, "goal_ratio": 5.0 if settings.device == "cuda" else 1.3}
+    what, goals = described(settings), {**goal_of(settings), "goal_ratio": 5.0 if settings.device == "cuda" else 1.3}
     figures = [_speed(settings, what, fast, plain, goals, share_of_product=_median(fast) * operations / ceiling)]
     if exact:
         figures.append(_speed(settings, f"{what}, in fp32", exact, plain, {}))
-    if settings.device == "cuda":
-        compiled = [in_fresh_process(train_fast, {**given, "compile": True}) for _ in range(settings.rounds)]
-        figures.append(_speed(settings, f"{what}, compiled", compiled, plain, goals))
     return figures
+
+
+def measure_compiled(settings: Settings) -> list[Figure]:
+    """Images a second of a compiled network, launched kernel by kernel."""
+    return _measure_compiled(settings, train_without_graphs, "compiled, without CUDA graphs")
+
+
+def measure_graphs(settings: Settings) -> list[Figure]:
+    """Images a second with ``--compile``, which on a GPU launches a step as one CUDA graph."""
+    return _measure_compiled(settings, train_fast, "compiled (--compile)")
+
+
+def _measure_compiled(settings: Settings, train: Callable[[dict[str, Any]], dict[str, Any]], way: str) -> list[Figure]:
+    given = {**training_options(settings), "compile": True}
+    results = [in_fresh_process(train, given) for _ in range(settings.rounds)]
+    return [_speed(settings, f"{described(settings)}, {way}", results, [], goal_of(settings))]
+
+
+def train_without_graphs(given: dict[str, Any]) -> dict[str, Any]:
+    """As `train_fast`, but ``--compile`` records no CUDA graphs; for a process of its own."""
+    import torch
+
+    compile_network = torch.compile
+    torch.compile = lambda *network, **settings: compile_network(*network, **{**settings, "mode": None})
+    return train_fast(given)
+
+
+def described(settings: Settings) -> str:
+    """The sizes of a training, in words."""
+    return f"width {settings.width} at {settings.crop}², batch {settings.batch_size}"
+
+
+def goal_of(settings: Settings) -> dict[str, Any]:
+    """The images a second that are asked of a large GPU."""
+    is_asked = (settings.device, settings.width, settings.crop) == ("cuda", 64, 256)
+    return {"goal": 1300.0 if is_asked else None}
 
 
 def _median(results: Sequence[dict[str, Any]]) -> float:
@@ -242,48 +271,6 @@ def measure_startup(settings: Settings) -> list[Figure]:
     return [*figures, Figure("main.py --help", "s", min(help_times), goal=0.5)]
 
 
-def measure_recipe(settings: Settings) -> list[Figure]:
-    """The whole command of the paper's recipe: 157 draws an epoch, 100 epochs, validation, checkpoints, compiling."""
-    samples_of("train/train_gt")
-    epochs = 2 if settings.tiny else PAPER_EPOCHS
-    sizes = ["--width", "2", "--crop", "32"] if settings.tiny else []
-    goal = PAPER_SECONDS if settings.device == "cuda" and not settings.tiny else None
-    figures = []
-    for compiling in ([], ["--compile"]) if settings.device == "cuda" else ([],):
-        with removed_run("speed_recipe") as name:
-            answer, seconds = run_tool(
-                "main.py",
-                "--dataset",
-                DATASET,
-                "--preset",
-                "paper",
-                "--device",
-                settings.device,
-                "--epochs",
-                str(epochs),
-                "--run_name",
-                name,
-                *sizes,
-                *compiling,
-            )
-            last_line(answer)
-            records = read_jsonl(LOG_ROOT / DATASET / name / "metrics.jsonl")
-        what = " ".join(["main.py --preset paper", *compiling])
-        figures.append(
-            Figure(
-                f"{what}, {epochs} epochs",
-                "s",
-                seconds,
-                goal=goal,
-                more={
-                    "validation IoU": records[-1]["val/iou"],
-                    "images/s in epochs": statistics.median(record["train/images_per_second"] for record in records),
-                },
-            )
-        )
-    return figures
-
-
 def measure_processes(settings: Settings) -> list[Figure]:
     """Training in DistributedDataParallel, as a single process on one device, and without it; losses should agree."""
     given = {**training_options(settings), "precision": "fp32"}
@@ -297,12 +284,3 @@ def measure_processes(settings: Settings) -> list[Figure]:
             more={"losses": [wrapped["loss"], alone["loss"]]},
         )
     ]
-
-
-def measure_gpu_tests(settings: Settings) -> list[Figure]:
-    """The tests that need a GPU; without one they are skipped."""
-    answer, seconds = run_tool("-m", "pytest", "-m", "gpu", "--runslow", "-p", "no:cacheprovider")
-    if answer.returncode not in (0, 5):
-        last_line(answer)
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", answer.stdout)}
-    return [Figure("tests that need a GPU", "s", seconds, more=counts)]

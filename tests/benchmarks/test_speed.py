@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from skimage.morphology import skeletonize
 from benchmarks.grid import read_results
 from benchmarks.speed.counts import count
 from benchmarks.speed.labels import THRESHOLDS
-from benchmarks.speed.measure import PARTS, SETS, choose_parts, make_settings, measure, parse_options
+from benchmarks.speed.measure import CPU_PARTS, PARTS, choose_parts, measure
 from benchmarks.speed.plain import ems_by_loop, metrics_by_threshold, predict_plainly, thin_by_loop, train_plainly
 from benchmarks.speed.record import Figure, Settings, machine_record, table
 from datasets.image_io import read_image, read_label, read_scores
@@ -76,27 +75,9 @@ def test_ratios_and_goals_know_whether_more_is_better():
 def test_every_part_exists_and_sets_expand_in_order():
     for module, function in PARTS.values():
         assert callable(getattr(importlib.import_module(f"benchmarks.speed.{module}"), function))
-    assert all(set(parts) <= set(PARTS) for parts in SETS.values())
-    assert choose_parts(["audit", "gpu", "ceilings"]) == [
-        "ceilings",
-        "training",
-        "networks",
-        "inference",
-        "huge",
-        "startup",
-        "audit",
-        "recipe",
-        "processes",
-        "gpu_tests",
-    ]
-
-
-def test_the_goals_of_a_gpu_are_not_measured_without_one(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--parts", "gpu", "--device", "cpu"])
-    with pytest.raises(UserError, match="needs an accelerator"):
-        make_settings(parse_options())
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--parts", "gpu", "--device", "cpu", "--tiny"])
-    assert make_settings(parse_options()).baseline
+    assert set(CPU_PARTS) <= set(PARTS)
+    assert choose_parts(["recipe", "audit", "ceilings"]) == ["ceilings", "audit", "recipe"]
+    assert choose_parts(["cpu"]) == list(CPU_PARTS)
 
 
 def test_finished_parts_are_kept_and_other_settings_refused(tmp_path):
