@@ -11,6 +11,8 @@ import numpy as np
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, write_image
 from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
+from evaluation.label_errors.issue_files import LabelIssue
+from evaluation.label_errors.object_issues import describe_issues, judge_objects, write_object_issues
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
 from evaluation.label_errors.sheet import issue_row, write_sheet
 from evaluation.scores.label_meaning import read_as_recorded
@@ -25,7 +27,7 @@ ISSUES = Writer(
     "suspect labels",
     "suspects.json",
     keys=("judged", "stand_out"),
-    others=("suspects.csv", "sheet.png", "without_suspects.txt"),
+    others=("suspects.csv", "sheet.png", "without_suspects.txt", "issues.csv", "issues.json"),
 )
 COLUMNS = (
     "rank",
@@ -116,15 +118,18 @@ def write_issues(
     write_list(folder / "without_suspects.txt", [(sample.image, sample.label) for sample in kept])
 
 
-def report_issues(folder: Path, ranked: Sequence[RankedLabel], dataset: str, top: int) -> None:
-    """The worst labels, where the files are, and what to do next."""
+def report_issues(
+    folder: Path, ranked: Sequence[RankedLabel], issues: Sequence[LabelIssue], dataset: str, top: int
+) -> None:
+    """The issues in numbers, the worst labels, where the files are, and what to do next."""
+    print(describe_issues(issues, len(ranked)))
     standing_out = [entry for entry in ranked if entry.stands_out]
     print(f"{len(standing_out)} of {len(ranked)} labels stand out as worse than the others")
     for rank, entry in enumerate(ranked[: min(top, len(standing_out))], start=1):
         label = display_path(entry.prediction.sample.require_label())
         print(f"{rank:4d}  quality {entry.quality:.3f}  {entry.kind:<24}  {label}")
-    print(f"written to {display_path(folder)}: suspects.csv, sheet.png, maps/, without_suspects.txt")
-    print("next: look at sheet.png and correct the labels at the head of suspects.csv, or train without them:")
+    print(f"written to {display_path(folder)}: issues.csv, crops/, suspects.csv, sheet.png, without_suspects.txt")
+    print("next: look at crops/ and sheet.png and correct the labels, or train without those that stand out:")
     kept = quoted(display_path(folder / "without_suspects.txt"))
     print(f"python main.py --dataset {quoted(dataset)} --train_list {kept}")
 
@@ -142,7 +147,7 @@ def find_label_issues(
     data_root: str | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Rank the labels of a list by what networks trained without them predict, and write what is found.
+    """Hold the labels of a list against what networks trained without them predict, and write what is found.
 
     Args:
         prd_dirs: folders of predictions; of an image in several, the first that is out of sample counts.
@@ -152,7 +157,7 @@ def find_label_issues(
         label_map: what values of labels mean; default: as the run decided, else by the labels.
         channels: of the images that are drawn; default: as recorded.
         out: default: ``train_log/<dataset>/suspects_<list>``.
-    Returns: the folder with suspects.csv, suspects.json, sheet.png, maps/ and without_suspects.txt.
+    Returns: the folder, whose files docs/LABEL_ISSUES.md describes.
     Raises:
         UserError: no list, no predictions, nothing that matches.
     """
@@ -174,6 +179,9 @@ def find_label_issues(
     how = {"in_channels": len(channels) or recorded.get("in_channels", 1), "channels": channels}
     with replaced_output(folder, ISSUES, expected=(ISSUES.record, *ISSUES.others)) as partial:
         write_issues(partial, ranked, assessor, top=top, **how)
+        reading = samples[0].reading
+        judged, assessor = judge_objects(assessor, ranked)
+        issues = write_object_issues(partial, judged, assessor, list_path=list_path, reading=reading, **how)
         write_json(
             partial / ISSUES.record,
             {
@@ -181,11 +189,12 @@ def find_label_issues(
                 "predictions": [display_path(item.folder) for item in folders],
                 "judged": len(ranked),
                 "stand_out": sum(entry.stands_out for entry in ranked),
+                "issues": len(issues),
                 "in_sample": sum(bool(prediction.in_sample) for prediction in predictions),
                 "without_prediction": len({sample.image for sample in samples}) - len(predictions),
                 "confidence": [calibration.confidence for calibration in assessor.calibrations],
                 "environment": environment_record("cpu"),
             },
         )
-    report_issues(folder, ranked, dataset, top=top)
+    report_issues(folder, ranked, issues, dataset, top=top)
     return folder

@@ -32,6 +32,7 @@ from evaluation.scores import BINS, auc
 WINDOW = 3  # h: windows of 7×7 pixels
 TEMPERATURE = 0.3  # of the soft minimum; cleanlab's 0.1 looks at fewer pixels, the doubtful ones along each boundary
 FLOOR = 1e-3  # of posteriors: no single pixel proves a label wrong
+MIN_REACH = 0.05  # of evidence: predictions that never tell classes apart are sure of nothing
 EVIDENCE = 5.4  # nats: half the 99.9 % quantile of χ² with one degree of freedom
 
 
@@ -76,23 +77,57 @@ class Calibration:
         table: binary: P(label 1 | score), (BINS,); K classes: P(label | predicted class), (K, K).
         confidence: mean posterior of each class over the pixels that carry its label, (K,) (confident learning's
             class thresholds); 1 for a class that no label has.
+        sure: of each class, how sure predictions are that it is not there, and that it is: medians, (K, 2).
+        outline: how sure they are along the labels' outlines, see `with_outline`; (K,) or one half of every class.
     """
 
     table: np.ndarray
     confidence: np.ndarray
+    sure: np.ndarray
+    outline: np.ndarray | float = 0.5
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray) -> Calibration:
         """For binary score maps, from their histogram against the labels (2, BINS)."""
         table = calibration_table(histogram)
         sums = np.array([(histogram[0] * (1 - table)).sum(), (histogram[1] * table).sum()])
-        return cls(table, _mean_or_one(sums, histogram.sum(1)))
+        confidence = _mean_or_one(sums, histogram.sum(1))
+        return cls(table, confidence, _usual(np.stack([1 - table, table]), confidence, histogram.sum(0)))
 
     @classmethod
     def of_confusion(cls, confusion: np.ndarray) -> Calibration:
         """For class maps, from their confusion with the labels (K, K), rows = label."""
         table = class_table(confusion)
-        return cls(table, _mean_or_one((confusion * table.T).sum(1), confusion.sum(1)))
+        confidence = _mean_or_one((confusion * table.T).sum(1), confusion.sum(1))
+        return cls(table, confidence, _usual(table.T, confidence, confusion.sum(0)))
+
+    def relative(self, posterior: np.ndarray, index: int) -> np.ndarray:
+        """A class against the likeliest other one, each as a share of its usual posterior; above ½ where it wins, (…).
+
+        Args:
+            posterior: P(label = k), (K, …).
+        """
+        return _relative(posterior, self.confidence, index)
+
+    def evidence(self, posterior: np.ndarray, index: int) -> np.ndarray:
+        """How sure it is that a class is there, as against what the noise of the labels allows, 0…1, (H, W).
+
+        One half where objects are usually outlined, 1 where it is as sure as predictions of the class usually are.
+
+        Args:
+            posterior: P(label = k), (K, H, W).
+        """
+        relative = self.relative(posterior, index)
+        middle = np.broadcast_to(self.outline, len(posterior))[index]
+        low, high = self.sure[index]
+        reach = np.where(relative > middle, max(high - middle, MIN_REACH), max(middle - low, MIN_REACH))
+        return np.clip(0.5 + 0.5 * (relative - middle) / reach, 0, 1).astype(np.float32)
+
+    def expected(self, posterior: np.ndarray) -> np.ndarray:
+        """The class that is expected of every pixel, uint8 (H, W)."""
+        if len(posterior) == 2:
+            return (self.evidence(posterior, 1) > 0.5).astype(np.uint8)
+        return (posterior / self.confidence[:, None, None]).argmax(0).astype(np.uint8)
 
     def posterior(self, prediction: np.ndarray) -> np.ndarray:
         """P(label = k) of every pixel, float32 (K, H, W), each at least FLOOR and of sum 1.
@@ -107,6 +142,30 @@ class Calibration:
             shares = np.moveaxis(self.table[prediction], -1, 0)
         shares = np.maximum(shares, np.float32(FLOOR))
         return shares / shares.sum(0)
+
+
+def _relative(posterior: np.ndarray, confidence: np.ndarray, index: int) -> np.ndarray:
+    """A class against the likeliest other one, each as a share of its usual posterior; above ½ where it wins, (…)."""
+    ratios = posterior / confidence.reshape(-1, *[1] * (posterior.ndim - 1))
+    return ratios[index] / np.maximum(ratios[index] + np.delete(ratios, index, 0).max(0), 1e-12)
+
+
+def _usual(posterior: np.ndarray, confidence: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Medians of `_relative` over the pixels where a class loses, and where it wins, (K, 2).
+
+    Args:
+        posterior: P(label = k) of each score or predicted class, (K, n).
+        pixels: of each of those, (n,).
+    """
+    usual = np.tile([0.0, 1.0], (len(confidence), 1))
+    for index in range(len(confidence)):
+        relative = _relative(posterior, confidence, index)
+        for column, side in enumerate((relative <= 0.5, relative > 0.5)):
+            order = np.argsort(relative[side])
+            weights = np.cumsum(pixels[side][order])
+            if weights.size and weights[-1] > 0:
+                usual[index, column] = relative[side][order][np.searchsorted(weights, weights[-1] / 2)]
+    return usual
 
 
 def _mean_or_one(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.image_io import read_image, write_label, write_scores
+from datasets.image_io import read_image, read_label, write_label, write_scores
 from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.labels import IGNORE
 from datasets.lists import read_list, write_list
+from evaluation.label_errors.issue_files import read_issues
+from evaluation.label_errors.issues import find_label_issues
 from evaluation.label_errors.kinds import best_shift, guess_kind, on_grid
 from evaluation.label_errors.quality import (
     FLOOR,
@@ -309,7 +311,44 @@ def test_the_command_ranks_the_folds_and_says_what_to_do(tmp_path, capsys):
     assert read_image(tmp_path / "out" / "sheet.png", 3).ndim == 3
     kept = read_list(tmp_path / "out" / "without_suspects.txt")
     assert len(kept) == sum(row["stands_out"] == "no" for row in rows)
-    assert json.loads((tmp_path / "out" / "suspects.json").read_text())["judged"] == 23
+    record = json.loads((tmp_path / "out" / "suspects.json").read_text())
+    found = read_issues(tmp_path / "out")
+    assert record["judged"] == 23 and record["issues"] == len(found.issues) > 0
+    assert f"{len(found.issues)} label issues in " in output
+    for issue in found.issues:
+        assert found.read_region(issue).sum() == issue.area and read_image(found.folder / issue.crop, 3).ndim == 3
+
+
+def test_of_equally_sloppy_labels_every_missing_object_is_told(tmp_path):
+    rng = np.random.default_rng(1)
+    pairs, truths, gone = [], [], []
+    for number in range(16):
+        truth = draw_label(rng, count=8, size=128)
+        count, objects = cv2.connectedComponents(truth)
+        lost = rng.integers(1, count)
+        pairs.append((tmp_path / f"images/{number}.png", tmp_path / f"labels/{number}.png"))
+        write_label(pairs[-1][0], truth)
+        write_label(pairs[-1][1], np.where(objects == lost, 0, truth).astype(np.uint8))
+        # A network that learned from such labels is never sure of an object.
+        write_scores(tmp_path / f"pred/{number}.tif", (1 - 1 / count) * predict(truth, rng))
+        truths.append(truth)
+        gone.append(objects == lost)
+    write_list(tmp_path / "list.txt", pairs)
+    folder = find_label_issues(
+        "x_sim_x", [tmp_path / "pred"], train_list=str(tmp_path / "list.txt"), out=tmp_path / "out"
+    )
+    found = read_issues(folder)
+    assert [issue.kind for issue in found.issues] == ["missing"] * len(gone)
+    for issue in found.issues:
+        number = int(issue.image.stem)
+        region = found.read_region(issue)
+        assert (region & gone[number]).sum() > 0.8 * (region | gone[number]).sum()
+        mended = np.where(region, found.read_predicted(issue.image), read_label(found.images[issue.image].label))
+        assert iou_of(mended, truths[number]) > 0.97 > iou_of(truths[number] * ~gone[number], truths[number])
+
+
+def iou_of(mask: np.ndarray, truth: np.ndarray) -> float:
+    return (mask & truth).sum() / (mask | truth).sum()
 
 
 def test_predictions_of_a_network_that_knew_the_labels_are_called_out(tmp_path, capsys):
