@@ -128,7 +128,7 @@ def find_regions(given: np.ndarray, evidence: np.ndarray, valid: np.ndarray, out
         return _free(lone_objects(label, expected, evidence, least), taken)
     found = _free(moved_label(label, expected, evidence, least), taken)
     found += _free(lone_objects(label, expected, evidence, least), taken)
-    bridges = _free(gaps(label, expected, evidence), taken)
+    bridges = _free(gaps(label, expected, evidence, least), taken)
     given = given.copy()
     for bridge in bridges:  # without them objects are compared as they are drawn
         given[bridge.window][bridge.mask] = bridge.kind == "split"
@@ -331,8 +331,11 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max((one | other).sum(), 1))
 
 
-def gaps(label: Objects, expected: Objects, evidence: np.ndarray) -> Iterator[Region]:
-    """Bridges of the label between several expected objects (merged), and gaps within one (split)."""
+def gaps(label: Objects, expected: Objects, evidence: np.ndarray, least: float) -> Iterator[Region]:
+    """Bridges of the label between several expected objects (merged), and gaps within one (split).
+
+    Small ones lie between neighbours that nearly touch, of which networks blur many.
+    """
     wrongness = _wrongness(label.mask, evidence)
     for kind, whole, pieces in (("merged", label.mask, expected.mask), ("split", expected.mask, label.mask)):
         _, numbered, stats, _ = cv2.connectedComponentsWithStats(pieces.astype(np.uint8), connectivity=8)
@@ -342,6 +345,8 @@ def gaps(label: Objects, expected: Objects, evidence: np.ndarray) -> Iterator[Re
         perimeters = np.bincount(rims.reshape(-1), minlength=len(stats))
         bridge = cv2.morphologyEx((whole & ~pieces).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         for corner, mask in _components(bridge > 0):
+            if mask.sum() < least:
+                continue
             margin = np.pad(mask, NEAR).astype(np.uint8)
             near = cv2.dilate(margin, np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)) > 0
             touched = np.pad(rims, NEAR)[_window(corner, mask, NEAR)][near]
