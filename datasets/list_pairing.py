@@ -73,6 +73,23 @@ def list_images(folder: Path) -> list[Path]:
     return sorted((file for file in folder.iterdir() if is_image_file(file) and file.is_file()), key=natural_key)
 
 
+def list_image_tree(folder: Path) -> list[Path]:
+    """The image files inside a folder and the folders below it, in natural order.
+
+    Hidden folders below it are left out, and those that hold this project's results.
+    """
+    from utils.output_folder import WRITTEN
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        if WRITTEN in files and Path(place) != folder:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [file for name in files if is_image_file(file := Path(place, name)) and file.is_file()]
+    return sorted(found, key=natural_key)
+
+
 def stem(path: Path) -> str:
     """What an image and its label have in common: ``7`` of ``7.tif``, ``7.tif.png`` and ``7.ome.tif``.
 

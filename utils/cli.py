@@ -216,23 +216,27 @@ class Progress:
     """A tqdm bar on a terminal; elsewhere a plain line every ``every_s`` seconds.
 
     Args:
-        total: number of items in all.
+        total: number of items in all, or the amount in ``unit``.
         description: what is being done.
         unit: the word for an item, e.g. ``image``.
         every_s: seconds between plain lines when standard error is no terminal.
     """
 
-    def __init__(self, total: int, description: str, unit: str = "image", every_s: float = 20.0) -> None:
+    def __init__(self, total: float, description: str, unit: str = "image", every_s: float = 20.0) -> None:
         self.total, self.description, self.unit, self.every_s = total, description, unit, every_s
-        self.done, self.started = 0, time.monotonic()
+        self.done: float = 0
+        self.started = time.monotonic()
         self.last_line = self.started
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
+            is_amount = isinstance(total, float)
+            self.bar = tqdm(
+                total=total, desc=description, unit=unit, unit_scale=is_amount, leave=False, dynamic_ncols=True
+            )
 
-    def update(self, count: int = 1, **figures: float) -> None:
+    def update(self, count: float = 1, **figures: float) -> None:
         """Advance by ``count`` items and show ``figures`` (name → number) beside the rate."""
         self.done += count
         shown = {name: f"{value:.4g}" for name, value in figures.items()}
@@ -247,7 +251,7 @@ class Progress:
             rate = self.done / max(now - self.started, 1e-9)
             extra = "".join(f"  {name} {value}" for name, value in shown.items())
             print(
-                f"{self.description}: {self.done}/{self.total} {self.unit}s{extra}  {rate:.1f} {self.unit}s/s",
+                f"{self.description}: {self.done:.0f}/{self.total:.0f} {self.unit}s{extra}  {rate:.1f} {self.unit}s/s",
                 flush=True,
             )
 

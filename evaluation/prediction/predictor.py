@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from utils.overlays import panels
 from utils.run_folder import display_path
 
 Result = TypeVar("Result")
+MEGAPIXEL = 10**6
 ROTATIONS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
@@ -263,7 +265,7 @@ def predict_pictures(
     Returns: the pictures that failed, with the reason.
     """
     done = [picture for picture in pictures if all((folder / name).is_file() for name in settings.files(picture))]
-    progress.update(len(done))
+    _advance(progress, done)
     batches, large = batches_by_size([picture for picture in pictures if picture not in set(done)], batch_size, window)
     device, failed = predictor.device, {}
 
@@ -276,7 +278,7 @@ def predict_pictures(
         for batch, images in read_ahead(read_batch, batches, ahead=workers, workers=workers):
             if images is not None:
                 writer.submit(_save_batch, predictor(images), batch, settings, folder, failed)
-                progress.update(len(batch))
+                _advance(progress, batch)
     count = images_per_batch(batch_size, window, window)
     opened = read_ahead(lambda picture: _tried(settings.open_rows, picture, failed), large, ahead=1, workers=1)
     for picture, read_rows in zip(large, opened, strict=True):
@@ -286,11 +288,18 @@ def predict_pictures(
             predictor, read_rows, picture.size, window=window, overlap=overlap, batch=count, device=device
         )
         try:
-            _save_large(in_background(bands), picture, settings, folder=folder)
+            _save_large(in_background(bands), picture, settings, folder=folder, progress=progress)
         except UserError as error:
             failed[picture] = str(error)
-        progress.update()
+        if progress.unit != "megapixel":
+            progress.update()
     return failed
+
+
+def _advance(progress: Progress, pictures: Sequence[Picture]) -> None:
+    """Tell progress in whatever it counts, images or megapixels."""
+    is_area = progress.unit == "megapixel"
+    progress.update(sum(math.prod(picture.size) for picture in pictures) / MEGAPIXEL if is_area else len(pictures))
 
 
 def _tried(read: Callable[[Any], Result], what: Any, failed: dict[Picture, str]) -> Result | None:
@@ -330,7 +339,9 @@ def _save_batch(
         )
 
 
-def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings: MapSettings, folder: Path) -> None:
+def _save_large(
+    bands: Iterator[tuple[int, Tensor]], picture: Picture, settings: MapSettings, *, folder: Path, progress: Progress
+) -> None:
     """As `_save_batch`, band by band, so that the scores of a huge image never lie in memory as a whole."""
     target = folder / "pred" / f"{picture.name}.tif"
     scale = read_scale(picture.image)
@@ -348,6 +359,8 @@ def _save_large(bands: Iterator[tuple[int, Tensor]], picture: Picture, settings:
             write_map(top, result)
             if write_all is not None:
                 write_all(top, rows)
+            if progress.unit == "megapixel":
+                progress.update(rows[0].size / MEGAPIXEL)
     result = memory_map(target)
     _save_pictures(
         result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder

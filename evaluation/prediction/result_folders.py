@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from evaluation.scores.map_folder import PREDICTIONS, read_predictions
 from utils.cli import UserError
-from utils.files import cut_to_bytes, read_json_if_whole
+from utils.files import cut_to_bytes, plain, read_json_if_whole
 from utils.output_folder import JOB, PARTIAL, is_free
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 MAX_ENDING_BYTES = 200  # of a folder's name
 
@@ -65,6 +67,56 @@ def _inputs_of(folder: Path) -> list[str]:
     # Earlier versions recorded the list, and of images given one by one only the images themselves.
     names = [record["list"]] if isinstance(record.get("list"), str) else record.get("maps") or {}
     return sorted({(REPO_ROOT / name).resolve().as_posix() for name in names})
+
+
+def job_digest(job: dict[str, Any]) -> str:
+    """What tells one way of predicting an image from another: checkpoint, settings and version, not the images."""
+    same = {name: value for name, value in job.items() if name not in ("input", "images")}
+    text = json.dumps(plain({**same, "version": environment_record()["git_commit"]}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finished_results(
+    folder: Path, files: Mapping[Path, Sequence[str]], images: Mapping[str, Sequence[int]], digest: str
+) -> dict[Path, list[str]]:
+    """Those of ``files`` whose results in ``folder`` are whole and would come out the same again.
+
+    Args:
+        files: image file → the results wanted of it, below ``folder``.
+        images: what `describe_images` says of the image files now.
+        digest: see `job_digest`.
+    """
+    known = recorded_images(folder, digest)
+    if not known:
+        return {}
+    written = (folder / PREDICTIONS.record).stat().st_mtime_ns
+
+    def is_whole(name: str) -> bool:  # and nobody has changed it since
+        return (folder / name).is_file() and (folder / name).stat().st_mtime_ns <= written
+
+    return {
+        image: list(names)
+        for image, names in files.items()
+        if images.get(image.as_posix()) == known.get(image.as_posix(), ()) and all(map(is_whole, names))
+    }
+
+
+def recorded_images(folder: Path, digest: str | None = None) -> dict[str, Any]:
+    """What `describe_images` said of the images whose maps ``folder`` holds; nothing where ``digest`` is another."""
+    record = read_json_if_whole(folder / PREDICTIONS.record)
+    images = record.get("images") if isinstance(record, dict) and digest in (None, record.get("job")) else None
+    return images if isinstance(images, dict) else {}
+
+
+def keep_finished(folder: Path, partial: Path, names: Iterable[str]) -> None:
+    """Have finished results in the partial folder too: as links, or as copies where the file system has none."""
+    for name in names:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (partial / name).exists():
+            try:
+                os.link(folder / name, partial / name)
+            except OSError:
+                shutil.copy2(folder / name, partial / name)
 
 
 def describe_images(paths: Sequence[Path]) -> dict[str, list[int]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from datasets.list_checks import Expectation, survey, tell_color
 from datasets.lists import raise_faults
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.predictor import (
+    MEGAPIXEL,
     MapSettings,
     Picture,
     Predictor,
@@ -25,20 +28,30 @@ from evaluation.prediction.predictor import (
     load_network,
     predict_pictures,
 )
-from evaluation.prediction.result_folders import check_chosen_folder, describe_images, describe_job, result_folder
+from evaluation.prediction.record import describe_course, describe_maps, failure_text, summarize
+from evaluation.prediction.result_folders import (
+    check_chosen_folder,
+    describe_images,
+    describe_job,
+    finished_results,
+    job_digest,
+    keep_finished,
+    recorded_images,
+    result_folder,
+)
 from evaluation.prediction.sources import Source, choose_images
-from evaluation.prediction.stacks import drop_planes, join_planes, name_maps, whole_file, whole_map
+from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, name_maps, whole_file
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
-from utils.cli import Progress, UserError, counted
+from utils.cli import Progress, UserError
 from utils.device import choose_device, choose_precision
 from utils.files import write_json
 from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
 from utils.output_folder import replaced_output
-from utils.run_folder import display_path, environment_record, find_run, quoted
+from utils.run_folder import display_path, find_run
 
-NAMED_FAILURES = 20
+LARGE = 4  # megapixels of an image from which on progress is told in megapixels
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
 
 
@@ -57,7 +70,7 @@ def make_pictures(source: Source, settings: MapSettings, overlays: int) -> tuple
     if all(check.faults for check in found.checks):
         raise_faults(found.path, found.faults())
     tell_color([found], expected)
-    names = name_maps([sample.image for sample in source.samples], source.stacks)
+    names = name_maps([sample.image for sample in source.samples], source.stacks, source.places)
     pictures, failed = [], {}
     for number, (sample, name) in enumerate(zip(source.samples, names, strict=True)):
         if found.checks[number].faults:
@@ -186,15 +199,18 @@ def predict_run(
     }
     images = describe_images([split_plane(picture.image)[0] for picture in pictures])
     job = describe_job(find_checkpoint(run, which), source.inputs, how=how, settings=asdict(settings), images=images)
-    with open_results(folder, pictures, settings, job) as partial:
+    finished = find_finished(folder, pictures, settings, source=source, job=job)
+    with open_results(folder, pictures, settings, job, finished=finished) as partial:
         started = time.monotonic()
+        left = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in finished]
+        tell_finished(len(pictures) - len(left), len(left))
         predictor = Predictor(fold_batch_norms(network), target, precision, augment=tta)
         batch = batch_size or BATCH_SIZE[target.type]
-        failed |= write_maps(partial, pictures, settings, predictor, batch_size=batch, tile=tile, overlap=overlap)
-        pictures, stacks = join_stacks(partial, pictures, source.stacks, failed)
-        record = {**origin, **how, **describe_course(len(pictures), time.monotonic() - started, target, failed)}
+        failed |= write_maps(partial, left, settings, predictor, batch_size=batch, tile=tile, overlap=overlap)
+        pictures, stacks = join_stacks(partial, pictures, source.stacks, failed=failed, finished=finished)
+        record = {**origin, **how, **describe_course(len(left), time.monotonic() - started, target, failed)}
         record |= describe_maps(pictures, settings, stacks)
-        write_json(partial / PREDICTIONS.record, record)
+        write_json(partial / PREDICTIONS.record, {**record, "job": job_digest(job), "images": images})
     print(summarize(pictures, folder, record), flush=True)
     if failed:
         raise UserError(failure_text(failed, len(pictures)))
@@ -215,14 +231,49 @@ def choose_folder(out: Path | None, run: Path, epoch: int, source: Source) -> Pa
     return out
 
 
+def find_finished(
+    folder: Path, pictures: Sequence[Picture], settings: MapSettings, *, source: Source, job: dict[str, Any]
+) -> dict[Path, list[str]]:
+    """The files, a stack as one, whose results in ``folder`` are those of this very prediction: their names there."""
+    wanted: dict[Path, list[str]] = defaultdict(list)
+    for picture in pictures:
+        wanted[whole_file(picture.image, source.stacks)] += map(joined_name, settings.files(picture))
+    for picture in pictures:
+        if picture.overlay:  # with its label, which may have changed
+            wanted.pop(whole_file(picture.image, source.stacks), None)
+    return finished_results(folder, wanted, job["images"], digest=job_digest(job))
+
+
+@contextmanager
 def open_results(
-    folder: Path, pictures: Sequence[Picture], settings: MapSettings, job: dict[str, Any]
-) -> AbstractContextManager[Path]:
-    """The folder to write in, which replaces the results in ``folder`` at the end; metrics of those go."""
-    written = {name for picture in pictures for name in settings.files(replace(picture, name=whole_map(picture.name)))}
-    return replaced_output(
-        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=[METRICS], job=job
+    folder: Path,
+    pictures: Sequence[Picture],
+    settings: MapSettings,
+    job: dict[str, Any],
+    *,
+    finished: Mapping[Path, Sequence[str]],
+) -> Iterator[Path]:
+    """The folder to write in, which replaces the results in ``folder`` at the end; metrics of those go.
+
+    Args:
+        finished: what `find_finished` told; it is taken over, and where that is all, metrics stay.
+    """
+    written = {joined_name(name) for picture in pictures for name in settings.files(picture)}
+    is_same = finished.keys() == {Path(path) for path in recorded_images(folder)} and len(finished) == len(
+        job["images"]
     )
+    outdated = [] if is_same else [METRICS]
+    with replaced_output(
+        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=outdated, job=job
+    ) as partial:
+        keep_finished(folder, partial, [name for names in finished.values() for name in names])
+        yield partial
+
+
+def tell_finished(finished: int, left: int) -> None:
+    """Say how many images need not be predicted again."""
+    if finished:
+        print(f"{finished} of {finished + left} images are predicted already, by this checkpoint and in this way")
 
 
 def write_maps(
@@ -236,7 +287,10 @@ def write_maps(
     overlap: int,
 ) -> dict[Path, str]:
     """Predict the pictures into ``folder``; the images that failed, with the reason."""
-    with Progress(len(pictures), "predicting") as progress:
+    megapixels = sum(math.prod(picture.size) for picture in pictures) / MEGAPIXEL
+    is_large = any(math.prod(picture.size) >= LARGE * MEGAPIXEL for picture in pictures)
+    how = (megapixels, "predicting", "megapixel") if is_large else (len(pictures), "predicting")
+    with Progress(*how) as progress:
         failed = predict_pictures(
             predictor,
             pictures,
@@ -251,9 +305,14 @@ def write_maps(
 
 
 def join_stacks(
-    folder: Path, pictures: Sequence[Picture], stacks: Mapping[Path, PlaneStack], failed: Mapping[Path, str]
+    folder: Path,
+    pictures: Sequence[Picture],
+    stacks: Mapping[Path, PlaneStack],
+    *,
+    failed: Mapping[Path, str],
+    finished: Container[Path],
 ) -> tuple[list[Picture], dict[Path, PlaneStack]]:
-    """Make one map of a stack's planes; of a stack every plane is kept, or none.
+    """Make one map of a stack's planes, unless it is ``finished``; of a stack every plane is kept, or none.
 
     Returns: the pictures and the stacks that have maps.
     Raises:
@@ -265,66 +324,6 @@ def join_stacks(
     if not kept:
         raise UserError(failure_text(failed, 0))
     whole = {path: stack for path, stack in stacks.items() if path not in lost}
-    join_planes(folder, {picture.image: picture.name for picture in kept}, whole)
+    left = {path: stack for path, stack in whole.items() if path not in finished}
+    join_planes(folder, {picture.image: picture.name for picture in kept}, left)
     return kept, whole
-
-
-def failure_text(failed: Mapping[Path, str], succeeded: int) -> str:
-    """Which images could not be predicted, and why."""
-    lines = list(failed.values())[:NAMED_FAILURES]
-    more = [f"… and {len(failed) - NAMED_FAILURES} more"] if len(failed) > NAMED_FAILURES else []
-    rest = "; the maps of the others are complete" if succeeded else ""
-    head = f"{len(failed)} of {len(failed) + succeeded} images could not be predicted{rest}:"
-    return "\n".join([head, *lines, *more])
-
-
-def describe_course(images: int, seconds: float, device: torch.device, failed: Mapping[Path, str]) -> dict[str, Any]:
-    """How long the prediction of so many images took, on what, and which others failed."""
-    seconds = max(seconds, 1e-9)
-    return {
-        "timing": {"images": images, "seconds": seconds, "images_per_second": images / seconds},
-        "environment": environment_record(str(device)),
-        "failed": {display_path(image): reason for image, reason in failed.items()},
-    }
-
-
-def describe_maps(
-    pictures: Sequence[Picture], settings: MapSettings, stacks: Mapping[Path, PlaneStack]
-) -> dict[str, Any]:
-    """What reading the maps needs to know; a stack has one map, whose axes are recorded."""
-    sizes: dict[Path, list[int]] = {}
-    names: dict[Path, str] = {}
-    for picture in pictures:
-        path = whole_file(picture.image, stacks)
-        names[path] = whole_map(picture.name)
-        sizes[path] = [*(stacks[path].plane_shape if path in stacks else ()), *picture.size]
-    return {
-        "num_classes": settings.num_classes,
-        "in_channels": settings.in_channels,
-        "channels": settings.channels,
-        "label_reading": settings.reading and settings.reading.to_json(),
-        "ignore_index": settings.ignore_index,
-        "threshold": settings.threshold if settings.num_classes == 1 else None,
-        "mask_offset": settings.offset,
-        "inverted": settings.invert,
-        "maps": {display_path(path): f"pred/{name}.tif" for path, name in names.items()},
-        "sizes": {display_path(path): size for path, size in sizes.items()},
-        "stacks": {display_path(path): f"{stack.plane_axes}YX" for path, stack in stacks.items()},
-    }
-
-
-def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any]) -> str:
-    """What was written where, and the command that scores it."""
-    threshold = "" if record["threshold"] is None else f", threshold {record['threshold']:.4f}"
-    threshold += f", mask offset {record['mask_offset']:+g} px" if record["mask_offset"] else ""
-    inverted = ", inverted" if record["inverted"] else ""
-    speed = record["timing"]["images_per_second"]
-    images = "1 image" if len(pictures) == 1 else f"{len(pictures)} images"
-    images += f" ({counted(record['stacks'], 'stack')}, plane by plane)" if record["stacks"] else ""
-    labelled = any(picture.label for picture in pictures)
-    labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
-    return (
-        f"{images} of epoch {record['epoch']} → {display_path(folder / 'pred')}{threshold}{inverted}"
-        f" ({speed:.1f} images/s on {record['device']})\n"
-        f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'pred'))}{labels}"
-    )

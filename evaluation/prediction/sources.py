@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.image_files import PlaneStack, split_plane
-from datasets.list_pairing import IMAGE_SUFFIXES, list_images, natural_key
+from datasets.list_pairing import IMAGE_SUFFIXES, list_image_tree, natural_key
 from datasets.lists import Sample, find_list, read_list
 from evaluation.prediction.result_folders import identify
 from evaluation.prediction.stacks import find_stacks, plane_paths
@@ -26,6 +26,7 @@ class Source:
         ending: of the result folder's name.
         inputs: see `identify`.
         stacks: the files whose planes are predicted into one map.
+        places: file → its folder below the folder that was given; the maps lie in the same tree.
     """
 
     samples: list[Sample]
@@ -33,6 +34,7 @@ class Source:
     ending: str
     inputs: list[str]
     stacks: dict[Path, PlaneStack] = field(default_factory=dict)
+    places: dict[Path, Path] = field(default_factory=dict)
 
 
 def choose_images(
@@ -53,14 +55,16 @@ def choose_images(
 
 
 def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
-    """Image files, and the images directly inside folders, as samples without labels; of stacks every plane."""
+    """Image files, and the images inside folders and those below, as samples without labels; of stacks every plane."""
     files: list[Path] = []
+    places: dict[Path, Path] = {}
     for path in expand_patterns(paths):
         if path.is_dir():
-            inside = list_images(path)
+            inside = list_image_tree(path)
             if not inside:
                 raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
             files += inside
+            places |= {Path(os.path.abspath(file)): file.parent.relative_to(path) for file in inside}
         elif split_plane(path)[0].is_file():
             files.append(path)
         else:
@@ -70,7 +74,7 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     stacks = find_stacks([file for file in dict.fromkeys(files) if file.is_file()], channels)
     planes = enumerate(plane_paths(files, stacks), start=1)
     samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
-    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks)
+    return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks, places)
 
 
 def expand_patterns(paths: Sequence[Path]) -> list[Path]:

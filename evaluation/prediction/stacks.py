@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,14 +52,25 @@ def whole_file(image: Path, stacks: Mapping[Path, PlaneStack]) -> Path:
     return path if path in stacks else image
 
 
-def name_maps(images: Sequence[Path], stacks: Mapping[Path, PlaneStack]) -> list[str]:
+def name_maps(
+    images: Sequence[Path], stacks: Mapping[Path, PlaneStack], places: Mapping[Path, Path] | None = None
+) -> list[str]:
     """The name of every image's map without suffix; those of a stack's planes lie in a folder until they are joined.
+
+    Args:
+        places: file → the folder below ``pred/`` that its map belongs in; others lie in ``pred/`` itself.
 
     >>> name_maps([Path("a.tif"), Path("b.tif::0"), Path("b.tif::1")], {Path("b.tif"): PlaneStack("ZYX", (2, 9, 9))})
     ['a', 'b.planes/0', 'b.planes/1']
     """
-    files = list(dict.fromkeys(whole_file(image, stacks) for image in images))
-    names = dict(zip(files, unique_stems(files), strict=True))
+    by_place: dict[Path, list[Path]] = defaultdict(list)
+    for file in dict.fromkeys(whole_file(image, stacks) for image in images):
+        by_place[(places or {}).get(file, Path())].append(file)
+    names = {
+        file: (place / stem).as_posix()
+        for place, files in by_place.items()
+        for file, stem in zip(files, unique_stems(files), strict=True)
+    }
     return [
         names[image] if image in names else f"{names[whole_file(image, stacks)]}{PLANES}/{split_plane(image)[1]}"
         for image in images
@@ -89,6 +101,17 @@ def join_planes(folder: Path, maps: Mapping[Path, str], stacks: Mapping[Path, Pl
             if planes.is_dir():
                 _join(planes, folder / kind / f"{names[path]}.tif", stack, source=path)
                 shutil.rmtree(planes)
+
+
+def joined_name(name: str) -> str:
+    """Where a file of results, ``<kind>/<name>``, lies once the planes of stacks are joined.
+
+    >>> joined_name("masks/b.planes/1.png"), joined_name("overlays/b.planes/1.png")
+    ('masks/b.tif', 'overlays/b.planes/1.png')
+    """
+    kind = name.partition("/")[0]
+    whole = whole_map(name)
+    return f"{whole}.tif" if whole != name and kind in JOINED else name
 
 
 def drop_planes(folder: Path, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.image_files import split_plane
-from datasets.list_pairing import natural_key
+from datasets.list_pairing import list_image_tree, list_images, natural_key
 from datasets.lists import Sample
 from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
@@ -94,8 +94,10 @@ def find_maps(prd_dir: Path) -> MapFolder:
                 f"--prd_dir {display_path(folder)}: its prediction was stopped on the way; run the same "
                 "evaluation/inference.py command again, which goes on with it"
             )
-    for folder in (prd_dir, prd_dir / "pred"):
-        if folder.is_dir() and any(file.suffix.lower() in MAP_SUFFIXES for file in folder.iterdir()):
+    inside, has_results = list_images(prd_dir), any(prd_dir.glob("*/predictions.json"))
+    trees = [(prd_dir, inside), (prd_dir / "pred", list_image_tree(prd_dir / "pred"))]
+    for folder, files in [*trees, (prd_dir, [] if has_results else list_image_tree(prd_dir))]:
+        if any(file.suffix.lower() in MAP_SUFFIXES for file in files):
             return MapFolder(folder.parent if folder.name == "pred" else folder, folder, {})
     reason = "holds no predictions.json and no maps" if prd_dir.is_dir() else "does not exist"
     results = [parent for parent in prd_dir.parents if parent.name == "results" and parent.is_dir()][:1]
@@ -124,16 +126,18 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
         recorded = {_absolute(image): folder.folder / name for image, name in folder.record["maps"].items()}
         known = list(recorded.values())
     else:
-        known = sorted((file for file in folder.maps.iterdir() if file.suffix.lower() in MAP_SUFFIXES), key=natural_key)
+        known = [file for file in list_image_tree(folder.maps) if file.suffix.lower() in MAP_SUFFIXES]
     found = [_recorded_map(sample.image, recorded) for sample in samples]
     if not any(found):  # no record, or the images have moved since
-        by_stem = {file.stem: file for file in known}
-        if len(by_stem) < len(known):
+        by_stem = dict(zip(unique_stems([file.relative_to(folder.maps) for file in known]), known, strict=True))
+        if len({file.with_suffix("") for file in known}) < len(known):
             raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")
-        names = unique_stems([sample.image for sample in samples])
+        images = [sample.image for sample in samples]
+        top = os.path.commonpath([image.parent for image in images])
+        in_tree = unique_stems([image.relative_to(top) for image in images])
         found = [
-            by_stem.get(name) or _plane_of(by_stem.get(sample.image.stem), sample.image)
-            for name, sample in zip(names, samples, strict=True)
+            by_stem.get(name) or by_stem.get(below) or _plane_of(by_stem.get(image.stem), image)
+            for name, below, image in zip(unique_stems(images), in_tree, images, strict=True)
         ]
         _check_shared(samples, found)
     pairs = [(sample, path) for sample, path in zip(samples, found, strict=True) if path is not None]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,11 +14,11 @@ import tifffile
 import torch
 
 from evaluation.pages.evaluate import evaluate_maps
-from evaluation.prediction import predictor
+from evaluation.prediction import predictor, runs
 from evaluation.prediction.runs import predict_run
 from models import build_network
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.cli import UserError
+from utils.cli import Progress, UserError
 from utils.files import read_json
 
 
@@ -96,7 +99,7 @@ def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_w
     written, write_scores = [], predictor.write_scores
 
     def stop_at_third(path: Path, *content: object) -> None:
-        if len(written) == 2:
+        if len(written) == 2:  # 0.tif is taken over from before
             raise KeyboardInterrupt
         written.append(path.name)
         write_scores(path, *content)
@@ -105,15 +108,87 @@ def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_w
     with pytest.raises(KeyboardInterrupt):
         predict(run, folder, batch_size=1)
     assert maps(results) == ["0.tif"] and (results / "predictions.json").read_bytes() == before
-    assert len(maps(results / ".partial")) == 2
+    assert len(maps(results / ".partial")) == 3
 
     again = []
     monkeypatch.setattr(
         predictor, "write_scores", lambda path, *content: again.append(path.name) or write_scores(path, *content)
     )
     predict(run, folder, batch_size=1)
-    assert sorted(written + again) == maps(results) == ["0.tif", "1.tif", "22.tif", "333.tif"]
+    assert sorted(["0.tif", *written, *again]) == maps(results) == ["0.tif", "1.tif", "22.tif", "333.tif"]
     assert not (results / ".partial").exists()
+
+
+def test_what_is_predicted_already_is_taken_over(run, tmp_path, monkeypatch, capsys):
+    folder = images(tmp_path / "cells", "0", "1")
+    stack = np.random.default_rng(0).integers(0, 255, (3, 20, 20), np.uint8)
+    tifffile.imwrite(folder / "stack.tif", stack, photometric="minisblack")
+    results = predict(run, folder, masks=True)
+    before = {path: path.read_bytes() for path in results.rglob("*.tif")}
+    (results / "metrics.json").write_text('{"pooled": {}, "n_images": 3}')
+    predicted = []
+    opened = predictor.MapSettings.open_rows
+    monkeypatch.setattr(
+        predictor.MapSettings,
+        "open_rows",
+        lambda self, picture: predicted.append(picture.name) or opened(self, picture),
+    )
+    predict(run, folder, masks=True)
+    assert predicted == [] and (results / "metrics.json").is_file()
+    assert "5 of 5 images are predicted already" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in results.rglob("*.tif")}
+    assert read_json(results / "predictions.json")["stacks"] == {str(folder / "stack.tif"): "QYX"}
+
+    images(folder, "22")  # new
+    (results / "pred/1.tif").write_bytes(b"changed by hand")
+    os.utime(results / "pred/1.tif", (2**32, 2**32))
+    predict(run, folder, masks=True)
+    assert sorted(predicted) == ["1", "22"] and not (results / "metrics.json").exists()
+    assert (results / "pred/1.tif").read_bytes() == before[results / "pred/1.tif"]
+    predicted.clear()
+    tifffile.imwrite(folder / "stack.tif", stack[::-1], photometric="minisblack", software="other")
+    predict(run, folder, masks=True)
+    assert sorted(predicted) == ["stack.planes/0", "stack.planes/1", "stack.planes/2"]
+    assert (tifffile.imread(results / "pred/stack.tif") == tifffile.imread(before_file(before, "stack"))[::-1]).all()
+    predicted.clear()
+    predict(run, folder, masks=True, tta=True)
+    assert len(predicted) == 6
+
+
+def before_file(contents: dict[Path, bytes], stem: str) -> io.BytesIO:
+    return io.BytesIO(next(content for path, content in contents.items() if path.stem == stem))
+
+
+def test_the_tree_of_a_folder_is_kept(run, tmp_path, capsys):
+    top = tmp_path / "cells"
+    for place in ("", "day1", "day2/late", ".hidden"):
+        images(top / place, "7")
+    tifffile.imwrite(top / "day2/s.tif", np.zeros((2, 20, 20), np.uint8), photometric="minisblack")
+    results = predict(run, top, out=top / "results")
+    names = [path.relative_to(results / "pred").as_posix() for path in sorted((results / "pred").rglob("*.tif"))]
+    assert names == ["7.tif", "day1/7.tif", "day2/late/7.tif", "day2/s.tif"]
+    predict(run, top, out=top / "results")  # its own maps are no images
+    assert "5 of 5 images are predicted already" in capsys.readouterr().out
+    twice = predict(run, top / "day1", images(tmp_path / "other/day1", "7"))
+    assert maps(twice) == ["cells__day1__7.tif", "other__day1__7.tif"]
+    listed = tmp_path / "list.txt"
+    files = [top / place / "7.png" for place in ("", "day1", "day2/late")]
+    cv2.imwrite(str(tmp_path / "label.png"), 255 * np.tri(20, dtype=np.uint8))
+    listed.write_text("".join(f"{file}\t{tmp_path / 'label.png'}\n" for file in files))
+    moved = tmp_path / "moved"
+    shutil.copytree(results / "pred", moved)
+    for folder in (results, moved):  # by the record, and by names alone
+        assert evaluate_maps(folder, str(listed), threshold=0.5, report=False)["n_images"] == 3
+
+
+@pytest.mark.parametrize(("side", "unit"), [(200, "megapixels"), (50, "images")])
+def test_progress_of_large_images_is_told_in_megapixels(run, tmp_path, monkeypatch, capsys, side, unit):
+    monkeypatch.setattr(runs, "LARGE", 0.02)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((300, side), np.uint8))
+    monkeypatch.setattr(runs, "Progress", lambda *how: Progress(*how, every_s=0))
+    predict(run, tmp_path / "a.tif", tile=96, overlap=32)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("predicting: ")]
+    assert f"{unit}  " in lines[-1]
 
 
 def test_metrics_refuses_a_folder_whose_prediction_was_stopped(run, tmp_path):
