@@ -70,7 +70,13 @@ def read_image(path: Path | str, channels: int = 1, selected: Sequence[str] = ()
     """
     path = Path(path)
     wanted = Wanted(channels, tuple(selected))
-    values = _to_image_type(decode(path, wanted).values, path)
+    return to_image(decode(path, wanted).values, wanted, path)
+
+
+def to_image(values: np.ndarray, wanted: Wanted, path: Path) -> np.ndarray:
+    """Decoded values, (H, W) or (H, W, C), as `read_image` returns them; ``path`` names them in errors."""
+    channels = wanted.channels
+    values = _to_image_type(values, path)
     _check_channels(1 if values.ndim == 2 else values.shape[2], wanted, path)
     if channels == 1 and values.ndim == 3:
         if values.shape[2] == 1:

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
+from evaluation.model_formats import ENGINES
 from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 
@@ -46,6 +47,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device computes with it)"
     )
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=arithmetic)
+    computes = "what computes; all but torch need an export of the run, evaluation/export.py (default: torch)"
+    add("--engine", default="torch", choices=tuple(ENGINES), help=computes)
     add = parser.add_argument_group("what is written").add_argument
     add("--out", type=Path, metavar="DIR", help="where it goes (default: results/ of the run)")
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")

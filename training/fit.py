@@ -176,6 +176,10 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
             run.logger.log(line)
         for line in closing_warnings(run.logger.records(), options.optimization.lr):
             run.logger.log(line)
+        if last == epochs:
+            from evaluation.prediction.model_card import write_run_card
+
+            write_run_card(run.folder, run.config, state.best)
     took, place = duration(time.monotonic() - started), display_path(run.folder)
     run.logger.log(f"took {took}; checkpoints, log and metrics: {place}; predict and score with:")
     run.logger.log(next_commands(run.folder, state.best["epoch"], data))

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
         memory_format,
         predict_pictures,
     )
+    from evaluation.prediction.segmenter import Prediction, Segmenter
 
 __all__ = [
+    "Prediction",
+    "Segmenter",
     "MapSettings",
     "Picture",
     "Predictor",
@@ -30,6 +33,9 @@ def __getattr__(name: str) -> Any:
     """Import the predictor when it is asked for: validation needs the tiles of this package alone."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from evaluation.prediction import predictor
+    if name in ("Prediction", "Segmenter"):
+        from evaluation.prediction import segmenter as module
+    else:
+        from evaluation.prediction import predictor as module
 
-    return getattr(predictor, name)
+    return getattr(module, name)

@@ -209,6 +209,10 @@ class MapSettings:
         image = read_image(picture.image, self.in_channels, self.channels)
         if image.shape[:2] != picture.size:
             raise UserError(f"{display_path(picture.image)} is {image.shape[:2]}, its header says {picture.size}")
+        return self.scaled_rows(image)
+
+    def scaled_rows(self, image: np.ndarray) -> ReadRows:
+        """The same of an image that `read_image` or `to_image` returned."""
         pixels = prepare(image, self.normalization)
         scaling = NORMALIZATIONS[self.normalization](pixels)
         return lambda top, bottom: torch.from_numpy(scaling(pixels[top:bottom]))
@@ -311,12 +315,11 @@ def _tried(read: Callable[[Any], Result], what: Any, failed: dict[Picture, str])
         return None
 
 
-def _check_finite(scores: np.ndarray, picture: Picture) -> None:
-    """Raise a UserError where a score is NaN or infinite: such a map would pass for one."""
+def check_finite(scores: np.ndarray, name: str) -> None:
+    """Raise a UserError where a score of image ``name`` is NaN or infinite: such a map would pass for one."""
     if not np.isfinite(scores).all():
         raise UserError(
-            f"{display_path(picture.image)}: the network's scores are not finite; try --precision fp32, or look at the "
-            "image's values"
+            f"{name}: the network's scores are not finite; try --precision fp32, or look at the image's values"
         )
 
 
@@ -325,7 +328,7 @@ def _save_batch(
 ) -> None:
     for picture, picture_scores in zip(batch, scores.cpu().numpy(), strict=True):
         try:
-            _check_finite(picture_scores, picture)
+            check_finite(picture_scores, display_path(picture.image))
         except UserError as error:
             failed[picture] = str(error)
             continue
@@ -354,7 +357,7 @@ def _save_large(
             write_all = files.enter_context(band_writer(source, shape, "float32", scale))
         for top, scores in bands:
             rows = scores.cpu().numpy()
-            _check_finite(rows, picture)
+            check_finite(rows, display_path(picture.image))
             result = settings.to_map(rows)
             write_map(top, result)
             if write_all is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from datasets.image_files import PlaneStack, split_plane
 from datasets.label_maps import LabelMap
@@ -143,6 +144,7 @@ def predict_run(
     overlap: int = 64,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "torch",
     masks: bool = False,
     overlays: int = 0,
     save_scores: bool = False,
@@ -163,6 +165,7 @@ def predict_run(
         batch_size: images of 256×256 at once, others count by their area; default: by the device.
         tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
+        engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
         masks: also write 8-bit masks.
         overlays: number of images of which panels are written.
         save_scores: K classes: also write the scores of every class.
@@ -184,10 +187,12 @@ def predict_run(
         checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
     )
     pictures, failed = make_pictures(source, settings, overlays)
-    told_fp32 = precision == "auto" and config.get("precision") == "fp32"
-    precision = "fp32" if told_fp32 else choose_precision(precision, target)
+    precision = used_precision(precision, config, target)
     folder = choose_folder(out, run, epoch, source)
+    predictor = choose_predictor(network, target, precision, tta=tta, engine=engine, run=run, checkpoint=which)
+    precision = predictor.precision
     how = {"tta": tta, "precision": precision, "tile": tile, "overlap": overlap, "device": str(target)}
+    how |= {"engine": engine}
     origin = {
         "run": display_path(run),
         "epoch": epoch,
@@ -204,7 +209,6 @@ def predict_run(
         started = time.monotonic()
         left = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in finished]
         tell_finished(len(pictures) - len(left), len(left))
-        predictor = Predictor(fold_batch_norms(network), target, precision, augment=tta)
         batch = batch_size or BATCH_SIZE[target.type]
         failed |= write_maps(partial, left, settings, predictor, batch_size=batch, tile=tile, overlap=overlap)
         pictures, stacks = join_stacks(partial, pictures, source.stacks, failed=failed, finished=finished)
@@ -215,6 +219,23 @@ def predict_run(
     if failed:
         raise UserError(failure_text(failed, len(pictures)))
     return folder
+
+
+def used_precision(asked: str, config: dict[str, Any], device: torch.device) -> str:
+    """The arithmetic of a prediction: as asked, and for ``auto`` fp32 if the run was told so, else by the device."""
+    told_fp32 = asked == "auto" and config.get("precision") == "fp32"
+    return "fp32" if told_fp32 else choose_precision(asked, device)
+
+
+def choose_predictor(
+    network: nn.Module, device: torch.device, precision: str, *, tta: bool, engine: str, run: Path, checkpoint: str
+) -> Predictor:
+    """What computes scores: the network itself, or an export of the run's checkpoint in another engine."""
+    if engine == "torch":
+        return Predictor(fold_batch_norms(network), device, precision, augment=tta)
+    from evaluation.prediction.engines import load_engine
+
+    return load_engine(engine, run, find_checkpoint(run, checkpoint), device=device, precision=precision, tta=tta)
 
 
 def tell_changes(run: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sklearn
 
 from datasets.label_noise import make_noisy_label
+from models import build_network
+from utils.checkpoint import save_checkpoint
 
 SIZE, IMAGES = 96, 16
 
@@ -55,3 +60,40 @@ def drawing():
 def noise():
     """``noisy_labels(masks, spec, num_classes=1)`` → the same noise on every mask."""
     return noisy_labels
+
+
+@pytest.fixture
+def make_run(disks):
+    """``make_run(invert=False, **config)`` → a run folder with a small untrained network, for the set ``disks``."""
+
+    def make(invert: bool = False, network: str = "unet", **changes: object) -> Path:
+        run = disks / "train_log" / "disks" / "run"
+        config = {
+            "dataset": "disks",
+            "network": network,
+            "network_options": {"width": 4, "init": "kaiming"},
+            "in_channels": 1,
+            "num_classes": 1,
+            "normalization": "zscore",
+            "data_root": str(disks),
+            "train_list": str(disks / "txt/disks/train/train_gt.txt"),
+            "val_list": str(disks / "txt/disks/val.txt"),
+            "test_list": str(disks / "txt/disks/test.txt"),
+            **changes,
+        }
+        torch.manual_seed(0)
+        options = config["network_options"]
+        built = build_network(network, config["in_channels"], config["num_classes"], **options)
+        state = {
+            "model": built.state_dict(),
+            **dict.fromkeys(("optimizer", "scheduler", "scaler", "rng"), {}),
+            "best": {"epoch": 2, "figure": 0.5},
+            "epoch": 2,
+            "config": config,
+            "pred_invert": invert,
+            "threshold": 0.4 if config["num_classes"] == 1 else None,
+        }
+        save_checkpoint(run / "checkpoints" / "best.pth", state)
+        return run
+
+    return make

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.label_values import LabelReading
 from datasets.lists import Sample, write_list
 from training.configuration.resolve import check_values, resolve_options, resume_options
-from training.data import HELD_OUT, TrainingData
+from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.options import DEFAULTS, TrainingOptions
 from training.run.state import AUTO, TrainingState, has_checkpoint
 from training.selection import LabelNoiseFacts
@@ -168,6 +168,9 @@ def make_config(
         "train_list": display_path(data.train_list),
         "val_list": None if data.val_list is None else display_path(data.val_list),
         "test_list": None if data.test_list is None else display_path(data.test_list),
+        "train_images": len(data.train),
+        "listed_label_noise": simulated_noise(data.train),
+        "val_images": 0 if data.val is None else len(data.val),
         "network_options": options.network.options,
         "used_precision": state.precision,
         "label_reading": data.reading.to_json(),

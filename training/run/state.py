@@ -100,6 +100,7 @@ class TrainingState:
                 "threshold": selection.threshold,
                 "tables": tables,
                 "mask_offset": selection.offset,
+                "invert": selection.invert,
             }
 
 

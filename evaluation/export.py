@@ -1,0 +1,52 @@
+"""Command: write a trained run's network in a format that other programs read, with a model card."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
+
+import argparse
+from collections.abc import Sequence
+
+from evaluation.model_formats import FORMATS
+from utils.cli import CommandParser, run_command
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see ``--help``."""
+    parser = CommandParser(
+        prog="evaluation/export.py",
+        formatter_class=argparse.HelpFormatter,
+        description="Write a trained run's network in a format that other programs read.",
+    )
+    add = parser.add_argument
+    add("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")
+    add("--to", required=True, choices=tuple(FORMATS), help="format; each has its folder in the run's export/")
+    add("--test_ckpt_epoch", default="best", metavar="N|best|last", help="checkpoint of the run (default: best)")
+    judged = "labelled images that openvino-int8 is judged by (default: the run's validation list)"
+    add("--val_list", metavar="LIST", help=judged)
+    add("--authors", nargs="+", default=(), metavar="NAME", help="who made the model, for its card")
+    add("--license", metavar="SPDX", help="licence of the model, such as CC-BY-4.0, for its card")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export what the command line names."""
+    options = parse_options(arguments)
+    from evaluation.model_formats.exporting import export_run
+
+    export_run(
+        options.train_dir,
+        options.to,
+        options.test_ckpt_epoch,
+        val_list=options.val_list,
+        authors=options.authors,
+        license=options.license,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

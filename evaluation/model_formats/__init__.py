@@ -1,0 +1,24 @@
+"""Trained networks in formats that other programs read, and the engines that compute scores from them."""
+
+from utils.registry import Registry
+
+# name of --to → what writes it: (folder, model) → facts for the model card
+FORMATS = Registry(
+    {
+        "onnx": "evaluation.model_formats.graph:write_onnx",
+        "openvino": "evaluation.model_formats.openvino_models:write_openvino",
+        "openvino-int8": "evaluation.model_formats.openvino_models:write_int8",
+        "torchscript": "evaluation.model_formats.graph:write_torchscript",
+        "safetensors": "evaluation.model_formats.graph:write_safetensors",
+    }
+)
+
+# name of --engine → what loads it; all but torch compute from an export of the run
+ENGINES = Registry(
+    {
+        "torch": "evaluation.prediction.predictor:Predictor",
+        "onnx": "evaluation.prediction.engines:onnx_session",
+        "openvino": "evaluation.prediction.engines:openvino_session",
+        "openvino-int8": "evaluation.prediction.engines:openvino_session",
+    }
+)

@@ -1,0 +1,77 @@
+"""Writing a trained run in another format, with a model card beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.model_formats import FORMATS
+from evaluation.model_formats.trained import TrainedModel
+from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
+from evaluation.prediction.predictor import find_checkpoint, load_network
+from evaluation.prediction.result_folders import content_digest
+from evaluation.prediction.runs import decide_settings
+from models.blocks import fold_batch_norms
+from utils.cli import one_of
+from utils.output_folder import Writer, files_below, replaced_output
+from utils.run_folder import display_path, environment_record, find_run
+
+WRITER = Writer("export", CARD, keys=("export",), others=(TEXT,))
+
+
+def export_run(
+    train_dir: str | Path,
+    to: str,
+    which: str = "best",
+    *,
+    val_list: str | None = None,
+    authors: Sequence[str] = (),
+    license: str | None = None,
+) -> Path:
+    """Write a run's network into ``<run>/export/<format>/``; what an earlier export wrote there is replaced.
+
+    Args:
+        train_dir: run folder, a path or ``<dataset>/<run>``.
+        to: a key of ``FORMATS``.
+        which: checkpoint: ``best``, ``last`` or the number of a completed epoch.
+        val_list: labelled images that int8 is judged by; default: the run's validation list.
+        authors, license: of the model, for its card.
+    Returns: the folder.
+    Raises:
+        UserError: no such run or checkpoint, a missing package, an export that differs from the network.
+    """
+    one_of(to, tuple(FORMATS), "--to")
+    run = find_run(train_dir)
+    network, state, epoch = load_network(run, which)
+    settings = decide_settings(state, "auto", masks=False, save_scores=False)
+    checkpoint = find_checkpoint(run, which)
+    network = fold_batch_norms(network.to(memory_format=torch.contiguous_format))
+    model = TrainedModel(network, settings, run, checkpoint, state, val_list, tuple(authors), license)
+    folder = run / "export" / to
+    with replaced_output(folder, WRITER) as partial:
+        facts = FORMATS[to](partial, model)
+        described = describe_export(model, to, epoch) | {"checked": facts}
+        write_card(partial, make_card(run, state) | {"export": described})
+        files = files_below(partial)
+    print(f"{to} of epoch {epoch} → {display_path(folder)}: {', '.join(files)}", flush=True)
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' ')}: {value}", flush=True)
+    return folder
+
+
+def describe_export(model: TrainedModel, to: str, epoch: int) -> dict[str, Any]:
+    """What an export was made of, and what goes in and comes out; for its card."""
+    return {
+        "format": to,
+        "epoch": epoch,
+        "checkpoint": display_path(model.checkpoint),
+        "checkpoint_sha256": content_digest(model.checkpoint),
+        "scores_inverted": model.settings.invert,
+        "interface": model.interface(),
+        "license": model.license,
+        "authors": list(model.authors),
+        "environment": environment_record("cpu"),
+    }

@@ -1,0 +1,77 @@
+"""What an export is made of: a run's network at a checkpoint, and what its input and output mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evaluation.prediction.predictor import MapSettings
+
+NORMALIZATION_TEXTS = {
+    "zscore": "of every channel subtract the mean and divide by the standard deviation, both over the whole image, "
+    "also where it is predicted in tiles",
+    "unit": "divide whole numbers by the largest of their type (255, 65535)",
+    "local": "of every channel subtract the mean and divide by the standard deviation, over the whole image; then make "
+    "every pixel relative to its surroundings, datasets/local_background.py, with a sigma of 32 pixels",
+}
+HOT_PIXELS = "; before that, in images of more than 8 bits, lone pixels far outside the image's range become the "
+HOT_PIXELS += "median of their 3×3 neighbourhood (datasets/hot_pixels.py)"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and all that a format writes of it.
+
+    Args:
+        network: on the CPU, in evaluation mode, its batch norms folded into convolutions.
+        state: the checkpoint.
+        val_list: labelled images that --to openvino-int8 is judged by; None: the run's own.
+        authors, license: as given; of the bioimage.io package.
+    """
+
+    network: nn.Module
+    settings: MapSettings
+    run: Path
+    checkpoint: Path
+    state: dict[str, Any]
+    val_list: str | None = None
+    authors: tuple[str, ...] = ()
+    license: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config."""
+        return self.state["config"]
+
+    def interface(self) -> dict[str, Any]:
+        """What goes into the graph, what comes out and what is done with it, for metadata."""
+        settings = self.settings
+        binary = settings.num_classes == 1
+        prepared = NORMALIZATION_TEXTS[settings.normalization]
+        return {
+            "input": {
+                "name": "image",
+                "axes": "batch, channel, height, width",
+                "type": "float32",
+                "channels": settings.in_channels,
+                "sizes": "any; the graph pads and crops by itself",
+                "normalization": settings.normalization,
+                "preprocessing": prepared + ("" if settings.normalization == "unit" else HOT_PIXELS),
+            },
+            "output": {
+                "name": "scores",
+                "axes": "batch, class, height, width",
+                "type": "float32, 0 to 1",
+                "classes": settings.num_classes,
+                "inversion": "done in the graph" if settings.invert else "none",
+            },
+            "mask": {
+                "rule": "scores at or above the threshold are foreground" if binary else "class of the highest score",
+                "threshold": settings.threshold if binary else None,
+                "outlines_moved_by_pixels": settings.offset if binary else None,
+                "scores_times_matrix_before": None if settings.decoder is None else settings.decoder.inverse.tolist(),
+            },
+        }

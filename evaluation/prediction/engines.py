@@ -1,0 +1,104 @@
+"""Engines that compute a run's scores from an export: the same scores as torch, faster on processors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.model_formats import ENGINES
+from evaluation.prediction.predictor import Predictor
+from evaluation.prediction.result_folders import content_digest
+from utils.cli import UserError, one_of
+from utils.packages import import_for
+from utils.records import OBJECT, read_record
+from utils.run_folder import display_path, quoted
+
+CARD = "model_card.json"  # of an export: describes it, and names the checkpoint it was made of
+
+MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "openvino-int8": "model.xml"}
+INPUT, OUTPUT = "image", "scores"  # tensors of a graph
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+Compute = Callable[[np.ndarray], np.ndarray]  # network input float32 (B, C, H, W) → scores float32 (B, K, H, W)
+
+
+@dataclass(frozen=True)
+class EnginePredictor(Predictor):
+    """A `Predictor` whose ``network`` is a `Compute`.
+
+    Args:
+        inverted: whether it gives inverted scores, which are turned back: inversion is a matter of the settings.
+    """
+
+    inverted: bool = False
+
+    def _scores(self, images: Tensor) -> Tensor:
+        scores = torch.from_numpy(self.network(np.ascontiguousarray(images.numpy())))
+        return 1 - scores if self.inverted else scores
+
+
+def load_engine(
+    engine: str, run: Path, checkpoint: Path, *, device: torch.device, precision: str, tta: bool
+) -> EnginePredictor:
+    """Load a run's export in the engine that computes it.
+
+    Args:
+        engine: a key of ``ENGINES`` but ``torch``.
+        checkpoint: what the export must have been made of.
+        precision: as `Predictor` takes it; onnx computes in fp32, whatever ``auto`` became.
+    Raises:
+        UserError: no export, one of another checkpoint, a package that is missing, or a GPU.
+    """
+    folder = run / "export" / one_of(engine, tuple(ENGINES), "engine")
+    if device.type != "cpu":
+        raise UserError(f"--engine {engine} computes on the processor: leave --device out, or take --engine torch")
+    again = f"python evaluation/export.py --train_dir {quoted(display_path(run))} --to {engine}"
+    which = "" if checkpoint.stem == "best" else f" --test_ckpt_epoch {checkpoint.stem.removeprefix('epoch_')}"
+    if not (folder / CARD).is_file():
+        raise UserError(f"--engine {engine}: the run has no such export yet; make it with: {again}{which}")
+    facts = read_record(folder / CARD, {"export": OBJECT}, remedy=f"make it again: {again}{which}")["export"]
+    if facts.get("checkpoint_sha256") != content_digest(checkpoint):
+        raise UserError(
+            f"{display_path(folder)} was made of another checkpoint than {checkpoint.name}: make it again with: "
+            f"{again}{which}"
+        )
+    used = "fp32" if engine == "onnx" else precision
+    compute = ENGINES[engine](folder / MODEL_FILES[engine], used, f"--engine {engine}")
+    return EnginePredictor(compute, device, used, augment=tta, inverted=bool(facts.get("scores_inverted")))
+
+
+def onnx_session(path: Path, precision: str, what: str) -> Compute:
+    """An ONNX graph in onnxruntime, in fp32, with as many threads as torch has."""
+    (onnxruntime,) = import_for(what, "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+
+def openvino_session(path: Path, precision: str, what: str) -> Compute:
+    """An OpenVINO graph compiled for this processor, with as many threads as torch has."""
+    (openvino,) = import_for(what, "openvino")
+    return compile_openvino(openvino.Core().read_model(path), precision)
+
+
+def compile_openvino(model: Any, precision: str) -> Compute:
+    """An OpenVINO model in memory, compiled for this processor.
+
+    Args:
+        precision: of what is not quantized.
+    """
+    (openvino,) = import_for("OpenVINO", "openvino")
+    hints = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    return lambda images: compiled(images)[0].copy()

@@ -1,0 +1,204 @@
+"""Prediction from Python: arrays or files in, scores and masks out, as ``evaluation/inference.py`` computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from datasets.image_files import Wanted
+from datasets.image_io import read_image, to_image
+from evaluation.prediction.predictor import MapSettings, Predictor, check_finite, images_per_batch, load_network
+from evaluation.prediction.runs import BATCH_SIZE, choose_predictor, decide_settings, used_precision
+from evaluation.prediction.stacks import find_stacks, plane_paths
+from evaluation.prediction.tiling import ReadRows, predict_bands
+from utils.background import read_ahead
+from utils.cli import UserError
+from utils.device import choose_device
+from utils.run_folder import display_path, find_run
+
+Image = np.ndarray | str | Path
+READERS = 4  # threads
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image.
+
+    Args:
+        scores: in [0, 1], after inversion, float32 (H, W); of K classes (K, H, W).
+        mask: uint8 (H, W), 0/1 at the run's threshold and mask offset; of K classes their indices.
+    """
+
+    scores: np.ndarray
+    mask: np.ndarray
+
+
+class _Opened(NamedTuple):
+    """An image that was read: what errors call it, its size, its rows as the network takes them."""
+
+    name: str
+    size: tuple[int, int]
+    rows: ReadRows
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained run that predicts arrays and files; make one with `load`.
+
+    Args:
+        predictor: images to scores.
+        settings: how images become network input and scores become masks.
+        batch_size: images of 256×256 at once, others count by their area.
+        tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
+    """
+
+    predictor: Predictor
+    settings: MapSettings
+    batch_size: int
+    tile: int = 512
+    overlap: int = 64
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        checkpoint: str | int = "best",
+        device: str = "auto",
+        precision: str = "auto",
+        *,
+        engine: str = "torch",
+        tta: bool = False,
+        tile: int = 512,
+        overlap: int = 64,
+        batch_size: int | None = None,
+        pred_invert: str = "auto",
+        threshold: float | None = None,
+        channels: tuple[str, ...] = (),
+    ) -> Segmenter:
+        """Load a run's network; the arguments are those of ``evaluation/inference.py``.
+
+        Args:
+            run: run folder, a path or ``<dataset>/<run>``.
+            checkpoint: ``best``, ``last`` or the number of a completed epoch.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+            engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
+            tta: average the scores of the eight flips and rotations.
+            tile, overlap, batch_size: see the class.
+            pred_invert: ``auto``, as validation decided, ``on`` or ``off``.
+            threshold: scores at or above it are foreground; default: the run's own.
+            channels: to read from files, by number or OME name; default: the run's.
+        Raises:
+            UserError: no such run or checkpoint, or settings that do not fit.
+        """
+        if not 0 <= 2 * overlap <= tile:
+            raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}")
+        folder, target = find_run(run), torch.device(choose_device(device))
+        network, state, _ = load_network(folder, str(checkpoint), target)
+        settings = decide_settings(state, pred_invert, masks=True, save_scores=True, channels=channels)
+        if threshold is not None:
+            settings = replace(settings, threshold=float(threshold))
+        predictor = choose_predictor(
+            network,
+            target,
+            used_precision(precision, state["config"], target),
+            tta=tta,
+            engine=engine,
+            run=folder,
+            checkpoint=str(checkpoint),
+        )
+        return cls(predictor, settings, batch_size or BATCH_SIZE[target.type], tile, overlap)
+
+    def predict(self, x: Image | Iterable[Image]) -> Prediction | list[Prediction] | Iterator[Prediction]:
+        """Predict an image, several, or a stream of them.
+
+        Args:
+            x: an image, as an array (H, W) or (H, W, C) of any type or as a file; a file of several planes counts as
+                several images. Several: a list, or an array with one axis more, (N, H, W) or (N, H, W, C). A generator
+                is read as far ahead as a batch needs.
+        Returns: a `Prediction`; of several images a list of them, of a generator a generator.
+        Raises:
+            UserError: an image that cannot be read, has not the run's channels or holds NaN; it is named.
+        """
+        if isinstance(x, (str, Path)):
+            planes = plane_paths([Path(x)], find_stacks([Path(x)], self.settings.in_channels))
+            return self.predict(planes) if planes != [Path(x)] else next(self._stream([x]))
+        if hasattr(x, "__array__"):
+            values = np.asarray(x)
+            return list(self._stream(values)) if self._is_batch(values) else next(self._stream([values]))
+        if isinstance(x, Sequence):
+            return list(self._stream(x))
+        if isinstance(x, Iterable):
+            return self._stream(x)
+        raise UserError(f"predict takes arrays, files, or several of them, not {type(x).__name__}")
+
+    def _is_batch(self, values: np.ndarray) -> bool:
+        """Whether an array holds several images; colour (H, W, 3 or 4) is one, also where the run reads grey."""
+        channels = {self.settings.in_channels, 1} | ({3, 4} if self.settings.in_channels == 1 else set())
+        return values.ndim == 4 or (values.ndim == 3 and values.shape[2] not in channels)
+
+    def _stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        ahead = images_per_batch(self.batch_size, 256, 256)
+        opened = read_ahead(self._open, zip(count(), images, strict=False), ahead=ahead, workers=READERS)
+        for batch in self._batches(opened):
+            if len(batch) == 1 and max(batch[0].size) > self.tile:
+                found = [self._tiled_scores(batch[0])]
+            else:
+                inputs = torch.stack([image.rows(0, image.size[0]) for image in batch])
+                found = list(self.predictor(inputs).cpu().numpy())
+            yield from (self._finish(image, scores) for image, scores in zip(batch, found, strict=True))
+
+    def _open(self, item: tuple[int, Image]) -> _Opened:
+        number, image = item
+        settings = self.settings
+        if isinstance(image, (str, Path)):
+            name, values = display_path(Path(image)), read_image(image, settings.in_channels, settings.channels)
+        else:
+            name, values = f"image {number}", self._checked(np.asarray(image), number)
+        return _Opened(name, (values.shape[0], values.shape[1]), settings.scaled_rows(values))
+
+    def _checked(self, values: np.ndarray, number: int) -> np.ndarray:
+        """An array as the same pixels in a file are read."""
+        name = f"image {number}"
+        if values.ndim not in (2, 3) or values.size == 0:
+            raise UserError(f"{name} has the shape {values.shape}, expected is (H, W) or (H, W, channels)")
+        if values.ndim == 3 and values.shape[2] == 4 and self.settings.in_channels in (1, 3):
+            values = values[..., :3]  # alpha
+        return to_image(values, Wanted(self.settings.in_channels), Path(name))
+
+    def _batches(self, opened: Iterator[_Opened]) -> Iterator[list[_Opened]]:
+        """Neighbours of one size, as many as a batch holds; larger than a tile each by itself."""
+        batch: list[_Opened] = []
+        for image in opened:
+            most = 1 if max(image.size) > self.tile else images_per_batch(self.batch_size, *image.size)
+            if batch and (batch[0].size != image.size or len(batch) >= most):
+                yield batch
+                batch = []
+            batch.append(image)
+        if batch:
+            yield batch
+
+    def _tiled_scores(self, image: _Opened) -> np.ndarray:
+        tiles = images_per_batch(self.batch_size, self.tile, self.tile)
+        bands = predict_bands(
+            self.predictor,
+            image.rows,
+            image.size,
+            window=self.tile,
+            overlap=self.overlap,
+            batch=tiles,
+            device=self.predictor.device,
+        )
+        return torch.cat([scores for _, scores in bands], dim=1).cpu().numpy()
+
+    def _finish(self, image: _Opened, scores: np.ndarray) -> Prediction:
+        check_finite(scores, image.name)
+        result = self.settings.to_map(scores)
+        binary = self.settings.num_classes == 1
+        return Prediction(result if binary else scores, self.settings.to_mask(result).astype(np.uint8, copy=False))

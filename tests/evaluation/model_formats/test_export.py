@@ -1,0 +1,201 @@
+"""Exports against the network they were made of: any image size, inversion, the command's maps, refusals, cards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from evaluation import export, inference
+from evaluation.model_formats.openvino_models import check_gate
+from evaluation.prediction import Segmenter, load_network
+from models import build_network, to_scores
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.cli import UserError
+from utils.files import read_json
+
+SIZES = [(17, 16), (300, 340), (65, 64), (64, 65), (65, 65), (1, 5)]  # one more than a tile, and less than a stride
+TOLERANCE = 1e-4
+SMALL = {
+    "unet": {"width": 4, "init": "kaiming"},
+    "hrnet": {"width": 4, "stem_stride": 4},
+    "deeplabv3plus": {},
+    "unet_resnet18": {"norm": "group"},
+}
+
+
+def export_to(run: Path, to: str, *options: object) -> Path:
+    export.main([*map(str, ("--train_dir", run, "--to", to, *options))])
+    return run / "export" / to
+
+
+def images_of(size: tuple[int, int], channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, channels, *size)).astype(np.float32)
+
+
+def torch_scores(run: Path, images: np.ndarray) -> np.ndarray:
+    network, _, _ = load_network(run)
+    with torch.inference_mode():
+        return to_scores(network(torch.from_numpy(images))).numpy()
+
+
+def bright_disks(run: Path, spread: float) -> None:
+    """Make the run's U-Net call bright pixels foreground by its first channel; its second is ``spread`` times that."""
+    path = run / "checkpoints/best.pth"
+    state = load_checkpoint(path)
+    network = build_network("unet", width=4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.weight.fill_(1)
+        for conv in (network.down[0][0], network.down[0][3], network.up[-1].convs[0], network.up[-1].convs[3]):
+            conv.weight[0, 0, 1, 1] = 1  # the middle of the kernel: pixels pass as they are
+        network.down[0][0].weight[1, 0, 1, 1] = spread
+        network.down[0][3].weight[1, 1, 1, 1] = 1
+        network.head.weight[0, 0], network.head.bias[0] = 10, -5
+    save_checkpoint(path, state | {"model": network.state_dict()})
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_onnx_gives_the_scores_of_torch_at_any_size(make_run, invert):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnx", reason="needs onnx")
+    run = make_run(invert=invert)
+    session = onnxruntime.InferenceSession(export_to(run, "onnx") / "model.onnx")
+    for size in SIZES:
+        images = images_of(size)
+        expected = torch_scores(run, images)
+        (found,) = session.run(["scores"], {"image": images})
+        assert found.shape == expected.shape and np.ptp(expected) > 0.05
+        np.testing.assert_allclose(found, 1 - expected if invert else expected, atol=TOLERANCE)
+    described = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert described["mask"]["threshold"] == 0.4
+    assert described["output"]["inversion"] == ("done in the graph" if invert else "none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [name for name in SMALL if name != "unet"])
+def test_every_network_can_be_exported(make_run, network):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    run = make_run(network=network, network_options=SMALL[network], in_channels=3, num_classes=4)
+    session = onnxruntime.InferenceSession(export_to(run, "onnx") / "model.onnx")
+    for size in SIZES:
+        images = images_of(size, channels=3)
+        (found,) = session.run(["scores"], {"image": images})
+        np.testing.assert_allclose(found, torch_scores(run, images), atol=TOLERANCE)
+
+
+def test_torchscript_and_safetensors_hold_the_network(make_run):
+    safetensors = pytest.importorskip("safetensors", reason="needs safetensors")
+    run = make_run()
+    traced = torch.jit.load(str(export_to(run, "torchscript") / "model.pt"))
+    for size in SIZES:
+        images = images_of(size)
+        np.testing.assert_allclose(traced(torch.from_numpy(images)).detach(), torch_scores(run, images), atol=TOLERANCE)
+    with safetensors.safe_open(export_to(run, "safetensors") / "model.safetensors", "pt") as file:
+        how = json.loads(file.metadata()["build_network"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    network = build_network(how["network"], how["in_channels"], how["num_classes"], **how["network_options"]).eval()
+    network.load_state_dict(weights)
+    images = images_of((33, 47))
+    with torch.inference_mode():
+        found = to_scores(network(torch.from_numpy(images)))
+    np.testing.assert_allclose(found, torch_scores(run, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_an_engine_writes_the_maps_of_torch(make_run, tmp_path, engine):
+    pytest.importorskip("onnxruntime" if engine == "onnx" else engine, reason=f"needs {engine}")
+    run = make_run(invert=True)
+    export_to(run, engine)
+    image = np.random.default_rng(0).integers(0, 60000, (65, 64), np.uint16)
+    tifffile.imwrite(tmp_path / "odd.tif", image)
+    listed = ["--train_dir", str(run), "--precision", "fp32", "--tile", "64", "--overlap", "16", "--masks"]
+    outs = {name: tmp_path / name for name in ("torch", engine)}
+    for name, out in outs.items():
+        inference.main([*listed, "--engine", name, "--out", str(out), "--input", str(tmp_path / "odd.tif")])
+    maps = [tifffile.imread(out / "pred/odd.tif") for out in outs.values()]
+    np.testing.assert_allclose(*maps, atol=TOLERANCE)
+    names = [sorted(path.relative_to(out).as_posix() for path in out.rglob("*.[tpj]*")) for out in outs.values()]
+    assert names[0] == names[1] and "masks/odd.png" in names[0]
+    records = [read_json(out / "predictions.json") for out in outs.values()]
+    assert [record["engine"] for record in records] == ["torch", engine]
+    assert all(record["inverted"] and record["precision"] == "fp32" for record in records)
+    by_hand = Segmenter.load(run, device="cpu", precision="fp32", engine=engine).predict(image)
+    expected = Segmenter.load(run, device="cpu", precision="fp32").predict(image)
+    np.testing.assert_allclose(by_hand.scores, expected.scores, atol=TOLERANCE)
+
+
+def test_an_export_of_another_checkpoint_is_not_used(make_run):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    run = make_run()
+    export_to(run, "onnx")
+    state = load_checkpoint(run / "checkpoints/best.pth")
+    save_checkpoint(run / "checkpoints/last.pth", state | {"epoch": 3})
+    with pytest.raises(UserError, match="--to onnx --test_ckpt_epoch last"):
+        Segmenter.load(run, "last", device="cpu", engine="onnx")
+    export_to(run, "onnx", "--test_ckpt_epoch", "last")
+    Segmenter.load(run, "last", device="cpu", engine="onnx")
+
+
+def test_a_missing_package_is_one_message_with_the_line_to_type(make_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"--to onnx needs the package onnx.*pip install -r requirements-export.txt"):
+        export_to(make_run(), "onnx")
+
+
+def test_an_export_that_differs_is_not_written(make_run, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    from evaluation.model_formats import graph
+
+    run = make_run()
+    kept = (export_to(run, "onnx") / "model.onnx").read_bytes()
+    monkeypatch.setattr(graph, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match=r"differ from torch's by"):
+        export_to(run, "onnx")
+    assert (run / "export/onnx/model.onnx").read_bytes() == kept
+
+
+def test_the_card_says_what_the_run_is(make_run):
+    run = make_run(label_noise="flip:0.3", val_labels="noisy", train_images=8, val_images=3)
+    (run / "audit.json").write_text('{"verdict": "biased at boundaries", "predicted_iou": 0.7}')
+    folder = export_to(run, "torchscript", "--authors", "A. Person", "--license", "CC-BY-4.0")
+    card, text = read_json(folder / "model_card.json"), (folder / "README.md").read_text()
+    figures = ("biased at boundaries", "predicted IoU 0.70", "flip:0.3", "8 training", "threshold | 0.4")
+    for said in (*figures, "A. Person", "CC-BY-4.0", "noisy too", "aaai.v36i2.20085"):
+        assert said in text
+    assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
+    text = (export_to(run, "torchscript") / "README.md").read_text()
+    assert text.count("**missing**") == 2
+
+
+def test_the_gate_refuses_what_int8_hurts():
+    check_gate({"fp32": 0.9, "int8": 0.8985}, 20)
+    check_gate({"fp32": 0.9, "int8": 0.95}, 20)
+    for int8 in (0.897, float("nan")):
+        with pytest.raises(UserError, match=rf"{int8:.4f}.*0.9000"):
+            check_gate({"fp32": 0.9, "int8": int8}, 20)
+
+
+@pytest.mark.slow
+def test_int8_is_written_where_it_costs_nothing_and_refused_where_it_does(make_run):
+    """A channel 3000 times as large leaves the one that tells foreground from background no step of 8 bits."""
+    pytest.importorskip("nncf", reason="needs nncf")
+    pytest.importorskip("openvino", reason="needs openvino")
+    run = make_run()
+    bright_disks(run, spread=1.0)
+    folder = export_to(run, "openvino-int8")
+    reached = read_json(folder / "model_card.json")["export"]["checked"]["validation_iou"]
+    assert reached["fp32"] > 0.8 and reached["fp32"] - reached["int8"] <= 0.002
+    Segmenter.load(run, device="cpu", engine="openvino-int8").predict(np.zeros((65, 40), np.uint8))
+    bright_disks(run, spread=3000.0)
+    before = (folder / "model.bin").read_bytes()
+    with pytest.raises(UserError, match=r"refused: on 3 validation images int8 reaches an IoU of 0\.\d+, fp32 0\.\d+"):
+        export_to(run, "openvino-int8")
+    assert (folder / "model.bin").read_bytes() == before

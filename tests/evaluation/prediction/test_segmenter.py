@@ -1,0 +1,137 @@
+"""The Segmenter against the command: one run, the same images, the same scores and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from datasets.image_io import read_image, read_scores
+from evaluation.inference import main
+from evaluation.prediction import Prediction, Segmenter
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.cli import UserError
+
+SIZES = {"a": (64, 64), "b": (33, 47), "c": (150, 97), "d": (64, 64)}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, size in SIZES.items():
+        image = cv2.GaussianBlur(rng.normal(size=size), (0, 0), 4)  # masks of noise would not survive an offset
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8))
+    return [folder / f"{name}.png" for name in SIZES]
+
+
+def command_maps(run: Path, files: list[Path], *options: object) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Map and mask (0/1, or classes) of every file, by the command."""
+    out = run.parent / "out"
+    main([*map(str, ("--train_dir", run, "--out", out, "--masks", *options, "--input", *files))])
+    masks = [cv2.imread(str(out / f"masks/{file.stem}.png"), cv2.IMREAD_UNCHANGED) for file in files]
+    return [(tifffile.imread(out / f"pred/{file.stem}.tif"), mask) for file, mask in zip(files, masks, strict=True)]
+
+
+def with_offset(run: Path, offset: float) -> None:
+    path = run / "checkpoints" / "best.pth"
+    save_checkpoint(path, load_checkpoint(path) | {"mask_offset": offset, "threshold": 0.57})
+
+
+@pytest.mark.parametrize(
+    ("load", "command"),
+    [
+        ({}, ()),
+        ({"tile": 64, "overlap": 16}, ("--tile", 64, "--overlap", 16)),
+        ({"tta": True}, ("--tta",)),
+        ({"pred_invert": "on"}, ("--pred_invert", "on")),
+        ({"batch_size": 1}, ("--batch_size", 1)),
+    ],
+)
+def test_scores_and_masks_are_those_of_the_command(make_run, files, load, command):
+    run = make_run()
+    with_offset(run, 1.5)
+    segmenter = Segmenter.load(run, "best", "cpu", "fp32", **load)
+    expected = command_maps(run, files, "--precision", "fp32", *command)
+    for found, (scores, mask) in zip(segmenter.predict(files), expected, strict=True):
+        assert found.scores.dtype == np.float32 and found.mask.dtype == np.uint8
+        np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+        assert np.mean(found.mask * 255 != mask) < 1e-3
+    assert any(0.01 < mask.mean() < 254 for _, mask in expected)
+
+
+def test_several_classes_have_scores_and_indices(make_run, files):
+    run = make_run(num_classes=3)
+    (classes, _), *_ = command_maps(run, files[:1], "--precision", "fp32", "--save_scores")
+    found = Segmenter.load(run, device="cpu", precision="fp32").predict(files[0])
+    np.testing.assert_allclose(found.scores, read_scores(run.parent / "out/scores/a.tif"), atol=1e-5)
+    assert found.scores.shape == (3, 64, 64) and np.mean(found.mask != classes) < 1e-3
+
+
+def test_arrays_files_batches_and_generators_agree(make_run, files):
+    segmenter = Segmenter.load(make_run(), device="cpu", precision="fp32")
+    images = [read_image(file) for file in files]
+    expected = segmenter.predict(files)
+    assert isinstance(expected, list) and all(isinstance(each, Prediction) for each in expected)
+    for image, file, each in zip(images, files, expected, strict=True):
+        for form in (image, file, str(file), image[..., None], image.astype(np.float64)):
+            np.testing.assert_allclose(segmenter.predict(form).scores, each.scores, atol=1e-5)
+    stacked = segmenter.predict(np.stack([images[0], images[3]]))
+    assert len(stacked) == 2
+    np.testing.assert_allclose(stacked[1].scores, expected[3].scores, atol=1e-5)
+    streamed = segmenter.predict(image for image in images)
+    assert not isinstance(streamed, list)
+    for found, each in zip(streamed, expected, strict=True):
+        np.testing.assert_allclose(found.scores, each.scores, atol=1e-5)
+    assert segmenter.predict([]) == []
+
+
+def test_colour_is_read_as_grey_and_planes_count_as_images(make_run, tmp_path, rng):
+    segmenter = Segmenter.load(make_run(), device="cpu", precision="fp32")
+    color = rng.integers(0, 255, (40, 40, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "color.tif", color, photometric="rgb")
+    np.testing.assert_allclose(
+        segmenter.predict(color).scores, segmenter.predict(tmp_path / "color.tif").scores, atol=1e-5
+    )
+    stack = rng.integers(0, 9999, (3, 40, 41), np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    planes = segmenter.predict(tmp_path / "stack.tif")
+    assert len(planes) == 3
+    np.testing.assert_allclose(planes[2].scores, segmenter.predict(stack)[2].scores, atol=1e-5)
+
+
+def test_the_threshold_can_be_given(make_run, files):
+    run = make_run()
+    scores = Segmenter.load(run, device="cpu", precision="fp32").predict(files[0]).scores
+    for threshold in (0.2, 0.7):
+        found = Segmenter.load(run, device="cpu", precision="fp32", threshold=threshold).predict(files[0])
+        assert np.array_equal(found.mask, scores >= threshold)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.full((20, 20), np.nan), "NaN"),
+        (np.zeros((20, 20, 20, 20, 20)), "shape"),
+        (np.zeros((0, 20)), "shape"),
+        ("nowhere.png", "nowhere.png"),
+        (7, "int"),
+    ],
+)
+def test_what_is_no_image_is_named(make_run, value, message):
+    with pytest.raises(UserError, match=message):
+        Segmenter.load(make_run(), device="cpu").predict(value)
+
+
+def test_settings_that_do_not_fit_are_named(make_run):
+    run = make_run()
+    with pytest.raises(UserError, match="checkpoint '7'"):
+        Segmenter.load(run, 7)
+    with pytest.raises(UserError, match="overlap"):
+        Segmenter.load(run, tile=64, overlap=40)
+    with pytest.raises(UserError, match="export.py"):
+        Segmenter.load(run, device="cpu", engine="onnx")
