@@ -38,6 +38,7 @@ PARTS = {
     "ems": ("labels", "measure_ems"),
     "metrics": ("labels", "measure_metrics"),
     "audit": ("labels", "measure_audit"),
+    "safety": ("safety", "measure_safety"),
     "accuracy": ("accuracy", "measure_accuracy"),
     "processes": ("training", "measure_processes"),
     "compiled": ("training", "measure_compiled"),
@@ -48,7 +49,8 @@ PARTS = {
     "label_free": ("whole_runs", "measure_label_free"),
     "gpu_tests": ("whole_runs", "measure_gpu_tests"),
 }
-CPU_PARTS = ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit", "accuracy")
+CPU_PARTS = ("ceilings", "training", "inference", "huge", "startup", "noise", "ems", "metrics", "audit")
+CPU_PARTS += ("safety", "accuracy")
 
 
 def parse_options() -> argparse.Namespace:

@@ -73,7 +73,7 @@ def measure_noise_row(settings: Settings) -> list[Figure]:
 def measure_label_free(settings: Settings) -> list[Figure]:
     """Training without labels as published, at the published width and length: test IoU, and its time."""
     from benchmarks.trials import predict, train
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     sizes: dict[str, Any] = {"width": 2, "crop": 32} if settings.tiny else {}
     started, epochs = time.perf_counter(), _paper_epochs(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from utils.lazy import LazySequence
 from utils.output_folder import Writer, replaced_output
 from utils.plots import write_figure
 from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted
+
+if TYPE_CHECKING:
+    from evaluation.label_audit.pilot import Pilot
 
 CACHE_BYTES = 2**29  # decoded images and labels kept in memory, for each kind
 MATRIX_FILE = "transition_matrix.json"
@@ -122,6 +125,7 @@ def audit_list(
     data_root: str | None = None,
     max_images: int = 200,
     steps: int | Callable[[int], int] | None = None,
+    pilot: Pilot | None = None,
     details: bool = False,
     seed: int = 0,
     out: Path | None = None,
@@ -138,6 +142,7 @@ def audit_list(
         label_noise: a noise spec put on the labels, which are then the clean ones.
         foreground, max_images, seed: see `audit_labels`.
         steps: see there, or what gives them for a number of images.
+        pilot: a short training that sharpens the predicted IoU, see `evaluation.label_audit.pilot`.
         details: say everything that was found, not only what is read first.
         out: where the files go; None: ``train_log/<dataset>/audit_<list>``.
     Returns: the folder with audit.json, audit_details.json, audit.png and, where Q is known, transition_matrix.json.
@@ -151,11 +156,17 @@ def audit_list(
     reader = Reader(dataset, root, expected, data_root)
     list_path, samples = reader.samples(train_list or default_training_list(dataset, label_noise is not None, root))
     labels, images, truth = reader.labels(samples), reader.images(samples), None
+    matched: Sequence[Sample | None] | None = None
     if label_noise is not None:
         truth, labels = labels, with_noise(labels, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
+        matched = samples
     elif (matched := reference_labels(reader, samples, second_annotator or clean_list, say)) is not None:
         truth = reader.labels(matched)
     say(f"{display_path(list_path)}: {len(samples)} images")
+    if pilot is not None:
+        from evaluation.label_audit.pilot import split_for_pilot, with_pilot
+
+        split_for_pilot(samples, matched or (), seed)  # too few clean labels are told before the audit
     statistics = label_statistics(labels, images, num_classes)
     audit = audit_labels(
         labels,
@@ -168,6 +179,8 @@ def audit_list(
         steps=steps(len(samples)) if callable(steps) else steps,
         reference="second annotator" if second_annotator else "clean labels",
     )
+    if pilot is not None:
+        audit = with_pilot(audit, pilot, samples, matched or (), seed=seed, say=say)
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
     names = [sample.image_id for sample in samples]

@@ -1,0 +1,66 @@
+"""The pilot of an audit: a training of a tenth of the steps, scored on images with clean labels as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets.lists import Sample, write_list
+from evaluation.label_audit.pilot import Pilot
+from training.fit import configure, fit
+from utils.files import read_jsonl
+from utils.run_folder import REPO_ROOT
+
+MAX_EPOCHS = 10  # after each of which it is scored
+# Scores of averaged weights at a constant rate stand for those of a rate that has come down.
+SETTINGS = {"schedule": "constant", "ema": 0.9, "audit": False, "tensorboard": False, "run_name": "audit_pilot"}
+# Options that audit_labels.py and main.py share.
+DATA_OPTIONS = ("dataset", "num_classes", "ignore_index", "label_map", "in_channels", "channels", "data_root")
+DATA_OPTIONS += ("label_noise", "unlabelled", "seed")
+DIRECTIONS = {None: "auto", False: "off", True: "on"}
+
+
+def make_pilot(audited: Mapping[str, Any], root: Path = REPO_ROOT) -> Pilot:
+    """The pilot for labels that are read, and made noisy, as the options of ``audit_labels.py`` say."""
+    given = {name: audited[name] for name in DATA_OPTIONS if audited[name] not in (None, ())}
+    if "label_noise" not in given:
+        given.pop("unlabelled", None)
+    return partial(run_pilot, given=given, root=root)
+
+
+def run_pilot(
+    train: Sequence[Sample],
+    held_out: Sequence[Sample],
+    steps: int,
+    invert: bool | None,
+    *,
+    given: Mapping[str, Any],
+    root: Path = REPO_ROOT,
+    say: Callable[[str], object] = print,
+) -> list[tuple[int, float]]:
+    """Train for ``steps`` steps and leave nothing behind; see `evaluation.label_audit.pilot`.
+
+    Args:
+        given: options of main.py: the data set, how its labels are read, their noise.
+    Returns: steps made and IoU (K classes: mean IoU) on the held-out images after each epoch.
+    """
+    epochs = min(MAX_EPOCHS, steps)
+    say(f"pilot: training for {steps} steps")
+    with tempfile.TemporaryDirectory() as folder:
+        lists = {"train_list": Path(folder) / "train.txt", "val_list": Path(folder) / "val.txt"}
+        for path, samples in zip(lists.values(), (train, held_out), strict=True):
+            write_list(path, [(sample.image, sample.require_label()) for sample in samples], root)
+        named = {name: str(path) for name, path in lists.items()}
+        length = {"steps": steps, "epochs": epochs, "checkpoint_every": epochs, "pred_invert": DIRECTIONS[invert]}
+        with contextlib.redirect_stdout(io.StringIO()):
+            run = fit(configure({**given, **named, **SETTINGS, **length}, root), root)
+    records = read_jsonl(run / "metrics.jsonl")
+    shutil.rmtree(run)
+    score = "val/iou" if given.get("num_classes", 1) == 1 else "val/miou"
+    return [(round(steps * record["epoch"] / epochs), record.get(score, float("nan"))) for record in records]
