@@ -104,7 +104,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     for room in ROOMS:
         (root / room).mkdir()
-        for source in (path for ending in ("*.py", "*.html") for path in (REPO_ROOT / room).rglob(ending)):
+        for source in (
+            path for ending in ("*.py", "*.html", "*.css", "*.js") for path in (REPO_ROOT / room).rglob(ending)
+        ):
             target = root / source.relative_to(REPO_ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)

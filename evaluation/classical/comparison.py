@@ -15,12 +15,8 @@ CHEAP_ON_LARGE = ("otsu", "local_threshold")  # the others take minutes, and hal
 LARGE_PIXELS = 2**22  # of an image
 
 
-def best_cheap_method(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[str, float]:
-    """The cheap classic method with the highest pooled IoU, and that IoU.
-
-    >>> image = np.zeros((32, 32)); image[8:16, 8:16] = 9
-    >>> best_cheap_method([image], [(image > 0).astype(np.uint8)])
-    ('otsu', 1.0)
+def cheap_methods(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
+    """The pooled IoU of every cheap classic method.
 
     Args:
         images: (H, W) or (H, W, C), any type; colours are averaged. Structures may be bright or dark. Both
@@ -34,6 +30,16 @@ def best_cheap_method(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]
         oriented = orient(image, foreground)
         for name in methods:
             pooled[name] = pooled[name] + score_histogram(BASELINES[name](oriented), label)
-    found = {name: float(iou(counts_at(histogram, DEFAULT_THRESHOLD))) for name, histogram in pooled.items()}
+    return {name: float(iou(counts_at(histogram, DEFAULT_THRESHOLD))) for name, histogram in pooled.items()}
+
+
+def best_cheap_method(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[str, float]:
+    """The method of `cheap_methods` with the highest IoU, and that IoU.
+
+    >>> image = np.zeros((32, 32)); image[8:16, 8:16] = 9
+    >>> best_cheap_method([image], [(image > 0).astype(np.uint8)])
+    ('otsu', 1.0)
+    """
+    found = cheap_methods(images, labels)
     best = max(found, key=found.__getitem__)
     return best, found[best]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from datasets.lists import Sample, find_list, read_list
-from evaluation.pages import write_examples, write_report
+from evaluation.pages.report import write_examples, write_report
+from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
 from evaluation.scores.label_meaning import read_as_recorded
@@ -45,6 +46,44 @@ def evaluate_maps(
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
     """
+    folder, results = score_folder(
+        prd_dir,
+        test_data_dir,
+        threshold=threshold,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        label_map=label_map,
+        channels=channels,
+        data_root=data_root,
+    )
+    summary = results.summary
+    if report:
+        summary["classic"] = classic_methods(results)
+    target = out or folder.folder
+    with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
+        write_per_image(partial / "per_image.csv", results.totals.results)
+        if report:
+            write_examples(partial / "overlays", results)
+            write_report(partial / "report.html", [results])
+        write_json(partial / METRICS.record, summary)
+    print_table(summary)
+    tell_low_maps(results.totals.sum, results.scorer)
+    print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
+    return summary
+
+
+def score_folder(
+    prd_dir: Path,
+    test_data_dir: str | None = None,
+    *,
+    threshold: float | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    label_map: str | None = None,
+    channels: tuple[str, ...] = (),
+    data_root: str | None = None,
+) -> tuple[MapFolder, RunResults]:
+    """Score the maps of a folder and write nothing; arguments and errors as `evaluate_maps`."""
     folder = find_maps(prd_dir)
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)
     record = folder.record
@@ -69,22 +108,26 @@ def evaluate_maps(
         "maps": display_path(folder.maps),
         "list": display_path(list_path),
         "images_without_map": [display_path(path) for path in matches.images_without_map],
+        "reading": {
+            "ignore_index": ignore_index,
+            "label_map": label_map,
+            "channels": list(channels),
+            "data_root": data_root,
+        },
         "environment": environment_record(),
     }
-    target = out or folder.folder
-    with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
-        write_per_image(partial / "per_image.csv", totals.results)
-        if report:
-            channels = channels or tuple(record.get("channels") or ())
-            how = {"in_channels": len(channels) or record.get("in_channels", 1), "channels": channels}
-            examples = write_examples(partial / "overlays", totals.results, scorer, **how)
-            run = REPO_ROOT / record["run"] if "run" in record else None
-            write_report(partial / "report.html", summary, totals, examples=examples, run=run)
-        write_json(partial / METRICS.record, summary)
-    print_table(summary)
-    tell_low_maps(totals.sum, scorer)
-    print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
-    return summary
+    channels = channels or tuple(record.get("channels") or ())
+    run = REPO_ROOT / record["run"] if "run" in record else None
+    results = RunResults(
+        f"{run.parent.name}/{run.name}" if run is not None else display_path(folder.maps),
+        summary,
+        totals,
+        scorer,
+        run=run,
+        in_channels=len(channels) or record.get("in_channels", 1),
+        channels=channels,
+    )
+    return folder, results
 
 
 def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None) -> tuple[list[Sample], Path]:

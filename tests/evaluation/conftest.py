@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,48 @@ def make_run(disks):
         return run
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium of this machine, driven by Playwright; tests of pages skip where either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"needs a browser: none of {', '.join(names)} is installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=found, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file: ``open_page(path, width)`` → page; in the end no page has had an error or asked for an address."""
+    contexts, troubles = [], []
+
+    def opened(path: Path, width: int = 1280):
+        context = browser.new_context(viewport={"width": width, "height": 800}, accept_downloads=True)
+        page = context.new_page()
+        contexts.append(context)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and troubles.append(message.text))
+        local = ("file:", "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(local) or troubles.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def canvas_pixels(page, selector: str) -> list[int]:
+    """Red, green and blue of every pixel of a canvas."""
+    script = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+        .filter((_, i) => i % 4 < 3)"""
+    return page.eval_on_selector(selector, script)

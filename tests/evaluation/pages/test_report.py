@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,20 +14,28 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.image_io import write_image, write_label, write_scores
+from datasets.image_io import read_image, read_label, write_image, write_label, write_scores
 from datasets.labels import IGNORE
 from datasets.lists import Sample
-from evaluation.pages import choose_examples
+from evaluation.pages import charts, choose_examples, pictures
+from evaluation.pages.charts import METHODS
 from evaluation.pages.evaluate import evaluate_maps
+from evaluation.pages.pictures import quantize_scores
+from evaluation.pages.rebuild import rebuild_report
+from evaluation.pages.report import threshold_counts
+from evaluation.report import main
+from evaluation.scores import confusion_counts, score_histogram
 from evaluation.scores.images import ImageResult
 from utils import overlays
-from utils.files import append_jsonl, write_json
+from utils.cli import UserError
+from utils.files import append_jsonl, read_json, write_json
+from utils.plots import to_svg
 
 
 class Checker(HTMLParser):
     """Collects what a page refers to, and the tags it leaves open."""
 
-    VOID = {"meta", "img", "br", "link"}
+    VOID = {"meta", "img", "br", "link", "input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,21 +77,90 @@ def run(tmp_path: Path, rng) -> Path:
     return run
 
 
+def read_data(page: str) -> dict:
+    """What the script of a page works with."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+
+
+def decode(address: str) -> np.ndarray:
+    assert address.startswith("data:image/")
+    return cv2.imdecode(np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
 def test_the_report_is_one_whole_escaped_file(run):
     evaluate_maps(run / "results" / "epoch_2")
     page = (run / "results" / "epoch_2" / "report.html").read_text()
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert len(checker.sources) == 4 + 2 + 6  # figures, training curves, examples
-    assert all(source.startswith("data:image/png;base64,") for source in checker.sources)
-    for source in checker.sources:
-        assert (
-            cv2.imdecode(np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8), cv2.IMREAD_COLOR) is not None
-        )
+    assert all(source.startswith("#") for source in checker.sources)
     assert "a&lt;b&gt;&amp;c/run" in page and "<b>&c" not in page
-    assert "verdict: learnable (IoU ceiling 0.93)" in page and "network unet" in page
+    assert "verdict: learnable</b> · IoU ceiling 0.93" in page and "network unet" in page
     assert not re.search(r"https?://", page)
+    assert page.count("<svg") == page.count("</svg>") == 8  # training, validation, classic, IoU, four of the scores
+    assert page.count('<tr data-image="') == 8
+
+
+def test_the_page_draws_from_the_very_scores(run, tmp_path):
+    evaluate_maps(run / "results" / "epoch_2")
+    images = read_data((run / "results" / "epoch_2" / "report.html").read_text())["images"]
+    assert len(images) == 8
+    for number, shown in enumerate(images):
+        label = read_label(tmp_path / "labels" / f"{number}.png")
+        scores = read_image(run / "results" / "epoch_2" / "pred" / f"{number}.tif")
+        assert (decode(shown["label"]) == label).all() and shown["size"] == [32, 32]
+        assert (decode(shown["maps"][0]) == np.floor(scores.astype(float) * 255)).all() and shown["masks"] == [None]
+        image = read_image(tmp_path / "images" / f"{number}.png")
+        assert np.corrcoef(decode(shown["image"]).ravel(), image.ravel())[0, 1] > 0.9  # JPEG
+
+
+def test_the_first_sentence_says_what_matters(run):
+    summary = evaluate_maps(run / "results" / "epoch_2")
+    page = (run / "results" / "epoch_2" / "report.html").read_text()
+    sentence = html.unescape(re.sub("<.*?>", "", re.search(r'id="sentence">(.*?)</p>', page, re.S)[1]))
+    best = max(summary["classic"]["iou"].values())
+    assert sentence.startswith("The labels teach the structure; the network reaches an IoU of 0.650 on 8 images (")
+    assert f"the best classic method, {METHODS[max(summary['classic']['iou'], key=summary['classic']['iou'].get)]}, "
+    assert f"reaches {best:.3f}" in sentence
+    # IoU falls with the number of the image
+    assert sentence.split("Look at these 5 images first: ")[1].split() == [
+        "7.png,",
+        "6.png,",
+        "5.png,",
+        "4.png,",
+        "3.png.",
+    ]
+    assert "IoU 0.300: misses 70 % of the foreground" in page
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1 / 255, 0.7071, 1.0])
+def test_no_score_changes_its_side_in_eight_bits(rng, threshold):
+    scores = np.append(rng.random(10_000), [0, threshold, np.nextafter(threshold, 0), 1]).astype(np.float32)[None]
+    assert ((quantize_scores(scores, threshold) >= 255 * threshold) == (scores >= threshold)).all()
+
+
+def test_counts_of_the_slider_are_those_of_the_threshold(rng):
+    scores, label = rng.random((50, 50)), (rng.random((50, 50)) < 0.3).astype(np.uint8)
+    counts = threshold_counts(score_histogram(scores, label))
+    for level in (0, 1, 100, 254):
+        expected = confusion_counts(scores >= level / 255, label)
+        assert [counts[name][level] for name in ("tp", "fp", "fn")] == [expected.tp, expected.fp, expected.fn]
+
+
+def test_a_page_of_many_images_stays_small(run, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE_BYTES", 60_000)
+    evaluate_maps(run / "results" / "epoch_2")
+    images = read_data((run / "results" / "epoch_2" / "report.html").read_text())["images"]
+    assert sum(map(pictures.text_length, images)) < 60_000
+    monkeypatch.setattr(pictures, "MAX_PICTURES", 6)
+    evaluate_maps(run / "results" / "epoch_2")
+    images = read_data((run / "results" / "epoch_2" / "report.html").read_text())["images"]
+    assert sum(image is None for image in images) == 2
+
+
+def test_equal_figures_make_an_equal_drawing(rng):
+    first, second = (charts.confusion(np.eye(3)) for _ in range(2))
+    assert to_svg(first, "a") == to_svg(second, "a")
 
 
 def test_a_report_without_a_run_and_of_one_empty_image_is_written(tmp_path):
@@ -90,7 +170,8 @@ def test_a_report_without_a_run_and_of_one_empty_image_is_written(tmp_path):
     (tmp_path / "list.txt").write_text(f"{tmp_path}/images/7.png\t{tmp_path}/labels/7.png\n")
     evaluate_maps(tmp_path / "maps", str(tmp_path / "list.txt"), out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "(IoU = F1 = 1): 1." in page and "verdict" not in page.split("</style>")[1]
+    assert "(IoU = F1 = 1): 1." in page and "verdict" not in page.split("</style>")[1].split("<script")[0]
+    assert "there is nothing to find" in page
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["best_1_7.png"]
     assert not (tmp_path / "maps" / "metrics.json").exists()
 
@@ -105,7 +186,48 @@ def test_several_classes_have_their_report(tmp_path, rng):
     page = (tmp_path / "maps" / "report.html").read_text()
     checker = Checker()
     checker.feed(page)
-    assert checker.open == [] and len(checker.sources) == 2 + 1 and "Confusion" in page and "<td>1.0000</td>" in page
+    assert checker.open == [] and page.count("<svg") == 2 and "Confusion" in page and "<td>1.0000</td>" in page
+    assert (decode(read_data(page)["images"][0]["maps"][0]) == label).all()
+
+
+def test_a_report_is_made_anew_from_its_files(run, capsys):
+    written = run / "results" / "epoch_2" / "report.html"
+    evaluate_maps(run / "results" / "epoch_2", threshold=0.05)
+    before = read_data(written.read_text())
+    written.unlink()
+    main(["--train_dir", str(run)])
+    after = read_data(written.read_text())
+    assert after == before and after["runs"][0]["threshold"] == 0.05
+
+
+def test_runs_stand_side_by_side(run, tmp_path):
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    record = read_json(other / "results" / "epoch_2" / "predictions.json")
+    write_json(other / "results" / "epoch_2" / "predictions.json", {**record, "run": str(other)})
+    write_scores(other / "results" / "epoch_2" / "pred" / "7.tif", np.zeros((32, 32), np.float32))
+    for each in (run, other):
+        evaluate_maps(each / "results" / "epoch_2")
+    main(["--train_dir", str(run), str(other), "--out", str(tmp_path / "both.html")])
+    page = (tmp_path / "both.html").read_text()
+    assert "Of 2 runs run reaches the highest IoU, 0.650, other 0.613." in page
+    assert re.search(r'data-image="7">.*?0\.3000</td>.*?0\.0000</td>.*?-0\.3000</td>', page, re.S)
+    assert [len(image["maps"]) for image in read_data(page)["images"]] == [2] * 8
+
+
+def test_what_cannot_be_reported_is_named(run, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        rebuild_report(["nowhere/run"])
+    with pytest.raises(UserError, match=r"no prediction of .* was scored; .*evaluation/metrics\.py --prd_dir"):
+        rebuild_report([str(run)])
+    evaluate_maps(run / "results" / "epoch_2")
+    with pytest.raises(UserError, match="more than once"):
+        rebuild_report([str(run), str(run)])
+    with pytest.raises(UserError, match="--results epoch_9: .* has epoch_2"):
+        rebuild_report([str(run)], results="epoch_9")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="has no predictions; .*inference"):
+        rebuild_report([str(tmp_path / "bare")])
 
 
 def test_examples_are_best_median_and_worst(run):

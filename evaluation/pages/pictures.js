@@ -1,0 +1,85 @@
+"use strict";
+// Drawing images, labels, scores and their errors on canvases, from the pictures that stand in the page.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const decoded = new Map();
+
+// The pixels of a picture, {width, height, data: RGBA}, decoded once.
+function pixels(address) {
+  if (!decoded.has(address)) {
+    decoded.set(address, new Promise((resolve, reject) => {
+      const image = new Image();
+      image.onload = () => {
+        const canvas = document.createElement("canvas");
+        canvas.width = image.naturalWidth;
+        canvas.height = image.naturalHeight;
+        const context = canvas.getContext("2d", {willReadFrequently: true});
+        context.drawImage(image, 0, 0);
+        resolve(context.getImageData(0, 0, canvas.width, canvas.height));
+      };
+      image.onerror = () => reject(new Error("a picture of this page cannot be read"));
+      image.src = address;
+    }));
+  }
+  return decoded.get(address);
+}
+
+// Paint a canvas of the size of `model`; `color(i, out)` writes red, green and blue of pixel i.
+function paint(canvas, model, color) {
+  canvas.width = model.width;
+  canvas.height = model.height;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(model.width, model.height);
+  const rgb = [0, 0, 0];
+  for (let i = 0; i < picture.data.length; i += 4) {
+    color(i, rgb);
+    picture.data[i] = rgb[0];
+    picture.data[i + 1] = rgb[1];
+    picture.data[i + 2] = rgb[2];
+    picture.data[i + 3] = 255;
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+function put(out, color) {
+  out[0] = color[0];
+  out[1] = color[1];
+  out[2] = color[2];
+}
+
+function paintImage(canvas, image) {
+  paint(canvas, image, (i, out) => put(out, image.data.subarray(i, i + 3)));
+}
+
+// The colour of a class, of several classes or of one foreground.
+function classColor(index, classes) {
+  if (index === 255) return data.colors.ignored;
+  return classes > 1 ? data.classColors[index] : index ? data.colors.found : [0, 0, 0];
+}
+
+function paintClasses(canvas, label, classes) {
+  paint(canvas, label, (i, out) => put(out, classColor(label.data[i], classes)));
+}
+
+function paintScores(canvas, map) {
+  const steps = data.scoreColors.length - 1;
+  paint(canvas, map, (i, out) => {
+    const at = (map.data[i] / data.levels) * steps;
+    const low = Math.min(Math.floor(at), steps - 1);
+    for (let c = 0; c < 3; c++) {
+      out[c] = data.scoreColors[low][c] + (at - low) * (data.scoreColors[low + 1][c] - data.scoreColors[low][c]);
+    }
+  });
+}
+
+// The dimmed image under its errors: found, missed, invented or a wrong class, not counted. `predicted(i)` is a class.
+function paintErrors(canvas, image, label, predicted) {
+  paint(canvas, image, (i, out) => {
+    const truth = label.data[i], guess = predicted(i);
+    for (let c = 0; c < 3; c++) out[c] = image.data[i + c] * data.backdrop;
+    if (truth === 255) put(out, data.colors.ignored);
+    else if (guess === truth) {
+      if (truth) for (let c = 0; c < 3; c++) out[c] = 0.5 * out[c] + 0.5 * data.colors.found[c];
+    } else put(out, guess === 0 ? data.colors.missed : data.colors.invented);
+  });
+}

@@ -1,0 +1,122 @@
+"""Making the report of a run anew from its files, or one of several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evaluation.pages.evaluate import score_folder
+from evaluation.pages.report import write_report
+from evaluation.pages.results import RunResults, classic_methods
+from evaluation.scores.map_folder import METRICS, read_predictions
+from utils.cli import UserError
+from utils.files import read_json
+from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
+
+
+def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out: Path | None = None) -> Path:
+    """Score the maps of runs again, as their metrics were, and write one report.
+
+    Args:
+        train_dirs: run folders, paths or ``<dataset>/<run>``; also folders of a prediction.
+        results: name of the folder below ``results/``; default: of each run the latest that has metrics.
+        out: default: report.html beside the metrics of a run, for several ``train_log/<dataset>/report.html``.
+    Returns: the file.
+    Raises:
+        UserError: no such run, or none of its predictions was scored.
+    """
+    folders = [find_results(name, results) for name in train_dirs]
+    if len(set(folders)) < len(folders):
+        raise UserError("--train_dir names a run more than once")
+    runs = [score_again(folder) for folder in folders]
+    check_comparable(runs)
+    path = out or folders[0] / "report.html"
+    if out is None and len(folders) > 1:
+        dataset = read_predictions(folders[0] / "predictions.json").get("dataset", "")
+        path = LOG_ROOT / dataset / "report.html"
+    write_report(path, name_apart(runs))
+    print(f"report: {display_path(path)}")
+    return path
+
+
+def find_results(train_dir: str, results: str | None = None) -> Path:
+    """The folder with the metrics of a run.
+
+    Raises:
+        UserError: no such run, no such folder, or nothing scored; the message names what there is to do.
+    """
+    places = [Path(train_dir), LOG_ROOT / train_dir, REPO_ROOT / train_dir]
+    run = next((place.resolve() for place in places if place.is_dir()), None)
+    if run is None:
+        raise UserError(
+            f"--train_dir {train_dir} does not exist, and neither does {display_path(LOG_ROOT / train_dir)}"
+        )
+    known = {path.parent.name: path.parent for path in run.glob("results/*/predictions.json")}
+    known |= {path.parent.name: path.parent for path in run.glob("out_of_fold/predictions.json")}
+    if (run / "predictions.json").is_file():
+        known = {run.name: run}
+    if results is not None:
+        if results not in known:
+            raise UserError(f"--results {results}: {display_path(run)} has {', '.join(sorted(known)) or 'none'}")
+        known = {results: known[results]}
+    if not known:
+        raise UserError(
+            f"{display_path(run)} has no predictions; make some first: python evaluation/inference.py "
+            f"--train_dir {quoted(display_path(run))} --test_ckpt_epoch best"
+        )
+    scored = [folder for folder in known.values() if (folder / METRICS.record).is_file()]
+    if not scored:
+        folder = display_path(next(iter(known.values())) / "pred")
+        raise UserError(
+            f"no prediction of {display_path(run)} was scored; do so first: python evaluation/metrics.py "
+            f"--prd_dir {quoted(folder)}"
+        )
+    return max(scored, key=lambda folder: (folder / METRICS.record).stat().st_mtime)
+
+
+def check_comparable(runs: Sequence[RunResults]) -> None:
+    """Refuse runs whose figures are of different images, and say where some images are not of all runs.
+
+    Raises:
+        UserError: no image was predicted by all runs.
+    """
+    images = [{result.sample.image for result in run.totals.results} for run in runs]
+    shared, every = set.intersection(*images), set.union(*images)
+    if not shared:
+        raise UserError(
+            f"no image was predicted by all of {', '.join(run.name for run in runs)}: side by side their figures would "
+            "mislead; predict the same list with each, or choose the folder by --results"
+        )
+    if len(shared) < len(every):
+        print(
+            f"{len(every) - len(shared)} of {len(every)} images were not predicted by all runs: figures are not equal"
+        )
+
+
+def score_again(folder: Path) -> RunResults:
+    """Score the maps of a folder as its metrics.json was made."""
+    before = read_json(folder / METRICS.record)
+    record = read_predictions(folder / "predictions.json")
+    reading = dict(before.get("reading", {}))
+    reading["channels"] = tuple(reading.get("channels", ()))
+    own = before["num_classes"] > 1 or before["threshold"] == record.get("threshold")
+    _, results = score_folder(
+        folder,
+        before["list"],
+        threshold=None if own else before["threshold"],
+        num_classes=before["num_classes"],
+        **reading,
+    )
+    kept = before.get("classic") if before["n_images"] == results.summary["n_images"] else None
+    return replace(results, summary={**results.summary, "classic": kept or classic_methods(results)})
+
+
+def name_apart(runs: Sequence[RunResults]) -> list[RunResults]:
+    """The runs with names that no two share, and without the data set where all have the same."""
+    if len({run.name.partition("/")[0] for run in runs}) == 1 < len(runs):
+        runs = [replace(run, name=run.name.partition("/")[2] or run.name) for run in runs]
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return list(runs)
+    return [replace(run, name=f"{run.name} ({Path(run.summary['maps']).parent.name})") for run in runs]

@@ -1,0 +1,99 @@
+"""What a page tells of a run: its figures, how they were made, and where its files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.hot_pixels import without_hot_pixels
+from datasets.image_io import read_image, read_label
+from datasets.lists import Sample
+from evaluation.label_audit.verdict import read_audit
+from evaluation.scores.images import ImageResult, Scorer, Totals, read_map
+from utils.files import read_json, read_jsonl
+from utils.lazy import LazySequence
+
+CLASSIC_IMAGES = 24  # on which classic methods are tried beside the network
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """The scored maps of a run, or of a folder of maps.
+
+    Args:
+        name: what to call it.
+        summary: the content of metrics.json.
+        totals: the metrics of each image, and the score histogram (2, BINS) or confusion matrix (K, K) of all.
+        scorer: how maps are read and held against labels.
+        run: the run folder, if there is one.
+        channels: of the images, by number or OME name.
+    """
+
+    name: str
+    summary: dict[str, Any]
+    totals: Totals
+    scorer: Scorer
+    run: Path | None = None
+    in_channels: int = 1
+    channels: tuple[str, ...] = ()
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are scores, rather than classes."""
+        return self.scorer.num_classes == 1
+
+    @cached_property
+    def audit(self) -> dict[str, Any] | None:
+        """The audit of the training labels; None where there was none."""
+        path = None if self.run is None else self.run / "audit.json"
+        return read_audit(path) if path is not None and path.is_file() else None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run; empty without a run."""
+        path = None if self.run is None else self.run / "config.json"
+        return read_json(path) if path is not None and path.is_file() else {}
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of training, one an epoch."""
+        return [] if self.run is None else read_jsonl(self.run / "metrics.jsonl")
+
+    def image(self, sample: Sample) -> np.ndarray:
+        """The image of a sample, (H, W) or (H, W, C)."""
+        return read_image(sample.image, self.in_channels, self.channels)
+
+    def label(self, sample: Sample) -> np.ndarray:
+        """The label of a sample, class indices with IGNORE, (H, W)."""
+        return read_label(
+            sample.require_label(), self.scorer.num_classes, self.scorer.ignore_index, reading=sample.reading
+        )
+
+    def map(self, result: ImageResult) -> np.ndarray:
+        """The scores (H, W) in [0, 1] or class indices (H, W) of an image."""
+        return read_map(result.map_path, self.scorer.num_classes, self.scorer.scale)
+
+
+def classic_methods(results: RunResults) -> dict[str, Any] | None:
+    """What cheap classic methods reach on some of the images, and the network on the same; None where undefined.
+
+    Returns: ``{"images": n, "iou": {method: IoU}, "network_iou": IoU}``, pooled over pixels.
+    """
+    from evaluation.classical.comparison import cheap_methods
+    from evaluation.scores import Counts, iou
+
+    if not results.binary or not results.totals.sum.sum(1).all():
+        return None
+    every = results.totals.results
+    places = np.unique(np.linspace(0, len(every) - 1, min(len(every), CLASSIC_IMAGES)).round().astype(int))
+    chosen = [every[place] for place in places.tolist()]
+    counts = sum((each.counts for each in chosen if each.counts), Counts(0, 0, 0, 0))
+    if counts.tp + counts.fn == 0:
+        return None
+    images = LazySequence(lambda place: without_hot_pixels(results.image(chosen[place].sample)), len(chosen))
+    labels = LazySequence(lambda place: results.label(chosen[place].sample), len(chosen))
+    return {"images": len(chosen), "iou": cheap_methods(images, labels), "network_iou": float(iou(counts))}

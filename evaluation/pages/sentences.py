@@ -1,0 +1,110 @@
+"""What a report says first, in plain sentences: what the labels teach, what the network reaches, what to look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.pages.charts import METHODS
+from evaluation.pages.results import RunResults
+from evaluation.scores.images import ImageResult, show
+
+TEACHES = {
+    "learnable": "The labels teach the structure",
+    "inverted": "The labels teach the inverse of the structure",
+    "not learnable": "The labels teach nothing",
+    "unknown": "What the labels teach could not be told beforehand",
+}
+CLOSE = 0.02  # of IoU, below which neither of two is called better
+
+
+def labels_teach(audit: dict[str, Any] | None) -> str:
+    """What the audit says of the training labels, as a sentence without its end."""
+    if audit is None:
+        return "What the labels teach was not audited"
+    verdict = str(audit["verdict"])
+    kind = next((name for name in TEACHES if verdict.startswith(name)), None)
+    if kind is None:
+        teaches = f"The labels teach the structure with an error of their own ({verdict})"
+    else:
+        teaches = TEACHES[kind]
+    expected = audit.get("predicted_iou")
+    if expected is None:
+        return teaches
+    low, high = audit.get("predicted_iou_low"), audit.get("predicted_iou_high")
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return f"{teaches}: an IoU of {expected:.2f}{interval} was to be expected"
+
+
+def network_reaches(results: RunResults) -> str:
+    """What the network reaches on how many images."""
+    mean = results.summary["per_image_mean"]["iou"]
+    kind = "an IoU" if results.binary else "a mean IoU"
+    images = results.summary["n_images"]
+    reached = results.summary["pooled"]["iou"]
+    if reached is None or math.isnan(reached):
+        return f"of the network no IoU can be told on {images} images: there is nothing to find in the labels"
+    interval = f"95 % interval {show(mean['low'], 3)} to {show(mean['high'], 3)}"
+    where = f"on {images} images (their mean: {show(mean['mean'], 3)}, {interval})"
+    return f"the network reaches {kind} of {show(reached, 3)} {where}"
+
+
+def classic_reaches(results: RunResults) -> str | None:
+    """What the best classic method reaches beside the network; None where none was tried."""
+    classic = results.summary.get("classic")
+    if not classic:
+        return None
+    best = max(classic["iou"], key=classic["iou"].__getitem__)
+    reached, own = classic["iou"][best], classic["network_iou"]
+    same = classic["images"] == results.summary["n_images"]
+    where = "" if same else f" on {classic['images']} of them, where the network has {show(own, 3)}"
+    said = f"the best classic method, {METHODS.get(best, best)}, reaches {show(reached, 3)}{where}"
+    if reached > own + CLOSE:
+        return f"{said}, and so wins without any training"
+    return f"{said}, which is as good" if reached > own - CLOSE else said
+
+
+def first_sentence(runs: Sequence[RunResults]) -> str:
+    """The sentence that a report begins with."""
+    if len(runs) == 1:
+        parts = [labels_teach(runs[0].audit), network_reaches(runs[0]), classic_reaches(runs[0])]
+        return "; ".join(part for part in parts if part) + "."
+    reached = {run.name: run.summary["pooled"]["iou"] for run in runs}
+    known = {name: value for name, value in reached.items() if value is not None and not math.isnan(value)}
+    if not known:
+        return f"Of {len(runs)} runs no IoU can be told: there is nothing to find in the labels."
+    (best, highest), *others = sorted(known.items(), key=lambda item: -item[1])
+    told = "".join(f", {name} {show(value, 3)}" for name, value in others)
+    return f"Of {len(runs)} runs {best} reaches the highest IoU, {show(highest, 3)}{told}."
+
+
+def what_is_wrong(result: ImageResult) -> str:
+    """Why an image is worth a look, in a few words."""
+    counts = result.counts
+    if counts is None:
+        return f"mean IoU {show(result.metrics['iou'], 3)}"
+    said = f"IoU {show(result.metrics['iou'], 3)}"
+    if counts.fp + counts.fn == 0:
+        return f"{said}: nothing is wrong"
+    if counts.fn > counts.fp:
+        return f"{said}: misses {percent(counts.fn, counts.tp + counts.fn)} of the foreground"
+    return f"{said}: {percent(counts.fp, counts.tp + counts.fp)} of what it finds is not in the label"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share in per cent; of nothing a dash.
+
+    >>> percent(1, 8), percent(1, 0)
+    ('12 %', '–')
+    """
+    return f"{round(100 * part / whole)} %" if whole else "–"
+
+
+def bias_text(bias: dict[str, Any]) -> str:
+    """A bias of audit.json in words: ``wider by 2.0 px``."""
+    size, unit = bias.get("size"), bias.get("unit", "px")
+    what = str(bias.get("what") or bias.get("kind"))
+    if size is None:
+        return what
+    return f"{what} by {size:.1f} px" if unit == "px" else f"{what} ({unit} {size:.2f})"
