@@ -17,12 +17,17 @@ from utils.paths import display_path
 
 UNSUSPICIOUS_BYTES = 2**30  # of pixels; a broken or malicious header may state a size that would fill the memory
 HYPERSTACK_AXES = "TZCYX"  # ImageJ's, in its order
+IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 4 GB
 MAX_COMPRESSION = 500
 FIRST_BYTES = 26
 ORIENTATION = 274  # number of the tag, in TIFF and in EXIF, which is TIFF
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BLOCK_PIXELS = 2**20  # at most this many are held as float64 at once
+MICROMETRES = {
+    "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "nm": 1e-3, "å": 1e-4, "pm": 1e-6, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0, "in": 25400.0,
+}  # fmt: off
 PLANE = re.compile(r"(.+)::(\d+)", re.DOTALL)
 
 
@@ -239,16 +244,41 @@ class ImageScale(NamedTuple):
     resolution: tuple[float, float] | None = None
     unit: int = 1
 
+    @property
+    def pixel_size(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in µm, as ImageJ or OME say; None where they do not, or in a unit of no length.
+
+        The resolution of other files is that of a print or screen.
+
+        >>> ImageScale("imagej", (("unit", "micron"),), (5.0, 4.0)).pixel_size
+        (0.25, 0.2)
+        """
+        fields = dict(self.fields)
+        if self.kind == "ome":
+            sides = [(fields.get(f"PhysicalSize{axis}"), fields.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX"]
+        elif self.kind == "imagej" and self.resolution is not None:
+            unit, across, down = fields.get("unit"), *self.resolution
+            sides = [(1 / down, fields.get("yunit", unit)), (1 / across, unit)]
+        else:
+            return None
+        height, width = ((size or 0) * MICROMETRES.get(_plain_unit(unit), 0) for size, unit in sides)
+        return (height, width) if height > 0 and width > 0 else None
+
 
 NO_SCALE = ImageScale()
 
 
-def scale_options(scale: ImageScale, axes: str, num_bytes: int) -> dict[str, Any]:
+def _plain_unit(unit: object) -> str:
+    """A unit of length as a key of MICROMETRES, whichever sign for micro it has."""
+    return str(unit).replace("\\u00B5", "µ").replace("\u03bc", "µ").strip().lower()
+
+
+def scale_options(scale: ImageScale, axes: str, num_bytes: int, dtype: str = "float32") -> dict[str, Any]:
     """The arguments of ``tifffile.imwrite`` that write an array of ``axes`` with a scale.
 
     Args:
         axes: a letter for each axis of the array, ``YX`` last.
-        num_bytes: of the array.
+        num_bytes, dtype: of the array; one that ImageJ has no type for, or that is too large, is written as OME.
 
     >>> scale_options(ImageScale("ome", (("PhysicalSizeX", 0.2),)), "ZYX", 10**6)
     {'metadata': {'axes': 'ZYX', 'PhysicalSizeX': 0.2}, 'ome': True}
@@ -259,7 +289,9 @@ def scale_options(scale: ImageScale, axes: str, num_bytes: int) -> dict[str, Any
     in_order = "".join(axis for axis in HYPERSTACK_AXES if axis in axes)
     if not scale.kind or sorted(in_order) != sorted(axes):  # axes that ImageJ and OME have no name for
         return options
-    if scale.kind == "imagej" and in_order == axes and num_bytes <= IMAGEJ_BYTES:
+    if scale.kind == "imagej" and in_order == axes and num_bytes <= IMAGEJ_BYTES and dtype in IMAGEJ_DTYPES:
         return {**options, "metadata": {"axes": axes, **dict(scale.fields)}, "imagej": True}
     fields = dict(scale.fields) if scale.kind == "ome" else {}
+    if scale.kind == "imagej" and scale.pixel_size is not None:
+        fields = dict(zip(("PhysicalSizeY", "PhysicalSizeX"), scale.pixel_size, strict=True))
     return {**options, "metadata": {"axes": axes, **fields}, "ome": True}

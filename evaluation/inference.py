@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from evaluation.model_formats import ENGINES
+from evaluation.objects import INSTANCES
 from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 
@@ -54,6 +55,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     add("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
     add("--save_scores", action="store_true", help="scores of every class, beside the class map")
+    objects = "objects as label TIFFs, objects.csv, networks.csv and rois.zip for ImageJ; components, the default, or "
+    objects += "watershed, which parts those that touch"
+    add("--instances", nargs="?", const="components", choices=[*INSTANCES], metavar="METHOD", help=objects)
+    least = "objects of fewer pixels are left out (default: 1)"
+    add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help=least)
     options = parser.parse_args(arguments)
     if 2 * options.overlap > options.tile:
         parser.error(f"--overlap {options.overlap} is more than half of --tile {options.tile}")

@@ -72,8 +72,10 @@ def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any])
     images += f" ({counted(record['stacks'], 'stack')}, plane by plane)" if record["stacks"] else ""
     labelled = any(picture.label for picture in pictures)
     labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
+    found = record.get("instances")
+    objects = f"; {found['objects']} objects: instances/, objects.csv, networks.csv, rois.zip" if found else ""
     return (
         f"{images} of epoch {record['epoch']} → {display_path(folder / 'pred')}{threshold}{inverted}"
-        f"{speed}\n"
+        f"{speed}{objects}\n"
         f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'pred'))}{labels}"
     )

@@ -41,7 +41,7 @@ from evaluation.prediction.result_folders import (
     result_folder,
 )
 from evaluation.prediction.sources import Source, choose_images
-from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, name_maps, whole_file
+from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, name_maps, whole_file, whole_map
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
@@ -150,6 +150,8 @@ def predict_run(
     save_scores: bool = False,
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
+    instances: str | None = None,
+    min_area: int = 1,
     out: Path | None = None,
 ) -> Path:
     """Predict images with a trained run, write their maps below its ``results/`` and record what was done.
@@ -171,6 +173,8 @@ def predict_run(
         save_scores: K classes: also write the scores of every class.
         channels: of the images, by number or OME name; default: the run's.
         label_map: what values of labels mean; default: as the run decided.
+        instances: also write the objects told apart by a method of `evaluation.objects.INSTANCES`, and their tables.
+        min_area: of these objects, in pixels; smaller ones are left out.
         out: the folder to write to; default: one of the input's own below ``results/``.
     Returns: the folder with ``pred/`` and ``predictions.json``.
     Raises:
@@ -214,6 +218,9 @@ def predict_run(
         pictures, stacks = join_stacks(partial, pictures, source.stacks, failed=failed, finished=finished)
         record = {**origin, **how, **describe_course(len(left), time.monotonic() - started, target, failed)}
         record |= describe_maps(pictures, settings, stacks)
+        if instances is not None:
+            record["instances"] = {"method": instances, "min_area": min_area}
+            record["instances"]["objects"] = measure_objects(partial, pictures, stacks, settings, record, failed)
         write_json(partial / PREDICTIONS.record, {**record, "job": job_digest(job), "images": images})
     print(summarize(pictures, folder, record), flush=True)
     if failed:
@@ -289,6 +296,24 @@ def open_results(
     ) as partial:
         keep_finished(folder, partial, [name for names in finished.values() for name in names])
         yield partial
+
+
+def measure_objects(
+    folder: Path,
+    pictures: Sequence[Picture],
+    stacks: Mapping[Path, PlaneStack],
+    settings: MapSettings,
+    record: dict[str, Any],
+    failed: dict[Path, str],
+) -> int:
+    """Write the objects of all maps as the record says; what cannot be measured is added to ``failed``."""
+    from evaluation.prediction.instances import Measuring, ObjectSettings, write_instances
+
+    how = ObjectSettings(record["instances"]["method"], record["instances"]["min_area"])
+    maps = {whole_file(picture.image, stacks): whole_map(picture.name) for picture in pictures}
+    count, unmeasured = write_instances(Measuring(folder, stacks, settings, how), maps)
+    failed.update(unmeasured)
+    return count
 
 
 def tell_finished(finished: int, left: int) -> None:

@@ -33,15 +33,16 @@ def band_writer(
 
     height, width = shape[-2:]
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    options = scale_options(scale, axes or "CYX"[-len(shape) :], num_bytes)
+    options = scale_options(scale, axes or "CYX"[-len(shape) :], num_bytes, dtype)
     with atomic_write(path) as file:
         place = tifffile.imwrite(file, shape=shape, dtype=dtype, photometric="minisblack", returnoffset=True, **options)
         start = place[0] if place else 0
 
         def write(top: int, rows: np.ndarray, first: int = 0) -> None:
-            for number, plane in enumerate(rows.reshape(-1, *rows.shape[-2:]), start=first):
+            planes = np.ascontiguousarray(rows, dtype).reshape(-1, *rows.shape[-2:])
+            for number, plane in enumerate(planes, start=first):
                 file.seek(start + (number * height + top) * width * plane.itemsize)
-                file.write(np.ascontiguousarray(plane, dtype).data)
+                file.write(plane.data)
 
         yield write
 

@@ -35,6 +35,7 @@ OPTIONAL_FIELDS = {
     "data_root": TEXT.or_null(),
     "run": TEXT,
     "sizes": OBJECT,
+    "instances": OBJECT.or_null(),
     "channels": TEXTS,
     "label_reading": OBJECT.or_null(),
 }
