@@ -35,6 +35,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
+from training.methods import METHODS
 from training.options import TrainingOptions
 from utils.cli import UserError
 from utils.distributed import local_world_size, rank, world_size
@@ -151,6 +152,16 @@ def choose_cache(name: str, need: int, device: torch.device, copies: int = 1, la
     return "ram" if fits else "none"
 
 
+def method_name(options: TrainingOptions) -> str:
+    """How the run learns, of ``METHODS``."""
+    return "label_free" if options.label_free.igtt else options.loss.method
+
+
+def labels_change(options: TrainingOptions) -> bool:
+    """Whether the run replaces labels while it goes on, by what it has learned of the images."""
+    return METHODS[method_name(options)].changes_labels
+
+
 def make_dataset(
     options: TrainingOptions, samples: list[Sample], cache: str, **training: object
 ) -> SegmentationDataset:
@@ -162,7 +173,7 @@ def make_dataset(
         channels=options.data.channels,
         seed=options.run.seed,
         cache=cache == "ram"
-        or (cache == "gpu" and options.label_free.igtt),  # every refresh looks at the images on the host
+        or (cache == "gpu" and labels_change(options)),  # every refresh looks at the images on the host
         ignore_index=options.data.ignore_index,
         normalization=options.data.normalization,
         **training,
@@ -177,10 +188,10 @@ def _make_loader(
         from datasets.gpu_loader import DeviceLoader
 
         fresh = dataset.noise is not None and dataset.noise.refresh == "epoch"
-        return DeviceLoader(dataset, batches, device, labels_change=fresh)
+        return DeviceLoader(dataset, batches, device, labels_change=fresh or labels_change(options))
     workers = options.machine.workers if options.machine.workers is not None else _default_workers(dataset.cache)
-    if options.label_free.igtt:
-        workers = 0  # the labels change while the run goes on, which workers would not see
+    if labels_change(options):
+        workers = 0  # which would not see it
     return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
 
 

@@ -71,6 +71,7 @@ class Step:
     Args:
         network: in training mode.
         accumulate: parts that a batch is computed in.
+        indices: of the images in the training set, (B,).
     """
 
     network: nn.Module
@@ -78,6 +79,7 @@ class Step:
     scaler: torch.amp.GradScaler
     precision: str = "fp32"
     accumulate: int = 1
+    indices: Tensor | None = None
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of a global batch to the parameters, part by part; return its loss.
@@ -97,6 +99,27 @@ class Step:
                 self.scaler.scale(value * world_size()).backward()
             total += value.detach()
         return sum_over_ranks(total)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the network makes of images, in the precision of the run."""
+        with autocast(images.device, self.precision):
+            return self.network(images)
+
+    def backward_mean(self, images: Tensor, labels: Tensor, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """As ``backward``, with an objective in place of the loss; parts and processes count as their images do.
+
+        Args:
+            objective: of a part's images and labels, in the order of the parts; a scalar, mean over these images.
+        """
+        total = torch.zeros((), device=images.device)
+        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
+        for number, (part_images, part_labels) in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last or world_size() == 1 else self.network.no_sync():
+                value = objective(part_images, part_labels) * (len(part_images) / len(images))
+                self.scaler.scale(value).backward()
+            total += value.detach()
+        return sum_over_ranks(total) / world_size()
 
 
 @tuned_convolutions()
@@ -139,7 +162,8 @@ def train_one_epoch(
         guard.begin()
         # The last batch may be smaller: a single step is not worth compiling for its size.
         stepped = network if len(images) == batch_size else uncompiled(network)
-        guard.step(backward(Step(stepped, loss, scaler, precision, accumulate), images, labels))
+        step = Step(stepped, loss, scaler, precision, accumulate, batch.get("index"))
+        guard.step(backward(step, images, labels))
         schedule.step()
         if teacher is not None:
             teacher.update(unwrap_model(network))

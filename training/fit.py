@@ -17,7 +17,7 @@ from datasets.segmentation import steps_before
 from evaluation.scores.few_images import MAX_GROUPS
 from models import check_network
 from training.batch_norm import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, load_data, read_lists
+from training.data import TrainingData, load_data, method_name, read_lists
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -70,7 +70,7 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervise
     torch.set_num_threads(int(options.machine.threads))
     device = local_device(choose_device(options.machine.device))
     with process_group(device):
-        return _fit(options, root, device, method or METHODS["label_free" if options.label_free.igtt else "supervised"])
+        return _fit(options, root, device, method or METHODS[method_name(options)])
 
 
 def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method: type[Supervised]) -> Path:
@@ -87,7 +87,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
         options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit_dataset, previous))
         data = load_data(options, lists, device)
         labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
-        method = make_method(options, data)
+        method = make_method(options, data, **options.loss.method_options)
         state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
         config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
 

@@ -109,7 +109,7 @@ def test_every_option_has_a_flag_or_is_set_otherwise():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_messages_name_only_flags_that_exist(name):
     for value in (True, False) if isinstance(DEFAULTS[name], bool) else ({"norm": "group"}, 3, "x", ("a", "b")):
-        if (name == "network_options") == isinstance(value, dict):
+        if name.endswith("_options") == isinstance(value, dict):
             typed = as_typed(name, value).split()[0]
             assert typed in flags() if typed.startswith("--") else OPTIONS[name].python_only
 
@@ -273,6 +273,8 @@ def test_nothing_else_may_change_on_resume(name):
         "optimizer": "sgd",
         "schedule": "constant",
         "network_options": {"norm": "group"},
+        "method": "coteaching",
+        "method_options": {"forget": 0.3},
     }
     value = other.get(name, choices[0] if choices else "something else")
     with pytest.raises(UserError, match=re.escape(as_typed(name, value))):

@@ -15,6 +15,7 @@ from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
 from training.losses.spec import LOSSES
+from training.methods import METHODS
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from utils.cli import channel_list, whole_number
 from utils.option_fields import (
@@ -143,7 +144,8 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """The loss, and what is known of the labels' noise."""
+    """The loss, what is known of the labels' noise, and what is made of that; ``method_options`` are those of
+    ``method``."""
 
     spec: str | None = option(
         None,
@@ -151,6 +153,13 @@ class LossOptions:
         flag="loss",
         metavar="SPEC",
     )
+    method: str = option(
+        "supervised",
+        f"how wrong labels are dealt with, NAME or NAME(option=value,…), of: {', '.join(METHODS)}",
+        name_with_params(METHODS),
+        metavar="SPEC",
+    )
+    method_options: dict[str, Any] = option({}, "options of the method", python_only=True)
     class_weights: tuple[str, ...] = option((), "a weight per class, or 'frequency'", nargs="+", metavar="W")
     transition_matrix: str | None = option(
         None, "JSON file with the noise of the labels, as audit_labels.py writes it", metavar="FILE"

@@ -8,15 +8,18 @@ from typing import Any
 
 from models import NETWORKS, network_options
 from training.configuration.presets import NETWORK_OPTIONS, PRESETS, RECIPES
+from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
 from utils.cli import UserError, one_of
 from utils.specs import plain_value, split_call
 
 CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
-WITH_PARAMS = {"network": NETWORKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+WITH_PARAMS = {"network": NETWORKS, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+OPTIONS_OF = {"network": "network_options", "method": "method_options"}  # that what is named there takes itself
 RECIPE_DECIDES = ("label_repair", "loss", "steps")
 LENGTH = ("steps", "epochs", "repeat")
+LABEL_FREE = "label_free"  # of the methods, that of --igtt
 OWN_FLAGS = ("width", "pretrained")  # options of a network that have flags of their own
 
 
@@ -45,6 +48,8 @@ def resolve_options(
     if given.get("channels") and "in_channels" not in given:
         values["in_channels"] = len(given["channels"])
     values["network_options"] = _network_options(values, given, repeated)
+    method = values.get("method", DEFAULTS["method"])
+    values["method_options"] = method_options(method, values.get("method_options", {}))
     options = TrainingOptions.from_flat(values)
     _check_use(options, given)
     if options.loss.spec is None:
@@ -90,11 +95,11 @@ def _read_params(name: str, params: Mapping[str, str], given: Mapping[str, Any])
             values[key] = _parsed(f"--{name}: {key}", key, params[key])
             if given.get(key, values[key]) != values[key]:
                 raise UserError(f"--{name}: {key}={params[key]} contradicts {as_typed(key, given[key])}")
-        elif name != "network":
+        elif name not in OPTIONS_OF:
             raise UserError(f"--{name} has no parameter {key!r}; its parameters are: {', '.join(inner)}")
-    if name == "network":
+    if name in OPTIONS_OF:
         own = {key: plain_value(value) for key, value in params.items() if key not in inner}
-        values["network_options"] = {**given.get("network_options", {}), **own}
+        values[OPTIONS_OF[name]] = {**given.get(OPTIONS_OF[name], {}), **own}
     return values
 
 
@@ -132,6 +137,8 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     }
     if given.get("network", values["network"]) != values["network"]:
         del values["network_options"], values["pretrained"]
+    if given.get("method", values.get("method")) != values.get("method"):
+        values.pop("method_options", None)
     return _with_tuples(values)
 
 
@@ -228,6 +235,9 @@ def _check(options: TrainingOptions) -> None:
             "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
             "and --class_weights"
         )
+    method = options.loss.method
+    if (method == LABEL_FREE and not free) or (free and method not in ("supervised", LABEL_FREE)):
+        raise UserError(f"--method {method}: training without labels is --igtt, and takes no other method")
     if free and (data.clean_list or options.noise.label_repair):
         raise UserError("--igtt reads no labels: leave out --clean_list and --label_repair")
     if options.noise.label_repair == "auto" and data.clean_list is None:
@@ -248,8 +258,9 @@ def _check(options: TrainingOptions) -> None:
 def as_typed(name: str, value: Any) -> str:
     """An option as it stands on a command line, or in ``configure({...})`` where it has no flag."""
     own = OPTIONS[name]
-    if name == "network_options":
-        return f'--network "NAME({",".join(f"{key}={each}" for key, each in value.items())})"'
+    if name in OPTIONS_OF.values():
+        of = next(key for key, options in OPTIONS_OF.items() if options == name)
+        return f'--{of} "NAME({",".join(f"{key}={each}" for key, each in value.items())})"'
     if own.inside:
         return f'--{own.inside} "NAME({name}={value})"'
     if own.python_only:
@@ -277,7 +288,7 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
             ("preset", "auto"),
             ("label_repair", "auto"),
         )
-        if name == "network_options":
+        if name in OPTIONS_OF.values():
             is_same = {**had, **value} == had
         if name not in (*changeable, "resume") and not is_same:
             before = f"the run's {as_typed(name, had)}"

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evaluation.classical.foreground import resolve_foreground
-from evaluation.prediction import Predictor
 from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
 from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks
 from training.label_free.store import PseudoLabelStore
+from training.methods.scores import image_scores
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
@@ -39,6 +38,7 @@ class PseudoLabels(Supervised):
     """
 
     needs_saved_epochs = True
+    changes_labels = True
 
     def __init__(self, options: TrainingOptions, data: TrainingData) -> None:
         super().__init__(options, data)
@@ -109,21 +109,13 @@ class PseudoLabels(Supervised):
         """The best mask of every image of this process, uint8 (H, W), oriented; counts scores against them."""
         histogram, masks = torch.zeros(2, BINS, dtype=torch.int64), {}
         for index in self._share():
-            scores, image = self._scores(state, index)
+            scores, image = image_scores(state, self.dataset, index)
             chosen = select_masks(scores, self.free.igtt_criterion)
             mask = orient_masks(chosen, image, self.foreground)[0, 0].to("cpu", torch.uint8)
             histogram += score_histogram(scores[0, 0].cpu(), mask)
             masks[index] = mask.numpy()
         self.histogram = sum_over_ranks(histogram.to(state.device)).cpu()
         return masks
-
-    def _scores(self, state: TrainingState, index: int) -> tuple[Tensor, Tensor]:
-        """Scores float32 (1, 1, H, W) of an image, in eval mode, and the network's input (1, C, H, W)."""
-        pixels, scaling = self.dataset.scaled_pixels(index)
-        tensor = torch.from_numpy(scaling(pixels))[None]
-        state.predictor.eval()
-        predictor = Predictor(state.predictor, state.device, state.precision)
-        return predictor(tensor).float(), tensor.to(state.device)
 
     def _write(self, epoch: int, masks: dict[int, np.ndarray]) -> None:
         for index, mask in masks.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ class Supervised:
         data: the training images, whose labels a method may replace, and the validation images.
     """
 
+    BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {}  # option → (least, greatest) value
     needs_saved_epochs = False  # whether ``keep`` wants to know which epochs lie on disk
+    changes_labels = False  # whether labels of the training set are replaced while a run goes on
 
     def __init__(self, options: TrainingOptions, data: TrainingData) -> None:
         self.options, self.data = options, data
@@ -55,7 +57,13 @@ class Supervised:
             folder: of the run.
         Returns: lines that say what is learned from.
         """
+        self.state = state
         return []
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, counted from 1."""
+        return self.state.epoch + 1
 
     def refresh(self, state: TrainingState) -> None:
         """Look at what an epoch has taught, before it is judged and the next one begins."""

@@ -44,7 +44,7 @@ DECISIONS = Kind(
 )
 DECISION = {"name", "value", "reason"}
 CONFIG_OPTIONAL = {"resumed": LIST, "network_options": OBJECT, "restart": OBJECT.or_null(), "decisions": DECISIONS}
-CONFIG_OPTIONAL |= {"label_reading": OBJECT.or_null()}
+CONFIG_OPTIONAL |= {"label_reading": OBJECT.or_null(), "method_options": OBJECT}
 
 
 def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:

@@ -46,6 +46,7 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
         lines.append(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
     lines.append(
         f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, {optimization.optimizer}"
+        + _method(options)
     )
     lines.append(_plan(data, optimization.epochs, options.augmentation.crop))
     if state.restart is not None:
@@ -55,6 +56,14 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
             f"{optimization.epochs}"
         )
     return lines
+
+
+def _method(options: TrainingOptions) -> str:
+    """The method of a run, where it is not plain training or label-free, which has a line of its own."""
+    if options.loss.method == "supervised":
+        return ""
+    params = ",".join(f"{name}={value:g}" for name, value in options.loss.method_options.items())
+    return f", method {options.loss.method}({params})"
 
 
 def _plan(data: TrainingData, epochs: int, crop: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class TrainingState:
         restart: how the learning rate goes on where a resumed run has a new number of epochs, else None.
         teacher: the moving average of the network, with ``--ema``.
         predictor_of: the network that predicts, of those that are trained.
+        memory: what a method has to remember from epoch to epoch: tensors, numbers, text and containers of them.
     """
 
     network: nn.Module
@@ -78,6 +79,7 @@ class TrainingState:
     restart: Restart | None = None
     teacher: EmaTeacher | None = None
     predictor_of: Callable[[nn.Module], nn.Module] = _itself
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unwrapped_network(self) -> nn.Module:
@@ -139,7 +141,7 @@ def checkpoint_content(
     """The contract's checkpoint keys; ``rng`` holds what all randomness of the next epoch derives from.
 
     ``model`` are the weights to predict with. Where others are trained (``--ema``, several networks), these are
-    ``student``. ``mask_offset`` is there where masks have one.
+    ``student``. ``mask_offset`` is there where masks have one, ``memory`` where the method has something to remember.
     """
     content = {
         "model": state.predictor.state_dict(),
@@ -159,6 +161,8 @@ def checkpoint_content(
         content["student"] = state.unwrapped_network.state_dict()
     if state.teacher is not None:
         content["teacher_updates"] = state.teacher.updates
+    if state.memory:
+        content["memory"] = state.memory
     return content
 
 
@@ -257,6 +261,7 @@ def _restore(
     load_optimizer(state.optimizer, checkpoint["optimizer"])
     if checkpoint["scaler"]:  # empty where the run was not in fp16, as it may be on this device
         state.scaler.load_state_dict(checkpoint["scaler"])
+    state.memory = checkpoint.get("memory", {})
     state.epoch = state.saved = checkpoint["epoch"]
     state.best = checkpoint["best"]
     change_rate(state.optimizer, optimization.lr / old.get("lr", optimization.lr))
