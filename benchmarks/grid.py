@@ -7,19 +7,24 @@ of several machines that share the folder, work on one. A trial that fails is re
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import re
+import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.cli import CommandParser, UserError
 from utils.files import append_jsonl, atomic_write
-from utils.run_folder import REPO_ROOT, display_path, environment_record
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
+from utils.run_lock import run_lock
 
 Cell = dict[str, Any]  # what a trial differs by from the others, JSON values by name
 Record = dict[str, Any]  # ``{"cell": …, "seconds": …, what the trial found, "environment": …}``
@@ -79,13 +84,30 @@ def finished(cells: Sequence[Cell], path: Path) -> list[Record]:
     return [records[key(cell)] for cell in cells if key(cell) in records]
 
 
+@contextmanager
+def claimed(cell: Cell, path: Path) -> Iterator[bool]:
+    """Whether this process alone tries a cell of a file of results, while the context lasts."""
+    name = hashlib.sha256(f"{path.resolve()} {key(cell)}".encode()).hexdigest()[:16]
+    folder = LOG_ROOT / ".trials" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(run_lock(folder))
+        except UserError:  # another process has it
+            yield False
+            return
+        yield True
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def run_trials(
-    cells: Sequence[Cell], trial: Callable[..., dict[str, Any]], path: Path, *, seconds: float
+    cells: Sequence[Cell], trial: Callable[..., dict[str, Any]], path: Path, *, seconds: float, until: float = math.inf
 ) -> dict[str, str]:
-    """Try the cells that are not finished and append what each found.
+    """Try the cells that are not finished and append what each found. No two processes try the same.
 
     Args:
         seconds: that a trial takes, as long as none in the file was timed.
+        until: time by ``time.monotonic`` by which all is to be done: a trial that takes longer is not begun.
     Returns: the cells that failed, as text, with the error of each.
     """
     records, failed = read_results(path), {}
@@ -98,17 +120,21 @@ def run_trials(
         flush=True,
     )
     for cell in open_cells:
-        if key(cell) in read_results(path):  # by another process meanwhile
-            continue
-        name, started = " ".join(map(str, cell.values())), time.monotonic()
-        print(f"== {name}", flush=True)
-        try:
-            found = trial(**cell)
-        except Exception as error:
-            traceback.print_exc()
-            failed[name] = f"{type(error).__name__}: {error}"
-            continue
-        append_record(path, {"cell": cell, "seconds": time.monotonic() - started, **found})
+        if time.monotonic() + seconds > until:
+            print("the time is up; the same command goes on where this one ends", flush=True)
+            break
+        with claimed(cell, path) as mine:
+            if not mine or key(cell) in read_results(path):  # by another process meanwhile
+                continue
+            name, started = " ".join(map(str, cell.values())), time.monotonic()
+            print(f"== {name}", flush=True)
+            try:
+                found = trial(**cell)
+            except Exception as error:
+                traceback.print_exc()
+                failed[name] = f"{type(error).__name__}: {error}"
+                continue
+            append_record(path, {"cell": cell, "seconds": time.monotonic() - started, **found})
     return failed
 
 

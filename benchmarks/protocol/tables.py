@@ -1,0 +1,271 @@
+"""Tables of the study: Markdown by the name of its place in the page, from the trials that are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.grid import Record, Tables, markdown
+from benchmarks.protocol.cells import METHODS, REAL, REAL_SETS
+from evaluation.scores.bootstrap import bootstrap_mean
+
+Records = dict[str, list[Record]]  # by table
+METRICS = {"iou": "IoU", "dice": "Dice", "auc": "AUC", "cldice": "clDice", "object_f1": "object F1"}
+# Whose labels, and the real sets that have such.
+SITUATIONS = {
+    "outlines of cells drawn by a crowd or other experts": ("bubil_cells",),
+    "thin vessels drawn by another observer": ("stare", "vessel"),
+    "nuclei from a threshold, rough, incomplete or swapped": ("nuc",),
+}
+MIN_KINDS = 3  # of labels, for an interval
+# The paper's sentences: what is trained on, the metric, what it is divided by, and when the sentence holds.
+CLAIMS: tuple[tuple[str, str, str, str, Callable[[float], bool]], ...] = (
+    (
+        "a tenth of the foreground is enough: ≥ 97 % of clean IoU",
+        "sample:0.1",
+        "oracle_iou",
+        "share",
+        lambda v: v >= 0.97,
+    ),
+    ("45 % flipped labels are enough: ≥ 95 % of clean IoU", "flip:0.45", "oracle_iou", "share", lambda v: v >= 0.95),
+    (
+        "90 % flipped labels teach the inverse: AUC below 0.5 before inversion",
+        "flip:0.9",
+        "raw_auc",
+        "",
+        lambda v: v < 0.5,
+    ),
+    ("random labels teach nothing: AUC from 0.4 to 0.6", "random:0.5", "raw_auc", "", lambda v: 0.4 <= v <= 0.6),
+)
+
+
+def select(records: Iterable[Record], **cell: Any) -> list[Record]:
+    """The records whose cell has these values."""
+    return [record for record in records if all(record["cell"].get(name) == value for name, value in cell.items())]
+
+
+def of_shortest(records: Sequence[Record]) -> list[Record]:
+    """The trials of the fewest steps."""
+    return select(records, steps=min((record["cell"]["steps"] for record in records), default=0))
+
+
+def value(record: Record, metric: str) -> float:
+    """A metric of a trial; ``raw_auc`` is that of the scores before they were inverted."""
+    if metric == "raw_auc":
+        return 1 - record["auc"] if record["inverted"] else record["auc"]
+    return record.get(metric, np.nan)
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """``mean ± sd`` over seeds; the mean alone of one, a dash of none."""
+    if not len(values):
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def make_tables(records: Records) -> Tables:
+    """All tables; those without a finished trial say so."""
+    every = [record for table in records.values() for record in table]
+    made = {
+        "study methods": methods_by_kind(records["real"] + records["methods"]),
+        "study ranking": ranking_table(records["real"]),
+        "study sentence": advice_table(records["real"]),
+        "study claims": claims_table(records["binary"] + records["random"]),
+        "study noise": noise_table(records["binary"] + records["biased"] + records["random"] + records["networks"]),
+        "study label-free": label_free_table(records["labelfree"]),
+        "study classes": classes_table(records["multiclass"]),
+        "study real": details_table(records["real"]),
+        "study audit": audit_table(every),
+    }
+    return {name: table or "No trial is finished yet." for name, table in made.items()}
+
+
+def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The names in the order of those known, others behind."""
+    present, order = set(names), list(known)
+    return [name for name in order if name in present] + sorted(present - set(order))
+
+
+def kinds_of(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Data set and labels of trials, real kinds first; clean labels are none."""
+    present = {(record["cell"]["dataset"], record["cell"]["labels"]) for record in records}
+    simulated = sorted(present - set(REAL))
+    return [kind for kind in (*REAL, *simulated) if kind in present and kind[1] != "clean"]
+
+
+def methods_by_kind(records: Sequence[Record]) -> str:
+    """IoU of every method on every kind of labels, by the shortest budget; the best in bold."""
+    records = of_shortest(records)
+    kinds = kinds_of(records)
+    if not kinds:
+        return ""
+    methods = ordered((record["cell"]["method"] for record in records), METHODS)
+    ious = {
+        (kind, method): [value(r, "iou") for r in select(records, dataset=kind[0], labels=kind[1], method=method)]
+        for kind in kinds
+        for method in methods
+    }
+    rows = []
+    for kind in kinds:
+        own = select(records, dataset=kind[0], labels=kind[1])
+        clean = [value(r, "iou") for r in select(records, dataset=kind[0], labels="clean", method="bce")]
+        means = [np.mean(ious[kind, method]) if ious[kind, method] else -1 for method in methods]
+        row = [
+            f"**{shown(ious[kind, method])}**" if mean == max(means) else shown(ious[kind, method])
+            for method, mean in zip(methods, means, strict=True)
+        ]
+        rows.append([f"{kind[0]} {kind[1]}", f"{own[0]['label_iou']:.3f}", shown(clean), *row])
+    return markdown(["labels", "their own IoU", "bce on clean", *methods], rows)
+
+
+def advantages(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """IoU of each method less that of plain training, one for every kind of labels that both were tried on."""
+    records = of_shortest(records)
+    found = {}
+    for method in ordered((record["cell"]["method"] for record in records), METHODS):
+        pairs = []
+        for name, labels in kinds_of(records):
+            own, plain = (
+                [value(r, "iou") for r in select(records, dataset=name, labels=labels, method=each)]
+                for each in (method, "bce")
+            )
+            if own and plain:
+                pairs.append(np.mean(own) - np.mean(plain))
+        if pairs:
+            found[method] = np.array(pairs)
+    return found
+
+
+def ranking(records: Sequence[Record]) -> list[tuple[str, float, float, float, int, float]]:
+    """Method, mean advantage over plain training with its 95 % interval over kinds, kinds, worst; the best first."""
+    rows = []
+    for method, differences in advantages(records).items():
+        low = high = np.nan
+        if len(differences) >= MIN_KINDS and method != "bce":
+            low, high = bootstrap_mean(differences, limits=(-1.0, 1.0))[1:]
+        rows.append((method, float(differences.mean()), low, high, len(differences), float(differences.min())))
+    return sorted(rows, key=lambda row: -row[1])
+
+
+def ranking_table(records: Sequence[Record]) -> str:
+    """The ranking of methods on real labels."""
+    rows = [
+        [method, f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "–", str(kinds), f"{worst:+.3f}"]
+        for method, mean, low, high, kinds, worst in ranking(records)
+    ]
+    return (
+        markdown(["method", "IoU over bce, mean", "95 % interval over kinds", "kinds", "worst"], rows) if rows else ""
+    )
+
+
+def advice_table(records: Sequence[Record]) -> str:
+    """The method that won most over plain training for each kind of labels, and where ours stands."""
+    rows = []
+    for situation, names in SITUATIONS.items():
+        rows_here = ranking([record for record in of_shortest(records) if record["cell"]["dataset"] in names])
+        most = max((row[4] for row in rows_here), default=0)
+        rows_here = [row for row in rows_here if row[4] == most]  # tried on all kinds
+        if len(rows_here) < 2:
+            continue
+        place = [row[0] for row in rows_here].index("ours") + 1 if "ours" in [row[0] for row in rows_here] else None
+        best = rows_here[0]
+        rows.append(
+            [situation, best[0], f"{best[1]:+.3f}", "–" if place is None else f"{place} of {len(rows_here)}", str(most)]
+        )
+    return markdown(["for", "best so far", "IoU over bce", "place of ours", "kinds"], rows) if rows else ""
+
+
+def claims_table(records: Sequence[Record]) -> str:
+    """The paper's sentences by number of steps: mean and range over sets and seeds, and whether they hold in all."""
+    if not records:
+        return ""
+    rows, budgets = [], sorted({record["cell"]["steps"] for record in records})
+    for sentence, labels, metric, relative, holds in CLAIMS:
+        row = [sentence]
+        for steps in budgets:
+            found = []
+            for record in select(records, labels=labels, steps=steps, method="bce"):
+                cell = record["cell"]
+                same = {"dataset": cell["dataset"], "seed": cell["seed"], "steps": steps, "width": cell["width"]}
+                clean = select(records, labels="clean", method="bce", **same)
+                if not relative or clean:
+                    found.append(value(record, metric) / (value(clean[0], metric) if relative else 1))
+            verdict = f"{sum(map(holds, found))} of {len(found)} hold: {np.mean(found):.2f}" if found else "–"
+            row.append(verdict + (f" ({min(found):.2f}–{max(found):.2f})" if len(found) > 1 else ""))
+        rows.append(row)
+    return markdown(["the paper's sentence", *(f"{steps} steps" for steps in budgets)], rows)
+
+
+def _group(records: Sequence[Record], names: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
+    """Records by the values of their cells, which differ in their seed alone."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record["cell"][name] for name in names), []).append(record)
+    return groups
+
+
+def _metrics(records: Sequence[Record]) -> list[str]:
+    return [shown([value(record, metric) for record in records]) for metric in METRICS]
+
+
+def noise_table(records: Sequence[Record]) -> str:
+    """Plain training on simulated noise: every metric, and the share of what clean labels reach."""
+    rows = []
+    for (name, labels, network, steps), own in _group(records, ("dataset", "labels", "network", "steps")).items():
+        clean = select(records, dataset=name, labels="clean", network=network, steps=steps)
+        share = np.mean([value(r, "iou") for r in own]) / np.mean([value(r, "iou") for r in clean]) if clean else np.nan
+        rows.append(
+            [f"{name} {labels}", network, str(steps), *_metrics(own), f"{share:.0%}" if clean else "–", str(len(own))]
+        )
+    header = ["labels", "network", "steps", *METRICS.values(), "of clean", "seeds"]
+    return markdown(header, rows) if rows else ""
+
+
+def details_table(records: Sequence[Record]) -> str:
+    """Every metric of methods on real labels."""
+    order = {name: place for place, name in enumerate(METHODS)}
+    groups = _group(records, ("dataset", "labels", "method", "steps"))
+    names = sorted(groups, key=lambda group: (REAL_SETS.index(group[0]), group[1], group[3], order.get(group[2], 99)))
+    rows = [[f"{name[0]} {name[1]}", name[2], str(name[3]), *_metrics(groups[name])] for name in names]
+    return markdown(["labels", "method", "steps", *METRICS.values()], rows) if rows else ""
+
+
+def label_free_table(records: Sequence[Record]) -> str:
+    """Label-free training beside supervision with few clean labels."""
+    rows = [
+        [name, "none (`--igtt`)" if method == "igtt" else f"{images} clean images", *_metrics(own)]
+        for (name, method, images), own in _group(records, ("dataset", "method", "images")).items()
+    ]
+    return markdown(["set", "labels", *METRICS.values()], rows) if rows else ""
+
+
+def classes_table(records: Sequence[Record]) -> str:
+    """Mean IoU with several classes."""
+    rows = [
+        [f"{name} {labels}", method, shown([value(r, "iou") for r in own])]
+        for (name, labels, method), own in _group(records, ("dataset", "labels", "method")).items()
+    ]
+    return markdown(["labels", "loss", "mean IoU"], rows) if rows else ""
+
+
+def audited(records: Iterable[Record]) -> list[tuple[float, float, Record]]:
+    """Predicted and reached IoU of plain training, at the best threshold, which is what the audit predicts."""
+    plain = [r for r in records if r["cell"]["method"] == "bce" and "oracle_iou" in r and "images" not in r["cell"]]
+    pairs = [(record["audit"]["predicted_iou"], record["oracle_iou"], record) for record in plain]
+    return [pair for pair in pairs if pair[0] is not None]
+
+
+def audit_table(records: Iterable[Record]) -> str:
+    """How far the audit's prediction lies from what plain training reaches."""
+    found = audited(records)
+    if not found:
+        return ""
+    errors = np.array([said - reached for said, reached, _ in found])
+    covered = [
+        r["audit"]["predicted_iou_low"] <= reached <= r["audit"]["predicted_iou_high"] for _, reached, r in found
+    ]
+    row = [str(len(found)), f"{errors.mean():+.3f}", f"{np.sqrt(np.mean(errors**2)):.3f}", f"{np.mean(covered):.0%}"]
+    return markdown(["trials", "predicted less reached, mean", "RMS", "reached in the 90 % interval"], [row])

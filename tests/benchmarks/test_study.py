@@ -1,0 +1,129 @@
+"""The study: its trials, their scores and the tables that are made of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.grid import claimed, read_results, replace_table, run_trials
+from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, STEPS, TABLES, cell, cells_of
+from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
+from benchmarks.protocol.trial import object_f1
+from benchmarks.study import FOLDER, PAGE
+from datasets.label_noise import parse_spec
+from training.configuration.resolve import resolve_options
+from utils.cli import UserError
+
+
+def record(dataset: str, labels: str, method: str = "bce", iou: float = 0.5, **other: Any) -> dict[str, Any]:
+    """A finished trial."""
+    values = {"iou": iou, "oracle_iou": iou, "auc": 0.9, "inverted": False, "label_iou": 0.7, "seconds": 1}
+    audit = {"predicted_iou": 0.5, "predicted_iou_low": 0.4, "predicted_iou_high": 0.6}
+    own = {name: other.pop(name) for name in ("auc", "inverted") if name in other}
+    return {"cell": {**cell(dataset, labels, method, **other), "width": 8}, "audit": audit, **values, **own}
+
+
+def test_every_trial_is_asked_for_once_and_has_options_that_exist():
+    for table in TABLES:
+        cells = cells_of(table, 2, STEPS, 8)
+        assert len({json.dumps(each, sort_keys=True) for each in cells}) == len(cells) > 0
+        moved = cells_of(table, 1, STEPS, 8, ["mine"])
+        assert (moved == []) if table in OF_THEIR_SETS else all(each["dataset"] == "mine" for each in moved)
+    for own in METHODS.values():
+        given = {**own, "transition_matrix": "q.json"} if "transition_matrix" in own else own
+        resolve_options({"dataset": "nuc", "clean_list": "ten", **given}, has_accelerator=False)
+    for each in cells_of("binary", 1, STEPS, 8):
+        assert parse_spec(each["labels"])
+
+
+def test_objects_are_found_that_overlap_by_more_than_half():
+    label, mask = np.zeros((12, 12), bool), np.zeros((12, 12), bool)
+    label[1:5, 1:5] = label[7:9, 7:11] = True
+    mask[1:5, 2:5] = True  # 12 of 16: found
+    mask[7:9, 9:12] = True  # 4 of 10: not found
+    assert object_f1(mask, label) == pytest.approx(2 * 1 / 4)
+    assert object_f1(label, label) == 1.0 == object_f1(mask & False, label & False)
+    assert object_f1(mask & False, label) == 0.0
+
+
+def test_methods_rank_by_what_they_win_over_plain_training():
+    kinds = (("stare", "labels_2nd_observer"), ("nuc", "otsu"), ("nuc", "bright"))
+    records = [record(*kind, iou=0.5) for kind in kinds]
+    records += [record(*kind, "ours", iou=iou) for kind, iou in zip(kinds, (0.6, 0.7, 0.65), strict=True)]
+    records += [record("nuc", "otsu", "gce", iou=0.4), record("nuc", "otsu", "gce", iou=0.9, steps=1000)]
+    rows = ranking(records)
+    assert [row[0] for row in rows] == ["ours", "bce", "gce"]
+    assert rows[0][1] == pytest.approx(0.15) and rows[0][2] < 0.15 < rows[0][3] and rows[0][4] == 3
+    assert np.isnan(rows[2][2]) and rows[2][1] == pytest.approx(-0.1)
+    table = methods_by_kind(records)
+    assert "| stare labels_2nd_observer | 0.700 | – | 0.500 | **0.600** | – |" in table
+
+
+def test_sentences_of_the_paper_are_judged_by_budget():
+    records = [record("nuc", "clean", iou=0.8), record("nuc", "sample:0.1", iou=0.72)]
+    records += [record("nuc", "clean", iou=0.8, steps=1000), record("nuc", "sample:0.1", iou=0.79, steps=1000)]
+    records += [record("nuc", "flip:0.9", auc=0.95, inverted=True)]
+    table = claims_table(records)
+    assert "| 0 of 1 hold: 0.90 | 1 of 1 hold: 0.99 |" in table
+    assert "AUC below 0.5 before inversion | 1 of 1 hold: 0.05 | – |" in table
+
+
+def test_the_tables_of_nothing_say_so():
+    tables = make_tables({table: [] for table in TABLES})
+    assert set(tables.values()) == {"No trial is finished yet."}
+
+
+def test_no_two_processes_try_the_same_trial(tmp_path):
+    path, tried = tmp_path / "table.jsonl", []
+    with claimed({"a": 1}, path) as mine:
+        assert mine
+        holder = [sys.executable, "-c", HELD, str(path)]
+        answer = subprocess.run(holder, capture_output=True, text=True, cwd=PAGE.parents[2])
+        assert answer.stdout.split() == ["False", "True"], answer.stderr
+    run_trials([{"a": 1}, {"a": 2}], lambda a: tried.append(a) or {}, path, seconds=1, until=-1.0)
+    assert tried == []
+
+
+HELD = """
+import sys
+from pathlib import Path
+from benchmarks.grid import claimed
+for number in (1, 2):
+    with claimed({"a": number}, Path(sys.argv[1])) as mine:
+        print(mine)
+"""
+
+
+def test_a_study_is_run_and_summarized(workspace: Path, tmp_path: Path):
+    shutil.copytree(PAGE.parents[2] / "benchmarks", workspace / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    small = ["--tables", "random", "--datasets", "disks", "--seeds", "1", "--steps", "2", "--width", "2"]
+    command = [sys.executable, "benchmarks/study.py", *small, "--crop", "32", "--out", str(tmp_path)]
+    answer = subprocess.run(command, cwd=workspace, capture_output=True, text=True)
+    assert answer.returncode == 0 and "2 trials, 0 finished" in answer.stdout, answer.stdout + answer.stderr
+    records = list(read_results(tmp_path / "random.jsonl").values())
+    assert [each["cell"]["labels"] for each in records] == ["random:0.1", "random:0.5"]
+    assert all(0 <= each["iou"] <= 1 and each["audit"]["verdict"] for each in records)
+    assert "disks random:0.5" in make_tables({**dict.fromkeys(TABLES, []), "random": records})["study noise"]
+
+
+def test_tables_of_the_page_are_those_of_the_results():
+    records = {table: list(read_results(FOLDER / f"{table}.jsonl").values()) for table in TABLES}
+    text = PAGE.read_text(encoding="utf-8")
+    for place, table in make_tables(records).items():
+        assert replace_table(text, place, table) == text, "run benchmarks/study.py --summarize"
+
+
+def test_an_unknown_table_is_told():
+    from benchmarks.study import main, summarize
+
+    with pytest.raises(SystemExit):
+        main(["--tables", "nonsense"])
+    with pytest.raises(UserError, match="no finished trial"):
+        summarize(Path("nowhere"))
