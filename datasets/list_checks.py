@@ -121,6 +121,20 @@ def survey(samples: Sequence[Sample], list_path: Path, expected: Expectation, im
     return ListSurvey(list_path, list(samples), checks)
 
 
+def survey_annotators(found: ListSurvey, expected: Expectation) -> list[ListSurvey]:
+    """Look at the labels of all annotators but the first; none where there are none.
+
+    Raises:
+        UserError: every fault of them at once.
+    """
+    rows = [replace(one, label=label, more_labels=()) for one in found.samples for label in one.more_labels]
+    if not rows:
+        return []
+    others = survey(rows, found.path, expected)
+    raise_faults(found.path, others.faults())
+    return [others]
+
+
 def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, images: bool) -> Check:
     header, faults = _check_image(sample.image, expected) if images else (None, [])
     if sample.label is None:

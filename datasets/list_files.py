@@ -60,6 +60,7 @@ def read_list(
     root: Path = REPO_ROOT,
     labels: str = "required",
     say: Callable[[str], object] = print,
+    fusion: str = "first",
 ) -> list[Sample]:
     """Read a list; image and label files must exist, but are not opened (see `read_checked_list`).
 
@@ -69,6 +70,7 @@ def read_list(
             own folder and ``root``.
         labels: ``required``, or ``optional`` where lines may name an image alone.
         say: told of images that appear more than once.
+        fusion: how several labels of an image become one, to be said.
     Returns: the samples in the order of the list.
     Raises:
         UserError: no such list, an empty one, or every fault of its lines at once, with line numbers.
@@ -76,7 +78,7 @@ def read_list(
     path = Path(path)
     samples, faults, note = parse_list(path, data_root, root, label_required(labels))
     raise_faults(path, faults, note)
-    tell_unusual(samples, path, say)
+    tell_unusual(samples, path, say, fusion)
     return samples
 
 
@@ -100,12 +102,13 @@ def label_required(labels: str) -> bool:
     return one_of(labels, ("required", "optional"), "labels") == "required"
 
 
-def tell_unusual(samples: Sequence[Sample], path: Path, say: Callable[[str], object]) -> None:
+def tell_unusual(samples: Sequence[Sample], path: Path, say: Callable[[str], object], fusion: str = "first") -> None:
     """Say which images and labels appear more than once, and which images have labels of several annotators."""
     several = [sample for sample in samples if sample.more_labels]
     if several:
         count = counted(several, "image")
-        say(f"{display_path(path)}: {count} with labels of several annotators: those of the first are read")
+        how = "those of the first are read" if fusion == "first" else f"they become one (--fusion {fusion})"
+        say(f"{display_path(path)}: {count} with labels of several annotators: {how}")
     image_of: dict[Path, Sample] = {}
     shared = [one for one in samples if one.label and image_of.setdefault(one.label, one).image != one.image]
     if shared:

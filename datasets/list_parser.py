@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from datasets.image_files import split_plane
 from datasets.label_values import LabelReading
@@ -26,7 +28,8 @@ class Sample:
 
     ``image_id`` names the image in random streams and records: its POSIX path relative to the data root if it lies
     below it, else to the repository, else to the list's folder, else the absolute path. ``label`` is that of the first
-    annotator, ``more_labels`` those of the others. ``clean_label`` is known to be right, and takes the label's place.
+    annotator, ``more_labels`` those of the others, and ``fusion`` makes one of them all. ``clean_label`` is known to be
+    right, and takes the label's place.
     """
 
     image: Path
@@ -36,6 +39,7 @@ class Sample:
     more_labels: tuple[Path, ...] = field(default=(), kw_only=True)
     clean_label: Path | None = field(default=None, kw_only=True)
     reading: LabelReading | None = field(default=None, compare=False)  # what was decided for all labels of the run
+    fusion: Callable[..., np.ndarray] | None = field(default=None, compare=False, kw_only=True)
 
     def require_label(self) -> Path:
         """The label's file, of samples from lists that must have labels.

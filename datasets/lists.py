@@ -17,6 +17,7 @@ from datasets.list_checks import (
     decide_together,
     refuse_one_sided,
     survey,
+    survey_annotators,
     tell_color,
     tell_copies,
     tell_one_sided,
@@ -62,19 +63,21 @@ def survey_list(
     root: Path = REPO_ROOT,
     labels: str = "required",
     say: Callable[[str], object] = print,
+    fusion: str = "first",
 ) -> ListSurvey:
     """`read_list`, and a look at all its files; the faults of the lines and of the files are reported together.
 
     Args:
         labels: as for `read_list`; also ``unread`` where lines may name labels that nobody looks at.
+        fusion: how several labels of an image become one, to be said.
     """
     path = Path(path)
     samples, faults, note = parse_list(path, data_root, root, labels == "required")
     if labels == "unread":
-        samples = [replace(sample, label=None) for sample in samples]
+        samples = [replace(sample, label=None, more_labels=()) for sample in samples]
     found = survey(samples, path, expected)
     raise_faults(path, sorted(faults + found.faults()), note)
-    tell_unusual(samples, path, say)
+    tell_unusual(samples, path, say, fusion)
     return found
 
 
@@ -87,6 +90,7 @@ def read_checked_lists(
     reading: LabelReading | None = None,
     say: Callable[[str], object] = print,
     clean_list: Path | None = None,
+    fusion: str = "first",
 ) -> tuple[list[ListSurvey], LabelReading]:
     """Read and check the lists of a run, the training list first; decide once how all their labels are read.
 
@@ -94,16 +98,20 @@ def read_checked_lists(
         labels: for each list, see `survey_list`.
         reading: what was decided before, for a run that goes on.
         clean_list: names images of the training list again, with clean labels; it comes last in what is returned.
+        fusion: how several labels of an image in the training list become one; unless ``first``, all are looked at.
     Returns: the lists, whose samples know the reading, and the reading.
     Raises:
         UserError: as `read_list`; also files that are not what the list says, values without a meaning, and a
             training list without any foreground or without any background.
     """
+    hows = [fusion, *["first"] * (len(paths) - 1)]
     surveys = [
-        survey_list(path, expected, data_root, root, need, say) for path, need in zip(paths, labels, strict=True)
+        survey_list(path, expected, data_root, root, need, say, how)
+        for path, need, how in zip(paths, labels, hows, strict=True)
     ]
     again = [] if clean_list is None else [survey_list(clean_list, expected, data_root, root, "required", say)]
-    reading = reading or decide_together([*surveys, *again], expected, say)
+    others = [] if fusion == "first" else survey_annotators(surveys[0], expected)
+    reading = reading or decide_together([*surveys, *again, *others], expected, say)
     refuse_one_sided(surveys[0], reading)
     for other in surveys[1:]:
         tell_one_sided(other, reading, say)
@@ -141,11 +149,13 @@ def survey_samples(
     list_path: Path | str,
     expected: Expectation | None = None,
     say: Callable[[str], object] = print,
+    fusion: str = "first",
 ) -> ListSurvey:
     """Check the files of samples that were read before, as `read_checked_lists` does those of a list.
 
     Args:
         samples: what `read_list` returned for ``list_path``.
+        fusion: unless ``first``, the labels of all annotators are looked at.
     Returns: the samples, which know how their labels are read, and the sizes of their images.
     Raises:
         UserError: every fault at once, with list and line: files that cannot be read, sizes that differ, images
@@ -154,4 +164,5 @@ def survey_samples(
     expected = expected or Expectation()
     found = survey(samples, Path(list_path), expected)
     raise_faults(Path(list_path), found.faults())
-    return replace(found, samples=found.read_by(decide_together([found], expected, say)))
+    others = [] if fusion == "first" else survey_annotators(found, expected)
+    return replace(found, samples=found.read_by(decide_together([found, *others], expected, say)))

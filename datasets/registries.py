@@ -1,4 +1,4 @@
-"""The names of normalizations and augmentations, listed by ``--help``; importing this file costs nothing."""
+"""Names of normalizations, augmentations and fusions of labels, for ``--help``; importing this file costs nothing."""
 
 from __future__ import annotations
 
@@ -23,5 +23,15 @@ STRONG_AUGMENTATIONS = Registry(
         "contrast": "datasets.augmentation:contrast",
         "blur": "datasets.augmentation:blur",
         "noise": "datasets.augmentation:noise",
+    }
+)
+
+# name → from the labels (A, H, W) of several annotators and the number of classes to one, see datasets.label_fusion.
+FUSIONS = Registry(
+    {
+        "vote": "datasets.label_fusion:vote_share",
+        "weighted": "datasets.label_fusion:weighted_share",
+        "repaired": "datasets.label_fusion:weighted_share",  # after the repair of each annotator
+        "staple": "datasets.label_fusion:staple_share",
     }
 )

@@ -1,4 +1,4 @@
-"""Command: correct the labels of a list on disk, by what clean labels of some of its images show; see ``--help``."""
+"""Command: correct the labels of a list on disk, or make one of those of several annotators; see ``--help``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import argparse
 from collections.abc import Sequence
 
 from datasets.catalog import prepare_dataset
-from utils.cli import CommandParser, run_command, whole_number
+from datasets.registries import FUSIONS
+from utils.cli import CommandParser, UserError, run_command, whole_number
 
 
 def make_parser() -> CommandParser:
     """The command line; see ``--help``."""
     parser = CommandParser(
         prog="datasets/repair_labels.py",
-        description="Correct the labels of a list on disk: writes datasets/X/train/labels_repaired_… with "
-        "manifest.json, and the list that names them; the old labels stay.",
+        description="Correct the labels of a list on disk: writes datasets/X/train/labels_repaired_… (with --fusion "
+        "labels_fused) with manifest.json, and the list that names them; the old labels stay.",
         formatter_class=argparse.HelpFormatter,
     )
     add = parser.add_argument
@@ -28,7 +29,9 @@ def make_parser() -> CommandParser:
     add("--train_list", metavar="LIST", help="labels to correct (default: train_noisyLabel.txt, else train_gt.txt)")
     add("--clean_list", metavar="LIST", help="clean labels of some of the images, which auto chooses by")
     how = "offset:r (wider by r pixels, r < 0: narrower), move:dy,dx, or auto: what helps on the clean labels (default)"
-    add("--label_repair", default="auto", metavar="SPEC|auto", help=how)
+    add("--label_repair", metavar="SPEC|auto", help=how)
+    fused = "make one label of those of several annotators, as 8-bit shares of foreground"
+    add("--fusion", choices=tuple(FUSIONS), help=fused)
     add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="1 for binary labels (default)")
     add("--ignore_index", type=whole_number(0, 65535), metavar="V", help="label value that is ignored")
     add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
@@ -39,10 +42,16 @@ def make_parser() -> CommandParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Correct the labels that the command line names, and say how to train on them."""
     options = vars(make_parser().parse_args(arguments))
-    from evaluation.label_audit.repaired_lists import repair_list
+    from evaluation.label_audit.repaired_lists import fuse_list, repair_list
 
     dataset = prepare_dataset(options.pop("dataset"), options["train_list"])
-    repair_list(dataset, options.pop("train_list"), spec=options.pop("label_repair"), **options)
+    train_list, spec, how = (options.pop(name) for name in ("train_list", "label_repair", "fusion"))
+    if how is None:
+        repair_list(dataset, train_list, spec=spec or "auto", **options)
+    elif spec is not None:
+        raise UserError("--label_repair and --fusion are different things; --fusion repaired corrects each annotator")
+    else:
+        fuse_list(dataset, train_list, how=how, **options)
 
 
 if __name__ == "__main__":

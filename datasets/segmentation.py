@@ -120,7 +120,10 @@ class SegmentationDataset(Dataset):
         return pixels, scaling
 
     def label(self, index: int, epoch: int = 0) -> np.ndarray:
-        """The label that training sees for sample ``index``: uint8 (H, W), noise applied, IGNORE where unknown."""
+        """The label that training sees for sample ``index``, (H, W): noise applied, IGNORE where unknown.
+
+        uint8, or float32 shares of foreground where ``is_soft``.
+        """
         label = self.stored_label(index)
         is_noisy = self.samples[index].clean_label is None
         if is_noisy and self.noise is not None and self.noise.refresh == "epoch":
@@ -133,24 +136,39 @@ class SegmentationDataset(Dataset):
         if label is None:
             clean = self.samples[index].clean_label
             label = self._listed_label(index) if clean is None else self._read(index, clean)
+            label = label.astype(np.float32) if self.is_soft else label
             if self.cache:
                 self._labels[index] = label
         return label
 
     def listed_label(self, index: int) -> np.ndarray:
-        """The label that training would see for sample ``index`` if no clean one were known."""
+        """The label that training would see for sample ``index`` if no clean one were known; of shares the majority."""
         label = self._listed_label(index)
+        if label.dtype != np.uint8:
+            from datasets.label_fusion import harden
+
+            label = harden(label)
         is_drawn = self.noise is not None and self.noise.refresh == "epoch"
         return self._add_noise(label, index, 0) if is_drawn else label
 
     def _listed_label(self, index: int) -> np.ndarray:
-        """The label that the list names, repaired, with fixed noise."""
-        label = self._read(index, self.samples[index].label)
-        if self.repair is not None:
-            label = make_noisy_label(label, self.repair, 0, "", self.num_classes)
+        """The label that the list names, repaired, with fixed noise; of several ones the repaired ones fused."""
+        sample = self.samples[index]
+        if sample.fusion is not None:
+            labels = [self._repaired(self._read(index, path)) for path in (sample.label, *sample.more_labels)]
+            return sample.fusion(labels, self.num_classes)
+        label = self._repaired(self._read(index, sample.label))
         if self.noise is not None and self.noise.refresh == "fixed":
             label = self._add_noise(label, index, None)
         return label
+
+    def _repaired(self, label: np.ndarray) -> np.ndarray:
+        return label if self.repair is None else make_noisy_label(label, self.repair, 0, "", self.num_classes)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether labels are shares: those of several annotators, fused."""
+        return self.num_classes == 1 and any(sample.fusion is not None for sample in self.samples)
 
     def set_noise(self, noise: LabelNoise | None) -> None:
         """Replace the noise from now on; labels with fixed noise that are already cached keep theirs."""

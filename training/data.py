@@ -35,6 +35,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
+from training.losses import refuse_shares
 from training.methods import METHODS
 from training.options import TrainingOptions
 from utils.cli import UserError
@@ -85,7 +86,12 @@ class TrainingData:
     def files(self) -> list[Path]:
         """The lists, images and labels that the run learns from and chooses by."""
         samples = [*self.train.samples, *(self.val.samples if self.val is not None else [])]
-        files = [file for sample in samples for file in (sample.image, sample.label) if file is not None]
+        files = [
+            file
+            for sample in samples
+            for file in (sample.image, sample.label, *(sample.more_labels if sample.fusion else ()))
+            if file is not None
+        ]
         lists = [path for path in (self.train_list, self.val_list) if path is not None]
         return [*lists, *(split_plane(file)[0] for file in files)]
 
@@ -224,7 +230,40 @@ def read_lists(
             refuse_trained_on(val.samples, val.path, clean, clean_list)
         train = replace(train, samples=with_clean_labels(train.samples, train.path, clean, clean_list))
         say(tell_clean(train.samples, clean, clean_list))
+    if options.data.fusion != "first" and any(sample.more_labels for sample in train.samples):
+        train = replace(train, samples=_fused(options, train.samples, say))
     return RunLists(train, val, test_list, reading)
+
+
+def _fused(options: TrainingOptions, samples: list[Sample], say: Callable[[str], None]) -> list[Sample]:
+    """The samples, which know how the labels of several annotators become one.
+
+    Raises:
+        UserError: a loss without a form for shares, noise, which is put on single labels, or a fusion that cannot be.
+    """
+    from datasets.label_fusion import with_fusion
+
+    how = options.data.fusion
+    if options.data.num_classes == 1 and options.loss.spec is not None:
+        refuse_shares(options.loss.spec)
+    if options.data.num_classes == 1 and method_name(options) != "supervised":
+        raise UserError(
+            f"--method {method_name(options)} takes labels of one annotator, no shares of several: --fusion first "
+            "takes the first of each line; repair_labels.py --fusion writes one label of all"
+        )
+    if options.noise.label_noise is not None:
+        raise UserError(
+            "--label_noise is put on single labels, and the training list has labels of several annotators: "
+            "--fusion first takes the first of each line"
+        )
+    repairs = None
+    if how == "repaired":
+        from evaluation.label_audit.annotators import repairs_of_samples
+
+        repairs, lines = repairs_of_samples(samples, options.data.num_classes)
+        for line in lines:
+            say(line)
+    return with_fusion(samples, how, repairs)
 
 
 def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -> TrainingData:
@@ -363,7 +402,17 @@ def _read_lists(
     labels = ("unread", "optional") if igtt else ("required", "required")
     earlier = {} if previous is None else read_json(previous / "config.json")
     reading = LabelReading.from_json(earlier.get("label_reading"))
-    return read_checked_lists(paths, expected, data.data_root, root, labels[: len(paths)], reading, say, clean_list)
+    return read_checked_lists(
+        paths,
+        expected,
+        data.data_root,
+        root,
+        labels[: len(paths)],
+        reading,
+        say,
+        clean_list,
+        fusion="first" if igtt else data.fusion,
+    )
 
 
 def simulated_noise(dataset: SegmentationDataset) -> str | None:
@@ -384,5 +433,10 @@ def class_counts(dataset: SegmentationDataset, most: int) -> np.ndarray:
     counts = np.zeros(classes, np.int64)
     for index in np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int)):
         label = dataset.label(int(index))
-        counts += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
+        known = label[label != IGNORE]
+        if known.dtype == np.uint8:
+            counts += np.bincount(known, minlength=classes)[:classes]
+        else:  # shares of foreground
+            foreground = round(float(known.sum(dtype=np.float64)))
+            counts += [known.size - foreground, foreground]
     return counts

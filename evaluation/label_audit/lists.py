@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label
+from datasets.label_fusion import harden, with_fusion
 from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
 from datasets.list_checks import Expectation
 from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list, list_folder, read_list, survey_samples
@@ -45,18 +46,34 @@ class Reader:
     expected: Expectation = Expectation()
     data_root: str | None = None
 
+    @property
+    def num_classes(self) -> int:
+        """1 for binary labels."""
+        return self.expected.reading.num_classes
+
     def samples(self, name: str | Path) -> tuple[Path, list[Sample]]:
         """Find, read and check a list; every fault of it in one UserError."""
         path = find_list(name, self.dataset, self.root)
         samples = read_list(path, self.data_root, self.root)
         return path, survey_samples(samples, path, self.expected).samples
 
+    def annotated(self, name: str | Path) -> tuple[Path, list[Sample]]:
+        """The same of a list whose lines may name labels of several annotators, which become one by vote."""
+        path = find_list(name, self.dataset, self.root)
+        samples = read_list(path, self.data_root, self.root, fusion="vote")
+        found = survey_samples(samples, path, self.expected, fusion="vote")
+        return path, with_fusion(found.samples, "vote")
+
     def labels(self, samples: Sequence[Sample | None]) -> LazySequence:
-        """The labels of samples; None where there is none."""
+        """The labels of samples, of several annotators what most of them say; None where there is none."""
 
         def load(place: int) -> np.ndarray | None:
             sample = samples[place]
-            return None if sample is None else read_label(sample.require_label(), reading=sample.reading)
+            if sample is None or sample.fusion is None:
+                return None if sample is None else read_label(sample.require_label(), reading=sample.reading)
+            paths = (sample.require_label(), *sample.more_labels)
+            fused = sample.fusion([read_label(path, reading=sample.reading) for path in paths], self.num_classes)
+            return fused if fused.dtype == np.uint8 else harden(fused)
 
         return LazySequence(load, len(samples), CACHE_BYTES)
 
@@ -154,7 +171,7 @@ def audit_list(
     how_many = in_channels or len(channels) or 1
     expected = Expectation.of(num_classes, ignore_index, label_map, how_many, channels)
     reader = Reader(dataset, root, expected, data_root)
-    list_path, samples = reader.samples(train_list or default_training_list(dataset, label_noise is not None, root))
+    list_path, samples = reader.annotated(train_list or default_training_list(dataset, label_noise is not None, root))
     labels, images, truth = reader.labels(samples), reader.images(samples), None
     matched: Sequence[Sample | None] | None = None
     if label_noise is not None:
@@ -183,9 +200,15 @@ def audit_list(
         audit = with_pilot(audit, pilot, samples, matched or (), seed=seed, say=say)
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
+    judged = []
+    if label_noise is None and any(sample.more_labels for sample in samples):
+        from evaluation.label_audit.annotators import annotator_lines, judge_samples
+
+        judged = judge_samples(samples, lambda place: None if truth is None else truth[place], num_classes, seed=seed)
+        say("\n".join(annotator_lines(judged)))
     names = [sample.image_id for sample in samples]
     with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:
-        matrix_file = write_audit(partial, folder, audit, statistics.to_json(names))
+        matrix_file = write_audit(partial, folder, audit, statistics.to_json(names), [one.to_json() for one in judged])
         shown = [labels, images] if truth is None else [labels, images, truth]
         examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
         write_figure(partial / "audit.png", draw_audit(audit, *examples))
@@ -209,19 +232,22 @@ def with_noise(
     return LazySequence(noisy, len(samples), CACHE_BYTES)
 
 
-def write_audit(partial: Path, folder: Path, audit: Audit, statistics: dict[str, Any]) -> str | None:
+def write_audit(
+    partial: Path, folder: Path, audit: Audit, statistics: dict[str, Any], annotators: Sequence[dict[str, Any]] = ()
+) -> str | None:
     """Write audit.json, audit_details.json and, where Q is known in full, transition_matrix.json.
 
     Args:
         partial: where they are written.
         folder: where they will lie.
+        annotators: what was found of each, for audit.json.
     Returns: where the matrix lies, as a command would name it; None where it was not written.
     """
     named = None
     if isinstance(audit, ReferenceAudit) and audit.transitions.matrix.is_complete:
         audit.transitions.matrix.write(partial / MATRIX_FILE)
         named = quoted(display_path(folder / MATRIX_FILE))
-    write_json(partial / "audit.json", audit.to_json())
+    write_json(partial / "audit.json", {**audit.to_json(), **({"annotators": list(annotators)} if annotators else {})})
     found = {"statistics": statistics, "environment": environment_record("cpu")}
     write_json(partial / "audit_details.json", {**audit.details(named), **found})
     return named

@@ -1,4 +1,4 @@
-"""The labels of a list, corrected on disk; what ``datasets/repair_labels.py`` does."""
+"""The labels of a list, corrected or fused on disk; what ``datasets/repair_labels.py`` does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from datasets.clean_labels import tell_clean, with_clean_labels
-from datasets.image_io import read_label
+from datasets.image_io import read_label, write_image, write_label
+from datasets.label_fusion import annotators_of, with_fusion
 from datasets.label_noise import make_noisy_label, parse_repair
+from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
-from datasets.lists import Sample, default_training_list, find_list, read_checked_lists
-from datasets.noise_files import training_command, write_noisy_labels
+from datasets.lists import Sample, default_training_list, find_list, list_folder, read_checked_lists, write_list
+from datasets.noise_files import (
+    NoiseSettings,
+    check_replaceable,
+    name_files,
+    new_folder,
+    training_command,
+    write_noisy_labels,
+)
+from evaluation.label_audit.annotators import repairs_of_samples
 from evaluation.label_audit.repair import choose_repair, labels_iou
 from utils.cli import UserError
+from utils.files import write_json
 from utils.run_folder import REPO_ROOT, display_path
 
 AUTO = "auto"
@@ -114,3 +125,79 @@ def _chosen_spec(known: Sequence[Sample], spec: str, num_classes: int, say: Call
 def _read_clean(sample: Sample) -> np.ndarray:
     assert sample.clean_label is not None
     return read_label(sample.clean_label, reading=sample.reading)
+
+
+def fuse_list(
+    dataset: str,
+    train_list: str | Path | None = None,
+    *,
+    how: str,
+    clean_list: str | Path | None = None,
+    num_classes: int = 1,
+    ignore_index: int | None = None,
+    label_map: str | None = None,
+    data_root: str | None = None,
+    root: Path = REPO_ROOT,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Write ``labels_fused``, the labels of several annotators as one, and ``train_fused.txt``, which names them.
+
+    Binary shares become 8-bit numbers, 255 where all agree on foreground; more than half is at least 128. Training on
+    the list fused here uses the shares themselves.
+
+    Args:
+        how: of `datasets.registries.FUSIONS`.
+        clean_list: clean labels of some of the images, which repairs are chosen by.
+    Returns: the new list.
+    Raises:
+        UserError: faults of the lists, no image with several labels, pixels that nobody knows.
+    """
+    source = find_list(train_list or default_training_list(dataset, root=root), dataset, root)
+    expected = Expectation.of(num_classes, ignore_index, label_map)
+    clean = None if clean_list is None else find_list(clean_list, dataset, root)
+    lists, _ = read_checked_lists([source], expected, data_root, root, say=say, clean_list=clean, fusion=how)
+    samples = lists[0].samples
+    if clean is not None:
+        samples = with_clean_labels(samples, source, lists[1].samples, clean)
+    if not any(sample.more_labels for sample in samples):
+        raise UserError(
+            f"{display_path(source)} names one label for each image: there is nothing to fuse; a line of a list with "
+            "several annotators is image<TAB>label<TAB>label…, as make_lists.py --labels A B writes it"
+        )
+    repairs, lines = repairs_of_samples(samples, num_classes) if how == "repaired" else (None, [])
+    for line in lines:
+        say(line)
+    samples, files = with_fusion(samples, how, repairs), name_files(samples, source)
+    folder = root / "datasets" / dataset / "train" / "labels_fused"
+    settings = NoiseSettings(how, num_classes=num_classes)
+    check_replaceable(folder, samples, settings, say)
+    new_list = list_folder(dataset, root) / "train" / "train_fused.txt"
+    with new_folder(folder) as into:
+        for file, sample in zip(files, samples, strict=True):
+            _write_fused(into / file, sample, num_classes)
+        record = {
+            **{"fusion": how, "seed": 0, "num_classes": num_classes, "unlabelled": settings.unlabelled},
+            "source_list": display_path(source),
+            "repairs": dict(zip(annotators_of(samples)[0], repairs[0], strict=True)) if repairs else None,
+            "images": len(samples),
+            "labels": [{"label": file, "image": one.image_id} for file, one in zip(files, samples, strict=True)],
+        }
+        write_json(into / "manifest.json", record)
+    write_list(new_list, [(one.image, folder / file) for file, one in zip(files, samples, strict=True)], root)
+    say(f"wrote {display_path(new_list)}")
+    given = training_command(
+        dataset, source, num_classes=num_classes, ignore_index=ignore_index, label_map=label_map, data_root=data_root
+    )
+    say(f"train on the shares themselves with: {given} --fusion {how}")
+    return new_list
+
+
+def _write_fused(path: Path, sample: Sample, num_classes: int) -> None:
+    """Write the label of a sample, of several annotators the fused one, shares as 8-bit numbers."""
+    labels = [read_label(one, reading=sample.reading) for one in (sample.require_label(), *sample.more_labels)]
+    label = labels[0] if sample.fusion is None else sample.fusion(labels, num_classes)
+    if num_classes > 1:
+        return write_label(path, label, num_classes)
+    if (label == IGNORE).any():
+        raise UserError(f"{display_path(sample.image)}: shares have no value for pixels that all annotators ignore")
+    return write_image(path, np.floor(label * 255 + 1e-4).astype(np.uint8))

@@ -28,6 +28,7 @@ AUDIT_FIELDS = {"verdict": TEXT, "iou_ceiling": NUMBER, "predicted_iou": NUMBER,
 AUDIT_FIELDS |= {"Q": LIST, "Q_low": LIST, "Q_high": LIST, "rank": COUNT, "det": NUMBER, "invert": SWITCH}
 AUDIT_FIELDS |= {"threshold": NUMBER, "profile": OBJECT, "predicted_iou_low": NUMBER, "predicted_iou_high": NUMBER}
 AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": LIST, "offset": NUMBER, "repair": TEXT}
+SEVERAL = {"annotators": LIST}  # only of labels of several annotators
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 
@@ -37,7 +38,7 @@ def read_audit(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or broken.
     """
-    optional = {name: kind.or_null() for name, kind in AUDIT_FIELDS.items() if name != "verdict"}
+    optional = {name: kind.or_null() for name, kind in (AUDIT_FIELDS | SEVERAL).items() if name != "verdict"}
     return read_record(path, {"verdict": TEXT}, optional, remedy="put back a copy, or remove the file")
 
 

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from datasets.transition_matrix import TransitionMatrix
-from training.losses import LOSSES, SegmentationLoss, frequency_weights, needs_transition_matrix, parse_loss
+from training.losses import (
+    LOSSES,
+    SegmentationLoss,
+    frequency_weights,
+    needs_transition_matrix,
+    parse_loss,
+    refuse_shares,
+)
 from training.losses.information import dmi_loss
 from training.losses.pixel import boundary_cross_entropy, boundary_nearness, cross_entropy, focal_loss
 from training.losses.region import soft_cl_dice_loss, soft_dice_loss, soft_iou_loss, soft_skeleton, tversky_loss
@@ -346,3 +353,32 @@ def test_contradictions_are_named():
         SegmentationLoss("bce", 1, class_weights=[1, 2, 3])
     with pytest.raises(UserError, match="above 0"):
         SegmentationLoss("ce", 3, class_weights=[0, 0, 0])
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].spatial])
+@pytest.mark.parametrize("class_weights", [None, (1.0, 3.0)])
+def test_shares_of_zero_and_one_are_labels(name, class_weights):
+    logits, labels = draw(1)
+    loss = make_loss(name, 1, class_weights=class_weights)
+    for hard, soft in (
+        (loss(logits, labels), loss(logits, labels.float())),
+        (loss.weights(labels), loss.weights(labels.float())),
+    ):
+        torch.testing.assert_close(soft.double(), hard.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_of_shares_is_least_at_the_shares():
+    _, labels = draw(1)
+    shares = torch.rand(labels.shape).clamp(0.05, 0.95).masked_fill(labels == 255, 255)
+    known = shares != 255
+    logits = torch.logit(shares.masked_fill(~known, 0.5))[:, None].requires_grad_()
+    make_loss("bce", 1)(logits, shares).backward()
+    assert logits.grad.abs().max() < 1e-7
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0][known], shares[known])
+    torch.testing.assert_close(make_loss("bce", 1)(logits, shares), expected)
+
+
+def test_losses_of_outlines_refuse_shares_by_name():
+    with pytest.raises(UserError, match="boundary looks at the outlines"):
+        refuse_shares("bce+boundary(weight=2)")
+    refuse_shares(MIXED)

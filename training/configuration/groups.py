@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.labels import FOREGROUNDS
-from datasets.registries import NORMALIZATIONS, STRONG_AUGMENTATIONS
+from datasets.registries import FUSIONS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
@@ -55,6 +55,12 @@ class DataOptions:
     val_list: str | None = option(None, "list of validation images and labels (default: val.txt)", metavar="LIST")
     clean_list: str | None = option(
         None, "list with clean labels of some training images: decides the recipe, and is trained on", metavar="LIST"
+    )
+    fusion: str = option(
+        "vote",
+        "how labels of several annotators become one: shares of votes, weighted by agreement, after repairs, by "
+        "STAPLE; or the first label alone",
+        choices=(*FUSIONS, "first"),
     )
     val_labels: str = option("clean", "whether the validation labels can be trusted", choices=("clean", "noisy"))
     data_root: str | None = option(

@@ -12,6 +12,7 @@ from training.losses.spec import LossSpec as LossSpec
 from training.losses.spec import LossTerm as LossTerm
 from training.losses.spec import needs_transition_matrix as needs_transition_matrix
 from training.losses.spec import parse_loss as parse_loss
+from training.losses.spec import refuse_shares as refuse_shares
 
 if TYPE_CHECKING:
     from training.losses.module import SegmentationLoss as SegmentationLoss

@@ -97,7 +97,11 @@ class SegmentationLoss(nn.Module):
         return table
 
     def _pixel_weights(self, labels: Tensor) -> Tensor | None:
-        return None if self.weight_of_label is None else self.weight_of_label[labels.long()]
+        """The weight of every pixel's class, (B, H, W), of shares the mean over both; None where all weigh 1."""
+        if self.weight_of_label is None or not labels.is_floating_point():
+            return None if self.weight_of_label is None else self.weight_of_label[labels.long()]
+        share = labels.masked_fill(labels == IGNORE, 0)
+        return share * self.weight_of_label[1] + (1 - share) * self.weight_of_label[0]
 
     def _image_weights(self, labels: Tensor, pixel_weights: Tensor | None) -> Tensor:
         """w_ti, (T, B)."""
@@ -121,7 +125,7 @@ class SegmentationLoss(nn.Module):
 
         Args:
             logits: (B, C, H, W).
-            labels: (B, H, W) integers, 255 ignored.
+            labels: (B, H, W) integers, 255 ignored; or, binary, shares of foreground as floats, 255 ignored.
             weights: (T,) denominators of the larger batch that this is a part of; by default this batch's own.
         Returns: a scalar; 0 where nothing counts.
         """
@@ -140,5 +144,20 @@ class SegmentationLoss(nn.Module):
         params: dict[str, object] = dict(summand.params)
         params |= {name: getattr(self, name) for name in ("matrix", "inverse") if name in summand.term.arguments}
         if summand.term.weighting == "pixels":
+            if labels.is_floating_point():
+                return self._expected(summand, logits, labels, params)
             params["pixel_weights"] = pixel_weights
         return summand.term.function(logits, labels, **params)
+
+    def _expected(self, summand: LossTerm, logits: Tensor, shares: Tensor, params: dict[str, object]) -> Tensor:
+        r"""A pixel loss of shares y of foreground, (B,): the mean of :math:`y\,l(p, 1) + (1 - y)\,l(p, 0)`."""
+        known = shares != IGNORE
+        total, value = torch.zeros(len(shares), device=shares.device), torch.zeros(len(shares), device=shares.device)
+        for label in (0, 1):
+            share = (shares if label else 1 - shares) * known
+            weights = share if self.weight_of_label is None else share * self.weight_of_label[label]
+            labels = torch.where(known, label, IGNORE).to(torch.uint8)
+            weight = weights.sum((1, 2))
+            value = value + weight * summand.term.function(logits, labels, pixel_weights=weights, **params)
+            total = total + weight
+        return value / torch.where(total > 0, total, 1)

@@ -7,7 +7,8 @@ Every loss has the same form:
 Args:
     logits: (B, C, H, W) of any floating type; C = 1 is binary, else C classes. Half precision is raised to float32
         and autocast switched off; float32 and float64 are computed as they are.
-    labels: (B, H, W) integers: 0/1 for binary, else class indices; ``IGNORE`` is ignored.
+    labels: (B, H, W) integers: 0/1 for binary, else class indices; ``IGNORE`` is ignored. Binary losses of overlap and
+        of information also take shares of foreground in [0, 1] as floats; ``SegmentationLoss`` makes those of pixels.
     pixel_weights: (B, H, W) weights ≥ 0 of the pixels, e.g. of their classes; all 1 by default. Not taken by
         ``soft_cl_dice_loss``, which looks at shapes.
 
@@ -81,7 +82,9 @@ def scores_and_targets(
     """Scores p and one-hot targets y, both (B, C, H, W), and pixel weights (B, 1, H, W); binary: foreground only."""
     weights = counted_weights(labels, pixel_weights, logits.dtype)[:, None]
     if logits.shape[1] == 1:
-        return logits.sigmoid(), (labels == 1).to(logits.dtype)[:, None], weights
+        is_soft = labels.is_floating_point()
+        foreground = labels.masked_fill(labels == IGNORE, 0) if is_soft else labels == 1
+        return logits.sigmoid(), foreground.to(logits.dtype)[:, None], weights
     classes = torch.arange(logits.shape[1], device=labels.device)[:, None, None]
     return logits.softmax(1), (labels[:, None] == classes).to(logits.dtype), weights
 

@@ -38,7 +38,7 @@ class LossSpec:
             alike that have any.
         bounds: parameter → (least, greatest) value that a spec may give it.
         binary_only: the loss exists for one logit alone.
-        spatial: the loss looks at where pixels lie, not only at their scores, labels and weights.
+        spatial: the loss looks at where pixels lie, not only at their scores, labels and weights; it takes no shares.
         proper: a strictly proper scoring rule: least at the rows of Q, or, corrected by Q, at the truth.
     """
 
@@ -141,6 +141,17 @@ def check_classes(summands: Sequence[LossTerm], num_classes: int) -> None:
     for summand in summands:
         if summand.term.binary_only and num_classes > 1:
             raise UserError(f"--loss {summand.name} is for binary labels; with {num_classes} classes use ce")
+
+
+def refuse_shares(spec: str) -> None:
+    """Refuse, by a UserError that names it, a loss without a form for shares of foreground as labels."""
+    hard = [summand.name for summand in parse_loss(spec) if summand.term.spatial]
+    if hard:
+        known = ", ".join(name for name, loss in LOSSES.items() if not loss.spatial)
+        raise UserError(
+            f"--loss {spec}: {hard[0]} looks at the outlines of labels, which shares of several annotators do not "
+            f"have; use --fusion first, which reads the first label of each line, or one of: {known}"
+        )
 
 
 def _parse_params(spec: str, name: str, text: str | None) -> dict[str, float]:

@@ -55,6 +55,8 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> Tra
     """
     if options.loss.transition_matrix is not None:
         return TransitionMatrix.read(options.loss.transition_matrix, options.data.num_classes)
+    if any(sample.fusion is not None for sample in dataset.samples):
+        return None
     folders = {sample.label.parent for sample in dataset.samples if sample.label is not None}
     manifests = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").exists()]
     if options.noise.label_repair is not None:
