@@ -48,6 +48,11 @@ class Fusion:
         ]
         return FUSIONS[self.how](np.stack(corrected), num_classes)
 
+    def majority(self, labels: Sequence[np.ndarray], num_classes: int = 1) -> np.ndarray:
+        """The fused label, uint8 (H, W): of shares what has more than half."""
+        fused = self(labels, num_classes)
+        return fused if num_classes > 1 else np.where(fused == IGNORE, IGNORE, fused > 0.5).astype(np.uint8)
+
 
 def with_fusion(
     samples: Sequence[Sample], how: str, repairs: Sequence[Sequence[str | None]] | None = None
@@ -144,8 +149,3 @@ def staple_share(labels: np.ndarray, num_classes: int = 1) -> np.ndarray:
     images = [sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in marked]
     share = sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0)).astype(np.float32)
     return np.where((labels == IGNORE).any(0) | ~np.isfinite(share), votes, share)
-
-
-def harden(share: np.ndarray) -> np.ndarray:
-    """Shares, float (H, W) with IGNORE, as a label: what has more than half, uint8."""
-    return np.where(share == IGNORE, IGNORE, share > 0.5).astype(np.uint8)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from datasets.image_files import split_plane
 from datasets.label_values import LabelReading
@@ -39,7 +37,7 @@ class Sample:
     more_labels: tuple[Path, ...] = field(default=(), kw_only=True)
     clean_label: Path | None = field(default=None, kw_only=True)
     reading: LabelReading | None = field(default=None, compare=False)  # what was decided for all labels of the run
-    fusion: Callable[..., np.ndarray] | None = field(default=None, compare=False, kw_only=True)
+    fusion: Any = field(default=None, compare=False, kw_only=True)
 
     def require_label(self) -> Path:
         """The label's file, of samples from lists that must have labels.

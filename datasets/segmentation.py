@@ -143,20 +143,16 @@ class SegmentationDataset(Dataset):
 
     def listed_label(self, index: int) -> np.ndarray:
         """The label that training would see for sample ``index`` if no clean one were known; of shares the majority."""
-        label = self._listed_label(index)
-        if label.dtype != np.uint8:
-            from datasets.label_fusion import harden
-
-            label = harden(label)
+        label = self._listed_label(index, as_shares=False)
         is_drawn = self.noise is not None and self.noise.refresh == "epoch"
         return self._add_noise(label, index, 0) if is_drawn else label
 
-    def _listed_label(self, index: int) -> np.ndarray:
+    def _listed_label(self, index: int, as_shares: bool = True) -> np.ndarray:
         """The label that the list names, repaired, with fixed noise; of several ones the repaired ones fused."""
         sample = self.samples[index]
         if sample.fusion is not None:
             labels = [self._repaired(self._read(index, path)) for path in (sample.label, *sample.more_labels)]
-            return sample.fusion(labels, self.num_classes)
+            return (sample.fusion if as_shares else sample.fusion.majority)(labels, self.num_classes)
         label = self._repaired(self._read(index, sample.label))
         if self.noise is not None and self.noise.refresh == "fixed":
             label = self._add_noise(label, index, None)

@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label
-from datasets.label_fusion import harden, with_fusion
+from datasets.label_fusion import with_fusion
 from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
 from datasets.list_checks import Expectation
 from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list, list_folder, read_list, survey_samples
@@ -72,8 +72,9 @@ class Reader:
             if sample is None or sample.fusion is None:
                 return None if sample is None else read_label(sample.require_label(), reading=sample.reading)
             paths = (sample.require_label(), *sample.more_labels)
-            fused = sample.fusion([read_label(path, reading=sample.reading) for path in paths], self.num_classes)
-            return fused if fused.dtype == np.uint8 else harden(fused)
+            return sample.fusion.majority(
+                [read_label(path, reading=sample.reading) for path in paths], self.num_classes
+            )
 
         return LazySequence(load, len(samples), CACHE_BYTES)
 

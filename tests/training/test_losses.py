@@ -360,10 +360,8 @@ def test_contradictions_are_named():
 def test_shares_of_zero_and_one_are_labels(name, class_weights):
     logits, labels = draw(1)
     loss = make_loss(name, 1, class_weights=class_weights)
-    for hard, soft in (
-        (loss(logits, labels), loss(logits, labels.float())),
-        (loss.weights(labels), loss.weights(labels.float())),
-    ):
+    pairs = [(found(labels), found(labels.float())) for found in (lambda own: loss(logits, own), loss.weights)]
+    for hard, soft in pairs:
         torch.testing.assert_close(soft.double(), hard.double(), rtol=1e-5, atol=1e-6)
 
 
