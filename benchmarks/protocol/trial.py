@@ -220,10 +220,11 @@ def score(run: Path, cell: Cell, protocol: Protocol, found: Images, classes: int
 def score_samples(
     run: Path, which: str, samples: Sequence[Sample], truth: Sequence[np.ndarray], classes: int
 ) -> dict[str, Any]:
-    """Metrics of a checkpoint's masks: pooled IoU, Dice and AUC, means over images of clDice and object F1."""
+    """Metrics of a checkpoint's masks: pooled IoU, Dice, AUC and object F1, the mean over images of clDice."""
     from datasets.image_io import read_image
     from datasets.transforms import NORMALIZATIONS, prepare
     from evaluation import scores as s
+    from evaluation.objects.matching import NO_OBJECTS, count_objects
     from evaluation.prediction import Predictor, load_network
     from evaluation.scores.mask_offset import offset_mask
     from evaluation.scores.surface import cl_dice
@@ -231,7 +232,7 @@ def score_samples(
     network, checkpoint, epoch = load_network(run, which)
     predictor = Predictor(network, torch.device("cpu"), "fp32")
     mode, threshold = checkpoint["config"]["normalization"], checkpoint["threshold"]
-    histogram, counts, thin, objects = 0, [], [], []
+    histogram, counts, thin, objects = 0, [], [], NO_OBJECTS
     confusion = np.zeros((classes, classes), np.int64)
     for sample, label in zip(samples, truth, strict=True):
         pixels = prepare(read_image(sample.image), mode)
@@ -244,7 +245,7 @@ def score_samples(
         histogram = histogram + s.score_histogram(values, label)
         counts.append(s.confusion_counts(mask, label))
         thin.append(cl_dice(mask, label == 1))
-        objects.append(object_f1(mask, label == 1))
+        objects = objects + count_objects(numbered(mask), numbered(label == 1))
     if classes > 1:
         return {"iou": float(s.mean_iou(confusion)), "epoch": epoch}
     at_threshold, at_best = sum(counts[1:], counts[0]), s.counts_at(histogram, s.best_threshold(histogram)[0])
@@ -254,24 +255,13 @@ def score_samples(
         "auc": float(s.auc(histogram)),
         "oracle_iou": float(s.iou(at_best)),
         "cldice": float(np.mean(thin)),
-        "object_f1": float(np.mean(objects)),
+        "object_f1": objects.metrics()["object_f1"],
         "threshold": float(threshold),
         "inverted": bool(checkpoint["pred_invert"]),
         "epoch": epoch,
     }
 
 
-def object_f1(mask: np.ndarray, label: np.ndarray, overlap: float = 0.5) -> float:
-    """F1 of connected objects, those counting as found that overlap one of the label with an IoU above ``overlap``.
-
-    Above one half at most one object can. Both empty is 1.
-    """
-    counted = [cv2.connectedComponents(each.astype(np.uint8), connectivity=8) for each in (mask, label)]
-    (found, ours), (there, theirs) = ((number - 1, np.asarray(objects, np.int64)) for number, objects in counted)
-    if found + there == 0:
-        return 1.0
-    table = np.bincount((ours * (there + 1) + theirs).ravel(), minlength=(found + 1) * (there + 1))
-    table = table.reshape(found + 1, there + 1)
-    union = table.sum(1, keepdims=True) + table.sum(0, keepdims=True) - table
-    hits = int((table[1:, 1:] / np.maximum(union[1:, 1:], 1) > overlap).sum())
-    return 2 * hits / (found + there)
+def numbered(mask: np.ndarray) -> np.ndarray:
+    """The connected objects of a mask, int32 (H, W), from 1 on."""
+    return np.asarray(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1])

@@ -15,7 +15,6 @@ import pytest
 from benchmarks.grid import claimed, read_results, replace_table, run_trials
 from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, STEPS, TABLES, cell, cells_of
 from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
-from benchmarks.protocol.trial import object_f1
 from benchmarks.study import FOLDER, PAGE
 from datasets.label_noise import parse_spec
 from training.configuration.resolve import resolve_options
@@ -41,16 +40,6 @@ def test_every_trial_is_asked_for_once_and_has_options_that_exist():
         resolve_options({"dataset": "nuc", "clean_list": "ten", **given}, has_accelerator=False)
     for each in cells_of("binary", 1, STEPS, 8):
         assert parse_spec(each["labels"])
-
-
-def test_objects_are_found_that_overlap_by_more_than_half():
-    label, mask = np.zeros((12, 12), bool), np.zeros((12, 12), bool)
-    label[1:5, 1:5] = label[7:9, 7:11] = True
-    mask[1:5, 2:5] = True  # 12 of 16: found
-    mask[7:9, 9:12] = True  # 4 of 10: not found
-    assert object_f1(mask, label) == pytest.approx(2 * 1 / 4)
-    assert object_f1(label, label) == 1.0 == object_f1(mask & False, label & False)
-    assert object_f1(mask & False, label) == 0.0
 
 
 def test_methods_rank_by_what_they_win_over_plain_training():
