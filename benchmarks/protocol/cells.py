@@ -56,6 +56,7 @@ BIASED = ("dilate:5", "erode:5", "skeleton", "wobble:3,8", "shift:3", "polygon:3
 RANDOM = ("random:0.1", "random:0.5")
 CLASSES = ("clean", "sample:0.1", "flip:0.5", "flip:0.7")
 FEW = (1, 3, 10, 30)  # images with clean labels that label-free training is held against
+SEEN = ("sample:0.1", "flip:0.45", "dilate:5", "random:0.5")  # by a network, layer by layer
 CURVES = ("clean", "sample:0.1", "flip:0.45", "dilate:5", "random:0.5")
 
 
@@ -119,6 +120,11 @@ def _curves(seeds: int, budgets: Sequence[int]) -> list[Cell]:
     return [cell(name, spec, steps=budgets[:2][-1], seed=seed, curve=True) for seed, spec, name in grid]
 
 
+def _features(seeds: int, budgets: Sequence[int]) -> list[Cell]:
+    grid = itertools.product(range(seeds), SEEN, SETS)
+    return [cell(name, spec, steps=budgets[0], seed=seed, features=True) for seed, spec, name in grid]
+
+
 TABLES = {
     "real": _real,
     "methods": _methods,
@@ -129,6 +135,7 @@ TABLES = {
     "labelfree": _label_free,
     "multiclass": _classes,
     "curves": _curves,
+    "features": _features,
 }
 """Table → its trials for so many seeds and such budgets, in the order in which they are worth their time."""
 OF_THEIR_SETS = ("real", "multiclass")  # tables whose labels other sets do not have

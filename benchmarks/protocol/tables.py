@@ -76,6 +76,7 @@ def make_tables(records: Records) -> Tables:
         "study claims": claims_table(records["binary"] + records["random"]),
         "study noise": noise_table(records["binary"] + records["biased"] + records["random"] + records["networks"]),
         "study label-free": label_free_table(records["labelfree"]),
+        "study features": features_table(records["features"]),
         "study classes": classes_table(records["multiclass"]),
         "study real": details_table(records["real"]),
         "study audit": audit_table(every),
@@ -240,6 +241,19 @@ def label_free_table(records: Sequence[Record]) -> str:
         for (name, method, images), own in _group(records, ("dataset", "method", "images")).items()
     ]
     return markdown(["set", "labels", *METRICS.values()], rows) if rows else ""
+
+
+def features_table(records: Sequence[Record]) -> str:
+    """Probe and likeness of every layer, labels by labels; in brackets the probe of the network of clean labels."""
+    rows = []
+    for (name, labels), own in _group(records, ("dataset", "labels")).items():
+        row = []
+        for place in range(len(own[0]["layers"])):
+            layers = [record["layers"][place] for record in own]
+            probe, clean, cka = (np.mean([each[key] for each in layers]) for key in ("probe", "clean_probe", "cka"))
+            row.append(f"{probe:.2f} ({clean:.2f}); {cka:.2f}")
+        rows.append([f"{name} {labels}", *row])
+    return markdown(["labels", *(layer["layer"] for layer in records[0]["layers"])], rows) if rows else ""
 
 
 def classes_table(records: Sequence[Record]) -> str:

@@ -124,6 +124,8 @@ def run_cell(protocol: Protocol, **cell: Any) -> dict[str, Any]:
         "training_seconds": round(time.monotonic() - started, 1),
         **score(run, cell, protocol, found, classes),
     }
+    if cell.get("features"):
+        record["layers"] = compare_with_clean(run, cell, protocol, found, lists["val"], name)
     shutil.rmtree(run)
     shutil.rmtree(folder)
     return record
@@ -186,6 +188,33 @@ def train_cell(cell: Cell, protocol: Protocol, lists: dict[str, Path], matrix: A
     return fit(configure(given))
 
 
+def compare_with_clean(
+    run: Path, cell: Cell, protocol: Protocol, found: Images, val_list: Path, name: str
+) -> list[dict[str, Any]]:
+    """The layers of a run's network beside those of the same network trained on the best labels."""
+    from benchmarks.protocol.features import compare_layers
+    from evaluation.prediction import load_network
+
+    clean = Images(found.samples, found.images, found.truth, found.truth)
+    lists = write_lists(val_list.parent / "clean", clean, set(), [], 1) | {"val": val_list}
+    reference = train_cell(cell, protocol, lists, None, f"{name}_clean", 1)
+    samples = chosen_samples(cell["dataset"], "test", protocol.test)
+    images = [network_input(sample.image, "zscore") for sample in samples]
+    labels = [read_label(sample.require_label()) for sample in samples]
+    layers = compare_layers(load_network(run)[0], load_network(reference)[0], images, labels)
+    shutil.rmtree(reference)
+    return layers
+
+
+def network_input(path: Path, normalization: str) -> torch.Tensor:
+    """An image as a network takes it, float32 (channels, H, W)."""
+    from datasets.image_io import read_image
+    from datasets.transforms import NORMALIZATIONS, prepare
+
+    pixels = prepare(read_image(path), normalization)
+    return torch.from_numpy(NORMALIZATIONS[normalization](pixels)(pixels))
+
+
 def label_iou(found: Images, classes: int) -> float:
     """How well the labels themselves agree with the best: pooled IoU, or mean IoU of several classes."""
     from evaluation.scores import confusion_counts, confusion_matrix, iou, mean_iou
@@ -221,8 +250,6 @@ def score_samples(
     run: Path, which: str, samples: Sequence[Sample], truth: Sequence[np.ndarray], classes: int
 ) -> dict[str, Any]:
     """Metrics of a checkpoint's masks: pooled IoU, Dice, AUC and object F1, the mean over images of clDice."""
-    from datasets.image_io import read_image
-    from datasets.transforms import NORMALIZATIONS, prepare
     from evaluation import scores as s
     from evaluation.objects.matching import NO_OBJECTS, count_objects
     from evaluation.prediction import Predictor, load_network
@@ -235,8 +262,7 @@ def score_samples(
     histogram, counts, thin, objects = 0, [], [], NO_OBJECTS
     confusion = np.zeros((classes, classes), np.int64)
     for sample, label in zip(samples, truth, strict=True):
-        pixels = prepare(read_image(sample.image), mode)
-        found = predictor(torch.from_numpy(NORMALIZATIONS[mode](pixels)(pixels))[None])[0].float().numpy()
+        found = predictor(network_input(sample.image, mode)[None])[0].float().numpy()
         if classes > 1:
             confusion += s.confusion_matrix(found.argmax(0), label, classes)
             continue

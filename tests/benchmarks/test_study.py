@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.grid import claimed, read_results, replace_table, run_trials
 from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, STEPS, TABLES, cell, cells_of
+from benchmarks.protocol.features import compare_layers, layer_features, linear_cka, probe_auc
 from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
 from benchmarks.study import FOLDER, PAGE
 from datasets.label_noise import parse_spec
+from models import build_network
 from training.configuration.resolve import resolve_options
 from utils.cli import UserError
 
@@ -40,6 +43,29 @@ def test_every_trial_is_asked_for_once_and_has_options_that_exist():
         resolve_options({"dataset": "nuc", "clean_list": "ten", **given}, has_accelerator=False)
     for each in cells_of("binary", 1, STEPS, 8):
         assert parse_spec(each["labels"])
+
+
+def test_features_are_alike_up_to_a_rotation(rng):
+    features, others = rng.normal(size=(500, 3)), rng.normal(size=(500, 2))
+    turned = 2 * features @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + 1
+    assert linear_cka(features, turned) == pytest.approx(1) and linear_cka(features, others) < 0.05
+    labels = (features[:, 0] > 0).astype(float)
+    assert probe_auc(features[:250], labels[:250], features[250:], labels[250:]) > 0.97
+    assert abs(probe_auc(others[:250], labels[:250], others[250:], labels[250:]) - 0.5) < 0.15
+
+
+def test_features_of_each_layer_lie_where_their_labels_are(rng):
+    label = (np.arange(32)[:, None] < 16) * np.ones((32, 32), np.uint8)
+    image = torch.from_numpy(label * 4.0 + rng.normal(size=(32, 32)) * 0.1).float()[None]
+    network = build_network("unet", width=2, init="kaiming")
+    found = layer_features(network, [image, image], [label, label])
+    assert list(found)[0] == "down.0" and list(found)[-1] == "up.3"
+    assert found["down.0"][0].shape == (2048, 2) and found["down.4"][0].shape == (8, 32)
+    assert found["down.4"][1].tolist() == [1, 1, 0, 0] * 2
+    layers = compare_layers(network, network, [image, image], [label, label])
+    assert all(layer["cka"] == pytest.approx(1) for layer in layers)
+    assert all(layer["probe"] == layer["clean_probe"] for layer in layers)
+    assert max(layer["probe"] for layer in layers) > 0.9
 
 
 def test_methods_rank_by_what_they_win_over_plain_training():
