@@ -5,6 +5,7 @@ Every transform draws once and applies the draw to image and label alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,10 +15,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datasets.labels import IGNORE
-from datasets.registries import STRONG_AUGMENTATIONS
+from datasets.registries import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS
 from utils.device import pinned
 
 MAX_STRENGTH = 1000
+MIN_SPREAD = 1e-6  # of intensities, below which an image is constant
+OCTAVES = 6  # of spatial frequency, from half a cycle a pixel down
 
 
 class RandomIntensity(v2.Transform):
@@ -54,6 +57,61 @@ class AddNoise(v2.Transform):
         return tv_tensors.wrap(inpt + pinned(noise, inpt.device).to(inpt.device, non_blocking=True), like=inpt)
 
 
+class RandomGamma(v2.Transform):
+    r"""Bend the scale of intensities: :math:`u \mapsto u^\gamma` between the image's ends, at equal mean and deviation.
+
+    log γ is uniform in ± log(1 + ``strength``): dim structures beside bright ones gain or lose, as another camera, dye
+    or exposure would have it.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.range = math.log1p(strength)
+
+    def make_params(self, flat_inputs: list) -> dict[str, float]:
+        return {"gamma": math.exp(self.range * (2 * torch.rand(()).item() - 1))}
+
+    def transform(self, inpt, params: dict[str, float]):
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        low, high = inpt.amin((-2, -1), keepdim=True), inpt.amax((-2, -1), keepdim=True)
+        bent = ((inpt - low) / (high - low).clamp_min(MIN_SPREAD)) ** params["gamma"]
+        return tv_tensors.wrap(with_moments_of(bent, inpt), like=inpt)
+
+
+class RandomSpectrum(v2.Transform):
+    """Weigh the octaves of spatial frequency by factors of log-normal ``strength``: other optics, grain and haze.
+
+    The mean stays, and so does the deviation; phases, and with them the places of things, are untouched.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list) -> dict[str, Tensor]:
+        return {"gains": self.strength * torch.randn(OCTAVES)}
+
+    def transform(self, inpt, params: dict[str, Tensor]):
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        height, width = inpt.shape[-2:]
+        rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+        octave = (-torch.hypot(rows, columns).clamp_min(1e-9).log2() - 1).clamp(0, OCTAVES - 1)
+        below = octave.long().clamp_max(OCTAVES - 2)
+        gains = torch.lerp(params["gains"][below], params["gains"][below + 1], octave - below).exp()
+        gains = pinned(gains, inpt.device).to(inpt.device, non_blocking=True)
+        changed = torch.fft.irfft2(torch.fft.rfft2(inpt.float()) * gains, s=(height, width))
+        return tv_tensors.wrap(with_moments_of(changed, inpt), like=inpt)
+
+
+def with_moments_of(image: Tensor, model: Tensor) -> Tensor:
+    """An image (C, H, W) moved and scaled to the mean and deviation of another, channel by channel."""
+    deviation, mean = torch.std_mean(model, (-2, -1), keepdim=True, correction=0)
+    own_deviation, own_mean = torch.std_mean(image, (-2, -1), keepdim=True, correction=0)
+    return (image - own_mean) * (deviation / own_deviation.clamp_min(MIN_SPREAD)) + mean
+
+
 FILL: dict[type, float] = {tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE}
 
 
@@ -83,6 +141,16 @@ def contrast(fraction: float = 0.3) -> list[v2.Transform]:
     return [RandomIntensity(0.0, fraction)]
 
 
+def gamma(strength: float = 0.5) -> list[v2.Transform]:
+    """Bend intensities by an exponent between 1 / (1 + ``strength``) and 1 + ``strength``."""
+    return [RandomGamma(strength)]
+
+
+def spectrum(strength: float = 0.3) -> list[v2.Transform]:
+    """Weigh every octave of spatial frequency by exp(``strength`` · a normal draw)."""
+    return [RandomSpectrum(strength)]
+
+
 def blur(sigma: float = 1.5) -> list[v2.Transform]:
     """Blur by a Gaussian of up to ``sigma`` pixels."""
     return [v2.GaussianBlur(5, sigma=(0.1, sigma))]
@@ -96,14 +164,18 @@ def noise(deviation: float = 0.3) -> list[v2.Transform]:
 def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
     """Build the stronger augmentations named in ``spec`` (``rotate``, ``elastic:40``, …), in the table's order.
 
+    A preset, such as ``robust``, stands for all of its own; a strength given beside it counts.
+
     Raises:
         ValueError: an unknown name or a strength that is no positive number; the message lists the names.
     """
     strengths: dict[str, tuple[float, ...]] = {}  # () is the default
-    for item in spec:
+    presets = [item for name in spec for item in AUGMENTATION_PRESETS.get(name, ())]
+    for item in [*presets, *(name for name in spec if name not in AUGMENTATION_PRESETS)]:
         name, _, strength = item.partition(":")
         if name not in STRONG_AUGMENTATIONS:
-            raise ValueError(f"{name!r} is no augmentation; choose from: {', '.join(STRONG_AUGMENTATIONS)}")
+            known = ", ".join([*AUGMENTATION_PRESETS, *STRONG_AUGMENTATIONS])
+            raise ValueError(f"{name!r} is no augmentation; choose from: {known}")
         strengths[name] = (_strength(item, strength),) if strength else ()
     steps = [
         step

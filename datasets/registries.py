@@ -21,6 +21,8 @@ STRONG_AUGMENTATIONS = Registry(
         "elastic": "datasets.augmentation:elastic",
         "brightness": "datasets.augmentation:brightness",
         "contrast": "datasets.augmentation:contrast",
+        "gamma": "datasets.augmentation:gamma",
+        "spectrum": "datasets.augmentation:spectrum",
         "blur": "datasets.augmentation:blur",
         "noise": "datasets.augmentation:noise",
     }
@@ -35,3 +37,8 @@ FUSIONS = Registry(
         "staple": "datasets.label_fusion:staple_share",
     }
 )
+
+# One word for several of them: what changes from one lab to another. docs/OTHER_LABS.md says what it wins.
+AUGMENTATION_PRESETS = {
+    "robust": ("scale:0.4", "brightness:0.5", "contrast:0.4", "gamma:0.7", "spectrum:0.4", "blur:1.5", "noise:0.4")
+}

@@ -37,6 +37,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     inversion, devices = ("auto", "on", "off"), ("auto", "cpu", "cuda", "mps")
     add("--pred_invert", default="auto", choices=inversion, help="invert scores (default: auto, as validation decided)")
     add("--tta", action="store_true", help="average the scores of the eight flips and rotations")
+    add("--recalibrate_norm", action="store_true", help="count batch norm's statistics anew on these images")
     batch = "images of 256x256 at once, others count by their area (default: 4 on a CPU, else 32)"
     add("--batch_size", type=whole_number(1), metavar="N", help=batch)
     tile = "images with a longer side are predicted in tiles of this side (default: 512)"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from utils.cli import UserError, one_of
+from utils.device import autocast
 
 INIT_STD = 0.02
 WEIGHT_INITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,6 +26,10 @@ WEIGHT_INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "xavier": nn.init.xavier_normal_,
 }
 INITS = (*WEIGHT_INITS, "default")
+# A running statistic is an average over the latest ten batches or so: after few steps it still holds the zeros and ones
+# that it began with, and while weights change fast it lags behind. The loss then says *learned*, predictions nothing.
+FEW_STEPS = 200  # of the optimizer, until which statistics are counted anew after every epoch
+MAX_BATCHES = 8  # that they are counted on then
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -109,6 +117,64 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
                 stage[index] = fuse_conv_bn_eval(conv, norm)
                 stage[index + 1] = nn.Identity()
     return network
+
+
+def re_estimate_statistics(
+    networks: Iterable[nn.Module],
+    batches: Iterable[dict[str, Any]],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    most: int = MAX_BATCHES,
+) -> None:
+    r"""Replace the running statistics of every batch norm by their means over up to ``most`` batches.
+
+    .. math:: \mu = \frac1n \sum_{i=1}^n \mu_i, \qquad \sigma^2 = \frac1n \sum_{i=1}^n \sigma_i^2
+
+    They then fit the weights, or images of another lab, see `evaluation.prediction.other_labs`.
+    Weights are untouched: nothing but predictions changes. Where several processes synchronize their batch norms, all
+    of them must call it alike.
+
+    Args:
+        networks: without the wrappers of compiled and distributed ones; each keeps its mode.
+        batches: as in training, with ``image`` float32 (B, C, H, W).
+    Source: Wu and Johnson, *Rethinking "Batch" in BatchNorm*, arXiv 2105.07576, "PreciseBN".
+    """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    networks = [network for network in dict.fromkeys(networks) if batch_norms(network)]
+    if not networks:
+        return
+    batches = [
+        batch["image"].to(device, non_blocking=True, memory_format=memory_format) for batch in islice(batches, most)
+    ]
+    for network in networks:
+        with _counting(network), torch.no_grad(), autocast(device, precision):
+            for images in batches:
+                network(images)
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of a network that keep running statistics."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
+@contextmanager
+def _counting(network: nn.Module) -> Iterator[None]:
+    """Let the batch norms of ``network`` average all batches that they see from here on, each as much as any other."""
+    layers, mode = batch_norms(network), network.training
+    kept = [(layer.momentum, layer.get_buffer("num_batches_tracked").clone()) for layer in layers]
+    network.train()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the cumulative average
+    try:
+        yield
+    finally:
+        for layer, (momentum, tracked) in zip(layers, kept, strict=True):
+            layer.momentum = momentum
+            layer.get_buffer("num_batches_tracked").copy_(tracked)
+        network.train(mode)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from datasets.catalog import prepare_dataset
 from datasets.segmentation import steps_before
 from evaluation.scores.few_images import MAX_GROUPS
 from models import check_network
-from training.batch_norm import FEW_STEPS, re_estimate_statistics
+from models.blocks import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, load_data, method_name, read_lists
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
@@ -24,7 +24,7 @@ from training.methods import METHODS
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.build import make_state
-from training.run.checkpoints import Run, save_epoch, show_pictures
+from training.run.checkpoints import Run, keep_own_images, save_epoch, show_pictures
 from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, own_run, previous_run
 from training.run.config import configure as configure
 from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
@@ -172,6 +172,7 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
     if last < epochs:
         run.logger.log(f"stopped after epoch {last} of {epochs}; go on with: {resume_command(run.folder)}")
     if is_main():
+        keep_own_images(run, data, state)
         for line in closing_lines(state.best, state.epoch, options, data):
             run.logger.log(line)
         for line in closing_warnings(run.logger.records(), options.optimization.lr):

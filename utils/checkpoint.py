@@ -35,7 +35,8 @@ COMMENT = b"sha256:"
 START_OF_ARCHIVE = b"PK\x03\x04"
 END_OF_ARCHIVE = b"PK\x05\x06"  # begins the 22 bytes at the end of a zip file without comment
 BLOCK = 1 << 20
-OPTIONAL_KEYS = ("mask_offset", "student", "teacher_updates", "memory")  # of several networks, --ema, methods
+# Of runs whose masks have an offset, that are over, with --ema, with several networks, with a method.
+OPTIONAL_KEYS = ("mask_offset", "own_images", "student", "teacher_updates", "memory")
 
 
 def take_snapshot(state: dict[str, Any], device: torch.device) -> Callable[[], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def evaluate_maps(
         summary["classic"] = classic_methods(results)
     target = out or folder.folder
     with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
-        write_per_image(partial / "per_image.csv", results.totals.results)
+        write_per_image(partial / "per_image.csv", results.totals.results, folder.record.get("unlike"))
         if report:
             write_examples(partial / "overlays", results)
             write_report(partial / "report.html", [results])
@@ -183,14 +184,20 @@ def tell_low_maps(histogram: np.ndarray, scorer: Scorer) -> None:
         )
 
 
-def write_per_image(path: Path, results: Sequence[ImageResult]) -> None:
-    """A line per image: image, label, map, every figure (empty where undefined) and the confusion counts."""
+def write_per_image(path: Path, results: Sequence[ImageResult], unlike: dict[str, float] | None = None) -> None:
+    """A line per image: image, label, map, every figure (empty where undefined) and the confusion counts.
+
+    Args:
+        unlike: how unlike the network's own images each is, where inference knew.
+    """
     counted = ("tp", "fp", "fn", "tn") if results[0].counts is not None else ()
     rows = []
     for result in results:
         names = [display_path(file) for file in (result.sample.image, result.sample.require_label(), result.map_path)]
-        rows.append([*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)])
-    write_csv(path, ["image", "label", "map", *results[0].metrics, *counted], rows)
+        row = [*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)]
+        rows.append(row if unlike is None else [*row, unlike.get(names[0], math.nan)])
+    last = [] if unlike is None else ["unlike"]
+    write_csv(path, ["image", "label", "map", *results[0].metrics, *counted, *last], rows)
 
 
 def print_table(summary: dict[str, Any]) -> None:

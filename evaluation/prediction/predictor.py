@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from utils.cli import Progress, UserError
 from utils.device import autocast, pinned
 from utils.overlays import panels
 from utils.run_folder import display_path
+
+if TYPE_CHECKING:
+    from evaluation.prediction.unlikeness import Watch
 
 Result = TypeVar("Result")
 MEGAPIXEL = 10**6
@@ -255,6 +258,7 @@ def predict_pictures(
     overlap: int = 64,
     workers: int = 4,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> dict[Picture, str]:
     """Write ``pred/<name>.tif`` of every picture below ``folder``, and masks/, scores/ and overlays/ where asked for.
 
@@ -266,6 +270,7 @@ def predict_pictures(
         window: images with a longer side are predicted in tiles of this side.
         overlap: least overlap of neighbouring tiles.
         workers: threads that read, and as many that write.
+        watch: of the network, is told which picture it saw as a whole.
     Returns: the pictures that failed, with the reason.
     """
     done = [picture for picture in pictures if all((folder / name).is_file() for name in settings.files(picture))]
@@ -281,7 +286,10 @@ def predict_pictures(
     with WriterPool(workers, ahead=2 * workers) as writer:
         for batch, images in read_ahead(read_batch, batches, ahead=workers, workers=workers):
             if images is not None:
-                writer.submit(_save_batch, predictor(images), batch, settings, folder, failed)
+                scores = predictor(images)
+                if watch is not None:
+                    watch.note(batch)
+                writer.submit(_save_batch, scores, batch, settings, folder, failed)
                 _advance(progress, batch)
     count = images_per_batch(batch_size, window, window)
     opened = read_ahead(lambda picture: _tried(settings.open_rows, picture, failed), large, ahead=1, workers=1)
@@ -295,6 +303,8 @@ def predict_pictures(
             _save_large(in_background(bands), picture, settings, folder=folder, progress=progress)
         except UserError as error:
             failed[picture] = str(error)
+        if watch is not None:
+            watch.passes.clear()  # of tiles, which are no images
         if progress.unit != "megapixel":
             progress.update()
     return failed

@@ -20,6 +20,14 @@ from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation, survey, tell_color
 from datasets.lists import raise_faults
 from datasets.transition_matrix import ScoreDecoder
+from evaluation.prediction.other_labs import (
+    describe_unlike,
+    measure_unlikeness,
+    recalibrate,
+    recorded_unlike,
+    unlike_files,
+    watching_own,
+)
 from evaluation.prediction.predictor import (
     MEGAPIXEL,
     MapSettings,
@@ -42,6 +50,7 @@ from evaluation.prediction.result_folders import (
 )
 from evaluation.prediction.sources import Source, choose_images
 from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, name_maps, whole_file, whole_map
+from evaluation.prediction.unlikeness import Watch
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
@@ -139,6 +148,7 @@ def predict_run(
     data_root: str | None = None,
     pred_invert: str = "auto",
     tta: bool = False,
+    recalibrate_norm: bool = False,
     batch_size: int | None = None,
     tile: int = 512,
     overlap: int = 64,
@@ -164,6 +174,7 @@ def predict_run(
         data_root: folder that relative paths in the list start from; default: the run's.
         pred_invert: ``on``, ``off`` or ``auto``, as validation decided.
         tta: average the scores of the eight flips and rotations.
+        recalibrate_norm: count the statistics of batch norm anew on these images.
         batch_size: images of 256×256 at once, others count by their area; default: by the device.
         tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
@@ -193,10 +204,12 @@ def predict_run(
     pictures, failed = make_pictures(source, settings, overlays)
     precision = used_precision(precision, config, target)
     folder = choose_folder(out, run, epoch, source)
+    if recalibrate_norm:
+        recalibrate(network, pictures, settings, device=target, precision=precision, engine=engine)
     predictor = choose_predictor(network, target, precision, tta=tta, engine=engine, run=run, checkpoint=which)
     precision = predictor.precision
     how = {"tta": tta, "precision": precision, "tile": tile, "overlap": overlap, "device": str(target)}
-    how |= {"engine": engine}
+    how |= {"engine": engine, "recalibrate_norm": recalibrate_norm}
     origin = {
         "run": display_path(run),
         "epoch": epoch,
@@ -207,22 +220,37 @@ def predict_run(
         "checkpoint": display_path(find_checkpoint(run, which)),
     }
     images = describe_images([split_plane(picture.image)[0] for picture in pictures])
-    job = describe_job(find_checkpoint(run, which), source.inputs, how=how, settings=asdict(settings), images=images)
+    counted_on = images if recalibrate_norm else None  # other images would give these another map
+    job = describe_job(
+        find_checkpoint(run, which),
+        source.inputs,
+        how=how,
+        settings=asdict(settings),
+        images=images,
+        counted_on=counted_on,
+    )
     finished = find_finished(folder, pictures, settings, source=source, job=job)
     with open_results(folder, pictures, settings, job, finished=finished) as partial:
         started = time.monotonic()
         left = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in finished]
         tell_finished(len(pictures) - len(left), len(left))
         batch = batch_size or BATCH_SIZE[target.type]
-        failed |= write_maps(partial, left, settings, predictor, batch_size=batch, tile=tile, overlap=overlap)
+        with watching_own(predictor.network, checkpoint) as watched:
+            sizes = {"batch_size": batch, "tile": tile, "overlap": overlap}
+            failed |= write_maps(partial, left, settings, predictor, **sizes, watch=watched and watched[1])
+            kept = [picture for picture in left if picture.image not in failed]
+            kinds = {} if watched is None else measure_unlikeness(*watched, kept, settings, predictor)
+        unlike = recorded_unlike(folder, finished) | unlike_files(kinds, source.stacks)
         pictures, stacks = join_stacks(partial, pictures, source.stacks, failed=failed, finished=finished)
         record = {**origin, **how, **describe_course(len(left), time.monotonic() - started, target, failed)}
-        record |= describe_maps(pictures, settings, stacks)
+        record |= describe_maps(pictures, settings, stacks) | ({"unlike": unlike} if unlike else {})
         if instances is not None:
             record["instances"] = {"method": instances, "min_area": min_area}
             record["instances"]["objects"] = measure_objects(partial, pictures, stacks, settings, record, failed)
         write_json(partial / PREDICTIONS.record, {**record, "job": job_digest(job), "images": images})
     print(summarize(pictures, folder, record), flush=True)
+    for line in describe_unlike(unlike, kinds):
+        print(line, flush=True)
     if failed:
         raise UserError(failure_text(failed, len(pictures)))
     return folder
@@ -331,6 +359,7 @@ def write_maps(
     batch_size: int,
     tile: int,
     overlap: int,
+    watch: Watch | None = None,
 ) -> dict[Path, str]:
     """Predict the pictures into ``folder``; the images that failed, with the reason."""
     megapixels = sum(math.prod(picture.size) for picture in pictures) / MEGAPIXEL
@@ -346,6 +375,7 @@ def write_maps(
             window=tile,
             overlap=overlap,
             progress=progress,
+            watch=watch,
         )
     return {picture.image: reason for picture, reason in failed.items()}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datasets import image_files
-from datasets.augmentation import STRONG_AUGMENTATIONS, augment, strong_augmentation
+from datasets.augmentation import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS, augment, strong_augmentation
 from datasets.hot_pixels import without_hot_pixels
 from datasets.labels import IGNORE
 from datasets.transforms import (
@@ -70,11 +70,41 @@ def test_strong_geometry_moves_image_and_label_together(name):
     assert agreement > 0.97 and not torch.equal(label, mask)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "blur", "noise"])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "spectrum", "blur", "noise"])
 def test_intensity_changes_the_image_and_never_the_label(name):
     image, label = marked_pair(32, 32)
     changed, same = TrainingTransform(None, flips=False, strong=(name,))(image, label, np.random.default_rng(0))
     assert torch.equal(same, label) and not torch.equal(changed, image)
+
+
+def test_gamma_keeps_mean_deviation_and_the_order_of_pixels(rng):
+    image = torch.from_numpy(rng.gamma(1, 1, (1, 40, 30))).float()
+    bent, _ = augment(image, torch.zeros(40, 30, dtype=torch.uint8), ("gamma",), rng)
+    assert torch.equal(bent.flatten().argsort(), image.flatten().argsort()) and not torch.allclose(bent, image)
+    assert (bent.mean().item(), bent.std().item()) == pytest.approx((image.mean().item(), image.std().item()), rel=1e-4)
+
+
+def test_spectrum_changes_what_a_frequency_weighs_and_not_where_things_are(rng):
+    image = torch.from_numpy(rng.normal(size=(1, 63, 40))).float()
+    changed, _ = augment(image, torch.zeros(63, 40, dtype=torch.uint8), ("spectrum",), rng)
+    ratio = torch.fft.rfft2(changed.double()) / torch.fft.rfft2(image.double())
+    ratio = ratio.flatten()[1:]  # all but the mean
+    assert ratio.angle().abs().max() < 1e-3 and ratio.abs().std() > 0.02
+    assert (changed.mean().item(), changed.std().item()) == pytest.approx(
+        (image.mean().item(), image.std().item()), abs=1e-4
+    )
+
+
+def test_robust_stands_for_its_parts_and_a_strength_beside_it_counts():
+    image, label = marked_pair(32, 32)
+
+    def drawn(*spec: str) -> torch.Tensor:
+        return augment(image, label, spec, np.random.default_rng(1))[0]
+
+    parts = AUGMENTATION_PRESETS["robust"]
+    assert torch.equal(drawn("robust"), drawn(*parts)) and "noise:0.4" in parts
+    assert torch.equal(drawn("noise:2", "robust"), drawn(*parts, "noise:2"))
+    assert not torch.equal(drawn("robust", "noise:2"), drawn("robust"))
 
 
 @pytest.mark.parametrize("strong", [(), tuple(STRONG_AUGMENTATIONS)])

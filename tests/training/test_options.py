@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from datasets.labels import FOREGROUNDS
-from datasets.registries import NORMALIZATIONS, STRONG_AUGMENTATIONS
+from datasets.registries import AUGMENTATION_PRESETS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
@@ -123,6 +123,7 @@ def test_messages_name_only_flags_that_exist(name):
         ("schedule", SCHEDULES),
         ("normalization", NORMALIZATIONS),
         ("augment", STRONG_AUGMENTATIONS),
+        ("augment", tuple(AUGMENTATION_PRESETS)),
         ("igtt", RECIPES),
         ("igtt_init", BASELINES),
         ("foreground", ("auto", *FOREGROUNDS)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.labels import FOREGROUNDS
-from datasets.registries import FUSIONS, NORMALIZATIONS, STRONG_AUGMENTATIONS
+from datasets.registries import AUGMENTATION_PRESETS, FUSIONS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
@@ -118,7 +118,11 @@ class AugmentationOptions:
     crop: int = option(256, "side of the training window in pixels", whole_number(1, MAX_CROP), metavar="PIXELS")
     flips: bool = option(True, "flip and turn images by quarters")
     augment: tuple[str, ...] = option(
-        (), f"stronger augmentation, NAME[:STRENGTH] of: {', '.join(STRONG_AUGMENTATIONS)}", nargs="*", metavar="NAME"
+        (),
+        f"stronger augmentation, {', '.join(AUGMENTATION_PRESETS)} (for images of other labs) or NAME[:STRENGTH] of: "
+        + ", ".join(STRONG_AUGMENTATIONS),
+        nargs="*",
+        metavar="NAME",
     )
     repeat: int | str = option(
         "auto", "draws of every image in an epoch; auto: as --steps asks, else 1", auto_or_count, metavar="N"

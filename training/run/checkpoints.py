@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from datasets.segmentation import USUAL_PIXELS, SegmentationDataset
 from training.run.logger import RunLogger
 from training.run.state import TrainingState, checkpoint_content
 from training.selection import Selection
 from utils.background import BackgroundWriter
-from utils.checkpoint import save_checkpoint, take_snapshot
+from utils.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from utils.cli import RunFailed
 
 if TYPE_CHECKING:
     from training.data import TrainingData
+
+FEWEST, OWN_IMAGES = 8, 32  # of training, and as many of validation, that the end of a run describes
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,36 @@ def show_pictures(run: Run, data: TrainingData, state: TrainingState, selection:
         if dataset is not None:
             shown = predict_some(state.predictor, dataset, state.device, state.precision)
             run.writer.put(f"{name} pictures {epoch}", partial(draw, name, shown))
+
+
+def keep_own_images(run: Run, data: TrainingData, state: TrainingState) -> None:
+    """Add to ``best`` and ``last`` how own images look to their networks, by which inference tells others.
+
+    It is done once, when training is over: it costs a pass over some images, fewer where they are large.
+    """
+    from evaluation.prediction.unlikeness import learn_own_images
+
+    run.writer.wait()
+    folder, network = run.folder / "checkpoints", copy.deepcopy(state.predictor).eval()
+    for epoch in sorted({state.best["epoch"], state.epoch}):
+        names = [f"epoch_{epoch}"] + ["best"] * (epoch == state.best["epoch"]) + ["last"] * (epoch == state.epoch)
+        paths = [path for path in (folder / f"{name}.pth" for name in names) if path.is_file()]
+        contents = {path: load_checkpoint(path) for path in paths}
+        network.load_state_dict(contents[paths[-1]]["model"])
+        trained, held_out = _some_inputs(data.train), [] if data.val is None else _some_inputs(data.val)
+        own = learn_own_images(network, trained, held_out, device=state.device, precision=state.precision)
+        for path, content in contents.items():
+            content["own_images"] = None if own is None else own.to_json()
+            write_checkpoint(path, partial(dict, content))
+
+
+def _some_inputs(dataset: SegmentationDataset) -> Iterator[Tensor]:
+    """Network input (C, H, W) of images spread over a data set."""
+    size = dataset.image(0).shape[:2]
+    most = max(FEWEST, min(OWN_IMAGES, OWN_IMAGES * USUAL_PIXELS // math.prod(size)))
+    for index in range(0, len(dataset), -(-len(dataset) // most)):
+        pixels, scaling = dataset.scaled_pixels(index)
+        yield torch.from_numpy(scaling(pixels))
 
 
 def save_epoch(run: Run, state: TrainingState, selection: Selection, numbered: bool) -> None:

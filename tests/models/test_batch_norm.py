@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import build_network
-from training.batch_norm import MAX_BATCHES, batch_norms, re_estimate_statistics
+from models.blocks import MAX_BATCHES, batch_norms, re_estimate_statistics
 from training.fit import configure, fit
 from utils.checkpoint import load_checkpoint
 from utils.files import read_jsonl
