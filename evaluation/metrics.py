@@ -35,6 +35,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--label_map", metavar="V:CLASS,…", help=meaning)
     shown = "channels of the images to draw, by number or OME name (default: as recorded)"
     add("--channels", type=channel_list, default=(), metavar="C,…", help=shown)
+    truth = "run or audit.json: estimate IoU and F1 against the truth from labels that err as this audit found"
+    add("--label_audit", metavar="RUN|FILE", help=truth)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
     add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     add("--no_report", action="store_true", help="write no report.html and no overlays")

@@ -171,6 +171,11 @@ def _compare(
         from evaluation.label_audit.repair import choose_repair
 
         repair = choose_repair(given, truths).spec
+    errors = None
+    if num_classes == 1 and comparable:
+        from evaluation.label_audit.error_table import LabelErrors
+
+        errors = LabelErrors.of(truths, given, repair)
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -182,6 +187,7 @@ def _compare(
         bias_cost=cost,
         steps=steps,
         repair=repair,
+        errors=errors,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES
+
+if TYPE_CHECKING:
+    from evaluation.label_audit.error_table import LabelErrors
 
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
@@ -30,6 +33,7 @@ class ReferenceAudit(Audit):
         bias_cost: share of the clean labels' IoU that they cost whoever does not know of them.
         steps: of the training that the prediction is for; None: as many as it takes.
         repair: the steps of label noise that mend the labels, as found by ``repair``; None where none is known.
+        errors: counts of repaired labels by distance, for scores without clean labels; None of several classes.
         transitions: Q and what follows from it, from the images that have a reference label.
         ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
         profile: Q by distance and by depth, see ``by_distance.distance_profile``.
@@ -42,6 +46,7 @@ class ReferenceAudit(Audit):
     bias_cost: float | None
     steps: int | None
     repair: str | None = None
+    errors: LabelErrors | None = None
     transitions: Transitions
     ceiling: Ceiling
     profile: dict[str, Any]
@@ -173,6 +178,7 @@ class ReferenceAudit(Audit):
             "bias": None if self.biases is None else [asdict(bias) for bias in self.biases.found],
             "offset": self.offset,
             "repair": self.repair,
+            "errors_by_distance": None if self.errors is None else self.errors.to_json(),
         }
 
     def _evidence_details(self) -> dict[str, Any]:

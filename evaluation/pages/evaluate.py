@@ -36,6 +36,7 @@ def evaluate_maps(
     data_root: str | None = None,
     out: Path | None = None,
     report: bool = True,
+    label_audit: str | Path | None = None,
 ) -> dict[str, Any]:
     """Score the maps of a folder and write every file of metrics.
 
@@ -43,6 +44,7 @@ def evaluate_maps(
         threshold, num_classes, ignore_index: default: as inference recorded them.
         label_map: what values of labels mean; default: as the run decided, else by the labels.
         channels: of the images that are drawn; default: as inference recorded them.
+        label_audit: of labels that err like these; IoU and F1 against the truth are estimated by it.
     Returns: the content of metrics.json.
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
@@ -58,6 +60,12 @@ def evaluate_maps(
         data_root=data_root,
     )
     summary = results.summary
+    stated = None
+    if label_audit is not None:
+        from evaluation.label_audit.true_scores import scores_against_truth
+
+        stated = scores_against_truth(results.totals.results, results.scorer, label_audit)
+        summary["against_truth"] = stated.to_json()
     if report:
         summary["classic"] = classic_methods(results)
     target = out or folder.folder
@@ -68,6 +76,8 @@ def evaluate_maps(
             write_report(partial / "report.html", [results])
         write_json(partial / METRICS.record, summary)
     print_table(summary)
+    if stated is not None:
+        print(stated.line())
     tell_low_maps(results.totals.sum, results.scorer)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
