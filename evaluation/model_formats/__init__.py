@@ -9,6 +9,7 @@ FORMATS = Registry(
         "openvino": "evaluation.model_formats.openvino_models:write_openvino",
         "openvino-int8": "evaluation.model_formats.openvino_models:write_int8",
         "torchscript": "evaluation.model_formats.graph:write_torchscript",
+        "bioimageio": "evaluation.model_formats.model_zoo:write_package",
         "safetensors": "evaluation.model_formats.graph:write_safetensors",
     }
 )

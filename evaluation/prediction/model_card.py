@@ -159,6 +159,7 @@ def card_text(card: dict[str, Any]) -> str:
         rows["authors"] = ", ".join(export.get("authors") or []) or "**missing**: give --authors"
     lines = [f"# {card['name']}", "", f"A segmentation network for {_kind(card['task'])}.", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    lines += ["", "## Validation", "", f"IoU on the run's validation images, pooled over pixels: {reached}."]
     lines += ["", "## Limits", "", *(f"- {line}" for line in card["limits"]), "", "## Recipe", ""]
     lines += ["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in card["recipe"].items())]
     lines += [f"| {each['name']}, decided | {each['value']}: {each['reason']} |" for each in card["decisions"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +183,24 @@ def test_the_gate_refuses_what_int8_hurts():
     for int8 in (0.897, float("nan")):
         with pytest.raises(UserError, match=rf"{int8:.4f}.*0.9000"):
             check_gate({"fp32": 0.9, "int8": int8}, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalization", ["zscore", "unit", "local"])
+def test_the_model_zoo_takes_the_package(make_run, normalization):
+    """`write_package` passes it to the zoo's own test, which compares the test tensors."""
+    pytest.importorskip("bioimageio.core", reason="needs bioimageio.core")
+    if metadata.version("pydantic") >= "2.13":
+        pytest.skip("this pydantic cannot write packages: see requirements-export.txt")
+    run = make_run(normalization=normalization, invert=True)
+    folder = export_to(run, "bioimageio", "--authors", "A. Person", "--license", "CC-BY-4.0")
+    assert read_json(folder / "model_card.json")["export"]["checked"]["bioimageio_test"] == "passed"
+    with zipfile.ZipFile(folder / "model.zip") as package:
+        assert {"cover.png", "test_input.npy", "test_output.npy", "model.onnx"} <= set(package.namelist())
+        described = package.read("rdf.yaml").decode()
+    assert "A. Person" in described and "CC-BY-4.0" in described
+    with pytest.raises(UserError, match="'mine' is no SPDX identifier"):
+        export_to(run, "bioimageio", "--license", "mine")
 
 
 @pytest.mark.slow
