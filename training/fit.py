@@ -73,6 +73,39 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervise
         return _fit(options, root, device, method or METHODS[method_name(options)])
 
 
+def fit_images(
+    images: Sequence[np.ndarray | str | Path],
+    labels: Sequence[np.ndarray | str | Path] | None = None,
+    *,
+    validation: tuple[Sequence[np.ndarray | str | Path], Sequence[np.ndarray | str | Path]] | None = None,
+    name: str = "arrays",
+    root: Path = REPO_ROOT,
+    **options: Any,
+) -> Path:
+    """Train on arrays or files and return the run folder, which ``evaluation.prediction.Segmenter`` loads.
+
+    Args:
+        images: (H, W), or (H, W, C) with as many channels as the first one has, of any type; or files.
+        labels: as files of labels hold them, 0 and one other value or class indices; None: train from images alone.
+        validation: images and labels to choose threshold and checkpoint by; default: the last one, at the implied one.
+        name: of the data set that arrays are kept as, below datasets/ and txt/.
+        options: those of ``main.py``, such as ``preset="quick"``, ``steps=200``.
+    Raises:
+        UserError: as `fit`; also not as many labels as images.
+    """
+    from datasets.array_sets import write_array_list
+
+    if labels is None:
+        options.setdefault("igtt", "best")
+    first = images[0] if len(images) else None
+    if isinstance(first, np.ndarray) and first.ndim == 3:
+        options.setdefault("in_channels", first.shape[2])
+    given = {"dataset": name, "train_list": str(write_array_list(images, labels, name, root)), **options}
+    if validation is not None:
+        given["val_list"] = str(write_array_list(*validation, name, root))
+    return fit(configure(given, root), root)
+
+
 def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method: type[Supervised]) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     with ExitStack() as held:

@@ -1,0 +1,139 @@
+"""The scripts of examples/ and the notebook do what they say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.image_io import read_image, read_label
+from datasets.lists import read_list
+from evaluation import export
+from evaluation.prediction import Segmenter
+from training.fit import fit_images
+from utils.cli import UserError
+from utils.run_folder import REPO_ROOT
+
+TINY = {"preset": "quick", "width": 2, "crop": 32, "steps": 4, "epochs": 2, "tensorboard": False, "audit": False}
+
+
+@pytest.fixture
+def copy(workspace, tmp_path) -> Path:
+    """A copy of the repository that a script may write into."""
+    root = tmp_path / "copy"
+    shutil.copytree(workspace, root)
+    for name in ("examples", "docs"):
+        shutil.copytree(REPO_ROOT / name, root / name)
+    return root
+
+
+def run_script(*command: object, cwd: Path, python: str | Path = sys.executable) -> str:
+    answer = subprocess.run([str(python), *map(str, command)], cwd=cwd, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def disk_arrays(root: Path, name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    samples = read_list(root / f"txt/disks/{name}.txt", root)
+    return [read_image(sample.image) for sample in samples], [read_label(sample.label) for sample in samples]
+
+
+def test_scripts_are_short():
+    for script in (REPO_ROOT / "examples").glob("*.py"):
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 30
+
+
+def test_arrays_train_a_run_that_predicts(disks):
+    images, labels = disk_arrays(disks, "train/train_gt")
+    run = fit_images(images, labels, validation=disk_arrays(disks, "val"), name="mine", root=disks, seed=3, **TINY)
+    assert run.parent == disks / "train_log/mine" and (run / "README.md").is_file()
+    again = fit_images(images, labels, validation=disk_arrays(disks, "val"), name="mine", root=disks, seed=3, **TINY)
+    files = list((disks / "datasets/mine/arrays").glob("*.npy"))
+    assert len(files) == 2 * (8 + 3)  # equal arrays are written once
+    first, second = (Segmenter.load(each, device="cpu").predict(images[0]) for each in (run, again))
+    assert np.array_equal(first.scores, second.scores) and first.mask.shape == images[0].shape
+
+
+def test_files_and_colour_train_too(disks, rng):
+    samples = read_list(disks / "txt/disks/train/train_gt.txt", disks)
+    run = fit_images([each.image for each in samples], [each.label for each in samples], name="f", root=disks, **TINY)
+    color = rng.integers(0, 255, (3, 40, 40, 3), np.uint8)
+    labels = (color[..., 0] > 128).astype(np.uint8)
+    colored = fit_images(list(color), list(labels), name="c", root=disks, **TINY)
+    assert Segmenter.load(run, device="cpu").settings.in_channels == 1
+    assert Segmenter.load(colored, device="cpu").predict(color[0]).scores.shape == (40, 40)
+
+
+def test_what_does_not_fit_together_is_named(disks):
+    images, labels = disk_arrays(disks, "val")
+    for bad, message in (
+        ((images, labels[:2]), "3 images and 2 labels"),
+        (([], []), "no images"),
+        (([images[0][0]], [labels[0]]), r"image 0 has the shape \(64,\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit_images(*bad, name="bad", root=disks, **TINY)
+
+
+@pytest.mark.slow
+def test_the_training_script_runs(copy):
+    assert "IoU 0." in run_script("examples/train_and_predict.py", cwd=copy)
+
+
+@pytest.fixture
+def exported(disks) -> tuple[Path, np.ndarray, np.ndarray]:
+    """An ONNX file, an image as .npy, and the mask that the Segmenter gives it."""
+    pytest.importorskip("onnx", reason="needs onnx")
+    images, labels = disk_arrays(disks, "train/train_gt")
+    run = fit_images(images, labels, name="mine", root=disks, **{**TINY, "steps": 60, "width": 4, "crop": 64})
+    export.main(["--train_dir", str(run), "--to", "onnx"])
+    np.save(disks / "image.npy", images[0])
+    return (
+        run / "export/onnx/model.onnx",
+        disks / "image.npy",
+        Segmenter.load(run, "best", "cpu", "fp32").predict(images[0]).mask,
+    )
+
+
+def check_onnx_script(exported, folder: Path, python: str | Path) -> None:
+    shutil.copy(REPO_ROOT / "examples/onnx_only.py", folder)
+    model, image, expected = exported
+    assert "foreground" in run_script("onnx_only.py", model, image, "mask.npy", cwd=folder, python=python)
+    found = np.load(folder / "mask.npy")
+    assert np.mean(found != expected) < 1e-3 and 0 < found.mean() < 1
+
+
+def test_the_onnx_script_gives_the_mask_of_the_segmenter(exported, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    check_onnx_script(exported, tmp_path, sys.executable)
+
+
+@pytest.mark.slow
+def test_an_environment_of_numpy_and_onnxruntime_is_enough(exported, tmp_path):
+    place = tmp_path / "clean"
+    venv.create(place, with_pip=True)
+    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    install = [str(python), "-m", "pip", "install", "-q", "numpy", "onnxruntime"]
+    answer = subprocess.run(install, capture_output=True, text=True)
+    if answer.returncode:
+        pytest.skip(f"pip could not install onnxruntime: {answer.stderr[-200:]}")
+    assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode != 0
+    check_onnx_script(exported, tmp_path, python)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_ten_images_to_a_mask(copy):
+    nbformat = pytest.importorskip("nbformat", reason="needs nbformat")
+    client = pytest.importorskip("nbclient", reason="needs nbclient")
+    notebook = nbformat.read(copy / "docs/quickstart.ipynb", 4)
+    kept = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in kept) == 2  # as it is shown
+    client.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(copy / "docs")}}).execute()
+    texts = "".join(output.get("text", "") for output in notebook.cells[-2].outputs)
+    assert float(texts.split("IoU ")[1].split()[0]) > 0.6
