@@ -35,6 +35,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
+from evaluation.scores.few_images import group_numbers
 from training.losses import refuse_shares
 from training.methods import METHODS
 from training.options import TrainingOptions
@@ -82,6 +83,15 @@ class TrainingData:
     val_loader: Iterable[dict[str, Any]] | None
     held_out: list[Sample]
     reading: LabelReading = LabelReading()
+
+    def val_groups(self) -> list[int]:
+        """The group that each validation image is counted in, see `few_images.group_numbers`; none without a list."""
+        return [] if self.val is None else group_numbers([sample.image_id for sample in self.val.samples])
+
+    @property
+    def val_is_one_field(self) -> bool:
+        """Whether all validation images, of several, are crops of one field of view."""
+        return self.val is not None and len(self.val) > 1 and len(set(self.val_groups())) == 1
 
     def files(self) -> list[Path]:
         """The lists, images and labels that the run learns from and chooses by."""

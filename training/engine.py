@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -191,7 +191,7 @@ def validate(
     precision: str = "fp32",
     channels_last: bool = False,
     decoder: ScoreDecoder | None = None,
-    groups: int | None = None,
+    groups: Sequence[int] | None = None,
     tile: int = TILE,
     keep: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> np.ndarray:
@@ -201,21 +201,21 @@ def validate(
 
     Args:
         decoder: for several classes, what corrects scores before the argmax.
-        groups: count into that many tables; image i of the list goes into table i mod ``groups``.
+        groups: the number of the table that each image of the list is counted into; None: all into one.
         keep: is given the index, scores (h, W) and labels of each binary image, of large ones a band of rows at a time.
     Returns: binary: the (2, BINS) score histogram; K classes: the (K, K) confusion matrix, rows = truth; int64. With
-        ``groups`` the tables, (``groups``, …).
+        ``groups`` the tables, (number of groups, …).
     """
     network.eval()
     shape = (2, BINS) if num_classes == 1 else (num_classes, num_classes)
-    counts = torch.zeros(groups or 1, *shape, dtype=torch.int64, device=device)
+    counts = torch.zeros(max(groups) + 1 if groups else 1, *shape, dtype=torch.int64, device=device)
 
     def predict(images: Tensor) -> Tensor:
         with autocast(device, precision):
             return to_scores(network(images))
 
     for batch in batches:
-        tables = [int(index) % groups for index in batch["index"]] if groups else [0] * len(batch["image"])
+        tables = [groups[int(index)] for index in batch["index"]] if groups else [0] * len(batch["image"])
         for scores, labels, places in _scored_parts(predict, batch, device, channels_last, tile):
             if num_classes > 1:
                 scores = (scores if decoder is None else decoder(scores)).argmax(1, keepdim=True)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 
 from datasets.catalog import prepare_dataset
 from datasets.segmentation import steps_before
-from evaluation.scores.few_images import MAX_GROUPS
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
 from training.data import TrainingData, load_data, method_name, read_lists
@@ -194,7 +194,9 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         kept = KeptScores() if options.data.val_labels == "clean" and not options.label_free.igtt else None
         counts = count_validation(data, state, kept)
         method.refresh(state)
-        selection = with_offset(method.decide(state, counts), kept)
+        selection = with_offset(method.decide(state, counts), kept, data.val_groups())
+        if kept is not None and data.val_is_one_field:
+            selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
         state.rank(selection)
         warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
         report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
@@ -287,7 +289,7 @@ def count_validation(data: TrainingData, state: TrainingState, kept: KeptScores 
         precision=state.precision,
         channels_last=state.channels_last,
         decoder=state.scores.decoder(num_classes, state.loss.class_weights),
-        groups=min(len(data.val), MAX_GROUPS),
+        groups=data.val_groups(),
         keep=None if kept is None else kept.keep,
     )
 

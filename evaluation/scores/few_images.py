@@ -1,10 +1,14 @@
 """What a few validation images can decide: a threshold and a direction, only where they differ beyond their errors.
 
 Errors come from resampling images, since the pixels of an image err together. A threshold that is the best of four
-images is often worse elsewhere than the one that is right by theory.
+images is often worse elsewhere than the one that is right by theory. Crops of one field of view err together too: they
+count as one image, and alone they tell nothing of other fields.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +19,26 @@ MAX_GROUPS = 32  # of validation images that are counted apart: enough for error
 MIN_IMAGES = 4  # fewer move no threshold
 ERROR_OF_ONE = 0.25  # of the AUC of a single image, whose error cannot be estimated
 CANDIDATES = 65  # between the prior and the best threshold
+# A crop's place in its field, at the end of a name: 14_h0_w256.png, cell_y3_x0; rows and columns may be those of wells.
+CROP = re.compile(r"_(?:h\d+_w\d+|y\d+_x\d+|x\d+_y\d+)$", re.IGNORECASE)
 COARSE = 256  # bins that suffice for the error of an AUC
+
+
+def field_names(image_ids: Sequence[str]) -> list[str]:
+    """The field of view of every image: its name without ending and without the place of a crop in the field.
+
+    >>> field_names(["a/14_h0_w0.png", "a/14_h0_w256.png", "b/14_h0_w0.png", "cell_3.tif"])
+    ['a/14', 'a/14', 'b/14', 'cell_3.tif']
+    """
+    stems = [re.sub(r"\.[A-Za-z]+$", "", name) for name in image_ids]
+    return [CROP.sub("", stem) if CROP.search(stem) else name for name, stem in zip(image_ids, stems, strict=True)]
+
+
+def group_numbers(image_ids: Sequence[str]) -> list[int]:
+    """For every image the number of the group that it is counted in: a field of view, or several of many fields."""
+    fields = field_names(image_ids)
+    numbers = {field: number % MAX_GROUPS for number, field in enumerate(dict.fromkeys(fields))}
+    return [numbers[field] for field in fields]
 
 
 def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def selection_of(labels, scores):
             kept.keep(place, torch.from_numpy(score[rows]), torch.from_numpy(label[rows]))
         histograms.append(score_histogram(score, label))
     without = select_binary(np.stack(histograms), labels_are_clean=True, pred_invert=False, implied=None)
-    return without, with_offset(without, kept)
+    return without, with_offset(without, kept, range(len(labels)))
 
 
 def test_masks_that_are_too_wide_are_narrowed():
@@ -70,9 +70,9 @@ def test_masks_that_are_too_wide_are_narrowed():
 def test_too_many_pixels_are_not_kept():
     kept = KeptScores(most=10)
     kept.keep(0, torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.uint8))
-    assert kept.tables([0.5], 1, False) is not None
+    assert kept.tables([0.5], None, False) is not None
     kept.keep(1, torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.uint8))
-    assert kept.tables([0.5], 1, False) is None and not kept.parts
+    assert kept.tables([0.5], None, False) is None and not kept.parts
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_validation_equals_counting_all_images_at_once(num_classes):
 def test_validation_keeps_groups_of_images_apart(num_classes):
     network, batch = small_network(num_classes), random_batch(5, num_classes)
     batch["index"] = torch.tensor([4, 0, 1, 3, 2])
-    tables = validate(network, [batch], num_classes=num_classes, device=CPU, groups=3)
+    tables = validate(network, [batch], num_classes=num_classes, device=CPU, groups=[0, 1, 2, 0, 1])
     for table in range(3):
         own = [place for place, index in enumerate(batch["index"].tolist()) if index % 3 == table]
         part = {name: value[own] for name, value in batch.items()}
@@ -108,7 +108,7 @@ def test_large_validation_images_are_counted_once_in_tiles(num_classes):
         "index": torch.arange(2),
     }
     whole, tiled = (
-        validate(network, [batch], num_classes=num_classes, device=CPU, groups=2, tile=tile) for tile in (512, 128)
+        validate(network, [batch], num_classes=num_classes, device=CPU, groups=[0, 1], tile=tile) for tile in (512, 128)
     )
     assert np.array_equal(whole, tiled) and whole.sum() == batch["label"].numel()
 

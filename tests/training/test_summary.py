@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
+from evaluation.scores.few_images import group_numbers
 from training.fit import configure, fit
 from training.run.summary import classic_line, metric_text, missed_classes, missed_line
+from utils.checkpoint import load_checkpoint
+from utils.files import read_jsonl
 
 
 def table(tp: int, fp: int, fn: int, tn: int = 100) -> np.ndarray:
@@ -34,7 +39,7 @@ def test_a_figure_without_meaning_is_not_told():
 def test_a_classic_method_that_wins_is_a_warning(disks, reached, wins):
     folder = disks / "datasets" / "disks" / "val"
     samples = [Sample(folder / "images" / f"{n}.png", folder / "labels" / f"{n}.png", str(n), n) for n in range(3)]
-    line = classic_line(np.array([reached] * 3), SegmentationDataset(samples))
+    line = classic_line(np.array([reached] * 3), SegmentationDataset(samples), range(3))
     assert line.startswith("warning: ") == wins and "the same 3 images" in line
 
 
@@ -66,3 +71,36 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys):
     assert "the same 3 images" in classic
     assert place.startswith("took ") and str(folder) in place
     assert inference.startswith("python evaluation/inference.py") and metrics.startswith("python evaluation/metrics.py")
+
+
+def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
+    """They err together: what fits them best may fit no other field."""
+    images = disks / "datasets/disks/train/images"
+    rows = [line.split("\t") for line in (disks / "txt/disks/train/train_gt.txt").read_text().splitlines()]
+    crops = []
+    for number, (image, label) in enumerate(rows[:5]):
+        crop = images / f"field_h0_w{64 * number}.png"
+        shutil.copy(disks / image, crop)
+        crops.append(f"{crop}\t{disks / label}\n")
+    (disks / "txt/disks/val.txt").write_text("".join(crops))
+    given = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "device": "cpu", "tensorboard": False}
+    folder = fit(configure({**given, "epochs": 3, "lr": 1e-8, "run_name": "one"}, disks), disks)
+    said = capsys.readouterr().out
+    assert "these 5 images are crops of one field, which tells nothing of others: best is last" in said
+    best = load_checkpoint(folder / "checkpoints/best.pth")
+    assert (best["epoch"], best["threshold"], best.get("mask_offset", 0)) == (3, 0.5, 0)
+    assert all(np.isfinite(record["val/iou"]) for record in read_jsonl(folder / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups"),
+    [
+        (["a_h0_w0.png", "a_h0_w64.png", "b_h0_w0.png", "c.png"], [0, 0, 1, 2]),
+        (["x/a_y1_x2.tif", "x/a_y1_x3.tif", "y/a_y1_x3.tif", "y/a_r1_c3.tif"], [0, 0, 1, 2]),
+        (["a_3.png", "a_4.png", "h2_w3.png", "a_w1.png"], [0, 1, 2, 3]),  # numbers alone are no place
+        (["stack.tif::0", "stack.tif::1"], [0, 1]),
+        ([f"{n}.png" for n in range(40)], [n % 32 for n in range(40)]),
+    ],
+)
+def test_crops_of_a_field_are_counted_together(ids, groups):
+    assert group_numbers(ids) == groups

@@ -332,7 +332,7 @@ def score_on_list(experiment: Experiment, run: Path, data_list: Path) -> dict[st
     counts = invert_histogram(counts) if checkpoint["pred_invert"] else counts
     at = counts_at(counts, checkpoint["threshold"])
     if kept is not None:
-        tables = kept.tables([checkpoint["threshold"]], 1, bool(checkpoint["pred_invert"]))
+        tables = kept.tables([checkpoint["threshold"]], None, bool(checkpoint["pred_invert"]))
         (tn, fp), (fn, tp) = tables[0, 0, OFFSETS.tolist().index(checkpoint["mask_offset"])].tolist()
         at = Counts(tp=tp, fp=fp, fn=fn, tn=tn)
     figures = {"f1": float(f1(at)), "iou": float(iou(at)), "auc": float(auc(counts))}

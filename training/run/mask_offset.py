@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,34 +38,36 @@ class KeptScores:
         else:
             self.parts[index].append((scores.float().cpu(), label.cpu()))
 
-    def tables(self, thresholds: list[float], groups: int, invert: bool) -> np.ndarray | None:
-        """Confusion matrices at thresholds and offsets; image i of the list goes into table i mod ``groups``.
+    def tables(self, thresholds: list[float], groups: Sequence[int] | None, invert: bool) -> np.ndarray | None:
+        """Confusion matrices at thresholds and offsets, a table for each group, see ``engine.validate``.
 
-        Returns: int64 (groups, thresholds, offsets, 2, 2); None where any process had too many pixels to keep.
+        Returns: int64 (number of groups, thresholds, offsets, 2, 2); None where any process had too many pixels.
         """
-        counts = torch.zeros(groups, len(thresholds), len(OFFSETS), 2, 2, dtype=torch.int64)
+        counts = torch.zeros(max(groups) + 1 if groups else 1, len(thresholds), len(OFFSETS), 2, 2, dtype=torch.int64)
         is_full = torch.tensor(int(self.pixels > self.most))
         for index, parts in sorted(self.parts.items()):
             scores, label = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
             scores = 1 - scores if invert else scores
             for place, threshold in enumerate(thresholds):
-                counts[index % groups, place] += torch.from_numpy(count_offsets(scores, label, threshold))
+                table = groups[index] if groups else 0
+                counts[table, place] += torch.from_numpy(count_offsets(scores, label, threshold))
         return None if sum_over_ranks(is_full) else sum_over_ranks(counts).numpy()
 
 
-def with_offset(selection: Selection, kept: KeptScores | None) -> Selection:
+def with_offset(selection: Selection, kept: KeptScores | None, groups: Sequence[int] | None) -> Selection:
     """The decision of an epoch, with the offset of masks that clean labels show to be worth it.
 
     At the chosen threshold, or at the one that is right without a look at these images.
 
     Args:
         kept: None where validation labels do not decide.
+        groups: that the validation images were counted in.
     """
     if kept is None or selection.tables is None or selection.threshold is None or not np.isfinite(selection.metric):
         return selection
     prior = DEFAULT_THRESHOLD if selection.prior is None else selection.prior
     thresholds = list(dict.fromkeys([selection.threshold, prior]))
-    tables = kept.tables(thresholds, len(selection.tables), selection.invert)
+    tables = kept.tables(thresholds, groups, selection.invert)
     if tables is None:
         return selection
     at, offset = choose_offset(tables)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.segmentation import steps_before
+from evaluation.scores.few_images import MIN_IMAGES
 from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.engine import EpochMetrics
 from training.options import TrainingOptions
@@ -44,6 +45,7 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
     else:
         taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
         lines.append(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
+        lines += few_fields(data, options.data.val_labels == "clean" and not options.label_free.igtt)
     lines.append(
         f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, {optimization.optimizer}"
         + _method(options)
@@ -64,6 +66,20 @@ def _method(options: TrainingOptions) -> str:
         return ""
     params = ",".join(f"{name}={value:g}" for name, value in options.loss.method_options.items())
     return f", method {options.loss.method}({params})"
+
+
+def few_fields(data: TrainingData, decides: bool) -> list[str]:
+    """A line where validation images are crops of so few fields of view that they decide less.
+
+    Args:
+        decides: whether validation labels decide anything.
+    """
+    fields, images = len(set(data.val_groups())), len(data.val_groups())
+    if not decides or fields == images or fields >= MIN_IMAGES:
+        return []
+    if data.val_is_one_field:
+        return [f"these {images} images are crops of one field, which tells nothing of others: best is last"]
+    return [f"these {images} images are crops of {fields} fields, too few to move the threshold"]
 
 
 def _plan(data: TrainingData, epochs: int, crop: int) -> str:
@@ -127,7 +143,7 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
     if options.data.num_classes > 1:
         missed = missed_classes(tables.sum(0))
         return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])
-    return [*lines, classic_line(tables, data.val)] if tables[:, 1].any() else lines
+    return [*lines, classic_line(tables, data.val, data.val_groups())] if tables[:, 1].any() else lines
 
 
 def next_commands(folder: Path, best_epoch: int, data: TrainingData) -> str:

@@ -51,15 +51,16 @@ def interval(tables: np.ndarray, metric: Callable[[np.ndarray], float]) -> str:
     return f"[{low:.4f}, {high:.4f}]"
 
 
-def classic_line(tables: np.ndarray, validation: SegmentationDataset) -> str:
+def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Sequence[int]) -> str:
     """The best cheap classic method on the validation images, as a warning where it wins.
 
     Args:
-        tables: of the best epoch, (n, 2, 2); image i of ``validation`` was counted into table i mod n.
+        tables: of the best epoch, (n, 2, 2).
+        groups: the number of the table that each image of ``validation`` was counted into.
     """
     n = len(tables)
     compared = max(1, n * COMPARED_IMAGES // len(validation)) if len(validation) > COMPARED_IMAGES else n
-    indices = [index for index in range(len(validation)) if index % n < compared]
+    indices = [index for index, group in enumerate(groups) if group < compared]
     reached = foreground_iou(tables[:compared].sum(0))
     method, classic = best_cheap_method(
         LazySequence(lambda place: validation.image(indices[place]), len(indices)),
