@@ -36,6 +36,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--channels", type=channel_list, default=(), metavar="C,…", help=shown)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from (default: $SEG_ROOT)")
     add("--out", type=Path, metavar="DIR", help="where the files go (default: train_log/NAME/suspects_<list>)")
+    page = "write review.html, on which issues are looked at and decided; --prd_dir may be a folder of issues"
+    add("--review", action="store_true", help=page)
     return parser.parse_args(arguments)
 
 

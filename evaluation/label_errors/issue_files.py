@@ -21,7 +21,7 @@ from utils.records import COUNT, OBJECT, POSITIVE, TEXT, read_record
 from utils.run_folder import REPO_ROOT, display_path
 
 KINDS = ("missing", "invented", "merged", "split", "too wide", "too narrow", "moved")
-TABLE, RECORD = "issues.csv", "issues.json"
+TABLE, RECORD, REVIEW = "issues.csv", "issues.json", "review.html"
 COLUMNS = ("id", "image", "kind", "y", "x", "area", "confidence", "crop", "top", "left", "height", "width")
 REMEDY = "run evaluation/suspect_labels.py again"
 

@@ -11,7 +11,7 @@ import numpy as np
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, write_image
 from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
-from evaluation.label_errors.issue_files import LabelIssue
+from evaluation.label_errors.issue_files import REVIEW, TABLE, LabelIssue, read_issues
 from evaluation.label_errors.object_issues import describe_issues, judge_objects, write_object_issues
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
 from evaluation.label_errors.sheet import issue_row, write_sheet
@@ -146,6 +146,7 @@ def find_label_issues(
     channels: tuple[str, ...] = (),
     data_root: str | None = None,
     out: Path | None = None,
+    review: bool = False,
 ) -> Path:
     """Hold the labels of a list against what networks trained without them predict, and write what is found.
 
@@ -157,10 +158,13 @@ def find_label_issues(
         label_map: what values of labels mean; default: as the run decided, else by the labels.
         channels: of the images that are drawn; default: as recorded.
         out: default: ``train_log/<dataset>/suspects_<list>``.
+        review: write review.html, too; of a single folder that holds issues already, it alone.
     Returns: the folder, whose files docs/LABEL_ISSUES.md describes.
     Raises:
         UserError: no list, no predictions, nothing that matches.
     """
+    if review and len(prd_dirs) == 1 and (prd_dirs[0] / TABLE).is_file():
+        return review_issues(prd_dirs[0], dataset, channels)
     dataset = prepare_dataset(dataset, train_list)
     list_path = find_list(train_list, dataset) if train_list else default_training_list(dataset)
     samples = read_list(list_path, data_root)
@@ -177,7 +181,8 @@ def find_label_issues(
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     channels = channels or tuple(recorded.get("channels") or ())
     how = {"in_channels": len(channels) or recorded.get("in_channels", 1), "channels": channels}
-    with replaced_output(folder, ISSUES, expected=(ISSUES.record, *ISSUES.others)) as partial:
+    expected = (ISSUES.record, *ISSUES.others)
+    with replaced_output(folder, ISSUES, expected=expected, earlier=(REVIEW,)) as partial:
         write_issues(partial, ranked, assessor, top=top, **how)
         reading = samples[0].reading
         judged, assessor = judge_objects(assessor, ranked)
@@ -197,4 +202,14 @@ def find_label_issues(
             },
         )
     report_issues(folder, ranked, issues, dataset, top=top)
+    return review_issues(folder, dataset, channels, how["in_channels"]) if review else folder
+
+
+def review_issues(folder: Path, dataset: str, channels: Sequence[str] = (), in_channels: int = 1) -> Path:
+    """Write the review page of a folder of issues into it."""
+    from evaluation.label_errors.review import write_review
+
+    found = read_issues(folder)
+    write_review(folder / REVIEW, found, dataset, in_channels=len(channels) or in_channels, channels=channels)
+    print(f"review: open {display_path(folder / REVIEW)} in a browser; it ends with the command that mends the labels")
     return folder

@@ -72,14 +72,44 @@ function paintScores(canvas, map) {
   });
 }
 
-// The dimmed image under its errors: found, missed, invented or a wrong class, not counted. `predicted(i)` is a class.
-function paintErrors(canvas, image, label, predicted) {
+// The dimmed image under its errors: found, missed, invented or a wrong class, not counted. `predicted(i)` is a class;
+// errors are pale where `matters(i)` is false.
+function paintErrors(canvas, image, label, predicted, matters = () => true) {
   paint(canvas, image, (i, out) => {
     const truth = label.data[i], guess = predicted(i);
-    for (let c = 0; c < 3; c++) out[c] = image.data[i + c] * data.backdrop;
-    if (truth === 255) put(out, data.colors.ignored);
-    else if (guess === truth) {
-      if (truth) for (let c = 0; c < 3; c++) out[c] = 0.5 * out[c] + 0.5 * data.colors.found[c];
-    } else put(out, guess === 0 ? data.colors.missed : data.colors.invented);
+    const under = [0, 1, 2].map((c) => image.data[i + c] * data.backdrop);
+    let color = under, share = matters(i) ? 1 : 0.35;
+    if (truth === 255 || guess === 255) color = data.colors.ignored;
+    else if (guess !== truth) color = guess === 0 ? data.colors.missed : data.colors.invented;
+    else if (truth) {
+      color = data.colors.found;
+      share = 0.5;
+    }
+    for (let c = 0; c < 3; c++) out[c] = share * color[c] + (1 - share) * under[c];
   });
+}
+
+// The image with the outlines of the classes of a label.
+function paintOutlines(canvas, image, label, color) {
+  const width = image.width;
+  const edge = (i) => {
+    const here = label.data[i], place = i / 4, x = place % width, y = Math.floor(place / width);
+    if (here === 0) return false;
+    return (x > 0 && label.data[i - 4] !== here) || (x < width - 1 && label.data[i + 4] !== here) ||
+      (y > 0 && label.data[i - 4 * width] !== here) || (y < image.height - 1 && label.data[i + 4 * width] !== here);
+  };
+  paint(canvas, image, (i, out) => put(out, edge(i) ? color : image.data.subarray(i, i + 3)));
+}
+
+// A canvas with its name below it, added to a box of panels.
+function addPanel(box, name) {
+  const part = document.createElement("div");
+  const canvas = document.createElement("canvas");
+  const title = document.createElement("span");
+  title.textContent = name;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", name);
+  part.append(canvas, title);
+  box.append(part);
+  return canvas;
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from evaluation.pages.results import RunResults
 from evaluation.scores.images import ImageResult
-from utils.overlays import show_image, shrink
+from utils.overlays import BACKDROP, FOUND, IGNORED, INVENTED, MISSED, SCORE_COLORS, class_colors, show_image, shrink
 
 SIDES = (256, 192, 160, 128, 96, 64, 48)  # pixels of the longer side
 PAGE_BYTES = 4_300_000  # of all pictures of a page, as text
@@ -97,18 +98,41 @@ def embed_all(
     embedded: dict[int, dict[str, Any]] = {place: embed_image(images[place], SIDES[0]) for place in first}
     others = [place for place in range(len(images)) if place not in embedded][: MAX_PICTURES - len(embedded)]
     room = PAGE_BYTES - sum(map(text_length, embedded.values()))
-    part, start = room / max(len(others), 1), 0
-    for place in others:
-        # Images of a list are alike: one goes on with the size before that of its predecessor.
-        for number in range(max(start - 1, 0), len(SIDES)):
-            embedded[place], start = embed_image(images[place], SIDES[number]), number
-            if text_length(embedded[place]) <= part:
-                break
+    fitted = fit_pictures([partial(embed_image, images[place]) for place in others], room)
+    embedded |= dict(zip(others, fitted, strict=True))
     return [embedded.get(place) for place in range(len(images))]
 
 
+def fit_pictures(makers: Sequence[Callable[[int], dict[str, Any]]], room: float) -> Iterator[dict[str, Any]]:
+    """Make pictures in turn, each as large as its part of the room allows.
+
+    Args:
+        makers: of each the function that makes its pictures, at most so many pixels wide and high.
+        room: characters for all of them.
+    """
+    start = 0
+    for make in makers:
+        pictures: dict[str, Any] = {}
+        # Images of a list are alike: one goes on with the size before that of its predecessor.
+        for number in range(max(start - 1, 0), len(SIDES)):
+            pictures, start = make(SIDES[number]), number
+            if text_length(pictures) <= room / len(makers):
+                break
+        yield pictures
+
+
 def text_length(pictures: dict[str, Any]) -> int:
-    """Characters that the pictures of an image take in the page."""
-    return sum(
-        len(text or "") for text in (pictures["image"], pictures["label"], *pictures["maps"], *pictures["masks"])
-    )
+    """Characters that pictures take in the page."""
+    parts = [part for value in pictures.values() for part in (value if isinstance(value, list) else [value])]
+    return sum(len(part) for part in parts if isinstance(part, str))
+
+
+def drawing_colors(num_classes: int) -> dict[str, Any]:
+    """What ``pictures.js`` draws with."""
+    return {
+        "levels": LEVELS,
+        "backdrop": BACKDROP,
+        "colors": {"found": FOUND, "missed": MISSED, "invented": INVENTED, "ignored": IGNORED},
+        "scoreColors": SCORE_COLORS,
+        "classColors": class_colors(num_classes),
+    }

@@ -21,18 +21,6 @@ async function drawThumbnail(canvas, pictures) {
   paintErrors(canvas, image, label, (await prediction(pictures, r)).at);
 }
 
-function addPanel(box, name) {
-  const part = document.createElement("div");
-  const canvas = document.createElement("canvas");
-  const title = document.createElement("span");
-  title.textContent = name;
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", name);
-  part.append(canvas, title);
-  box.append(part);
-  return canvas;
-}
-
 // Image, label, and of each run its scores and errors, into a box; drawn again when a threshold moves.
 async function drawPanels(box) {
   const pictures = data.images[box.dataset.image];

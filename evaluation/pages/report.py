@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from datasets.image_io import write_image
 from evaluation.pages.charts import draw_charts
-from evaluation.pages.pictures import LEVELS, embed_all
+from evaluation.pages.pictures import LEVELS, drawing_colors, embed_all
 from evaluation.pages.results import RunResults
 from evaluation.pages.sentences import bias_text, first_sentence, what_is_wrong
+from evaluation.pages.template import embed_json, page_template
 from evaluation.scores import BINS, counts_at_all
 from evaluation.scores.images import TITLES, ImageResult, show, title_of
 from utils.files import atomic_write, plain
-from utils.overlays import BACKDROP, FOUND, IGNORED, INVENTED, MISSED, SCORE_COLORS, class_colors, panels
+from utils.overlays import FOUND, IGNORED, INVENTED, MISSED, panels
 from utils.plots import to_svg
 
 EXAMPLES_EACH = 2
@@ -42,20 +41,6 @@ SETTINGS = (
     "lr",
     "seed",
 )
-
-
-def page_template(name: str) -> Any:
-    """A template of this folder, which escapes whatever is put into it."""
-    loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(show=show, bias_text=bias_text)
-    return environment.get_template(name)
-
-
-def embed_json(content: Any) -> Markup:
-    """Strict JSON that can stand in a ``<script>`` element: nothing in it ends the element."""
-    text = json.dumps(plain(content), allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -> list[tuple[str, ImageResult]]:
@@ -94,6 +79,7 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
     page = page_template("report.html").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=runs,
+        bias_text=bias_text,
         sentence=first_sentence(runs),
         folder=folder,
         first=[(place, names[place], why(images[place])) for place in first],
@@ -169,11 +155,7 @@ def row_values(image: Aligned) -> list[float | None]:
 def page_data(runs: Sequence[RunResults], images: Sequence[Aligned], first: Sequence[int]) -> dict[str, Any]:
     """What the script of the page works with: colours, the counts of every threshold, and the pictures."""
     return {
-        "levels": LEVELS,
-        "backdrop": BACKDROP,
-        "colors": {"found": FOUND, "missed": MISSED, "invented": INVENTED, "ignored": IGNORED},
-        "scoreColors": SCORE_COLORS,
-        "classColors": class_colors(max(run.scorer.num_classes for run in runs)),
+        **drawing_colors(max(run.scorer.num_classes for run in runs)),
         "runs": [
             {
                 "name": run.name,
