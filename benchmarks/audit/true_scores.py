@@ -80,7 +80,7 @@ def run_trial(dataset: str, kind: str, taught: str) -> dict[str, Any]:
     prepare_dataset(dataset)
     maps, truths, labels, images, clean, noisy = stand_in(kind, taught, dataset)
     step = len(clean) // AUDITED
-    audit = audit_labels(noisy[::step][:AUDITED], clean[::step][:AUDITED], images[::step][:AUDITED]).to_json()
+    audit = audit_labels(noisy[::step][:AUDITED], clean[::step][:AUDITED], images[::step][:AUDITED]).record()
     every = np.concatenate([item.ravel() for item in maps])
     levels = np.quantile(every, np.linspace(0.05, 0.98, 40))
     best = max(levels, key=lambda level: pooled_iou([(item >= level).astype(np.uint8) for item in maps], truths))
@@ -97,7 +97,7 @@ def run_trial(dataset: str, kind: str, taught: str) -> dict[str, Any]:
             found |= {"refused": scores.reason, "iou": scores.iou, "low": scores.iou_bounds[0]}
             found |= {"high": scores.iou_bounds[1]}
         stated.append(found)
-    return {"verdict": audit["verdict"], "repair": audit["errors_by_distance"]["repair"], "stated": stated}
+    return {"verdict": audit["verdict"], "repair": audit["repair"], "stated": stated}
 
 
 def tables(records: list[Record]) -> Tables:

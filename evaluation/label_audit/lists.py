@@ -248,7 +248,7 @@ def write_audit(
     if isinstance(audit, ReferenceAudit) and audit.transitions.matrix.is_complete:
         audit.transitions.matrix.write(partial / MATRIX_FILE)
         named = quoted(display_path(folder / MATRIX_FILE))
-    write_json(partial / "audit.json", {**audit.to_json(), **({"annotators": list(annotators)} if annotators else {})})
+    write_json(partial / "audit.json", {**audit.record(), **({"annotators": list(annotators)} if annotators else {})})
     found = {"statistics": statistics, "environment": environment_record("cpu")}
     write_json(partial / "audit_details.json", {**audit.details(named), **found})
     return named

@@ -28,8 +28,7 @@ AUDIT_FIELDS = {"verdict": TEXT, "iou_ceiling": NUMBER, "predicted_iou": NUMBER,
 AUDIT_FIELDS |= {"Q": LIST, "Q_low": LIST, "Q_high": LIST, "rank": COUNT, "det": NUMBER, "invert": SWITCH}
 AUDIT_FIELDS |= {"threshold": NUMBER, "profile": OBJECT, "predicted_iou_low": NUMBER, "predicted_iou_high": NUMBER}
 AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": LIST, "offset": NUMBER, "repair": TEXT}
-AUDIT_FIELDS |= {"errors_by_distance": OBJECT}
-SEVERAL = {"annotators": LIST}  # only of labels of several annotators
+BESIDE = {"annotators": LIST, "errors_by_distance": OBJECT}  # that only some audits have
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 
@@ -39,7 +38,7 @@ def read_audit(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or broken.
     """
-    optional = {name: kind.or_null() for name, kind in (AUDIT_FIELDS | SEVERAL).items() if name != "verdict"}
+    optional = {name: kind.or_null() for name, kind in (AUDIT_FIELDS | BESIDE).items() if name != "verdict"}
     return read_record(path, {"verdict": TEXT}, optional, remedy="put back a copy, or remove the file")
 
 
@@ -114,6 +113,10 @@ class Audit(ABC):
     def to_json(self) -> dict[str, Any]:
         """The content of ``audit.json``, AUDIT_FIELDS: null is what the evidence cannot give."""
         return {**dict.fromkeys(AUDIT_FIELDS), "verdict": self.verdict, "invert": self.invert, **self._found()}
+
+    def record(self) -> dict[str, Any]:
+        """The content of ``audit.json`` on disk: `to_json`, and what only some audits have."""
+        return self.to_json()
 
     def _found(self) -> dict[str, Any]:
         """Those of AUDIT_FIELDS that only this kind of audit has."""

@@ -178,8 +178,11 @@ class ReferenceAudit(Audit):
             "bias": None if self.biases is None else [asdict(bias) for bias in self.biases.found],
             "offset": self.offset,
             "repair": self.repair,
-            "errors_by_distance": None if self.errors is None else self.errors.to_json(),
         }
+
+    def record(self) -> dict[str, Any]:
+        """`to_json`, and the counts that scores without clean labels are estimated from."""
+        return self.to_json() | ({} if self.errors is None else {"errors_by_distance": self.errors.to_json()})
 
     def _evidence_details(self) -> dict[str, Any]:
         found = self.transitions

@@ -117,7 +117,7 @@ def test_an_audit_that_cannot_correct_says_why(change, said):
 def test_an_audit_keeps_what_scores_need(shapes):
     audited, _, _ = shapes
     labels = noisy(audited, "dilate:5", 1)
-    content = json.loads(json.dumps(plain(audit_labels(labels, audited).to_json())))
+    content = json.loads(json.dumps(plain(audit_labels(labels, audited).record())))
     errors = LabelErrors.from_json(content["errors_by_distance"])
     assert content["repair"] == errors.repair == "offset:-2.5" and errors.pixels.shape == (10, 34)
     assert errors.pixels.sum() == 10 * 96 * 96 and 0.9 < errors.shares().inner <= 1
@@ -125,7 +125,7 @@ def test_an_audit_keeps_what_scores_need(shapes):
 
 def test_metrics_states_them(shapes, tmp_path, capsys):
     audited, truths, predicted = shapes
-    audit = audit_labels(noisy(audited, "flip:0.3", 1), audited).to_json()
+    audit = audit_labels(noisy(audited, "flip:0.3", 1), audited).record()
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/audit.json").write_text(json.dumps(plain(audit)))
     rows = []

@@ -186,7 +186,7 @@ def begin_run(run: Path, config: dict[str, Any], audit: Audit | None, held_out: 
     """Write what a run begins with into its folder."""
     write_config(run, config)
     if audit is not None:
-        write_json(run / "audit.json", audit.to_json())
+        write_json(run / "audit.json", audit.record())
     if held_out:
         write_list(run / HELD_OUT, [(sample.image, sample.label) for sample in held_out], root)
     return run
