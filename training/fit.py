@@ -208,6 +208,7 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         run.logger.log(f"stopped after epoch {last} of {epochs}; go on with: {resume_command(run.folder)}")
     if is_main():
         keep_own_images(run, data, state)
+        run.logger.log_hparams(run.config, {"best/epoch": state.best["epoch"], "best/figure": state.best["figure"]})
         for line in closing_lines(state.best, state.epoch, options, data):
             run.logger.log(line)
         for line in closing_warnings(run.logger.records(), options.optimization.lr):

@@ -6,6 +6,7 @@ Colours keep apart for colour-blind eyes: what was found is white, what was miss
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -144,3 +145,36 @@ def beside(pictures: list[np.ndarray], axis: int = 1) -> np.ndarray:
         fill[axis] = (0, GAP)
         parts.append(np.pad(picture, fill, constant_values=255))
     return np.concatenate(parts, axis=axis)[: -GAP if axis == 0 else None, : -GAP if axis == 1 else None]
+
+
+STRIP = 20  # pixels of a line of text
+
+
+def caption_strip(text: str, width: int) -> np.ndarray:
+    """A strip with black text on white, uint8 (STRIP, width, 3); what OpenCV's font lacks becomes a question mark."""
+    strip = np.full((STRIP, width, 3), 255, np.uint8)
+    plain = text.encode("ascii", "replace").decode()
+    return cv2.putText(strip, plain, (4, STRIP - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def heading_strip(names: Sequence[str], width: int) -> np.ndarray:
+    """Names above as many panels of equal width, uint8 (STRIP, width, 3)."""
+    edges = np.linspace(0, width + GAP, len(names) + 1).round().astype(int)
+    strips = [caption_strip(name, end - start) for name, start, end in zip(names, edges, edges[1:], strict=False)]
+    return np.concatenate(strips, axis=1)[:, :width]
+
+
+def legend_strip(entries: Mapping[str, tuple[int, int, int]], width: int) -> np.ndarray:
+    """Squares of colours with what they mean beside them, in as many lines as it takes; uint8 (n · STRIP, width, 3)."""
+    lines, left = [caption_strip("", width)], 4
+    for name, color in entries.items():
+        needed = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + STRIP + 14
+        if left + needed > width and left > 4:
+            lines.append(caption_strip("", width))
+            left = 4
+        cv2.rectangle(lines[-1], (left, 5), (left + 11, STRIP - 5), color, -1)
+        cv2.rectangle(lines[-1], (left, 5), (left + 11, STRIP - 5), (120, 120, 120), 1)
+        room = caption_strip(name, max(width - left - 14, 1))
+        lines[-1][:, left + 14 :] = room[:, : width - left - 14]
+        left += needed
+    return np.concatenate(lines)

@@ -212,7 +212,8 @@ def audit_list(
         matrix_file = write_audit(partial, folder, audit, statistics.to_json(names), [one.to_json() for one in judged])
         shown = [labels, images] if truth is None else [labels, images, truth]
         examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
-        write_figure(partial / "audit.png", draw_audit(audit, *examples))
+        shown_names = [names[at] for at in audit.sampled[:EXAMPLES]]
+        write_figure(partial / "audit.png", draw_audit(audit, *examples, names=shown_names))
     found = audit_lines(audit) if details else []
     say("\n".join([*statistics.lines(names), *found, *first_lines(audit, matrix_file)]))
     written = [AUDIT.record, *AUDIT_FILES, *([MATRIX_FILE] if matrix_file else [])]

@@ -112,7 +112,11 @@ def write_issues(
             issue_row(image, label, posterior, assessed=assessed, confidence=calibration.confidence, caption=caption)
         )
     if rows:
-        write_sheet(folder / "sheet.png", rows)
+        worst = sum(entry.stands_out for entry in ranked)
+        verdict = (
+            f"{worst} of {len(ranked)} labels stand out as worse than the others; the {len(rows)} lowest in quality"
+        )
+        write_sheet(folder / "sheet.png", rows, verdict)
     write_csv(folder / "suspects.csv", COLUMNS, csv_rows(ranked, top))
     kept = [entry.prediction.sample for entry in ranked if not entry.stands_out]
     write_list(folder / "without_suspects.txt", [(sample.image, sample.label) for sample in kept])

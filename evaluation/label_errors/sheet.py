@@ -10,12 +10,30 @@ import numpy as np
 
 from datasets.image_io import write_image
 from evaluation.label_errors.quality import LabelQuality
-from utils.overlays import BACKDROP, INVENTED, MISSED, beside, show_classes, show_image, show_scores, shrink
+from utils.overlays import (
+    BACKDROP,
+    INVENTED,
+    MISSED,
+    beside,
+    caption_strip,
+    heading_strip,
+    legend_strip,
+    show_classes,
+    show_image,
+    show_scores,
+    shrink,
+)
 
 SIDE = 224  # pixels of a panel
-STRIP = 20  # pixels of a caption
+MIN_WIDTH = 700  # pixels, that the captions need
 OTHER = (204, 121, 167)  # a wrong class, neither lacking nor invented
-LEGEND = "image | label | expected | suspect: blue lacks foreground, orange has too much, pink is another class"
+HEADINGS = ("image", "label", "expected", "suspect")
+LEGEND = {
+    "the label lacks foreground": MISSED,
+    "it has too much": INVENTED,
+    "it has another class": OTHER,
+    "outline of the label": (255, 255, 255),
+}
 
 
 def show_issues(image: np.ndarray, label: np.ndarray, assessed: LabelQuality, confidence: np.ndarray) -> np.ndarray:
@@ -32,13 +50,6 @@ def show_issues(image: np.ndarray, label: np.ndarray, assessed: LabelQuality, co
     return picture.round().astype(np.uint8)
 
 
-def caption_strip(text: str, width: int) -> np.ndarray:
-    """A strip with black text on white, uint8 (STRIP, width, 3); what OpenCV's font lacks becomes a question mark."""
-    strip = np.full((STRIP, width, 3), 255, np.uint8)
-    plain = text.encode("ascii", "replace").decode()
-    return cv2.putText(strip, plain, (4, STRIP - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-
-
 def issue_row(
     image: np.ndarray,
     label: np.ndarray,
@@ -47,7 +58,7 @@ def issue_row(
     confidence: np.ndarray,
     caption: str,
 ) -> np.ndarray:
-    """The row of one label under its caption, uint8 (h, w, 3).
+    """The row of one label under its caption and headings, uint8 (h, w, 3).
 
     Args:
         image: (H, W) or (H, W, 3), any type.
@@ -65,10 +76,17 @@ def issue_row(
         shrink(show_issues(image, label, assessed, confidence=confidence), SIDE, average=False),
     ]
     row = beside(pictures)
+    row = widened(np.concatenate([heading_strip(HEADINGS, row.shape[1]), row]))
     return np.concatenate([caption_strip(caption, row.shape[1]), row])
 
 
-def write_sheet(path: Path, rows: Sequence[np.ndarray]) -> None:
-    """Write the rows below each other, under a legend."""
+def widened(picture: np.ndarray) -> np.ndarray:
+    """A picture with white at its right, up to MIN_WIDTH."""
+    return np.pad(picture, ((0, 0), (0, max(MIN_WIDTH - picture.shape[1], 0)), (0, 0)), constant_values=255)
+
+
+def write_sheet(path: Path, rows: Sequence[np.ndarray], verdict: str) -> None:
+    """Write the rows below each other, under the verdict and a legend."""
     sheet = beside(list(rows), axis=0)
-    write_image(path, np.concatenate([caption_strip(LEGEND, sheet.shape[1]), sheet]))
+    width = sheet.shape[1]
+    write_image(path, np.concatenate([caption_strip(verdict, width), legend_strip(LEGEND, width), sheet]))

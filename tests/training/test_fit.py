@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.fit import configure, fit
 from training.losses import SegmentationLoss
@@ -91,6 +92,11 @@ def test_the_run_folder_holds_what_the_contract_says(disks):
     best = max(records, key=lambda record: record["val/iou"])  # max keeps the earliest of ties
     assert (checkpoint["best"]["epoch"], checkpoint["best"]["figure"]) == (best["epoch"], best["val/iou"])
     assert {"val/f1", "val/auc", "train/learning_rate", "train/images_per_second"} <= set(best)
+    shown = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    shown.Reload()
+    assert len(shown.Images("train")) == len(shown.Images("val")) == 2
+    assert [event.value for event in shown.Scalars("best/figure")] == [pytest.approx(best["val/iou"])]
+    assert "_hparams_/session_start_info" in shown.summary_metadata  # what the run was made with
 
 
 def test_best_is_the_checkpoint_of_the_earliest_best_epoch(disks, monkeypatch):

@@ -58,6 +58,24 @@ class RunLogger:
         if self.writer is not None:
             self.writer.add_image(name, panel, epoch, dataformats="HWC")
 
+    def log_hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Show what a run was made with beside what it reached, in TensorBoard's table of runs (HPARAMS).
+
+        Args:
+            settings: by name; those that are no number, text or switch are left out.
+            metrics: ``{"best/val": 0.8}``; undefined ones are left out.
+        """
+        if self.writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))}
+        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        for summary in hparams(plain, known):  # SummaryWriter.add_hparams would make a run of its own
+            self.writer._get_file_writer().add_summary(summary)
+        for name, value in known.items():
+            self.writer.add_scalar(name, value)
+
     def records(self) -> list[dict[str, Any]]:
         """The records of all epochs so far."""
         return read_metrics(self.run / METRICS)

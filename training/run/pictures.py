@@ -14,10 +14,11 @@ from evaluation.scores.mask_offset import offset_mask
 from models import to_scores
 from training.selection import Selection
 from utils.device import autocast
-from utils.overlays import beside, panels
+from utils.overlays import FOUND, IGNORED, INVENTED, MISSED, beside, heading_strip, legend_strip, panels
 
 IMAGES_SHOWN = 4
 MAX_SIDE = 256
+LEGEND = {"found": FOUND, "missed": MISSED, "invented or a wrong class": INVENTED, "not counted": IGNORED}
 WINDOW = 512  # pixels of an image that are predicted
 
 
@@ -52,12 +53,18 @@ def predict_some(network: nn.Module, dataset: SegmentationDataset, device: torch
 
 
 def picture_of(shown: list[Shown], num_classes: int, selection: Selection, decoder: ScoreDecoder | None) -> np.ndarray:
-    """Rows image | label | score | error, uint8 (h, w, 3).
+    """Rows image | label | score | error with their headings, and a legend below; uint8 (h, w, 3).
 
     Args:
         decoder: for several classes, what corrects scores before the argmax.
     """
     threshold = 0.5 if selection.threshold is None else selection.threshold
+    headings = [
+        "image",
+        "label",
+        f"score, mask from {threshold:.2f} on" if num_classes == 1 else "prediction",
+        "errors",
+    ]
     rows = []
     for each in shown:
         if num_classes == 1:
@@ -66,5 +73,7 @@ def picture_of(shown: list[Shown], num_classes: int, selection: Selection, decod
             decoded = each.scores if decoder is None else decoder(each.scores)
             found = decoded.argmax(0).astype(np.uint8)
         mask = offset_mask(found >= threshold, selection.offset) if selection.offset else None
-        rows.append(panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE, mask))
-    return beside(rows, axis=0)
+        row = panels(each.image, each.label, found, threshold, num_classes, MAX_SIDE, mask)
+        rows.append(np.concatenate([heading_strip(headings, row.shape[1]), row]))
+    picture = beside(rows, axis=0)
+    return np.concatenate([picture, legend_strip(LEGEND, picture.shape[1])])

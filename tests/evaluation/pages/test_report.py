@@ -296,3 +296,15 @@ def test_pictures_of_different_sizes_stack():
     pictures = [np.zeros((4, 5, 3), np.uint8), np.zeros((6, 2, 3), np.uint8)]
     assert overlays.beside(pictures).shape == (6, 7 + overlays.GAP, 3)
     assert overlays.beside(pictures, axis=0).shape == (10 + overlays.GAP, 5, 3)
+
+
+def test_headings_and_legends_are_as_wide_as_what_they_stand_at():
+    for width in (60, 300, 901):
+        headings = overlays.heading_strip(("image", "label", "errors"), width)
+        assert headings.shape == (overlays.STRIP, width, 3)
+        legend = overlays.legend_strip({"missed": overlays.MISSED, "invented": overlays.INVENTED}, width)
+        assert legend.shape[0] % overlays.STRIP == 0 and legend.shape[1:] == (width, 3)
+        for color in (overlays.MISSED, overlays.INVENTED):
+            assert (legend == color).all(axis=2).sum() > 50
+    parts = np.split(overlays.heading_strip(("a", "b"), 196).min(axis=(0, 2)), [100])
+    assert all(part.min() < 128 for part in parts)  # a name stands above each panel
