@@ -15,6 +15,7 @@ BASELINES = Registry(
         "chan_vese": "evaluation.classical.methods:chan_vese",
         "ridge": "evaluation.classical.methods:ridge",
         "random_walker": "evaluation.classical.methods:random_walker",
+        "difference_of_gaussians": "evaluation.classical.methods:difference_of_gaussians",
         "vote": "evaluation.classical.methods:vote",
     }
 )

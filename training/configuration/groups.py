@@ -33,7 +33,7 @@ from utils.option_fields import (
 # Far beyond what is of use; what lies above is a slip, and would end in a failed allocation.
 MAX_CROP, MAX_WIDTH, MAX_BATCH = 16384, 4096, 65536
 MAX_EPOCHS, MAX_COUNT, MAX_RATE = 10**6, 10**5, 1e6
-INITIAL_LABELS = ("black", "random", *BASELINES)
+INITIAL_LABELS = ("black", "random", "auto", *BASELINES)
 
 
 def auto_or_count(text: str) -> int | str:
@@ -99,7 +99,10 @@ class LabelFreeOptions:
 
     igtt: str | None = option(None, "train from images alone; by itself it means best", choices=RECIPES, nargs="?")
     igtt_init: str | None = option(
-        None, "first labels; black: those of the random network", choices=INITIAL_LABELS, needs="igtt"
+        None,
+        "first labels; auto: a vote by noise and size; black: the random network's",
+        choices=INITIAL_LABELS,
+        needs="igtt",
     )
     igtt_ems: str | None = option(None, "noise spec that turns masks into labels", needs="igtt", python_only=True)
     igtt_criterion: str | None = option(None, "which mask becomes the label", needs="igtt", python_only=True)

@@ -42,7 +42,7 @@ NETWORK_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("quick", "hrnet"): {"
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
         "steps": None,  # measured in epochs, after each of which labels are refreshed
-        "igtt_init": "vote",
+        "igtt_init": "auto",
         "igtt_ems": "clean",
         "igtt_criterion": "bce",
         "igtt_warmup": 0.5,

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.classical.foreground import resolve_foreground
+from evaluation.classical import BASELINES
+from evaluation.classical.choice import MIN_AGREEMENT, choose_vote, noise_agreement
+from evaluation.classical.foreground import orient, resolve_foreground
 from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
 from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks
@@ -26,8 +28,11 @@ from training.options import TrainingOptions
 from training.run.state import TrainingState
 from training.selection import Selection, is_inverted, with_logged_metrics
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
+from utils.lazy import LazySequence
 
-FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` is resolved
+FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` and ``--igtt_init auto`` are resolved
+NOISE_IMAGES = 6  # on which it is tried whether noise drew the first labels
+AUTO = "auto"  # of --igtt_init
 
 
 class PseudoLabels(Supervised):
@@ -54,9 +59,9 @@ class PseudoLabels(Supervised):
         """Make the masks of epoch 0, or on resume go back to those of the last completed epoch."""
         self.store = PseudoLabelStore(folder / "igtt")
         step = max(1, len(self.dataset) // FOREGROUND_IMAGES)
-        self.foreground = resolve_foreground(
-            self.free.foreground, (self.dataset.image(index) for index in range(0, len(self.dataset), step))
-        )
+        some = LazySequence(lambda place: self.dataset.image(place * step), -(-len(self.dataset) // step))
+        self.foreground = resolve_foreground(self.free.foreground, some)
+        self.vote = choose_vote(some) if self.free.igtt_init == AUTO and state.epoch == 0 else None
         if state.epoch > 0:
             if is_main():
                 self.store.discard_newer(state.epoch)
@@ -67,16 +72,36 @@ class PseudoLabels(Supervised):
         else:
             self._write(0, {index: self._initial_mask(index) for index in self._share()})
         self._load(state.epoch)
-        return [f"pseudo-labels: {self.free.igtt_init}, foreground {self.foreground}, {self.free.igtt_ems}"]
+        first = self.free.igtt_init if self.vote is None else f"{self.vote}"
+        lines = [f"pseudo-labels: {first}; foreground {self.foreground}, {self.free.igtt_ems}"]
+        return lines if state.epoch > 0 else [*lines, *self._warnings()]
 
     def _initial_mask(self, index: int) -> np.ndarray:
         return initial_mask(
             self.free.igtt_init,
             self.dataset.image(index),
             self.foreground,
-            self.options.run.seed,
-            self.dataset.samples[index].image_id,
+            seed=self.options.run.seed,
+            image_id=self.dataset.samples[index].image_id,
+            chosen=self.vote,
         )
+
+    def _warnings(self) -> list[str]:
+        """What says that noise drew the first labels."""
+        name = self.free.igtt_init
+        if name not in (AUTO, *BASELINES):
+            return []
+        segment = BASELINES[name] if self.vote is None else self.vote
+        step = -(-len(self.dataset) // NOISE_IMAGES)
+        images = (orient(self.dataset.image(index), self.foreground) for index in range(0, len(self.dataset), step))
+        agreement = float(np.median([noise_agreement(segment, image) for image in images]))
+        if agreement >= MIN_AGREEMENT:
+            return []
+        return [
+            "warning: the first labels look like noise: with as much noise again in the images they agree with "
+            f"themselves by {agreement:.0%} beyond chance. Look at igtt/epoch_0 of the run folder; smoother images, or "
+            "another --igtt_init, may help"
+        ]
 
     def refresh(self, state: TrainingState) -> None:
         """Predict every training image; the masks become the labels of the next epoch.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from datasets.label_noise import EMS_SPEC, make_noisy_label
 from evaluation.classical import BASELINES
+from evaluation.classical.choice import Vote, choose_vote
 from evaluation.classical.foreground import orient
 from training.configuration.groups import INITIAL_LABELS
 from utils.cli import one_of
@@ -118,7 +119,9 @@ def extract_structure(mask: np.ndarray, seed: int, epoch: int, image_id: str, sp
     return make_noisy_label(mask, spec, seed, image_id, epoch=epoch)
 
 
-def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image_id: str) -> np.ndarray:
+def initial_mask(
+    name: str, image: np.ndarray, foreground: str, *, seed: int, image_id: str, chosen: Vote | None = None
+) -> np.ndarray:
     """The first pseudo-label of an image, before any network has seen it.
 
     ========================  ================================================================================
@@ -129,14 +132,18 @@ def initial_mask(name: str, image: np.ndarray, foreground: str, seed: int, image
     ``otsu``, ``kmeans``      two intensities, the same everywhere in an image
     ``local_threshold``       structures stand out from their surroundings; background may be uneven
     ``ridge``                 structures are lines a few pixels wide
+    ``auto``                  the vote ``chosen`` for the whole set
     any other ``BASELINES``   see there
     ========================  ================================================================================
 
     Args:
         image: (H, W) or (H, W, C) as read; channels are averaged.
         foreground: ``bright``, ``dark`` or ``minority``, see :func:`evaluation.classical.foreground.orient`.
+        chosen: for ``auto``; None chooses by this image alone, see `evaluation.classical.choice`.
     Returns: uint8 (H, W), 0/1.
     """
+    if name == "auto":
+        return ((chosen or choose_vote([image]))(orient(image, foreground)) >= 0.5).astype(np.uint8)
     if one_of(name, INITIAL_LABELS, "initial labels") in BASELINES:
         return (BASELINES[name](orient(image, foreground)) >= 0.5).astype(np.uint8)
     black = np.zeros(image.shape[:2], np.uint8)
