@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from evaluation.classical import BASELINES
+from evaluation.classical.choice import choose_vote
 from training.label_free.masks import (
     CANDIDATES,
     CRITERIA,
@@ -143,16 +144,17 @@ def test_initial_labels_are_what_they_say(name, rng):
     image[10:15, 4:44] += 80
     image[30:35, 4:44] += 80
     image = image.astype(np.uint16)
-    mask = initial_mask(name, image, "bright", 0, "a.tif")
+    mask = initial_mask(name, image, "bright", seed=0, image_id="a.tif")
     assert mask.dtype == np.uint8 and mask.shape == image.shape and set(np.unique(mask)) <= {0, 1}
-    if name in BASELINES:
-        assert np.array_equal(mask, BASELINES[name](image) >= 0.5)
-        dark = initial_mask(name, 500 - image.astype(np.float32), "dark", 0, "a.tif")
+    if name in (*BASELINES, "auto"):
+        segment = choose_vote([image]) if name == "auto" else BASELINES[name]
+        assert np.array_equal(mask, segment(image) >= 0.5)
+        dark = initial_mask(name, 500 - image.astype(np.float32), "dark", seed=0, image_id="a.tif")
         assert np.mean(mask != dark) < 0.01
     else:
         assert mask.mean() == pytest.approx({"black": 0, "random": 0.5}[name], abs=0.05)
-    with pytest.raises(UserError, match="black, random, otsu"):
-        initial_mask("white", image, "bright", 0, "a.tif")
+    with pytest.raises(UserError, match="black, random, auto, otsu"):
+        initial_mask("white", image, "bright", seed=0, image_id="a.tif")
 
 
 def test_agreement_is_the_dice_of_two_masks():

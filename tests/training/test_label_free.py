@@ -153,5 +153,21 @@ def test_what_needs_labels_is_refused(disks, given):
 def test_first_masks_of_images_of_several_channels_are_those_of_their_mean(init, rng):
     image = rng.integers(0, 200, (48, 48, 2)).astype(np.uint8)
     image[12:30, 12:30] += 50
-    masks = [initial_mask(init, each, "bright", 0, "7") for each in (image, image.mean(-1))]
+    masks = [initial_mask(init, each, "bright", seed=0, image_id="7") for each in (image, image.mean(-1))]
     assert masks[0].shape == (48, 48) and np.array_equal(*masks)
+
+
+def test_auto_says_which_vote_it_chose_and_says_it_once(disks, capsys):
+    folder = run(disks, igtt_init="auto", epochs=2, stop_after=1)
+    said = capsys.readouterr().out
+    assert "pseudo-labels: vote of local_contrast, random_walker, ridge: noise is " in said
+    assert "look like noise" not in said
+    fit(configure({"resume": str(folder)}, disks), disks)
+    assert "noise is" not in capsys.readouterr().out
+
+
+def test_first_labels_that_noise_drew_are_told(disks, capsys, rng):
+    for path in (disks / "datasets" / "disks" / "train" / "images").iterdir():
+        cv2.imwrite(str(path), rng.normal(128, 30, (64, 64)).clip(0, 255).astype(np.uint8))
+    run(disks, igtt_init="vote", epochs=1)
+    assert "warning: the first labels look like noise" in capsys.readouterr().out

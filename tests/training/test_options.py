@@ -143,7 +143,7 @@ def test_help_tells_what_takes_effect(capsys):
     assert "usage: main.py --dataset NAME [options] " in text
     for words in (
         "--epochs N epochs in all (paper: 100, quick: 20)",
-        "(best: vote, published: black)",
+        "(best: auto, published: black)",
         "(best: auto, published: minority)",
         "(default: zscore, --igtt best: local)",
         "(default: 0.0, --igtt best: 0.99)",

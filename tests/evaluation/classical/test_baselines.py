@@ -14,7 +14,7 @@ from evaluation.classical.foreground import local_skewness, orient, otsu_mask, r
 from evaluation.classical.methods import scores_from_mask
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
-MIN_IOU = {"ridge": 0.75}  # of lines; the others find disks
+MIN_IOU = {"ridge": 0.75, "difference_of_gaussians": 0.6}  # of lines; the others find disks
 
 
 def draw_disks(rng: np.random.Generator, size: int = 96) -> tuple[np.ndarray, np.ndarray]:
