@@ -5,7 +5,7 @@ that is cut off is still useful, and the next one goes on where it stopped. ``--
 sizes on a CPU.
 
     python benchmarks/gpu.py
-    python benchmarks/gpu.py --tiny --out FILE.jsonl
+    python benchmarks/gpu.py --tiny --budget 3600 --out benchmarks/results/gpu_dry_run.jsonl
 """
 
 from __future__ import annotations

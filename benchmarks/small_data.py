@@ -150,7 +150,8 @@ def run_missing(options: argparse.Namespace, given: dict[str, Any]) -> None:
         append_jsonl(options.out, record | {"options": given, "environment": environment_record("cpu")})
     for dataset in options.datasets:
         if not any(record["dataset"] == dataset and "classic" in record for record in finished(options.out)):
-            append_jsonl(options.out, {"dataset": dataset, "classic": classic_ious(dataset)})
+            found = {"dataset": dataset, "classic": classic_ious(dataset), "environment": environment_record("cpu")}
+            append_jsonl(options.out, found)
 
 
 def finished(path: Path) -> list[dict[str, Any]]:
