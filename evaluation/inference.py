@@ -25,7 +25,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what")
     add, add_images = what.add_argument, what.add_mutually_exclusive_group().add_argument
-    add("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")
+    add("--train_dir", required=True, metavar="RUN", help="run folder, also of --folds: a path or <dataset>/<run>")
+    add("--ensemble", nargs="+", default=(), metavar="RUN", help="further runs, whose scores are averaged with its own")
     add("--test_ckpt_epoch", default="best", metavar="N|best|last", help="checkpoint of the run (default: best)")
     add_images("--data_list", metavar="LIST", help="list of images, labelled or not (default: the run's test list)")
     add_images("--input", nargs="+", type=Path, metavar="FILE", help="image files, stacks, or folders of them")
@@ -42,12 +43,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=whole_number(1), metavar="N", help=batch)
     tile = "images with a longer side are predicted in tiles of this side (default: 512)"
     add("--tile", type=whole_number(64), default=512, metavar="PIXELS", help=tile)
-    overlap = "least overlap of tiles (default: 64)"
-    add("--overlap", type=whole_number(0), default=64, metavar="PIXELS", help=overlap)
+    add("--overlap", type=whole_number(0), default=64, metavar="PIXELS", help="least overlap of tiles (default: 64)")
     add("--device", default="auto", choices=devices, help="where to compute (default: auto)")
-    arithmetic = (
-        "arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device computes with it)"
-    )
+    arithmetic = "arithmetic (default: auto, fp32 if the run was told so, else bf16 or fp16 where the device has it)"
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=arithmetic)
     computes = "what computes; all but torch need an export of the run, evaluation/export.py (default: torch)"
     add("--engine", default="torch", choices=tuple(ENGINES), help=computes)
@@ -56,11 +54,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     add("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
     add("--save_scores", action="store_true", help="scores of every class, beside the class map")
-    objects = "objects as label TIFFs, objects.csv, networks.csv and rois.zip for ImageJ; components, the default, or "
-    objects += "watershed, which parts those that touch"
+    add("--spread", action="store_true", help="standard deviation of the scores of all runs, flips and rotations")
+    objects = "objects as label TIFFs, tables and rois.zip for ImageJ, by components, the default, or watershed"
     add("--instances", nargs="?", const="components", choices=[*INSTANCES], metavar="METHOD", help=objects)
-    least = "objects of fewer pixels are left out (default: 1)"
-    add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help=least)
+    add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help="of objects (default: 1)")
     options = parser.parse_args(arguments)
     if 2 * options.overlap > options.tile:
         parser.error(f"--overlap {options.overlap} is more than half of --tile {options.tile}")

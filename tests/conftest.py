@@ -98,6 +98,12 @@ def disks(tmp_path: Path) -> Path:
     return write_disk_dataset(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def draw_many_disks():
+    """``draw_many_disks(root, counts=(8, 3, 3))`` → the root with the data set ``disks``, of so many images a split."""
+    return write_disk_dataset
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's code with the small data set ``disks``, for the commands of one file of tests."""

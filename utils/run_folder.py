@@ -19,6 +19,7 @@ from utils.paths import REPO_ROOT as REPO_ROOT
 from utils.paths import display_path as display_path
 from utils.paths import quoted as quoted
 
+CROSS_FIT = "folds.json"  # in the folder of a cross-fit
 PROBE_BYTES = 2**16
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "scikit-image", "tifffile")
 
@@ -108,6 +109,14 @@ def find_run(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path:
         f"{train_dir} is no run folder (it has no checkpoints/)."
         + (f" Runs below {log_root}:\n  {known}" if runs else f" There are no runs below {log_root}: train first.")
     )
+
+
+def find_cross_fit(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path | None:
+    """The folder of a cross-fit, given as a path or as ``<dataset>/<run>``; None where it is none."""
+    if not str(train_dir):
+        return None
+    places = (Path(train_dir), log_root / train_dir, REPO_ROOT / train_dir)
+    return next((place.resolve() for place in places if (place / CROSS_FIT).is_file()), None)
 
 
 def _git_commit() -> str | None:

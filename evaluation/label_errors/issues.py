@@ -56,7 +56,8 @@ def report_provenance(
         print(f"images without a prediction, not judged ({len(missing)}): {names}")
     known = [prediction for prediction in predictions if prediction.in_sample]
     if known:
-        runs = sorted({folders[prediction.folder].record["run"] for prediction in known})
+        records = [folders[number].record for number in sorted({prediction.folder for prediction in known})]
+        runs = sorted({run for record in records for run in record.get("runs", [record.get("run")])})
         print(
             f"WARNING: {len(known)} of {len(predictions)} labels are judged by a network that was trained on them "
             f"({', '.join(runs)}): it may have learned their errors, which then hide. Train with --fold k/K and "

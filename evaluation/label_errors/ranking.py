@@ -36,11 +36,16 @@ class Prediction:
 
 
 def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | None:
-    """The images and labels that the network of a prediction was trained on; None where its run is not known.
+    """The images and labels that the networks of a prediction were trained on; None where a run is not known.
 
     Args:
         record: the content of predictions.json.
     """
+    if record.get("out_of_fold"):
+        return set()
+    if "runs" in record:
+        known = [trained_pairs({"run": run}) for run in record["runs"]]
+        return None if None in known else set().union(*(pairs for pairs in known if pairs is not None))
     run = REPO_ROOT / record["run"] if "run" in record else None
     if run is None or not (run / "config.json").is_file():
         return None
@@ -51,7 +56,7 @@ def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | Non
         samples = read_list(
             find_list(config["train_list"], config["dataset"]), config.get("data_root"), labels="optional"
         )
-        left_out = read_list(run / "held_out.txt") if config.get("fold") else []
+        left_out = read_list(run / "held_out.txt", config.get("data_root")) if config.get("fold") else []
     except UserError:
         return None
     known = {(sample.image, sample.label) for sample in left_out}

@@ -133,6 +133,13 @@ class Predictor:
         turned = (self._turned_scores(images, *rotation) for rotation in ROTATIONS)
         return functools.reduce(torch.add, turned) / len(ROTATIONS)
 
+    def passes(self, images: Tensor) -> Iterator[Tensor]:
+        """The scores of each of the eight flips and rotations where they are averaged, else the scores."""
+        images = images.to(self.device, non_blocking=True, memory_format=memory_format(self.device))
+        yield from (
+            (self._turned_scores(images, *each) for each in ROTATIONS) if self.augment else [self._scores(images)]
+        )
+
     def _turned_scores(self, images: Tensor, turns: int, flip: bool) -> Tensor:
         turned = images.flip(-1) if flip else images
         scores = self._scores(turned.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
@@ -192,6 +199,7 @@ class MapSettings:
         decoder: K classes: what corrects scores before the argmax.
         masks: also write 8-bit masks.
         save_scores: K classes: also write the scores.
+        spread: write the standard deviation of scores, which comes behind them as a further channel.
     """
 
     num_classes: int = 1
@@ -206,6 +214,7 @@ class MapSettings:
     decoder: ScoreDecoder | None = None
     masks: bool = False
     save_scores: bool = False
+    spread: bool = False
 
     def open_rows(self, picture: Picture) -> ReadRows:
         """Decode the image; what is returned gives its rows as training saw them, made when they are asked for."""
@@ -238,7 +247,8 @@ class MapSettings:
 
     def files(self, picture: Picture) -> list[str]:
         """What is written of an image, below the folder of results, in this order."""
-        wanted = {"pred": True, "scores": self.writes_scores, "masks": self.masks, "overlays": picture.overlay}
+        wanted = {"pred": True, "scores": self.writes_scores, "spread": self.spread}
+        wanted |= {"masks": self.masks, "overlays": picture.overlay}
         return [f"{kind}/{picture.name}{MAP_FILES[kind]}" for kind, is_wanted in wanted.items() if is_wanted]
 
     @property
@@ -342,11 +352,15 @@ def _save_batch(
         except UserError as error:
             failed[picture] = str(error)
             continue
-        result, scale = settings.to_map(picture_scores), read_scale(picture.image)
+        scale, spread = read_scale(picture.image), picture_scores[settings.num_classes :]
+        picture_scores = picture_scores[: settings.num_classes]
+        result = settings.to_map(picture_scores)
         write = write_scores if settings.num_classes == 1 else write_image
         write(folder / "pred" / f"{picture.name}.tif", result, scale)
         if settings.writes_scores:
             write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores, scale)
+        if settings.spread:
+            write_scores(folder / "spread" / f"{picture.name}.tif", spread[0], scale)
         _save_pictures(
             result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
         )
@@ -361,13 +375,19 @@ def _save_large(
     with ExitStack() as files:
         dtype = "float32" if settings.num_classes == 1 else "uint8"
         write_map = files.enter_context(band_writer(target, picture.size, dtype, scale))
-        write_all = None
+        write_all = write_spread = None
+        if settings.spread:
+            place = folder / "spread" / f"{picture.name}.tif"
+            write_spread = files.enter_context(band_writer(place, picture.size, "float32", scale))
         if settings.writes_scores:
             source, shape = folder / "scores" / f"{picture.name}.tif", (settings.num_classes, *picture.size)
             write_all = files.enter_context(band_writer(source, shape, "float32", scale))
         for top, scores in bands:
             rows = scores.cpu().numpy()
             check_finite(rows, display_path(picture.image))
+            if write_spread is not None:
+                write_spread(top, rows[settings.num_classes])
+            rows = rows[: settings.num_classes]
             result = settings.to_map(rows)
             write_map(top, result)
             if write_all is not None:

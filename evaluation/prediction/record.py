@@ -74,8 +74,9 @@ def summarize(pictures: Sequence[Picture], folder: Path, record: dict[str, Any])
     labels = "" if labelled else " --test_data_dir LIST_WITH_LABELS"
     found = record.get("instances")
     objects = f"; {found['objects']} objects: instances/, objects.csv, networks.csv, rois.zip" if found else ""
+    by = f"by {len(record['runs'])} runs" if "runs" in record else f"of epoch {record['epoch']}"
     return (
-        f"{images} of epoch {record['epoch']} → {display_path(folder / 'pred')}{threshold}{inverted}"
+        f"{images} {by} → {display_path(folder / 'pred')}{threshold}{inverted}"
         f"{speed}{objects}\n"
         f"python evaluation/metrics.py --prd_dir {quoted(display_path(folder / 'pred'))}{labels}"
     )

@@ -25,13 +25,14 @@ def identify(paths: Sequence[Path]) -> list[str]:
     return sorted({path.resolve().as_posix() for path in paths})
 
 
-def result_folder(run: Path, epoch: int, ending: str, inputs: Sequence[str]) -> Path:
-    """``results/epoch_N<ending>`` of a run, or ``…_2``, ``…_3`` where other inputs of that name have the former.
+def result_folder(run: Path, name: str, ending: str, inputs: Sequence[str]) -> Path:
+    """``results/<name><ending>`` of a run, or ``…_2``, ``…_3`` where other inputs of that name have the former.
 
     Args:
+        name: such as ``epoch_3``.
         inputs: see `identify`.
     """
-    name = f"epoch_{epoch}{cut_to_bytes(ending, MAX_ENDING_BYTES)}"
+    name = f"{name}{cut_to_bytes(ending, MAX_ENDING_BYTES)}"
     for number in count(1):
         folder = run / "results" / (name if number == 1 else f"{name}_{number}")
         if is_free(folder) or _inputs_of(folder) == list(inputs):
@@ -131,6 +132,7 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_job(checkpoint: Path, inputs: Sequence[str], **settings: Any) -> dict[str, Any]:
+def describe_job(checkpoints: Sequence[Path], inputs: Sequence[str], **settings: Any) -> dict[str, Any]:
     """What must be equal for a prediction that was stopped to be gone on with."""
-    return {"checkpoint": content_digest(checkpoint), "input": list(inputs), **settings}
+    digests = [content_digest(checkpoint) for checkpoint in checkpoints]
+    return {"checkpoint": digests[0] if len(digests) == 1 else digests, "input": list(inputs), **settings}

@@ -20,6 +20,7 @@ from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation, survey, tell_color
 from datasets.lists import raise_faults
 from datasets.transition_matrix import ScoreDecoder
+from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
 from evaluation.prediction.other_labs import (
     describe_unlike,
     measure_unlikeness,
@@ -59,7 +60,7 @@ from utils.device import choose_device, choose_precision
 from utils.files import write_json
 from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
 from utils.output_folder import replaced_output
-from utils.run_folder import display_path, find_run
+from utils.run_folder import display_path
 
 LARGE = 4  # megapixels of an image from which on progress is told in megapixels
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
@@ -143,6 +144,7 @@ def predict_run(
     train_dir: str | Path,
     which: str = "best",
     *,
+    ensemble: Sequence[str | Path] = (),
     data_list: str | Path | None = None,
     inputs: Sequence[Path] = (),
     data_root: str | None = None,
@@ -158,6 +160,7 @@ def predict_run(
     masks: bool = False,
     overlays: int = 0,
     save_scores: bool = False,
+    spread: bool = False,
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
     instances: str | None = None,
@@ -167,8 +170,9 @@ def predict_run(
     """Predict images with a trained run, write their maps below its ``results/`` and record what was done.
 
     Args:
-        train_dir: run folder, a path or ``<dataset>/<run>``.
+        train_dir: run folder, a path or ``<dataset>/<run>``; that of a cross-fit is the ensemble of its runs.
         which: its checkpoint: ``best``, ``last`` or the number of a completed epoch.
+        ensemble: further runs, whose scores are averaged with its own.
         data_list: list of images; default: the run's test list.
         inputs: image files, or folders of them, instead of a list.
         data_root: folder that relative paths in the list start from; default: the run's.
@@ -182,6 +186,7 @@ def predict_run(
         masks: also write 8-bit masks.
         overlays: number of images of which panels are written.
         save_scores: K classes: also write the scores of every class.
+        spread: also write the standard deviation of the scores of all runs, flips and rotations.
         channels: of the images, by number or OME name; default: the run's.
         label_map: what values of labels mean; default: as the run decided.
         instances: also write the objects told apart by a method of `evaluation.objects.INSTANCES`, and their tables.
@@ -192,43 +197,48 @@ def predict_run(
         UserError: no such run or checkpoint, settings that do not fit; or images that cannot be read, when the maps of
             the others are complete.
     """
-    run, target = find_run(train_dir), torch.device(choose_device(device))
-    network, checkpoint, epoch = load_network(run, which, target)
+    (home, runs), target = find_members(train_dir, ensemble), torch.device(choose_device(device))
+    networks, checkpoints, epochs = zip(*(load_network(run, which, target) for run in runs), strict=True)
+    is_joint = len(runs) > 1
+    checkpoint = joint_decisions(home, runs, checkpoints) if is_joint else checkpoints[0]
     config = checkpoint["config"]
     data_root = data_root or config.get("data_root")
     source = choose_images(config, data_list, inputs, data_root)
-    tell_changes(run)
+    tell_changes(runs)
     settings = decide_settings(
         checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
     )
+    settings = replace(settings, spread=spread)
     pictures, failed = make_pictures(source, settings, overlays)
     precision = used_precision(precision, config, target)
-    folder = choose_folder(out, run, epoch, source)
+    inputs = [*source.inputs, *(f"with {display_path(run)}" for run in runs[1:])]
+    folder = choose_folder(out, home, "ensemble" if is_joint else f"epoch_{epochs[0]}", source.ending, inputs)
     if recalibrate_norm:
-        recalibrate(network, pictures, settings, device=target, precision=precision, engine=engine)
-    predictor = choose_predictor(network, target, precision, tta=tta, engine=engine, run=run, checkpoint=which)
+        for network in networks:
+            recalibrate(network, pictures, settings, device=target, precision=precision, engine=engine)
+    predictors = [
+        choose_predictor(network, target, precision, tta=tta, engine=engine, run=run, checkpoint=which)
+        for network, run in zip(networks, runs, strict=True)
+    ]
+    predictor = join_predictors(predictors, checkpoints, spread) if is_joint or spread else predictors[0]
     precision = predictor.precision
     how = {"tta": tta, "precision": precision, "tile": tile, "overlap": overlap, "device": str(target)}
     how |= {"engine": engine, "recalibrate_norm": recalibrate_norm}
+    files = [find_checkpoint(run, which) for run in runs]
     origin = {
-        "run": display_path(run),
-        "epoch": epoch,
+        "run": display_path(home),
+        "epoch": epochs[0],
         "list": None if source.list_path is None else display_path(source.list_path),
-        "input": source.inputs,
+        "input": inputs,
         "dataset": config["dataset"],
         "data_root": data_root,
-        "checkpoint": display_path(find_checkpoint(run, which)),
+        "checkpoint": display_path(files[0]),
     }
+    if is_joint:
+        origin |= {"runs": [display_path(run) for run in runs], "epochs": epochs}
     images = describe_images([split_plane(picture.image)[0] for picture in pictures])
     counted_on = images if recalibrate_norm else None  # other images would give these another map
-    job = describe_job(
-        find_checkpoint(run, which),
-        source.inputs,
-        how=how,
-        settings=asdict(settings),
-        images=images,
-        counted_on=counted_on,
-    )
+    job = describe_job(files, inputs, how=how, settings=asdict(settings), images=images, counted_on=counted_on)
     finished = find_finished(folder, pictures, settings, source=source, job=job)
     with open_results(folder, pictures, settings, job, finished=finished) as partial:
         started = time.monotonic()
@@ -273,17 +283,20 @@ def choose_predictor(
     return load_engine(engine, run, find_checkpoint(run, checkpoint), device=device, precision=precision, tta=tta)
 
 
-def tell_changes(run: Path) -> None:
-    """Say which data have changed since the run read them."""
-    for line in describe_changes(changes(read_fingerprint(run / FINGERPRINT) or {})[0], [], []):
+def tell_changes(runs: Sequence[Path]) -> None:
+    """Say which data have changed since the runs read them."""
+    lines = [
+        line for run in runs for line in describe_changes(changes(read_fingerprint(run / FINGERPRINT) or {})[0], [], [])
+    ]
+    for line in dict.fromkeys(lines):
         print(f"note: {line}", flush=True)
 
 
-def choose_folder(out: Path | None, run: Path, epoch: int, source: Source) -> Path:
+def choose_folder(out: Path | None, run: Path, name: str, ending: str, inputs: Sequence[str]) -> Path:
     """The folder given, if it holds nothing else, or the input's own below the run's ``results/``."""
     if out is None:
-        return result_folder(run, epoch, source.ending, source.inputs)
-    check_chosen_folder(out, run, source.inputs)
+        return result_folder(run, name, ending, inputs)
+    check_chosen_folder(out, run, inputs)
     return out
 
 

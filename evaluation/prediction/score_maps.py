@@ -12,7 +12,8 @@ import numpy as np
 from datasets.image_files import NO_SCALE, ImageScale, scale_options
 from utils.files import atomic_write
 
-MAP_FILES = {"pred": ".tif", "scores": ".tif", "masks": ".png", "overlays": ".png"}  # folder → suffix, as written
+# Folder → suffix, as written.
+MAP_FILES = {"pred": ".tif", "scores": ".tif", "spread": ".tif", "masks": ".png", "overlays": ".png"}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from utils.cli import UserError, map_with_progress
 from utils.files import unique_stems
 
 PLANES = ".planes"
-JOINED = ("pred", "scores", "masks")  # folders of results in which a stack becomes one file
+JOINED = ("pred", "scores", "spread", "masks")  # folders of results in which a stack becomes one file
 
 
 def find_stacks(files: Sequence[Path], channels: int) -> dict[Path, PlaneStack]:

@@ -34,6 +34,8 @@ OPTIONAL_FIELDS = {
     "dataset": TEXT,
     "data_root": TEXT.or_null(),
     "run": TEXT,
+    "runs": TEXTS,
+    "out_of_fold": SWITCH,
     "sizes": OBJECT,
     "instances": OBJECT.or_null(),
     "channels": TEXTS,

@@ -68,6 +68,13 @@ class DataOptions:
     )
     real_only: bool = option(False, "never replace missing images by simulated ones")
     fold: str | None = option(None, "k/K: leave out part k of K of the training list", fold_of, metavar="k/K")
+    folds: int | None = option(
+        None,
+        "train a run for each of K parts, left out of it: maps, metrics and label issues of all, and an ensemble",
+        positive_int,
+        metavar="K",
+        is_copied=False,
+    )
     num_classes: int = option(1, "1 for binary labels, else the number of classes", positive_int, metavar="K")
     in_channels: int = option(1, "channels of an image: 1 reads as grey, 3 as RGB", positive_int, metavar="N")
     channels: tuple[str, ...] = option((), "channels to read, by number or OME name: 0,2", channel_list, metavar="C,…")
@@ -243,6 +250,7 @@ class RunOptions:
         None, "config.json of a run to repeat; options given besides win", metavar="FILE", is_copied=False
     )
     run_name: str | None = option(None, "name of the run's folder below train_log/NAME", metavar="RUN", is_copied=False)
+    within: str | None = option(None, "folder below train_log/NAME that it lies in", python_only=True, is_copied=False)
     resume: str | None = option(
         None,
         "go on with a run: a path or <dataset>/<run>; auto: that of --run_name, else start it",

@@ -226,6 +226,8 @@ def _check(options: TrainingOptions) -> None:
             f"--in_channels {data.in_channels} does not fit --channels {','.join(data.channels)}, which are "
             f"{len(data.channels)}: leave one of the two out"
         )
+    if data.folds is not None:
+        raise UserError("--folds trains several runs: main.py does so, and training.run.cross_fit.cross_fit in Python")
     if data.num_classes > 254:
         raise UserError(f"--num_classes {data.num_classes} is more than 254, which 8-bit labels cannot hold")
     if data.num_classes > 1 and options.loss.pred_invert == "on":

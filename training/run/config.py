@@ -131,6 +131,10 @@ def open_folder(options: TrainingOptions, root: Path) -> Path:
     """Make the folder of a run that starts; ``--resume auto`` takes the one whose first epoch was not finished."""
     if options.run.resume == AUTO and (run := named_run(options.data.dataset, options.run.run_name, root)):
         return run
+    if options.run.within is not None:  # the name is settled, and what has no checkpoint begins anew
+        run = root / "train_log" / options.data.dataset / options.run.within / str(options.run.run_name)
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return run
     return create_run_folder(
         options.data.dataset,
         options.network.name,

@@ -1,0 +1,149 @@
+"""Cross-fitting: every image is predicted by the run that did not see its label, and the runs together are one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.image_io import read_scores
+from datasets.lists import read_list
+from evaluation.label_errors.issue_files import read_issues
+from evaluation.label_errors.ranking import trained_pairs
+from evaluation.prediction.ensemble import find_members
+from evaluation.prediction.runs import predict_run
+from evaluation.scores.map_folder import find_maps, match_maps
+from training.fit import configure, fit
+from training.run.cross_fit import cross_fit
+from utils.cli import UserError
+from utils.run_folder import find_cross_fit
+
+FOLDS = 3
+GIVEN = {"dataset": "disks", "folds": FOLDS, "run_name": "f", "width": 2, "crop": 32, "epochs": 2, "repeat": 8}
+GIVEN |= {"preset": "quick", "device": "cpu", "tensorboard": False, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, draw_many_disks) -> Path:
+    return draw_many_disks(tmp_path_factory.mktemp("root"), counts=(9, 4, 2))
+
+
+@pytest.fixture(scope="module")
+def folder(root: Path) -> Path:
+    return cross_fit({**GIVEN, "data_root": str(root)}, configure, fit, root)
+
+
+def maps_below(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "out_of_fold/pred").iterdir())}
+
+
+def test_every_image_is_predicted_by_the_run_that_left_it_out(folder, root):
+    samples = read_list(root / "txt/disks/train/train_gt.txt", str(root))
+    joined = find_maps(folder / "out_of_fold/pred")
+    pairs = match_maps(samples, joined).pairs
+    assert len(pairs) == len(samples) == 9 and trained_pairs(joined.record) == set()
+    seen = []
+    for number in range(1, FOLDS + 1):
+        run = folder / f"fold_{number}"
+        (results,) = run.glob("results/*_held_out")
+        own = find_maps(results)
+        left_out = {sample.image for sample in read_list(run / "held_out.txt", str(root))}
+        assert not left_out & {image for image, _ in trained_pairs(own.record)}
+        for sample, path in match_maps([each for each in samples if each.image in left_out], own).pairs:
+            np.testing.assert_array_equal(read_scores(path), read_scores(dict(pairs_by_image(pairs))[sample.image]))
+            seen.append(sample.image)
+    assert sorted(seen) == sorted(sample.image for sample in samples)
+
+
+def pairs_by_image(pairs):
+    return [(sample.image, path) for sample, path in pairs]
+
+
+def test_metrics_and_issues_are_of_the_whole_list(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["n_images"] == 9 and metrics["per_image_mean"]["iou"]["low"] is not None
+    record = json.loads((folder / "out_of_fold/predictions.json").read_text())
+    assert metrics["threshold"] == record["threshold"]
+    found = read_issues(folder / "issues")
+    assert len(found.images) == 9
+    with open(folder / "issues/suspects.csv", encoding="utf-8") as file:
+        assert {row["in_sample"] for row in csv.DictReader(file)} == {"no"}
+    assert (folder / "report.html").is_file()
+
+
+def test_the_folder_is_the_ensemble_of_its_runs(folder, root):
+    images = [root / "datasets/disks/test/images"]
+    how = {"inputs": images, "device": "cpu"}
+    single = [predict_run(folder / f"fold_{number}", out=root / f"single_{number}", **how) for number in range(1, 4)]
+    joint = predict_run(folder, spread=True, **how)
+    assert joint == folder / "results/ensemble_images"
+    record = find_maps(joint).record
+    assert record["threshold"] == find_maps(folder / "out_of_fold").record["threshold"]
+    assert len(record["runs"]) == 3 and len(trained_pairs(record)) == 9
+    for path in (joint / "pred").iterdir():
+        scores = np.stack([read_scores(each / "pred" / path.name) for each in single])
+        np.testing.assert_allclose(read_scores(path), scores.mean(0), atol=1e-6)
+        np.testing.assert_allclose(read_scores(joint / "spread" / path.name), scores.std(0, ddof=1), atol=1e-5)
+    two = predict_run(folder / "fold_1", ensemble=[folder / "fold_3"], **how)
+    for path in (two / "pred").iterdir():
+        scores = [read_scores(single[number] / "pred" / path.name) for number in (0, 2)]
+        np.testing.assert_allclose(read_scores(path), np.mean(scores, 0), atol=1e-6)
+
+
+def test_flips_and_rotations_have_a_spread_too(folder, root):
+    how = {"inputs": [root / "datasets/disks/test/images"], "device": "cpu", "tta": True}
+    plain = predict_run(folder / "fold_1", out=root / "tta", **how)
+    spread = predict_run(folder / "fold_1", out=root / "tta_spread", spread=True, **how)
+    for path in (plain / "pred").iterdir():
+        np.testing.assert_allclose(read_scores(path), read_scores(spread / "pred" / path.name), atol=1e-6)
+        assert 0 < read_scores(spread / "spread" / path.name).max() < 0.5
+
+
+def test_runs_that_cannot_be_averaged_are_refused(folder):
+    run = folder / "fold_1"
+    with pytest.raises(UserError, match="named twice"):
+        find_members(folder, [run])
+    with pytest.raises(UserError, match="--tta"):
+        predict_run(run, spread=True, device="cpu", data_list=run / "held_out.txt")
+
+
+def test_what_is_finished_is_kept_and_what_is_missing_is_done(folder, root, capsys):
+    before, weights = maps_below(folder), folder / "fold_1/checkpoints/last.pth"
+    written = weights.stat().st_mtime_ns
+    shutil.rmtree(folder / "fold_3")
+    shutil.rmtree(folder / "out_of_fold")
+    with pytest.raises(UserError, match="not finished"):
+        find_members(folder, [])
+    assert cross_fit({**GIVEN, "data_root": str(root)}, configure, fit, root) == folder
+    output = capsys.readouterr().out
+    assert output.count("is finished") == 2 and f"part 3/{FOLDS}" in output
+    assert maps_below(folder) == before and weights.stat().st_mtime_ns == written
+    assert find_cross_fit(folder) == folder.resolve()
+    assert cross_fit({"resume": str(folder)}, configure, fit, root) == folder
+    assert capsys.readouterr().out.count("is finished") == 3
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"fold": "1/3"}, "leave out --fold"),
+        ({"stop_after": 1}, "leave out --stop_after"),
+        ({"folds": 1}, "at least two"),
+        ({"folds": 20}, "only 9 images"),
+        ({"resume": "FOLDER", "width": 4}, "--width differs"),
+    ],
+)
+def test_what_does_not_go_with_folds_is_refused(folder, root, given, message):
+    given = {name: str(folder) if value == "FOLDER" else value for name, value in given.items()}
+    base = {} if "resume" in given else {**GIVEN, "run_name": "wrong"}
+    with pytest.raises(UserError, match=message):
+        cross_fit({**base, **given}, configure, fit, root)
+
+
+def test_folds_are_refused_where_one_run_is_made(root):
+    with pytest.raises(UserError, match="several runs"):
+        configure({"dataset": "disks", "folds": 3}, root)
