@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from evaluation.objects import INSTANCES
 from utils.cli import CommandParser, channel_list, fraction, run_command, whole_number
 
 
@@ -24,7 +25,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     maps = "pred/ of a prediction, its parent, or any folder of TIFF or PNG maps"
-    add("--prd_dir", required=True, type=Path, metavar="DIR", help=maps)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--prd_dir", type=Path, metavar="DIR", help=maps)
+    several = "two or more such folders: paired differences to the first, tested, with intervals"
+    which.add_argument("--compare", nargs="+", type=Path, metavar="DIR", help=several)
+    group = "with --compare: images in whose path a regular expression finds the same text count once"
+    add("--group_by", metavar="REGEX", help=group)
     labels = "list of images and labels (default: the one that inference recorded)"
     add("--test_data_dir", metavar="LIST", help=labels)
     threshold = "scores at or above it are foreground (default: the recorded one, else 0.5)"
@@ -38,9 +44,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     truth = "run or audit.json: estimate IoU and F1 against the truth from labels that err as this audit found"
     add("--label_audit", metavar="RUN|FILE", help=truth)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
+    objects = "how objects of masks are told apart where labels number theirs (default: as recorded, else components)"
+    add("--instances", choices=[*INSTANCES], help=objects)
     add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     add("--no_report", action="store_true", help="write no report.html and no overlays")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.group_by is not None and options.compare is None:
+        parser.error("--group_by belongs to --compare: the table of a single folder is by image")
+    if options.label_audit is not None and options.compare is not None:
+        parser.error("--label_audit belongs to --prd_dir")
+    return options
 
 
 def evaluate_maps(prd_dir: Path, test_data_dir: str | None = None, **settings: Any) -> dict[str, Any]:
@@ -53,7 +66,14 @@ def evaluate_maps(prd_dir: Path, test_data_dir: str | None = None, **settings: A
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score what the command line names."""
     options = vars(parse_options(arguments))
-    evaluate_maps(report=not options.pop("no_report"), **options)
+    report, folders, group_by = not options.pop("no_report"), options.pop("compare"), options.pop("group_by")
+    if folders is None:
+        evaluate_maps(report=report, **options)
+        return
+    from evaluation.pages.compare import compare_maps
+
+    which = {name: value for name, value in options.items() if name not in ("prd_dir", "label_audit")}
+    compare_maps(folders, group_by=group_by, **which)
 
 
 if __name__ == "__main__":

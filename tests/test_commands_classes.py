@@ -149,7 +149,7 @@ def test_figures_are_those_of_the_confusion_matrix(results: Path, said):
     assert figures["threshold"] is None and figures["oracle"] is None
     table = said["metrics"]
     for row in figures["classes"]:
-        assert f"class {row['class']}" in table and f"{row['iou']:.4f}" in table
+        assert f"class {row['class']}" in table and f"{row['iou']:.3f}" in table
     rows = list(csv.DictReader((results / "per_image.csv").read_text().splitlines()))
     assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(figures["per_image_mean"]["iou"]["mean"], 1e-4)
 

@@ -70,3 +70,24 @@ def measure_network(skeleton: np.ndarray, pixel_size: tuple[float, float] = (1.0
     junctions = cv2.connectedComponents((degree > 2).astype(np.uint8), connectivity=8)[0] - 1
     pieces, loops = betti_numbers(skeleton)
     return Network(length, junctions, int(np.count_nonzero(degree == 1)), loops, pieces)
+
+
+def network_metrics(
+    mask: np.ndarray, label: np.ndarray, skeletons: tuple[np.ndarray, np.ndarray]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """How the topology and the skeleton of a mask differ from those of its label, bool (H, W).
+
+    Returns: the metrics, ``betti0_error`` and ``betti1_error``, the absolute differences of Betti numbers, and
+        ``skeleton_length_error``, that of lengths as a share of the label's (NaN where that has none); and the lengths
+        in pixels that they come from.
+    Source: Hu et al., Topology-preserving deep image segmentation, NeurIPS 2019 (Betti error, here of whole images).
+    """
+    found, truth = betti_numbers(mask), betti_numbers(label)
+    length, length_of_label = (measure_network(skeleton).length for skeleton in skeletons)
+    error = abs(length - length_of_label) / length_of_label if length_of_label else float("nan")
+    metrics = {
+        "betti0_error": float(abs(found.pieces - truth.pieces)),
+        "betti1_error": float(abs(found.holes - truth.holes)),
+        "skeleton_length_error": error,
+    }
+    return metrics, {"skeleton_px": length, "skeleton_px_label": length_of_label}

@@ -34,6 +34,7 @@ def evaluate_maps(
     label_map: str | None = None,
     channels: tuple[str, ...] = (),
     data_root: str | None = None,
+    instances: str | None = None,
     out: Path | None = None,
     report: bool = True,
     label_audit: str | Path | None = None,
@@ -45,6 +46,8 @@ def evaluate_maps(
         label_map: what values of labels mean; default: as the run decided, else by the labels.
         channels: of the images that are drawn; default: as inference recorded them.
         label_audit: of labels that err like these; IoU and F1 against the truth are estimated by it.
+        instances: how objects of masks are told apart where labels number theirs, see `evaluation.objects.INSTANCES`;
+            default: as inference recorded it, else by components.
     Returns: the content of metrics.json.
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
@@ -58,6 +61,7 @@ def evaluate_maps(
         label_map=label_map,
         channels=channels,
         data_root=data_root,
+        instances=instances,
     )
     summary = results.summary
     stated = None
@@ -93,6 +97,7 @@ def score_folder(
     label_map: str | None = None,
     channels: tuple[str, ...] = (),
     data_root: str | None = None,
+    instances: str | None = None,
 ) -> tuple[MapFolder, RunResults]:
     """Score the maps of a folder and write nothing; arguments and errors as `evaluate_maps`."""
     folder = find_maps(prd_dir)
@@ -111,6 +116,8 @@ def score_folder(
         choose_threshold(threshold, record, classes),
         scale=integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
         offset=float(record.get("mask_offset", 0.0)) if threshold is None and classes == 1 else 0.0,
+        instances=instances or (record.get("instances") or {}).get("method", "components"),
+        min_area=int((record.get("instances") or {}).get("min_area", 1)),
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
@@ -124,6 +131,7 @@ def score_folder(
             "label_map": label_map,
             "channels": list(channels),
             "data_root": data_root,
+            "instances": instances,
         },
         "environment": environment_record(),
     }
@@ -205,8 +213,9 @@ def write_per_image(path: Path, results: Sequence[ImageResult], unlike: dict[str
     for result in results:
         names = [display_path(file) for file in (result.sample.image, result.sample.require_label(), result.map_path)]
         row = [*names, *result.metrics.values(), *(getattr(result.counts, name) for name in counted)]
+        row += result.details.values()
         rows.append(row if unlike is None else [*row, unlike.get(names[0], math.nan)])
-    last = [] if unlike is None else ["unlike"]
+    last = [*results[0].details, *([] if unlike is None else ["unlike"])]
     write_csv(path, ["image", "label", "map", *results[0].metrics, *counted, *last], rows)
 
 
@@ -220,16 +229,31 @@ def print_table(summary: dict[str, Any]) -> None:
         f"{'':22}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
         + (f"{'*oracle*':>11}" if oracle else "")
     )
+    pooled = {**summary.get("objects", {}), **summary["pooled"]}
     for name, mean in summary["per_image_mean"].items():
         interval = f"[{show(mean['low'])}, {show(mean['high'])}]"
         undefined = f"{mean['undefined']}" if mean["undefined"] else ""
         title = title_of(name, summary["num_classes"])
-        line = f"{title:22}{show(summary['pooled'].get(name)):>8}   {show(mean['mean']):8}{interval:24}"
+        line = f"{title:22}{show(pooled.get(name)):>8}   {show(mean['mean']):8}{interval:24}"
         print(f"{line}{undefined:>9}" + (f"{show(oracle.get(name)):>11}" if oracle else ""))
     for row in summary.get("classes", ()):
         figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in ("iou", "f1", "precision", "sensitivity"))
         print(f"class {row['class']:<3} {figures}  ({row['pixels']} pixels)")
+    for line in describe_objects(summary):
+        print(line)
     if summary["n_both_empty"]:
         print(f"images with neither foreground nor a prediction of it (IoU = F1 = 1): {summary['n_both_empty']}")
     if oracle:
         print(f"*oracle*: at threshold {summary['oracle_threshold']:.4f}, the best on these very labels")
+
+
+def describe_objects(summary: dict[str, Any]) -> list[str]:
+    """How many objects there are and how they were told apart, and how long networks are."""
+    if "objects" not in summary:
+        return []
+    found, networks = summary["objects"], summary["networks"]
+    told = f"numbered by the labels; of masks by {found['mask']}" if found["label"] == "numbered" else "components"
+    return [
+        f"objects ({told}): {found['labelled']} in labels, {found['predicted']} in masks",
+        f"skeletons: {show(networks['skeleton_px_label'])} px in labels, {show(networks['skeleton_px'])} px in masks",
+    ]

@@ -53,7 +53,7 @@ from evaluation.prediction.sources import Source, choose_images
 from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, name_maps, whole_file, whole_map
 from evaluation.prediction.unlikeness import Watch
 from evaluation.scores import DEFAULT_THRESHOLD
-from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
+from evaluation.scores.map_folder import COMPARISON, METRICS, PREDICTIONS, earlier_files
 from models.blocks import fold_batch_norms
 from utils.cli import Progress, UserError
 from utils.device import choose_device, choose_precision
@@ -331,7 +331,7 @@ def open_results(
     is_same = finished.keys() == {Path(path) for path in recorded_images(folder)} and len(finished) == len(
         job["images"]
     )
-    outdated = [] if is_same else [METRICS]
+    outdated = [] if is_same else [METRICS, COMPARISON]
     with replaced_output(
         folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=outdated, job=job
     ) as partial:

@@ -18,6 +18,7 @@ import numpy as np
 CONFIDENCE = 0.95
 MIN_IMAGES = 5  # fewer say too little of the spread between images for resampling
 RESAMPLES = 1000
+ROUNDING = 1e-12  # errors up to it are those of arithmetic on equal values
 
 
 def bootstrap_counts(counts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -84,7 +85,7 @@ def bootstrap_mean(
         return float(values.mean()) if count else float("nan"), float("nan"), float("nan")
     mean, error = float(values.mean()), float(values.std(ddof=1)) / count**0.5
     below = above = student_reach(count)
-    if count >= MIN_IMAGES and error > 0:
+    if count >= MIN_IMAGES and error > ROUNDING:
         below, above = (max(below, reach) for reach in _studentized_reaches(values, seed, resamples))
     return mean, max(mean - below * error, limits[0]), min(mean + above * error, limits[1])
 
@@ -97,7 +98,7 @@ def _studentized_reaches(values: np.ndarray, seed: int, resamples: int) -> tuple
     for start in range(0, resamples, block):
         drawn = values[rng.integers(0, count, (min(block, resamples - start), count))]
         errors = drawn.std(1, ddof=1) / count**0.5
-        spread = errors > 1e-12  # a resample of equal values has no error to be measured by
+        spread = errors > ROUNDING  # a resample of equal values has no error to be measured by
         ratios.append((drawn.mean(1)[spread] - values.mean()) / errors[spread])
     low, high = np.quantile(np.concatenate(ratios), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(high), float(-low)

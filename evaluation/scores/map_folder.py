@@ -22,6 +22,7 @@ MAP_SUFFIXES = (".tif", ".tiff", ".png")
 
 PREDICTIONS = Writer("predictions", "predictions.json", keys=("maps", "threshold"))
 METRICS = Writer("metrics", "metrics.json", keys=("pooled", "n_images"), others=("per_image.csv", "report.html"))
+COMPARISON = Writer("comparison", "comparison.json", keys=("folders", "differences"))
 RECORD_FIELDS = {"maps": TEXT_BY_TEXT}
 OPTIONAL_FIELDS = {
     "num_classes": POSITIVE,

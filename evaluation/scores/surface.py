@@ -22,16 +22,23 @@ def boundary(mask: np.ndarray, width: int = 1) -> np.ndarray:
     return mask & ~inside.astype(bool)
 
 
-def cl_dice(mask: np.ndarray, label: np.ndarray) -> float:
+def skeletons_of(mask: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The skeletons of a mask and of its label, bool (H, W)."""
+    from skimage.morphology import skeletonize
+
+    return skeletonize(mask), skeletonize(label)
+
+
+def cl_dice(mask: np.ndarray, label: np.ndarray, skeletons: tuple[np.ndarray, np.ndarray] | None = None) -> float:
     """Centreline Dice: the harmonic mean of how much of either mask's skeleton lies inside the other mask.
+
+    ``skeletons`` saves computing `skeletons_of` again.
 
     Source: Shit et al., clDice, CVPR 2021, with hard skeletons.
     """
     if not mask.any() or not label.any():
         return float(mask.any() == label.any())
-    from skimage.morphology import skeletonize
-
-    skeleton, label_skeleton = skeletonize(mask), skeletonize(label)
+    skeleton, label_skeleton = skeletons or skeletons_of(mask, label)
     precision = (skeleton & label).sum() / skeleton.sum()
     sensitivity = (label_skeleton & mask).sum() / label_skeleton.sum()
     total = precision + sensitivity
@@ -50,18 +57,25 @@ def boundary_iou(mask: np.ndarray, label: np.ndarray, width: int = BOUNDARY_WIDT
     return float((band & label_band).sum() / union) if union else 1.0  # both fill the image
 
 
-def boundary_distances(mask: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in pixels of each boundary pixel of the mask to the label's boundary, and the other way round.
+def boundary_distances(
+    mask: np.ndarray, label: np.ndarray, pixel_size: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of each boundary pixel of the mask to the label's boundary, and the other way round.
 
-    Both are empty where either mask has no boundary.
+    In pixels, or in the unit of ``pixel_size``, their height and width. Both are empty where either mask has no
+    boundary.
     """
     edge, label_edge = boundary(mask), boundary(label)
     if not edge.any() or not label_edge.any():
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    return _distance_to(label_edge)[edge], _distance_to(edge)[label_edge]
+    return _distance_to(label_edge, pixel_size)[edge], _distance_to(edge, pixel_size)[label_edge]
 
 
-def _distance_to(edge: np.ndarray) -> np.ndarray:
+def _distance_to(edge: np.ndarray, pixel_size: tuple[float, float] | None) -> np.ndarray:
+    if pixel_size is not None:
+        from scipy.ndimage import distance_transform_edt
+
+        return np.asarray(distance_transform_edt(~edge, sampling=pixel_size))
     # The faster mask of size 5 is off by up to 0.29 pixels.
     return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
@@ -92,12 +106,30 @@ def surface_dice(
     return float(boundary(mask).any() == boundary(label).any() and mask.any() == label.any())
 
 
-def surface_metrics(mask: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """All metrics of this module by name."""
+def surface_metrics(
+    mask: np.ndarray,
+    label: np.ndarray,
+    skeletons: tuple[np.ndarray, np.ndarray] | None = None,
+    pixel_size: tuple[float, float] | None = None,
+) -> dict[str, float]:
+    """All metrics of this module by name; ``hd95_um`` is NaN where the size of pixels in µm is not known."""
     distances = boundary_distances(mask, label)
+    pixels = hd95(mask, label, distances)
     return {
-        "cldice": cl_dice(mask, label),
+        "cldice": cl_dice(mask, label, skeletons),
         "boundary_iou": boundary_iou(mask, label),
         "nsd": surface_dice(mask, label, distances=distances),
-        "hd95": hd95(mask, label, distances),
+        "hd95": pixels,
+        "hd95_um": _in_micrometres(mask, label, pixels, pixel_size=pixel_size),
     }
+
+
+def _in_micrometres(
+    mask: np.ndarray, label: np.ndarray, pixels: float, pixel_size: tuple[float, float] | None
+) -> float:
+    """HD95 in µm, of ``pixels`` where these are square."""
+    if pixel_size is None:
+        return float("nan")
+    if np.isclose(*pixel_size):
+        return pixels * pixel_size[0]
+    return hd95(mask, label, boundary_distances(mask, label, pixel_size))

@@ -115,3 +115,8 @@ def test_undefined_resamples_are_left_out():
     low, high = percentile_interval(resampled, small_sample_reach(10))
     assert 1 <= low[0] <= high[0] <= 3
     assert np.isnan(low[1])
+
+
+def test_values_that_are_equal_but_for_rounding_have_an_interval():
+    values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]) - np.array([0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    assert bootstrap_mean(values) == pytest.approx((0.1, 0.1, 0.1))

@@ -186,7 +186,7 @@ def test_several_classes_have_their_report(tmp_path, rng):
     page = (tmp_path / "maps" / "report.html").read_text()
     checker = Checker()
     checker.feed(page)
-    assert checker.open == [] and page.count("<svg") == 2 and "Confusion" in page and "<td>1.0000</td>" in page
+    assert checker.open == [] and page.count("<svg") == 2 and "Confusion" in page and "<td>1.00</td>" in page
     assert (decode(read_data(page)["images"][0]["maps"][0]) == label).all()
 
 
@@ -211,7 +211,7 @@ def test_runs_stand_side_by_side(run, tmp_path):
     main(["--train_dir", str(run), str(other), "--out", str(tmp_path / "both.html")])
     page = (tmp_path / "both.html").read_text()
     assert "Of 2 runs run reaches the highest IoU, 0.650, other 0.613." in page
-    assert re.search(r'data-image="7">.*?0\.3000</td>.*?0\.0000</td>.*?-0\.3000</td>', page, re.S)
+    assert re.search(r'data-image="7">.*?0\.300</td>.*?0\.00</td>.*?-0\.3000</td>', page, re.S)
     assert [len(image["maps"]) for image in read_data(page)["images"]] == [2] * 8
 
 
