@@ -7,8 +7,8 @@ import numpy as np
 
 from evaluation.objects import INSTANCES
 
-DIP = 0.1  # share of an object's depth by which the way to a deeper one must sink for it to be an object of its own
-MIN_DIP = 0.75  # pixels; less is roughness of the outline
+DIP = 0.05  # share of an object's depth by which the way to a deeper one must sink for it to be an object of its own
+MIN_DIP = 0.5  # pixels; less is roughness of the outline
 
 
 def label_objects(mask: np.ndarray, method: str = "components", min_area: int = 1) -> np.ndarray:

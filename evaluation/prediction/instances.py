@@ -195,11 +195,20 @@ def write_instances(measure: Measuring, maps: Mapping[Path, str]) -> tuple[int, 
     return sum(found.count for found in tables), failed
 
 
+def is_micrometres(column: str) -> bool:
+    """Whether a column is in µm; such columns are left out where no pixel size is known."""
+    return column.endswith(("_um", "_um2"))
+
+
 def write_tables(folder: Path, tables: Sequence[Measured]) -> None:
     """Write objects.csv, a line an object, and networks.csv, a line a plane, or a class of one."""
     planes = [plane for found in tables for plane in found.objects]
     columns = list(dict.fromkeys(name for plane in planes for name in plane))
-    columns = [*(name for name in KEYS if name in columns), *(name for name in columns if name not in KEYS)]
+    measures = [name for name in columns if name not in KEYS and not is_micrometres(name)]
+    in_um = [
+        name for name in columns if is_micrometres(name) and not all(np.isnan(plane[name]).all() for plane in planes)
+    ]
+    columns = [*(name for name in KEYS if name in columns), *measures, *in_um]
 
     def cell(value: Any, row: int) -> Any:  # of a column, or the same for all objects of a plane
         return value[row] if isinstance(value, np.ndarray) else value
@@ -207,4 +216,6 @@ def write_tables(folder: Path, tables: Sequence[Measured]) -> None:
     rows = ([cell(plane.get(name), row) for name in columns] for plane in planes for row in range(len(plane["label"])))
     write_csv(folder / OBJECTS, columns or KEYS, rows)
     lines = [line for found in tables for line in found.networks]
+    known = any(line["area_um2"] is not None for line in lines)
+    lines = [{name: value for name, value in line.items() if known or not is_micrometres(name)} for line in lines]
     write_csv(folder / NETWORKS, list(lines[0]) if lines else KEYS, (list(line.values()) for line in lines))
