@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from training.options import parse_given
 from utils.cli import run_command
 from utils.run_folder import find_cross_fit
@@ -10,6 +12,8 @@ from utils.run_folder import find_cross_fit
 def main() -> None:
     """Parse the command line, then train one run, or with ``--folds`` several."""
     given = parse_given()
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts many
+        print("loading torch …", flush=True)  # seconds on a slow disk, in which nothing else would be said
     from training.fit import configure, fit  # imports torch: not before --help has been answered
 
     cross_fit_folder = find_cross_fit(given.get("resume", ""))

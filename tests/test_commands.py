@@ -171,3 +171,9 @@ def test_help_names_every_group(run_tool):
     assert answer.returncode == 0
     for title in ("data:", "label noise:", "augmentation:", "network:", "loss:", "optimization:", "run:", "machine:"):
         assert title in answer.stdout
+
+
+def test_the_first_line_does_not_wait_for_torch(run_tool, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit(3)")
+    answer = run_tool("main.py", "--dataset", "disks", env={"PYTHONPATH": str(tmp_path)})
+    assert answer.returncode == 3 and answer.stdout == "loading torch …\n"

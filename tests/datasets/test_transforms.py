@@ -8,7 +8,7 @@ import torch
 
 from datasets import image_files
 from datasets.augmentation import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS, augment, strong_augmentation
-from datasets.hot_pixels import without_hot_pixels
+from datasets.hot_pixels import quantiles, without_hot_pixels
 from datasets.labels import IGNORE
 from datasets.transforms import (
     NORMALIZATIONS,
@@ -212,3 +212,11 @@ def test_bright_structures_are_no_hot_pixels(rng):
     image = rng.normal(100, 10, (64, 64)).astype(np.uint16)
     image[20:23, 30:33] = 60_000
     assert without_hot_pixels(image) is image
+
+
+def test_quantiles_by_counting_are_those_of_numpy(rng):
+    for count in (1, 2, 3, 50, 4096):
+        for largest in (1, 300, 65536):
+            values = rng.integers(0, largest, count).astype(np.uint16)
+            fractions = (0.0, 0.005, 0.37, 0.5, 0.995, 1.0)
+            assert np.array_equal(quantiles(values, fractions), np.quantile(values, fractions))

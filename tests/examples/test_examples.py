@@ -18,6 +18,7 @@ from evaluation import export
 from evaluation.prediction import Segmenter
 from training.fit import fit_images
 from utils.cli import UserError
+from utils.files import read_json
 from utils.run_folder import REPO_ROOT
 
 TINY = {"preset": "quick", "width": 2, "crop": 32, "steps": 4, "epochs": 2, "tensorboard": False, "audit": False}
@@ -52,7 +53,9 @@ def test_scripts_are_short():
 def test_arrays_train_a_run_that_predicts(disks):
     images, labels = disk_arrays(disks, "train/train_gt")
     run = fit_images(images, labels, validation=disk_arrays(disks, "val"), name="mine", root=disks, seed=3, **TINY)
-    assert run.parent == disks / "train_log/mine" and (run / "README.md").is_file()
+    card = read_json(run / "model_card.json")
+    assert run.parent == disks / "train_log/mine" and "## Limits" in (run / "README.md").read_text(encoding="utf-8")
+    assert card["data"]["train_images"] == 8 and 0 <= card["validation"]["iou"] <= 1
     again = fit_images(images, labels, validation=disk_arrays(disks, "val"), name="mine", root=disks, seed=3, **TINY)
     files = list((disks / "datasets/mine/arrays").glob("*.npy"))
     assert len(files) == 2 * (8 + 3)  # equal arrays are written once
