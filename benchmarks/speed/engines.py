@@ -1,7 +1,7 @@
 """From files to score maps on one thread, by engine: images a second, processor time, IoU, size of the export.
 
 All engines predict the test list of a set with one short run, trained and exported where it is not there. A cell is a
-data set and a round, in which all take their turn, so that what else the machine does meets all alike; or its IoU.
+data set and a round, in which all take their turn, so that what else the machine does meets all alike.
 
     python datasets/make_lists.py --dataset nuc --source $SEG_TEST_DATA/nuc
     python datasets/make_lists.py --dataset er_ernet --source $SEG_TEST_DATA/er_ernet
@@ -22,13 +22,18 @@ if __name__ == "__main__":
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks.grid import Record, Study, markdown, run_study
 from benchmarks.speed.record import machine_record
 from benchmarks.speed.training import in_fresh_process
 from utils.cli import UserError, run_command
 from utils.run_folder import LOG_ROOT
+
+if TYPE_CHECKING:
+    from evaluation.prediction import MapSettings, Picture
 
 DATASETS = ("nuc", "er_ernet", "er_sim")
 WAYS = (
@@ -37,12 +42,12 @@ WAYS = (
 )
 RUN = "eng"
 TRAINING = {"width": 16, "steps": 200, "epochs": 4, "crop": 96, "batch_size": 8, "threads": 1}
-IMAGES = 100  # at least, a measurement: short lists are predicted again and again
-ROUNDS = ("round 1", "round 2", "round 3")
+IMAGES = 60  # a measurement: spread over a long test list, and a short one again until they are as many
+TURNS = 1
 
 
-def measure(dataset: str, what: str) -> dict[str, Any]:
-    """What every way takes for a data set's test list in one turn each, or the IoU of its masks."""
+def measure(dataset: str, turn: int) -> dict[str, Any]:
+    """What every way takes for a data set's test list in one turn each, and the IoU of its masks."""
     from benchmarks.trials import train
     from datasets.catalog import prepare_dataset
 
@@ -52,8 +57,7 @@ def measure(dataset: str, what: str) -> dict[str, Any]:
         train(dataset, RUN, **TRAINING)
     refused = {engine: reason for engine, _ in WAYS if engine != "torch" and (reason := export_once(run, engine))}
     ways = [way for way in WAYS if way[0] not in refused]
-    function = iou_and_size if what == "iou" else predict_once
-    found = {f"{engine} {precision}": in_fresh_process(function, run, engine, precision) for engine, precision in ways}
+    found = {f"{engine} {precision}": in_fresh_process(predict, run, engine, precision) for engine, precision in ways}
     return {"training": TRAINING, "machine": machine_record("cpu"), "ways": found, "refused": refused}
 
 
@@ -70,44 +74,48 @@ def export_once(run: Path, engine: str) -> str | None:
     return None
 
 
-def predict_once(run: Path, engine: str, precision: str) -> dict[str, float]:
-    """Images a second and processor seconds an image, from files to maps, after a batch to warm up."""
+def predict(run: Path, engine: str, precision: str) -> dict[str, float]:
+    """Images a second and processor seconds an image, from files to maps, after a batch to warm up; IoU; bytes."""
     import torch
 
     from datasets.image_io import read_shape
     from datasets.lists import find_list, read_list
-    from evaluation.prediction import MapSettings, Picture, load_network, predict_pictures
-    from evaluation.prediction.runs import BATCH_SIZE, choose_predictor
+    from evaluation.prediction import Picture, load_network, predict_pictures
+    from evaluation.prediction.runs import BATCH_SIZE, choose_predictor, decide_settings
     from utils.cli import Progress
 
     device = torch.device("cpu")
     network, checkpoint, _ = load_network(run)
     predictor = choose_predictor(network, device, precision, tta=False, engine=engine, run=run, checkpoint="best")
-    samples = read_list(find_list("test", checkpoint["config"]["dataset"]))
-    repeats = -(-IMAGES // len(samples))
+    listed = read_list(find_list("test", checkpoint["config"]["dataset"]))
+    samples = listed[:: max(1, len(listed) // IMAGES)]
     pictures = [
-        Picture(sample.image, f"{turn}_{number}", read_shape(sample.image))
-        for turn in range(repeats)
+        Picture(sample.image, f"{again}_{number}", read_shape(sample.image), label=sample.label)
+        for again in range(-(-IMAGES // len(samples)))
         for number, sample in enumerate(samples)
     ]
-    settings, batch = MapSettings(normalization=checkpoint["config"]["normalization"]), BATCH_SIZE["cpu"]
+    settings, batch = decide_settings(checkpoint, "auto", masks=False, save_scores=False), BATCH_SIZE["cpu"]
     predictor(settings.network_input(pictures[:batch]))
     with tempfile.TemporaryDirectory() as folder, Progress(len(pictures), "predicting") as progress:
         started, used = time.perf_counter(), time.process_time()
         predict_pictures(predictor, pictures, settings, Path(folder), batch_size=batch, progress=progress)
         seconds, used = time.perf_counter() - started, time.process_time() - used
-    return {"images_per_second": len(pictures) / seconds, "cpu_seconds_per_image": used / len(pictures)}
+        reached = masks_iou(pictures[: len(samples)], settings, Path(folder))
+    rates = {"images_per_second": len(pictures) / seconds, "cpu_seconds_per_image": used / len(pictures)}
+    return {**rates, "iou": reached, "bytes": weight_bytes(run, engine)}
 
 
-def iou_and_size(run: Path, engine: str, precision: str) -> dict[str, float]:
-    """Pooled IoU on the test list at the run's threshold, by the commands; bytes of the weights that are loaded."""
-    from evaluation import inference, metrics
+def masks_iou(pictures: Sequence[Picture], settings: MapSettings, folder: Path) -> float:
+    """Pooled IoU of the masks of maps on disk."""
+    from datasets.image_io import read_label, read_scores
+    from evaluation.scores import class_iou, confusion_matrix
 
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--train_dir", run, "--engine", engine, "--precision", precision, "--out", folder]
-        inference.main([*map(str, flags)])
-        reached = metrics.evaluate_maps(Path(folder), report=False)["pooled"]["iou"]
-    return {"iou": reached, "bytes": weight_bytes(run, engine)}
+    def count(picture: Picture) -> np.ndarray:
+        mask = settings.to_mask(read_scores(folder / "pred" / f"{picture.name}.tif"))
+        label = read_label(str(picture.label), 1, settings.ignore_index, settings.reading)
+        return confusion_matrix(mask, label, 2)
+
+    return float(class_iou(sum(map(count, pictures)))[1])
 
 
 def weight_bytes(run: Path, engine: str) -> int:
@@ -122,15 +130,15 @@ def weight_bytes(run: Path, engine: str) -> int:
 
 def best_of(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     """Way → the fastest of a data set's rounds, with its IoU and size."""
-    timed = [record["ways"] for record in records if record["cell"]["what"] != "iou"]
-    scored = next((record["ways"] for record in records if record["cell"]["what"] == "iou"), {})
+    turns = [record["ways"] for record in records]
     return {
         way: {
-            "rate": max(each[way]["images_per_second"] for each in timed),
-            "cpu": min(each[way]["cpu_seconds_per_image"] for each in timed),
-            **scored.get(way, {}),
+            "rate": max(turn[way]["images_per_second"] for turn in turns),
+            "cpu": min(turn[way]["cpu_seconds_per_image"] for turn in turns),
+            "iou": turns[0][way]["iou"],
+            "bytes": turns[0][way]["bytes"],
         }
-        for way in timed[0]
+        for way in turns[0]
     }
 
 
@@ -141,8 +149,7 @@ def table(records: Sequence[Record]) -> str:
         ways = best_of([record for record in records if record["cell"]["dataset"] == dataset])
         plain, today = ways["torch fp32"]["cpu"], ways["torch bf16"]["cpu"]
         for way, found in ways.items():
-            score = f"{found['iou']:.4f}" if "iou" in found else ""
-            size = f"{found['bytes'] / 1e6:.1f}" if "bytes" in found else ""
+            score, size = f"{found['iou']:.4f}", f"{found['bytes'] / 1e6:.1f}"
             ratios = [f"{plain / found['cpu']:.2f}×", f"{today / found['cpu']:.2f}×"]
             rows.append([dataset, way, f"{found['rate']:.1f}", f"{1000 * found['cpu']:.1f}", *ratios, score, size])
     head = ["images", "engine", "images/s", "CPU ms an image", "of torch fp32", "of torch bf16", "test IoU", "MB"]
@@ -157,7 +164,7 @@ def tables(records: list[Record]) -> dict[str, str]:
 
 STUDY = Study(
     name="engines",
-    cells=[{"dataset": dataset, "what": what} for dataset in DATASETS for what in ("iou", *ROUNDS)],
+    cells=[{"dataset": dataset, "turn": turn} for turn in range(TURNS) for dataset in DATASETS],
     trial=measure,
     seconds=90,
     tables=tables,

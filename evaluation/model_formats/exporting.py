@@ -67,11 +67,11 @@ def describe_export(model: TrainedModel, to: str, epoch: int) -> dict[str, Any]:
     return {
         "format": to,
         "epoch": epoch,
-        "checkpoint": display_path(model.checkpoint),
+        "checkpoint": model.checkpoint.name,
         "checkpoint_sha256": content_digest(model.checkpoint),
         "scores_inverted": model.settings.invert,
         "interface": model.interface(),
         "license": model.license,
         "authors": list(model.authors),
-        "environment": environment_record("cpu"),
+        "versions": environment_record()["versions"],  # a model that travels does not tell where it was made
     }
