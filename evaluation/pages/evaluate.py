@@ -145,6 +145,7 @@ def score_folder(
         run=run,
         in_channels=len(channels) or record.get("in_channels", 1),
         channels=channels,
+        unlike=record.get("unlike") or {},
     )
     return folder, results
 

@@ -22,6 +22,7 @@ from evaluation.scores.images import TITLES, ImageResult, show, title_of
 from utils.files import atomic_write, plain
 from utils.overlays import FOUND, IGNORED, INVENTED, MISSED, panels
 from utils.plots import to_svg
+from utils.run_folder import display_path
 
 EXAMPLES_EACH = 2
 RANKS = ("best", "median", "worst")
@@ -87,7 +88,7 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
         titles=titles,
         class_metrics={name: TITLES[name] for name in CLASS_METRICS},
         charts=[(caption, Markup(to_svg(figure, caption))) for caption, figure in draw_charts(runs)],
-        columns=[TITLES[name] for name in SHOWN_METRICS] if len(runs) == 1 else [run.name for run in runs],
+        columns=table_columns(runs),
         rows=[(place, names[place], row_values(image)) for place, image in enumerate(images)],
         settings=[(run.name, settings_of(run)) for run in runs if run.config],
         colors={"found": FOUND, "missed": MISSED, "invented": INVENTED, "not counted": IGNORED},
@@ -144,11 +145,19 @@ def why(image: Aligned) -> str:
     return "IoU " + ", ".join(f"{run.name} {show(result.metrics['iou'], 3)}" for run, result in present)
 
 
+def table_columns(runs: Sequence[RunResults]) -> list[str]:
+    """The headings of `row_values`."""
+    if len(runs) > 1:
+        return [run.name for run in runs]
+    return [TITLES[name] for name in SHOWN_METRICS] + (["unlike"] if runs[0].unlike else [])
+
+
 def row_values(image: Aligned) -> list[float | None]:
-    """The numbers of an image in the table: of a single run its metrics, of several their IoU."""
+    """The numbers of an image in the table: of a single run its metrics and unlikeness, of several their IoU."""
     if len(image) == 1 and image[0] is not None:
-        metrics = image[0][1].metrics
-        return [plain(metrics[name]) for name in SHOWN_METRICS]
+        run, result = image[0]
+        unlike = [run.unlike.get(display_path(result.sample.image))] if run.unlike else []
+        return [plain(result.metrics[name]) for name in SHOWN_METRICS] + unlike
     return [None if each is None else plain(each[1].metrics["iou"]) for each in image]
 
 

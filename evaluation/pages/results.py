@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class RunResults:
         scorer: how maps are read and held against labels.
         run: the run folder, if there is one.
         channels: of the images, by number or OME name.
+        unlike: how unlike the network's own images each is, by displayed path, where inference knew.
     """
 
     name: str
@@ -40,6 +42,7 @@ class RunResults:
     run: Path | None = None
     in_channels: int = 1
     channels: tuple[str, ...] = ()
+    unlike: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def binary(self) -> bool:

@@ -145,7 +145,9 @@ def test_images_of_another_lab_are_told_and_own_ones_are_not(run, of_another_lab
     rows = [f"{path}\t{images(run).parent / 'labels' / path.name}\n" for path in sorted(of_another_lab.glob("*.png"))]
     labels.write_text("".join(rows))
     record = predict(run, "--data_list", labels, out=of_another_lab / "out")
-    evaluate_maps(of_another_lab / "out", report=False)
+    evaluate_maps(of_another_lab / "out")
+    page = (of_another_lab / "out" / "report.html").read_text(encoding="utf-8")
+    assert ">unlike</button>" in page and all(f'data-value="{value}"' in page for value in record["unlike"].values())
     with open(of_another_lab / "out" / "per_image.csv", newline="") as table:
         column = {row["image"]: float(row["unlike"]) for row in csv.DictReader(table)}
     assert column == record["unlike"]
