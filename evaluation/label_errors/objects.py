@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-MIN_CONFIDENCE = 0.6  # of an issue that is told
+# What an issue must be sure of to be told: more where outlines are at stake, along which networks blur.
+MIN_CONFIDENCE = {"missing": 0.6, "invented": 0.6, "moved": 0.6}
+MIN_CONFIDENCE |= {"merged": 0.8, "split": 0.8, "too wide": 0.8, "too narrow": 0.8}
 MIN_AREA = 12  # pixels of an object
 MIN_SHARE = 0.15  # area of an object as a share of the image's median object
 UNCOVERED = 0.25  # share of an object up to which the other side has nothing of it
@@ -146,7 +148,7 @@ def _free(found: Iterable[Region], taken: np.ndarray) -> list[Region]:
     kept = []
     for region in sorted(found, key=lambda region: -region.confidence):
         free = region.mask & ~taken[region.window]
-        if region.confidence >= MIN_CONFIDENCE and 2 * free.sum() > region.mask.sum():
+        if region.confidence >= MIN_CONFIDENCE[region.kind] and 2 * free.sum() > region.mask.sum():
             taken[region.window] |= free
             kept.append(Region(region.kind, region.top, region.left, free, region.confidence))
     return kept

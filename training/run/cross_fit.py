@@ -66,7 +66,7 @@ def cross_fit(given: Mapping[str, Any], configure: Configure, fit: Callable[...,
     record = read_record(joined / "predictions.json", {"list": TEXT, "dataset": TEXT})
     STAGES["find issues"](
         record["dataset"],
-        [joined],
+        predicted,  # apart, since scores of different networks mean different things
         train_list=str(root / record["list"]),
         data_root=given.get("data_root"),
         out=folder / "issues",
