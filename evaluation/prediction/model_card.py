@@ -117,17 +117,25 @@ def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] |
         found.append("No validation figure: nothing says how well this checkpoint does.")
     elif card["validation"]["low"] is None:
         found.append("Too few validation images for an interval.")
+    if config.get("val_is_one_field"):
+        found.append("All validation images are crops of one field: the figure says nothing of others.")
     if config.get("val_labels") == "noisy":
         found.append("Validation labels are noisy too: the figure is agreement with them, not accuracy.")
     verdict = (audit or {}).get("verdict")
     if verdict is not None and not verdict.startswith("learnable"):
         found.append(f"The audit calls the training labels {verdict}.")
-    found += [f"Labels: {each.get('kind')} by {each.get('size')}." for each in (audit or {}).get("bias") or []]
+    found += [_bias_line(bias) for bias in (audit or {}).get("bias") or []]
     if card["labels"]["label_noise"]:
         found.append(f"Trained on labels with simulated noise, {card['labels']['label_noise']}.")
     if config.get("igtt"):
         found.append("Trained without labels: what counts as foreground was told by the images alone.")
     return found
+
+
+def _bias_line(bias: dict[str, Any]) -> str:
+    """A systematic error of the training labels, which the network will have learned."""
+    how = f" by {bias['size']:.1f} px" if bias.get("unit") == "px" else ""
+    return f"Training labels are biased {bias['kind']}: {bias.get('what', 'no more is known')}{how}."
 
 
 def card_text(card: dict[str, Any]) -> str:

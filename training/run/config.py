@@ -175,6 +175,7 @@ def make_config(
         "train_images": len(data.train),
         "listed_label_noise": simulated_noise(data.train),
         "val_images": 0 if data.val is None else len(data.val),
+        "val_is_one_field": data.val_is_one_field,
         "network_options": options.network.options,
         "used_precision": state.precision,
         "label_reading": data.reading.to_json(),

@@ -19,7 +19,7 @@ from evaluation.prediction import Segmenter, load_network
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, write_json
 
 SIZES = [(17, 16), (300, 340), (65, 64), (64, 65), (65, 65), (1, 5)]  # one more than a tile, and less than a stride
 TOLERANCE = 1e-4
@@ -165,12 +165,15 @@ def test_an_export_that_differs_is_not_written(make_run, monkeypatch):
 
 
 def test_the_card_says_what_the_run_is(make_run):
-    run = make_run(label_noise="flip:0.3", val_labels="noisy", train_images=8, val_images=3)
-    (run / "audit.json").write_text('{"verdict": "biased at boundaries", "predicted_iou": 0.7}')
+    noisy = {"label_noise": "flip:0.3", "val_labels": "noisy", "val_is_one_field": True}
+    run = make_run(train_images=8, val_images=3, **noisy)
+    wide = {"kind": "at boundaries", "what": "wider", "size": 2.0, "unit": "px"}
+    write_json(run / "audit.json", {"verdict": "biased at boundaries", "predicted_iou": 0.7, "bias": [wide]})
     folder = export_to(run, "torchscript", "--authors", "A. Person", "--license", "CC-BY-4.0")
     card, text = read_json(folder / "model_card.json"), (folder / "README.md").read_text()
-    figures = ("biased at boundaries", "predicted IoU 0.70", "flip:0.3", "8 training", "threshold | 0.4")
-    for said in (*figures, "A. Person", "CC-BY-4.0", "noisy too", "aaai.v36i2.20085"):
+    limits = ("biased at boundaries: wider by 2.0 px", "crops of one field", "noisy too", "noise, flip:0.3")
+    figures = ("predicted IoU 0.70", "8 training", "threshold | 0.4", "aaai.v36i2.20085")
+    for said in (*limits, *figures, "A. Person", "CC-BY-4.0"):
         assert said in text
     assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
     text = (export_to(run, "torchscript") / "README.md").read_text()
