@@ -198,7 +198,7 @@ class Scorer:
         skeletons = skeletons_of(found, truth)
         objects = self._count_objects(found, truth, numbers)
         topology, lengths = network_metrics(found, truth, skeletons)
-        pixel_size = read_scale(pair[0].image).pixel_size
+        pixel_size = known_pixel_size(pair[0].image)
         metrics = {
             **{name: metric(counts) for name, metric in s.COUNT_METRICS.items()},
             **{name: metric(histogram) for name, metric in CURVE_METRICS.items()},
@@ -221,6 +221,14 @@ class Scorer:
     def _classes(self, pair: tuple[Sample, Path], classes: np.ndarray, label: np.ndarray) -> ImageResult:
         matrix = s.confusion_matrix(classes, label, self.num_classes)
         return ImageResult(*pair, None, matrix, class_means(matrix), bool(matrix[0, 0] == matrix.sum()))
+
+
+def known_pixel_size(image: Path) -> tuple[float, float] | None:
+    """Height and width of a pixel in µm; None where the image does not say, or cannot be read: scoring needs it not."""
+    try:
+        return read_scale(image).pixel_size
+    except UserError:
+        return None
 
 
 def class_means(matrix: np.ndarray) -> dict[str, float]:

@@ -96,6 +96,8 @@ def test_distances_in_micrometres_follow_flat_pixels(tmp_path, capsys):
         tifffile.imwrite(path, np.zeros((SIDE, SIDE), np.uint8))
     assert "hd95_um" not in evaluate_maps(root, report=False)["per_image_mean"]
     assert "HD95 (µm)" not in capsys.readouterr().out
+    (root / "images/0.tif").write_bytes(b"II*\0 broken")  # scoring without a report needs labels and maps alone
+    assert evaluate_maps(root, report=False)["n_images"] == 2
     assert "hd95" in read_json(root / "metrics.json")["per_image_mean"] and figures["per_image_mean"]["hd95_um"]
 
 
