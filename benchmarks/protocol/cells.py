@@ -88,13 +88,16 @@ def _methods(seeds: int, budgets: Sequence[int]) -> list[Cell]:
 
 
 def _real(seeds: int, budgets: Sequence[int]) -> list[Cell]:
-    """Every method on every kind, then seeds, then the longer budgets of three methods on two kinds."""
+    """Every method on three kinds, then on the next three, and so on; then seeds; then longer budgets of some."""
+    common = {"clean": CLEAN_IMAGES, "steps": budgets[0]}
     first = [
-        cell(name, labels, method, clean=CLEAN_IMAGES, seed=seed, steps=budgets[0])
+        cell(name, labels, method, seed=seed, **common)
         for seed in range(seeds)
+        for start in range(0, len(REAL), 3)
         for method in METHODS
-        for name, labels in (*REAL, *((name, "clean") for name in (REAL_SETS if method == "bce" else ())))
+        for name, labels in REAL[start : start + 3]
     ]
+    first += [cell(name, "clean", seed=seed, **common) for seed in range(seeds) for name in REAL_SETS]
     longer = itertools.product(budgets[1:], ("bce", "forward", "ours"), REAL[:2])
     return first + [
         cell(name, labels, method, clean=CLEAN_IMAGES, steps=steps) for steps, method, (name, labels) in longer
