@@ -16,10 +16,12 @@ def draw(records: Records, folder: Path) -> None:
     """Write ``study.png``, the headline: scatter and ranking; and ``study_curves.png``."""
     every = [record for table in records.values() for record in table]
     if audited(every):
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
-        draw_scatter(left, every)
-        draw_ranking(right, records["real"])
+        ranked = compared(records["real"])
+        figure = Figure(figsize=(11 if ranked else 5, 4.6), layout="constrained")
+        panels = figure.subplots(1, 2 if ranked else 1, squeeze=False)[0]
+        draw_scatter(panels[0], every)
+        if ranked:
+            draw_ranking(panels[1], ranked)
         write_figure(folder / "study.png", figure)
     if records["curves"]:
         write_figure(folder / "study_curves.png", curves(records["curves"]))
@@ -40,13 +42,16 @@ def draw_scatter(axes: Axes, records: list) -> None:
     axes.legend(frameon=False, loc="upper left")
 
 
-def draw_ranking(axes: Axes, records: list) -> None:
+def compared(records: list) -> list[tuple[str, float, float, float, int, float]]:
+    """The rows of the ranking that have an interval, the worst first."""
+    return [row for row in ranking(records) if np.isfinite(row[2])][::-1]
+
+
+def draw_ranking(axes: Axes, rows: list[tuple[str, float, float, float, int, float]]) -> None:
     """Mean advantage of each method over plain training on real labels, with its interval."""
-    rows = [row for row in ranking(records) if row[0] != "bce"][::-1]
     for place, (method, mean, low, high, _, _) in enumerate(rows):
         color = ORANGE if method == "ours" else BLUE
-        if np.isfinite(low):
-            axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
+        axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
         axes.plot([mean], [place], "o", color=color)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{row[0]} ({row[4]})" for row in rows])

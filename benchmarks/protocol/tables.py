@@ -81,7 +81,7 @@ def make_tables(records: Records) -> Tables:
         "study real": details_table(records["real"]),
         "study audit": audit_table(every),
     }
-    return {name: table or "No trial is finished yet." for name, table in made.items()}
+    return {name: table or "Not enough trials are finished yet." for name, table in made.items()}
 
 
 def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
@@ -114,8 +114,9 @@ def methods_by_kind(records: Sequence[Record]) -> str:
         own = select(records, dataset=kind[0], labels=kind[1])
         clean = [value(r, "iou") for r in select(records, dataset=kind[0], labels="clean", method="bce")]
         means = [np.mean(ious[kind, method]) if ious[kind, method] else -1 for method in methods]
+        best = max(means) if sum(mean >= 0 for mean in means) > 1 else None  # nothing is best alone
         row = [
-            f"**{shown(ious[kind, method])}**" if mean == max(means) else shown(ious[kind, method])
+            f"**{shown(ious[kind, method])}**" if mean == best else shown(ious[kind, method])
             for method, mean in zip(methods, means, strict=True)
         ]
         rows.append([f"{kind[0]} {kind[1]}", f"{own[0]['label_iou']:.3f}", shown(clean), *row])

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks.grid import claimed, read_results, replace_table, run_trials
-from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, STEPS, TABLES, cell, cells_of
+from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, REAL, STEPS, TABLES, cell, cells_of
 from benchmarks.protocol.features import compare_layers, layer_features, linear_cka, probe_auc
-from benchmarks.protocol.figures import draw
+from benchmarks.protocol.figures import compared, draw
 from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
 from benchmarks.study import FOLDER, PAGE
 from datasets.label_noise import parse_spec
@@ -93,14 +93,16 @@ def test_sentences_of_the_paper_are_judged_by_budget():
 
 def test_the_tables_of_nothing_say_so():
     tables = make_tables({table: [] for table in TABLES})
-    assert set(tables.values()) == {"No trial is finished yet."}
+    assert set(tables.values()) == {"Not enough trials are finished yet."}
 
 
 def test_figures_are_drawn_of_what_is_finished_alone(tmp_path):
     draw({table: [] for table in TABLES}, tmp_path)
     assert list(tmp_path.iterdir()) == []
     curve = {**record("nuc", "clean"), "curve": [{"step": 1, "truth": 0.5, "labels": 0.4}]}
-    records = {**dict.fromkeys(TABLES, []), "real": [record("nuc", "otsu")], "curves": [curve]}
+    real = [record(*kind, method) for kind in REAL[:3] for method in ("bce", "ours")]
+    assert [row[0] for row in compared(real)] == ["ours"] and compared(real[:4]) == []
+    records = {**dict.fromkeys(TABLES, []), "real": real, "curves": [curve]}
     draw(records, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"study.png", "study_curves.png"}
 
