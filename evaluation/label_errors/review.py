@@ -85,6 +85,7 @@ class ImageReader:
             "label": encode_png(shrink(label[window], side, average=False)),
             "predicted": encode_png(shrink(predicted[window], side, average=False)),
             "region": encode_png(shrink(region, side, average=False)),
+            "size": list(region.shape),
         }
 
 

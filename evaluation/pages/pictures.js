@@ -101,12 +101,13 @@ function paintOutlines(canvas, image, label, color) {
   paint(canvas, image, (i, out) => put(out, edge(i) ? color : image.data.subarray(i, i + 3)));
 }
 
-// A canvas with its name below it, added to a box of panels.
-function addPanel(box, name) {
+// A canvas of a size [height, width] with its name below it, added to a box of panels.
+function addPanel(box, name, size) {
   const part = document.createElement("div");
   const canvas = document.createElement("canvas");
   const title = document.createElement("span");
   title.textContent = name;
+  [canvas.height, canvas.width] = size;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", name);
   part.append(canvas, title);

@@ -28,24 +28,29 @@ async function drawPanels(box) {
     box.textContent = "A page of so many images has no picture of this one.";
     return;
   }
-  const [image, label] = await Promise.all([pixels(pictures.image), pixels(pictures.label)]);
   const shown = data.runs.map((run, r) => r).filter((r) => pictures.maps[r]);
-  if (!box.children.length) {
-    paintImage(addPanel(box, "image"), image);
-    paintClasses(addPanel(box, "label"), label, data.runs[shown[0]].classes);
+  if (!box.children.length) {  // before anything is decoded, so that nothing moves when it is drawn
+    const names = ["image", "label"];
     for (const r of shown) {
       const name = data.runs.length > 1 ? ` of ${data.runs[r].name}` : "";
-      addPanel(box, (data.runs[r].classes > 1 ? "prediction" : "score") + name);
-      addPanel(box, "errors" + name);
+      names.push((data.runs[r].classes > 1 ? "prediction" : "score") + name, "errors" + name);
     }
+    for (const name of names) addPanel(box, name, pictures.size);
   }
   const canvases = box.querySelectorAll("canvas");
+  const [image, label] = await Promise.all([pixels(pictures.image), pixels(pictures.label)]);
+  if (!box.dataset.drawn) {
+    paintImage(canvases[0], image);
+    paintClasses(canvases[1], label, data.runs[shown[0]].classes);
+  }
+  const thresholds = chosen.map((value) => value ?? "own").join(" ");
   for (const [place, r] of shown.entries()) {
     const found = await prediction(pictures, r);
     if (data.runs[r].classes > 1) paintClasses(canvases[2 + 2 * place], found.map, data.runs[r].classes);
     else paintScores(canvases[2 + 2 * place], found.map);
     paintErrors(canvases[3 + 2 * place], image, label, found.at);
   }
+  box.dataset.drawn = thresholds;
 }
 
 const table = document.getElementById("table");

@@ -15,7 +15,7 @@ from datasets.image_io import write_image
 from evaluation.pages.charts import draw_charts
 from evaluation.pages.pictures import LEVELS, drawing_colors, embed_all
 from evaluation.pages.results import RunResults
-from evaluation.pages.sentences import bias_text, first_sentence, what_is_wrong
+from evaluation.pages.sentences import bias_text, elide, first_sentence, what_is_wrong
 from evaluation.pages.template import embed_json, page_template
 from evaluation.scores import BINS, counts_at_all
 from evaluation.scores.images import TITLES, ImageResult, show, title_of
@@ -74,16 +74,18 @@ def write_examples(folder: Path, results: RunResults) -> None:
 def write_report(path: Path, runs: Sequence[RunResults]) -> None:
     """Write the report of a run, or of several on the same images."""
     images = align_images(runs)
-    first = worth_a_look(images)
+    first, typical = worth_a_look(images)
     folder, names = short_names([name_of(image) for image in images])
     titles = {name: title_of(name, run.scorer.num_classes) for run in runs for name in run.summary["per_image_mean"]}
     page = page_template("report.html").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=runs,
         bias_text=bias_text,
+        elide=elide,
         sentence=first_sentence(runs),
         folder=folder,
         first=[(place, names[place], why(images[place])) for place in first],
+        typical=None if typical is None else (typical, names[typical], why(images[typical])),
         cards=[(title_of(name, runs[0].scorer.num_classes), runs[0].summary["pooled"].get(name)) for name in CARDS],
         titles=titles,
         class_metrics={name: TITLES[name] for name in CLASS_METRICS},
@@ -92,7 +94,7 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
         rows=[(place, names[place], row_values(image)) for place, image in enumerate(images)],
         settings=[(run.name, settings_of(run)) for run in runs if run.config],
         colors={"found": FOUND, "missed": MISSED, "invented": INVENTED, "not counted": IGNORED},
-        data=embed_json(page_data(runs, images, first)),
+        data=embed_json(page_data(runs, images, first if typical is None else [*first, typical])),
     )
     with atomic_write(path) as file:
         file.write(page.encode())
@@ -131,10 +133,12 @@ def mean_iou_of(image: Aligned) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def worth_a_look(images: Sequence[Aligned]) -> list[int]:
-    """The places of the FIRST images with the lowest IoU."""
+def worth_a_look(images: Sequence[Aligned]) -> tuple[list[int], int | None]:
+    """The places of the FIRST images with the lowest IoU, and of the median image if it is another."""
     known = [(mean_iou_of(image), place) for place, image in enumerate(images)]
-    return [place for value, place in sorted(pair for pair in known if not math.isnan(pair[0]))[:FIRST]]
+    order = [place for _, place in sorted(pair for pair in known if not math.isnan(pair[0]))]
+    middle = len(order) // 2
+    return order[:FIRST], order[middle] if middle >= FIRST else None
 
 
 def why(image: Aligned) -> str:

@@ -36,7 +36,7 @@ async function draw(card) {
   const box = card.querySelector(".panels");
   if (box.children.length) return;
   const names = ["image", "label", "prediction", "where they differ"];
-  const canvases = names.map((name) => addPanel(box, name));
+  const canvases = names.map((name) => addPanel(box, name, issue.size));
   const [image, label, predicted, region] = await Promise.all(
     [issue.image_data, issue.label, issue.predicted, issue.region].map(pixels));
   paintImage(canvases[0], image);
@@ -44,6 +44,7 @@ async function draw(card) {
   paintOutlines(canvases[2], image, predicted, outlines.predicted);
   paintErrors(canvases[3], image, predicted, (i) => label.data[i], (i) => region.data[i]);
   frame(canvases[3], region);
+  box.dataset.drawn = "yes";
 }
 
 // A dotted frame around the pixels that a decision changes.

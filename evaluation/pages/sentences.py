@@ -47,7 +47,15 @@ def network_reaches(results: RunResults) -> str:
         return f"of the network no IoU can be told on {images} images: there is nothing to find in the labels"
     interval = f"95 % interval {show(mean['low'], 3)} to {show(mean['high'], 3)}"
     where = f"on {images} images (their mean: {show(mean['mean'], 3)}, {interval})"
-    return f"the network reaches {kind} of {show(reached, 3)} {where}"
+    return f"the network reaches {kind} of {show(reached, 3)} {where}{than_expected(reached, results.audit)}"
+
+
+def than_expected(reached: float, audit: dict[str, Any] | None) -> str:
+    """Whether that is outside what the audit foretold; empty where it is inside, or nothing was foretold."""
+    low, high = ((audit or {}).get(f"predicted_iou_{bound}") for bound in ("low", "high"))
+    if low is not None and reached < low:
+        return ", less than that"
+    return ", more than that" if high is not None and reached > high else ""
 
 
 def classic_reaches(results: RunResults) -> str | None:
@@ -61,8 +69,8 @@ def classic_reaches(results: RunResults) -> str | None:
     where = "" if same else f" on {classic['images']} of them, where the network has {show(own, 3)}"
     said = f"the best classic method, {METHODS.get(best, best)}, reaches {show(reached, 3)}{where}"
     if reached > own + CLOSE:
-        return f"{said}, and so wins without any training"
-    return f"{said}, which is as good" if reached > own - CLOSE else said
+        return f"{said}: it wins without any training"
+    return f"{said}: hardly a difference" if reached > own - CLOSE else said
 
 
 def first_sentence(runs: Sequence[RunResults]) -> str:
@@ -108,3 +116,13 @@ def bias_text(bias: dict[str, Any]) -> str:
     if size is None:
         return what
     return f"{what} by {size:.1f} px" if unit == "px" else f"{what} ({unit} {size:.2f})"
+
+
+def elide(name: str, most: int = 30) -> str:
+    """A name with its middle left out where it is long.
+
+    >>> elide("7.png"), elide("0123456789abcdefghij.png", most=13)
+    ('7.png', '012345…ij.png')
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

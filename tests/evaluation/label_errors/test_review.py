@@ -60,8 +60,8 @@ def test_a_crop_holds_its_issue_and_stays_in_the_image(box, shape):
 
 def test_pictures_show_what_differs_and_dim_what_is_not_at_issue(open_page, review):
     page = open_page(review)
-    page.wait_for_selector("#issue-2 canvas >> nth=3")
-    page.wait_for_timeout(200)
+    page.wait_for_selector("#issue-1 [data-drawn]")
+    page.wait_for_selector("#issue-2 [data-drawn]")
     names = page.locator("#issue-1 .panels span").all_inner_texts()
     assert names == ["image", "label", "prediction", "where they differ"]
     for number, own, color in ((1, (9, 10), MISSED), (2, (24, 28), INVENTED)):
@@ -142,7 +142,7 @@ def test_issues_are_filtered_by_kind_and_by_decision(open_page, review):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_window(open_page, review, width):
     page = open_page(review, width)
-    page.wait_for_selector("#issue-1 canvas >> nth=3")
+    page.wait_for_selector("#issue-1 [data-drawn]")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -23,6 +23,7 @@ from evaluation.pages.evaluate import evaluate_maps
 from evaluation.pages.pictures import quantize_scores
 from evaluation.pages.rebuild import rebuild_report
 from evaluation.pages.report import threshold_counts
+from evaluation.pages.sentences import than_expected
 from evaluation.report import main
 from evaluation.scores import confusion_counts, score_histogram
 from evaluation.scores.images import ImageResult
@@ -308,3 +309,9 @@ def test_headings_and_legends_are_as_wide_as_what_they_stand_at():
             assert (legend == color).all(axis=2).sum() > 50
     parts = np.split(overlays.heading_strip(("a", "b"), 196).min(axis=(0, 2)), [100])
     assert all(part.min() < 128 for part in parts)  # a name stands above each panel
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(0.7, 0.8, ", less than that"), (0.5, 0.6, ", more than that")])
+def test_the_sentence_says_where_the_audit_was_wrong(low, high, said):
+    assert than_expected(0.65, {"predicted_iou_low": low, "predicted_iou_high": high}) == said
+    assert than_expected(0.65, {"predicted_iou_low": 0.6, "predicted_iou_high": 0.7}) == than_expected(0.65, None) == ""

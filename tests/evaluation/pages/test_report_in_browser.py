@@ -55,7 +55,7 @@ def move_slider(page, value: int) -> None:
         "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true})); }",
         value,
     )
-    page.wait_for_timeout(150)
+    page.wait_for_selector(f'#table .panels[data-drawn="{value}"]')
 
 
 def test_the_table_sorts_both_ways_and_names_are_text(open_page, report):
@@ -85,7 +85,7 @@ def test_the_table_filters_by_name_and_by_iou(open_page, report):
 def test_a_click_opens_an_image_and_another_closes_it(open_page, report):
     page = open_page(report)
     page.click("#table tr[data-image='2'] button.open")
-    page.wait_for_selector("#table tr.detail canvas >> nth=3")
+    page.wait_for_selector("#table tr.detail [data-drawn]")
     assert page.locator("#table tr.detail span").all_inner_texts() == ["image", "label", "score", "errors"]
     page.click('button[data-sort="0"]')  # what is open stays below its image
     assert page.eval_on_selector("tr.detail", "row => row.previousElementSibling.dataset.image") == "2"
@@ -97,8 +97,7 @@ def test_the_slider_redraws_the_mask_from_the_scores(open_page, report):
     page = open_page(report)
     page.click("#table tr[data-image='2'] button.open")
     errors = "#table tr.detail div:nth-child(4) > canvas"
-    page.wait_for_selector(errors)
-    page.wait_for_timeout(200)
+    page.wait_for_selector('#table .panels[data-drawn="own"]')
     before = canvas_pixels(page, errors)
     assert pixel(before, 10, 21) == list(MISSED) and pixel(before, CUT + 1, 10) not in (list(MISSED), list(INVENTED))
     assert page.inner_text(".threshold output") == "0.5000, this run's own"
@@ -111,14 +110,14 @@ def test_the_slider_redraws_the_mask_from_the_scores(open_page, report):
     move_slider(page, 230)  # above every score
     assert pixel(canvas_pixels(page, errors), 10, 5) == list(MISSED)
     page.click(".threshold button")
-    page.wait_for_timeout(150)
+    page.wait_for_selector('#table .panels[data-drawn="own"]')
     assert canvas_pixels(page, errors) == before
     assert page.locator(".threshold button").is_hidden()
 
 
 def test_the_images_to_look_at_first_are_drawn(open_page, report):
     page = open_page(report)
-    page.wait_for_selector(".first figure:nth-child(5) canvas >> nth=3")
+    page.wait_for_selector(".first figure:nth-child(5) [data-drawn]")
     assert page.locator(".first figcaption b").first.inner_text() == "<i>5.png"
     assert page.locator("#sentence a").first.get_attribute("href") == "#image-5"
 
@@ -127,12 +126,12 @@ def test_the_images_to_look_at_first_are_drawn(open_page, report):
 def test_nothing_is_wider_than_the_window(open_page, report, width):
     page = open_page(report, width)
     page.click("#table tr[data-image='2'] button.open")
-    page.wait_for_selector("#table tr.detail canvas >> nth=3")
+    page.wait_for_selector("#table tr.detail [data-drawn]")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_summary_fits_on_four_pages_of_paper(open_page, report):
     page = open_page(report)
-    page.wait_for_selector(".first figure:nth-child(5) canvas >> nth=3")
+    page.wait_for_selector(".first figure:nth-child(5) [data-drawn]")
     printed = page.pdf(prefer_css_page_size=True)
     assert 1 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") <= 4
