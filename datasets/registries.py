@@ -38,7 +38,7 @@ FUSIONS = Registry(
     }
 )
 
-# One word for several of them: what changes from one lab to another. docs/OTHER_LABS.md says what it wins.
+# One word for several of them: what changes from one lab to another.
 AUGMENTATION_PRESETS = {
     "robust": ("scale:0.4", "brightness:0.5", "contrast:0.4", "gamma:0.7", "spectrum:0.4", "blur:1.5", "noise:0.4")
 }

@@ -27,7 +27,13 @@ from utils.cli import UserError
 CELLS = [{"dataset": name, "spec": spec} for name in ("one", "two") for spec in ("clean", "flip:0.3")]
 STUDIES = (
     *("audit.noise_grid", "audit.noise_costs", "audit.classes", "audit.planted_errors"),
-    *("comparison.smp", "label_free.methods", "label_free.ablations", "label_free.first_labels"),
+    *(
+        "comparison.smp",
+        "comparison.other_labs",
+        "label_free.methods",
+        "label_free.ablations",
+        "label_free.first_labels",
+    ),
 )
 
 
