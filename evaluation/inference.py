@@ -54,6 +54,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
     add("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
     add("--save_scores", action="store_true", help="scores of every class, beside the class map")
+    add("--calibrate", action="store_true", help="calibrate scores on the validation images; masks stay the same")
     add("--spread", action="store_true", help="standard deviation of the scores of all runs, flips and rotations")
     objects = "objects as label TIFFs, tables and rois.zip for ImageJ, by components, the default, or watershed"
     add("--instances", nargs="?", const="components", choices=[*INSTANCES], metavar="METHOD", help=objects)

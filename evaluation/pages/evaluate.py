@@ -12,7 +12,7 @@ import numpy as np
 from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
-from evaluation.scores import DEFAULT_THRESHOLD
+from evaluation.scores import DEFAULT_THRESHOLD, calibration_error
 from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
@@ -135,6 +135,11 @@ def score_folder(
         },
         "environment": environment_record(),
     }
+    if record.get("calibration") and classes == 1:
+        from evaluation.scores.platt import PlattScaling
+
+        scores_before = PlattScaling(**record["calibration"]).undone().histogram(totals.sum)
+        summary["calibration_error_before"] = calibration_error(scores_before)
     channels = channels or tuple(record.get("channels") or ())
     run = REPO_ROOT / record["run"] if "run" in record else None
     results = RunResults(
@@ -242,6 +247,9 @@ def print_table(summary: dict[str, Any]) -> None:
         print(f"class {row['class']:<3} {figures}  ({row['pixels']} pixels)")
     for line in describe_objects(summary):
         print(line)
+    if "calibration_error_before" in summary:
+        before, after = summary["calibration_error_before"], summary["calibration_error"]
+        print(f"calibration error before/after: {before:.4f} / {after:.4f} (Platt scaling, fitted on validation)")
     if summary["n_both_empty"]:
         print(f"images with neither foreground nor a prediction of it (IoU = F1 = 1): {summary['n_both_empty']}")
     if oracle:

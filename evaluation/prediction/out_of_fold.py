@@ -83,6 +83,11 @@ def knows_noise(config: dict[str, Any]) -> bool:
 
 def pooled_threshold(predictions: Path, prior: float) -> float:
     """The threshold that the maps of all images choose together; `prior` unless they tell another one for sure."""
+    return choose_threshold(grouped_histograms(predictions), prior)[0]
+
+
+def grouped_histograms(predictions: Path) -> np.ndarray:
+    """Score histograms of a folder of maps against the labels of its list, by groups of images, (n, 2, BINS)."""
     folder = find_maps(predictions)
     samples = labelled(folder.record)
     pairs = match_maps(samples, folder).pairs
@@ -97,7 +102,7 @@ def pooled_threshold(predictions: Path, prior: float) -> float:
     groups = np.zeros((max(numbers) + 1, 2, BINS), np.int64)
     for number, histogram in zip(numbers, read_ahead(count, pairs, ahead=4, workers=2), strict=True):
         groups[number] += histogram
-    return choose_threshold(groups, prior)[0]
+    return groups
 
 
 def labelled(record: dict[str, Any]) -> list[Sample]:

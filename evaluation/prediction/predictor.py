@@ -33,6 +33,7 @@ from utils.run_folder import display_path
 
 if TYPE_CHECKING:
     from evaluation.prediction.unlikeness import Watch
+    from evaluation.scores.platt import PlattScaling
 
 Result = TypeVar("Result")
 MEGAPIXEL = 10**6
@@ -199,6 +200,7 @@ class MapSettings:
         decoder: K classes: what corrects scores before the argmax.
         masks: also write 8-bit masks.
         save_scores: K classes: also write the scores.
+        calibration: applied to scores of two classes, after inversion; the threshold counts after it.
         spread: write the standard deviation of scores, which comes behind them as a further channel.
     """
 
@@ -215,6 +217,7 @@ class MapSettings:
     masks: bool = False
     save_scores: bool = False
     spread: bool = False
+    calibration: PlattScaling | None = None
 
     def open_rows(self, picture: Picture) -> ReadRows:
         """Decode the image; what is returned gives its rows as training saw them, made when they are asked for."""
@@ -236,7 +239,8 @@ class MapSettings:
     def to_map(self, scores: np.ndarray) -> np.ndarray:
         """Scores float32 (K, H, W) → what is written: float32 scores (H, W), or uint8 classes (H, W) for K > 1."""
         if self.num_classes == 1:
-            return 1 - scores[0] if self.invert else scores[0]
+            directed = 1 - scores[0] if self.invert else scores[0]
+            return directed if self.calibration is None else self.calibration(directed)
         if self.decoder is not None:
             scores = self.decoder(scores)
         return scores.argmax(0).astype(np.uint8)

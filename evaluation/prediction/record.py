@@ -54,6 +54,7 @@ def describe_maps(
         "ignore_index": settings.ignore_index,
         "threshold": settings.threshold if settings.num_classes == 1 else None,
         "mask_offset": settings.offset,
+        "calibration": settings.calibration and settings.calibration.to_json(),
         "inverted": settings.invert,
         "maps": {display_path(path): f"pred/{name}.tif" for path, name in names.items()},
         "sizes": {display_path(path): size for path, size in sizes.items()},

@@ -161,6 +161,7 @@ def predict_run(
     overlays: int = 0,
     save_scores: bool = False,
     spread: bool = False,
+    calibrate: bool = False,
     channels: tuple[str, ...] = (),
     label_map: str | None = None,
     instances: str | None = None,
@@ -187,6 +188,7 @@ def predict_run(
         overlays: number of images of which panels are written.
         save_scores: K classes: also write the scores of every class.
         spread: also write the standard deviation of the scores of all runs, flips and rotations.
+        calibrate: put scores right by Platt scaling, fitted on the run's validation images; masks stay the same.
         channels: of the images, by number or OME name; default: the run's.
         label_map: what values of labels mean; default: as the run decided.
         instances: also write the objects told apart by a method of `evaluation.objects.INSTANCES`, and their tables.
@@ -209,6 +211,27 @@ def predict_run(
         checkpoint, pred_invert, masks=masks, save_scores=save_scores, channels=channels, label_map=label_map
     )
     settings = replace(settings, spread=spread)
+    if calibrate:
+        from evaluation.prediction.calibration import calibrated, fit_calibration, validation_list
+
+        judged = predict_run(
+            train_dir,
+            which,
+            ensemble=ensemble,
+            data_list=validation_list(config.get("val_list"), settings.num_classes),
+            data_root=data_root,
+            pred_invert=pred_invert,
+            tta=tta,
+            recalibrate_norm=recalibrate_norm,
+            tile=tile,
+            overlap=overlap,
+            device=device,
+            precision=precision,
+            engine=engine,
+            channels=channels,
+            label_map=label_map,
+        )
+        settings = calibrated(settings, fit_calibration(judged))
     pictures, failed = make_pictures(source, settings, overlays)
     precision = used_precision(precision, config, target)
     inputs = [*source.inputs, *(f"with {display_path(run)}" for run in runs[1:])]

@@ -36,6 +36,7 @@ OPTIONAL_FIELDS = {
     "data_root": TEXT.or_null(),
     "run": TEXT,
     "runs": TEXTS,
+    "calibration": OBJECT.or_null(),
     "out_of_fold": SWITCH,
     "sizes": OBJECT,
     "instances": OBJECT.or_null(),

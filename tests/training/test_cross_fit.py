@@ -14,9 +14,11 @@ from datasets.image_io import read_scores
 from datasets.lists import read_list
 from evaluation.label_errors.issue_files import read_issues
 from evaluation.label_errors.ranking import trained_pairs
+from evaluation.metrics import evaluate_maps
 from evaluation.prediction.ensemble import find_members
 from evaluation.prediction.runs import predict_run
 from evaluation.scores.map_folder import find_maps, match_maps
+from evaluation.scores.platt import PlattScaling
 from training.fit import configure, fit
 from training.run.cross_fit import cross_fit
 from utils.cli import UserError
@@ -147,3 +149,19 @@ def test_what_does_not_go_with_folds_is_refused(folder, root, given, message):
 def test_folds_are_refused_where_one_run_is_made(root):
     with pytest.raises(UserError, match="several runs"):
         configure({"dataset": "disks", "folds": 3}, root)
+
+
+def test_calibrated_scores_keep_masks_and_tell_the_error_before_and_after(folder, root, capsys):
+    how = {"data_list": root / "txt/disks/test.txt", "data_root": str(root), "device": "cpu", "masks": True}
+    plain, calibrated = (predict_run(folder / "fold_1", out=root / f"cal_{on}", calibrate=on, **how) for on in (0, 1))
+    record = find_maps(calibrated).record
+    scaling = PlattScaling(**record["calibration"])
+    assert find_maps(plain).record["calibration"] is None
+    for path in (plain / "pred").iterdir():
+        np.testing.assert_allclose(read_scores(calibrated / "pred" / path.name), scaling(read_scores(path)), atol=1e-6)
+        mask = path.with_suffix(".png").name
+        assert (calibrated / "masks" / mask).read_bytes() == (plain / "masks" / mask).read_bytes()
+    before = evaluate_maps(plain / "pred", report=False)["calibration_error"]
+    metrics = evaluate_maps(calibrated / "pred", report=False)
+    assert metrics["calibration_error_before"] == pytest.approx(before, abs=1e-3)
+    assert "calibration error before/after: " in capsys.readouterr().out
