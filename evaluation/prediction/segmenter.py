@@ -13,6 +13,7 @@ import torch
 
 from datasets.image_files import Wanted
 from datasets.image_io import read_image, to_image
+from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
 from evaluation.prediction.predictor import MapSettings, Predictor, check_finite, images_per_batch, load_network
 from evaluation.prediction.runs import BATCH_SIZE, choose_predictor, decide_settings, used_precision
 from evaluation.prediction.stacks import find_stacks, plane_paths
@@ -20,7 +21,7 @@ from evaluation.prediction.tiling import ReadRows, predict_bands
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.device import choose_device
-from utils.run_folder import display_path, find_run
+from utils.run_folder import display_path
 
 Image = np.ndarray | str | Path
 READERS = 4  # threads
@@ -80,11 +81,12 @@ class Segmenter:
         pred_invert: str = "auto",
         threshold: float | None = None,
         channels: tuple[str, ...] = (),
+        ensemble: Sequence[str | Path] = (),
     ) -> Segmenter:
         """Load a run's network; the arguments are those of ``evaluation/inference.py``.
 
         Args:
-            run: run folder, a path or ``<dataset>/<run>``.
+            run: run folder, a path or ``<dataset>/<run>``; that of a cross-fit stands for all of its runs.
             checkpoint: ``best``, ``last`` or the number of a completed epoch.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -94,25 +96,24 @@ class Segmenter:
             pred_invert: ``auto``, as validation decided, ``on`` or ``off``.
             threshold: scores at or above it are foreground; default: the run's own.
             channels: to read from files, by number or OME name; default: the run's.
+            ensemble: further runs, whose scores are averaged with this one's.
         Raises:
             UserError: no such run or checkpoint, or settings that do not fit.
         """
         if not 0 <= 2 * overlap <= tile:
             raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}")
-        folder, target = find_run(run), torch.device(choose_device(device))
-        network, state, _ = load_network(folder, str(checkpoint), target)
+        (home, runs), target = find_members(run, ensemble), torch.device(choose_device(device))
+        networks, states, _ = zip(*(load_network(each, str(checkpoint), target) for each in runs), strict=True)
+        state = joint_decisions(home, runs, states) if len(runs) > 1 else states[0]
         settings = decide_settings(state, pred_invert, masks=True, save_scores=True, channels=channels)
         if threshold is not None:
             settings = replace(settings, threshold=float(threshold))
-        predictor = choose_predictor(
-            network,
-            target,
-            used_precision(precision, state["config"], target),
-            tta=tta,
-            engine=engine,
-            run=folder,
-            checkpoint=str(checkpoint),
-        )
+        used = used_precision(precision, state["config"], target)
+        predictors = [
+            choose_predictor(network, target, used, tta=tta, engine=engine, run=each, checkpoint=str(checkpoint))
+            for network, each in zip(networks, runs, strict=True)
+        ]
+        predictor = join_predictors(predictors, states, spread=False) if len(runs) > 1 else predictors[0]
         return cls(predictor, settings, batch_size or BATCH_SIZE[target.type], tile, overlap)
 
     def predict(self, x: Image | Iterable[Image]) -> Prediction | list[Prediction] | Iterator[Prediction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,18 @@ def test_scores_and_masks_are_those_of_the_command(make_run, files, load, comman
         np.testing.assert_allclose(found.scores, scores, atol=1e-5)
         assert np.mean(found.mask * 255 != mask) < 1e-3
     assert any(0.01 < mask.mean() < 254 for _, mask in expected)
+
+
+def test_an_ensemble_is_that_of_the_command(make_run, files):
+    run = make_run()
+    other = shutil.copytree(run, run.parent / "other")
+    state = load_checkpoint(other / "checkpoints" / "best.pth")
+    weights = {name: 0.9 * value if value.is_floating_point() else value for name, value in state["model"].items()}
+    save_checkpoint(other / "checkpoints" / "best.pth", state | {"model": weights, "pred_invert": True})
+    ((scores, _),) = command_maps(run, files[:1], "--precision", "fp32", "--ensemble", other)
+    joint = Segmenter.load(run, device="cpu", precision="fp32", ensemble=[other]).predict(files[0])
+    np.testing.assert_allclose(joint.scores, scores, atol=1e-5)
+    assert np.abs(joint.scores - Segmenter.load(run, device="cpu").predict(files[0]).scores).max() > 0.05
 
 
 def test_several_classes_have_scores_and_indices(make_run, files):
