@@ -60,7 +60,7 @@ def modernized(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the run used what is no more.
     """
-    config = dict(config)
+    config = {"fusion": "first", **config}  # runs of before read the first label alone
     for name, (unused, _) in GONE.items():
         value = config.pop(name, unused)
         if value != unused and (config.get("igtt") or not name.startswith("igtt_")) and name != "channels_last":
