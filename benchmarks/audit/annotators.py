@@ -81,22 +81,24 @@ def run_trial(arm: str, width: int, steps: int, seed: int) -> dict[str, Any]:
 
 def tables(records: list[Record]) -> Tables:
     """A row for each arm: mean IoU over images, and its paired differences to both experts' arms."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, dict[int, np.ndarray]] = {}
     for record in records:
-        found.setdefault(record["cell"]["arm"], []).append(np.array(record["iou"]))
-    means = {arm: np.mean(runs, axis=0) for arm, runs in found.items()}
+        found.setdefault(record["cell"]["arm"], {})[record["cell"]["seed"]] = np.array(record["iou"])
     rows = []
-    for arm, own in means.items():
-        differences = [_difference(own, means.get(other), arm == other) for other in ("gold", "experts' majority")]
-        rows.append([arm, str(len(found[arm])), f"{own.mean():.3f}", *differences])
+    for arm, own in found.items():
+        others = [found.get(name, {}) if name != arm else {} for name in ("gold", "experts' majority")]
+        mean = np.mean([runs.mean() for runs in own.values()])
+        rows.append([arm, str(len(own)), f"{mean:.3f}", *(_difference(own, other) for other in others)])
     header = ("training labels", "seeds", "IoU", "less gold's", "less the experts' majority's")
     return {"annotators": markdown(header, rows)}
 
 
-def _difference(own: np.ndarray, other: np.ndarray | None, is_same: bool) -> str:
-    if other is None or is_same:
+def _difference(own: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> str:
+    """Mean difference over images, each averaged over the seeds that both arms have."""
+    seeds = own.keys() & other.keys()
+    if not seeds:
         return "–"
-    mean, low, high = bootstrap_mean(own - other, limits=(-1.0, 1.0))
+    mean, low, high = bootstrap_mean(np.mean([own[seed] - other[seed] for seed in seeds], axis=0), limits=(-1.0, 1.0))
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
