@@ -35,6 +35,8 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
     if out is None and len(folders) > 1:
         dataset = read_predictions(folders[0] / "predictions.json").get("dataset", "")
         path = LOG_ROOT / dataset / "report.html"
+    if path.is_dir():
+        raise UserError(f"--out {display_path(path)} is a folder: give the name of a file, such as report.html in it")
     write_report(path, name_apart(runs))
     print(f"report: {display_path(path)}")
     return path

@@ -82,6 +82,7 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
         runs=runs,
         bias_text=bias_text,
         elide=elide,
+        pooled=lambda summary: {**summary.get("objects", {}), **summary["pooled"]},
         sentence=first_sentence(runs),
         folder=folder,
         first=[(place, names[place], why(images[place])) for place in first],
