@@ -74,7 +74,7 @@ def run_trial(source: str, recipe: str, seed: int) -> dict[str, Any]:
 def predict_set(run: Path, target: str, way: str, flags: Sequence[str]) -> dict[str, float]:
     """Dice at the run's threshold and at the best, and the median unlikeness, on a set's test images."""
     from evaluation import inference
-    from evaluation.report.evaluate import evaluate_maps
+    from evaluation.pages.evaluate import evaluate_maps
 
     out = run / "results" / f"{target} {way}"
     test = str(lists_of(target)["test"])
