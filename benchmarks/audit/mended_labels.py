@@ -1,8 +1,8 @@
 """The loop closed: errors planted into labels, found by cross-fitting, mended by rule, and what training gains by that.
 
 One nucleus in five is deleted everywhere, or one label in ten is moved by 6 pixels. ``main.py --folds`` lists the
-issues, every one of them is decided by taking the prediction, and networks are trained on the labels with errors, on
-the mended and on the original ones.
+issues, each is decided by taking the prediction, as on the review page (``datasets/apply_decisions.py``), and networks
+are trained on the labels with errors, on the mended and on the original ones.
 
     python benchmarks/audit/mended_labels.py
     python benchmarks/audit/mended_labels.py --summarize
@@ -29,10 +29,12 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import Sample, find_list, read_list, write_list
+from evaluation.label_errors.decisions import apply_decisions
 from evaluation.label_errors.issue_files import IssueFolder, read_issues
 from evaluation.metrics import evaluate_maps
 from utils.cli import run_command
-from utils.run_folder import LOG_ROOT
+from utils.files import write_json
+from utils.run_folder import LOG_ROOT, display_path
 
 FOLDS, MOVE, MOVED, DELETED = 3, 6, 0.1, 0.2  # runs; pixels; shares of the labels and of the objects
 VALIDATION_IMAGES, TEST_IMAGES = 8, 60
@@ -50,7 +52,7 @@ def plant(error: str, label: np.ndarray, is_chosen: bool, sample: Sample, rng: n
 
 
 def plant_errors(dataset: str, error: str, images: int, seed: int, folder: Path) -> dict[Path, tuple[Path, Path]]:
-    """Write lists of labels with errors, mended ones to come, and originals; image → labels with errors and right."""
+    """Write lists of labels with errors and of originals; image → label with errors and right label."""
     samples, rng = read_list(find_list("train_gt", dataset)), np.random.default_rng(seed)
     places = sorted(rng.permutation(len(samples))[:images].tolist())
     chosen = set(rng.permutation(images)[: round(images * MOVED)].tolist())
@@ -61,7 +63,7 @@ def plant_errors(dataset: str, error: str, images: int, seed: int, folder: Path)
         pairs[sample.image] = (folder / "planted" / name, folder / "right" / name)
         write_label(pairs[sample.image][1], label)
         write_label(pairs[sample.image][0], plant(error, label, number in chosen, sample, rng))
-    for kind in ("planted", "mended", "right"):
+    for kind in ("planted", "right"):
         write_list(folder / f"{kind}.txt", [(image, folder / kind / wrong.name) for image, (wrong, _) in pairs.items()])
     for name, count in (("val", VALIDATION_IMAGES), ("test", TEST_IMAGES)):
         part = read_list(find_list(name, dataset))[:count]
@@ -69,13 +71,13 @@ def plant_errors(dataset: str, error: str, images: int, seed: int, folder: Path)
     return pairs
 
 
-def mend(found: IssueFolder, folder: Path) -> None:
-    """Write every label with the prediction taken at each of its issues."""
-    for image, judged in found.images.items():
-        label = read_label(judged.label)
-        if judged.regions is not None:
-            label = np.where(found.read_regions(image) > 0, found.read_predicted(image), label)
-        write_label(folder / judged.label.name, label.astype(np.uint8))
+def mend(dataset: str, found: IssueFolder, folder: Path) -> list[Sample]:
+    """Take the prediction at every issue, by the decisions that the review page would give; the mended list."""
+    rows = [{"image": display_path(issue.image), "id": issue.id, "action": "take"} for issue in found.issues]
+    decisions = folder / "decisions.json"
+    write_json(decisions, {"list": display_path(found.list_path), "issues": rows})
+    new_list = apply_decisions(dataset, decisions, prd_dir=found.folder, root=folder)
+    return read_list(new_list, root=folder)
 
 
 def count_found(found: IssueFolder, pairs: dict[Path, tuple[Path, Path]]) -> dict[str, Any]:
@@ -129,11 +131,13 @@ def run_trial(dataset: str, error: str, images: int, seed: int, retrain: int) ->
     lists = {"train_list": str(folder / "planted.txt"), "val_list": str(folder / "val.txt")}
     given = {"dataset": dataset, "run_name": name, "folds": FOLDS, "seed": seed, "tensorboard": False}
     found = read_issues(cross_fit({**given, **lists, **TRAINING}, configure, fit) / "issues")
-    mend(found, folder / "mended")
+    mended = mend(dataset, found, folder)
+    write_list(folder / "mended.txt", [(sample.image, sample.label) for sample in mended])
     wrong, right = zip(*pairs.values(), strict=True)
     record = {"settings": {"folds": FOLDS, **TRAINING}, **count_found(found, pairs)}
     record["label_iou"] = label_iou(wrong, right)
-    record["mended_iou"] = label_iou([folder / "mended" / path.name for path in wrong], right)
+    originals = [pairs[sample.image][1] for sample in mended]
+    record["mended_iou"] = label_iou([sample.require_label() for sample in mended], originals)
     record["test_iou"] = {kind: [] for kind in ("planted", "mended", "right")}
     for number in range(retrain):
         for kind, values in record["test_iou"].items():
