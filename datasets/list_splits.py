@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -87,6 +87,29 @@ def split_groups(
         part_of[group] = max(choice, key=lambda part: missing[part])
         missing[part_of[group]] -= sizes[group]
     return [part_of[group] for group in groups]
+
+
+def split_fold(groups: Sequence[Hashable], fold: str) -> list[bool]:
+    """Whether part k of K holds an image, for ``k/K``: the K parts are fixed, disjoint and of nearly equal size.
+
+    The largest groups are dealt first, each to the part with the fewest images, groups of one size in a random order.
+
+    Args:
+        groups: the group of every image; groups are never torn apart.
+    Raises:
+        UserError: more parts than groups.
+    """
+    number, parts = map(int, fold.split("/"))
+    sizes = Counter(groups)
+    if parts > len(sizes):
+        together = "" if len(sizes) == len(groups) else f" in {len(sizes)} groups that stay together"
+        raise UserError(f"--fold {fold}: the training list has only {len(groups)} images{together}")
+    places = np.random.default_rng(parts).permutation(len(sizes)).tolist()
+    counts, part_of = [0] * parts, {}
+    for _, _, group in sorted(zip((-size for size in sizes.values()), places, sizes, strict=True)):
+        part_of[group] = counts.index(min(counts))
+        counts[part_of[group]] += sizes[group]
+    return [part_of[group] == number - 1 for group in groups]
 
 
 def split_in_order(count: int, shares: Sequence[float]) -> list[str]:

@@ -25,6 +25,7 @@ from datasets.lists import (
     find_list,
     list_folder,
     read_checked_lists,
+    read_list,
 )
 from datasets.segmentation import (
     LabelNoise,
@@ -35,14 +36,15 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.few_images import group_numbers
+from evaluation.scores.few_images import field_names, group_numbers
 from training.losses import refuse_shares
 from training.methods import METHODS
-from training.options import TrainingOptions
+from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
 from utils.distributed import local_world_size, rank, world_size
 from utils.files import read_json
 from utils.processors import usable_processors
+from utils.run_folder import REPO_ROOT
 
 AUTO_REPAIR = "auto"  # of --label_repair: what the clean labels show to be worth it
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
@@ -276,8 +278,14 @@ def _fused(options: TrainingOptions, samples: list[Sample], say: Callable[[str],
     return with_fusion(samples, how, repairs)
 
 
-def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -> TrainingData:
-    """Make the loaders of a run.
+def load_data(
+    options: TrainingOptions,
+    lists: RunLists,
+    device: torch.device,
+    previous: Path | None = None,
+    root: Path = REPO_ROOT,
+) -> TrainingData:
+    """Make the loaders of a run; ``previous`` is the folder of one that goes on.
 
     Raises:
         UserError: an option that does not fit.
@@ -295,7 +303,7 @@ def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -
         max(1, options.machine.workers or 0) * local_world_size(),
         labels_change=options.noise.label_noise_refresh == "epoch",
     )
-    kept, held_out = split_fold(len(samples), options.data.fold)
+    kept, held_out = hold_out(samples, options.data, previous, root)
     train = make_dataset(
         options,
         [samples[i] for i in kept],
@@ -349,19 +357,26 @@ def run_steps(options: TrainingOptions, images: int) -> int:
     return steps_before(options.optimization.epochs, training_batches(options, images).steps_per_epoch)
 
 
-def split_fold(count: int, fold: str | None) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices left out, for ``k/K``; the K parts are fixed, disjoint and nearly equal.
+def hold_out(
+    samples: Sequence[Sample], data: DataOptions, previous: Path | None, root: Path
+) -> tuple[list[int], list[int]]:
+    """Indices to train on and indices that ``--fold`` leaves out; a run that goes on keeps those that it left out.
 
     Raises:
-        UserError: more parts than samples.
+        UserError: see `list_splits.split_fold` and `list_splits.group_names`.
     """
-    if fold is None:
-        return list(range(count)), []
-    number, parts = map(int, fold.split("/"))
-    if parts > count:
-        raise UserError(f"--fold {fold}: the training list has only {count} images")
-    part = np.random.default_rng(parts).permutation(count) % parts
-    return np.flatnonzero(part != number - 1).tolist(), np.flatnonzero(part == number - 1).tolist()
+    if data.fold is None:
+        return list(range(len(samples))), []
+    from datasets.list_splits import group_names, split_fold
+
+    if previous is not None and (previous / HELD_OUT).is_file():
+        known = read_list(previous / HELD_OUT, data.data_root, root, say=lambda line: None)
+        left_out = {(sample.image, sample.label) for sample in known}
+        is_out = [(sample.image, sample.label) in left_out for sample in samples]
+    else:
+        groups = field_names(group_names([sample.image_id for sample in samples], data.group_by))
+        is_out = split_fold(groups, data.fold)
+    return [i for i, out in enumerate(is_out) if not out], [i for i, out in enumerate(is_out) if out]
 
 
 def training_noise(options: TrainingOptions) -> LabelNoise | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training.data import HELD_OUT
 from training.fit import configure, fit
 from training.losses import SegmentationLoss
 from training.methods.supervised import Supervised
@@ -157,6 +158,44 @@ def test_a_fold_holds_its_part_out(disks):
     folder = run(disks, epochs=1, fold="2/4")
     held_out = (folder / "held_out.txt").read_text().splitlines()
     assert len(held_out) == 2 and "6 training images" in (folder / "log.txt").read_text()
+
+
+def rename_as_crops(root: Path) -> None:
+    """Name the eight training images as crops of four fields, two each."""
+    names = [f"well{i // 4}_{i // 2}_h0_w{64 * (i % 2)}.png" for i in range(8)]
+    path = root / "txt/disks/train/train_noisyLabel.txt"
+    pairs = [[root / file for file in line.split()] for line in path.read_text().splitlines()]
+    for pair, name in zip(pairs, names, strict=True):
+        for file in pair:
+            file.rename(file.with_name(name))
+    rows = ["\t".join(str(file.with_name(name)) for file in pair) for pair, name in zip(pairs, names, strict=True)]
+    path.write_text("\n".join(rows))
+
+
+def test_a_fold_tears_no_field_of_view_apart(disks):
+    rename_as_crops(disks)
+    runs = [run(disks, epochs=1, fold=f"{number}/4") for number in range(1, 5)]
+    parts = [[Path(line.split()[0]).name for line in (each / HELD_OUT).read_text().splitlines()] for each in runs]
+    assert all(len(part) == 2 and len({name.rpartition("_h0")[0] for name in part}) == 1 for part in parts)
+    assert len({name for part in parts for name in part}) == 8
+    wells = run(disks, epochs=1, fold="1/2", group_by="well[0-9]")
+    held_out = (wells / HELD_OUT).read_text().splitlines()
+    assert len(held_out) == 4 and len({Path(line.split()[0]).name[:5] for line in held_out}) == 1
+    with pytest.raises(UserError, match="only 8 images in 4 groups that stay together"):
+        run(disks, fold="1/5")
+    with pytest.raises(UserError, match="--group_by 'x' matches no image"):
+        run(disks, fold="1/2", group_by="x")
+    with pytest.raises(UserError, match="--group_by well does nothing without --fold"):
+        run(disks, group_by="well")
+
+
+def test_a_fold_that_goes_on_keeps_what_it_held_out(disks):
+    folder = run(disks, epochs=2, stop_after=1, fold="1/4")
+    samples = (disks / "txt/disks/train/train_noisyLabel.txt").read_text().splitlines()
+    others = [line for line in samples if line not in (folder / HELD_OUT).read_text()][:2]
+    (folder / HELD_OUT).write_text("\n".join(others))  # as if the parts had been drawn in another way
+    fit(configure({"resume": str(folder)}, disks), disks)
+    assert (folder / HELD_OUT).read_text().splitlines() == others
 
 
 def test_a_second_run_of_one_name_is_kept_apart(disks):

@@ -26,6 +26,7 @@ SET_HERE = {  # options of main.py that this tool sets itself → what to give i
     "repeat": "--steps",
     "stop_after": "--steps",
     "fold": "--image_counts",
+    "group_by": "--image_counts",
     "run_name": "--out",
     "config": "the options themselves",
     "resume": "the same command again, which goes on",

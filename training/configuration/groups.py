@@ -75,6 +75,12 @@ class DataOptions:
         metavar="K",
         is_copied=False,
     )
+    group_by: str | None = option(
+        None,
+        "images in whose path it finds the same text stay in one part: '(cell[0-9]+)_'",
+        metavar="REGEX",
+        needs="fold",
+    )
     num_classes: int = option(1, "1 for binary labels, else the number of classes", positive_int, metavar="K")
     in_channels: int = option(1, "channels of an image: 1 reads as grey, 3 as RGB", positive_int, metavar="N")
     channels: tuple[str, ...] = option((), "channels to read, by number or OME name: 0,2", channel_list, metavar="C,…")
