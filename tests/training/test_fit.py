@@ -16,7 +16,7 @@ from training.fit import configure, fit
 from training.losses import SegmentationLoss
 from training.methods.supervised import Supervised
 from training.selection import Selection
-from utils.checkpoint import CHECKPOINT_KEYS, load_checkpoint
+from utils.checkpoint import CHECKPOINT_KEYS, OPTIONAL_KEYS, load_checkpoint
 from utils.cli import UserError
 from utils.files import read_json, read_jsonl
 from utils.run_folder import REPO_ROOT
@@ -87,7 +87,7 @@ def test_the_run_folder_holds_what_the_contract_says(disks):
     assert config["epochs"] == 2 and config["width"] == 4 and config["environment"]["versions"]["torch"]
     assert list((folder / "tensorboard").iterdir()) and (folder / "log.txt").read_text()
     checkpoint = load_checkpoint(folder / "checkpoints" / "best.pth")
-    assert set(checkpoint) == set(CHECKPOINT_KEYS)
+    assert set(CHECKPOINT_KEYS) <= set(checkpoint) <= {*CHECKPOINT_KEYS, *OPTIONAL_KEYS}
     assert 0 <= checkpoint["threshold"] <= 1 and checkpoint["pred_invert"] is False
     records = read_jsonl(folder / "metrics.jsonl")
     best = max(records, key=lambda record: record["val/iou"])  # max keeps the earliest of ties
