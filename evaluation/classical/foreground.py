@@ -6,8 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-LOCAL_SIGMA = 10.0  # pixels; the surroundings that a structure of up to about 20 pixels stands out from
-ROUNDING = 1e-6  # relative; what blurring in float32 makes of a constant image
+from datasets.local_background import above_local_background
+
+LOCAL_SIGMA = 20.0  # pixels; the surroundings that a structure of up to about 40 pixels stands out from
+LOCAL_FLOOR = 0.03  # deviations of the whole image, below which surroundings count as flat
+ROUNDING = 1e-6  # relative; what float32 makes of a constant image
+MAX_DEVIATIONS = 3.0  # beyond which a pixel says no more
 
 
 def otsu_mask(image: np.ndarray) -> np.ndarray:
@@ -33,16 +37,20 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 def local_skewness(image: np.ndarray) -> float:
     r"""Skewness :math:`E[d^3] / E[d^2]^{3/2}` of d, the image less its Gaussian mean of ``LOCAL_SIGMA`` pixels.
 
-    Structures are rarer than their surroundings, so they are the longer tail: positive means bright ones.
+    Structures are rarer than their surroundings, so they are the longer tail: positive means bright ones. d is in
+    deviations of the surroundings and bounded, so that no bright disc, speck or black border outweighs all the rest.
     """
     import cv2
 
-    smooth = cv2.GaussianBlur(to_grey(image), (0, 0), 1.0).astype(np.float64)
-    excess = smooth - cv2.GaussianBlur(smooth, (0, 0), LOCAL_SIGMA)
+    grey = to_grey(image)
+    smooth = cv2.GaussianBlur(grey - grey.mean(), (0, 0), 1.0)
+    deviation = float(smooth.std())
+    if deviation <= ROUNDING * np.abs(grey).max():
+        return 0.0
+    excess = above_local_background(smooth / deviation, LOCAL_SIGMA, LOCAL_FLOOR).astype(np.float64)
+    excess = np.clip(excess, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     excess -= excess.mean()
-    spread = (excess**2).mean()
-    rounding = ROUNDING * np.abs(smooth).max()
-    return float((excess**3).mean() / spread**1.5) if spread > rounding**2 else 0.0
+    return float((excess**3).mean() / (excess**2).mean() ** 1.5)
 
 
 def resolve_foreground(foreground: str, images: Iterable[np.ndarray]) -> str:

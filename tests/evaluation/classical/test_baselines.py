@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from datasets.image_io import read_image, read_label, read_scores
+from datasets.simulation import simulate_image
 from evaluation.classical import BASELINES
 from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
-from evaluation.classical.methods import scores_from_mask
+from evaluation.classical.methods import scores_from_mask, standardized
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 
 MIN_IOU = {"ridge": 0.75, "difference_of_gaussians": 0.6}  # of lines; the others find disks
@@ -120,6 +121,19 @@ def test_brightness_of_structures_is_told_by_skewness(rng):
     assert local_skewness(np.full((20, 20), 7, np.uint8)) == 0
     assert resolve_foreground("auto", [*images, negatives[0]]) == "bright", "one odd image does not turn the set"
     assert resolve_foreground("minority", []) == "minority", "only auto looks at images"
+
+
+@pytest.mark.parametrize(
+    "center, radius, added",
+    [((0, 0), 60, -6), ((100, 150), 30, 6), ((60, 60), 2.5, 12)],
+    ids=["corner", "disc", "speck"],
+)
+def test_black_corners_and_bright_discs_do_not_turn_the_direction(center, radius, added, rng):
+    y, x = np.mgrid[:256, :256]
+    odd = np.hypot(y - center[0], x - center[1]) < radius
+    image = np.where(odd, added, -standardized(simulate_image("er_sim", rng)[0]))
+    assert resolve_foreground("auto", [image]) == "dark"
+    assert resolve_foreground("auto", [-image]) == "bright"
 
 
 @pytest.mark.parametrize("foreground, turned", [("bright", False), ("dark", True)])
