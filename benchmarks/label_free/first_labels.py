@@ -45,8 +45,8 @@ SIMULATED_IMAGES, REAL_IMAGES = 4, 20
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
-def simulated_pairs(name: str, snr: int) -> Pairs:
-    """Images uint16 (256, 256) of a changed set, and their masks."""
+def simulated_pairs(name: str, snr: int, first: int = 0, count: int = SIMULATED_IMAGES) -> Pairs:
+    """Images uint16 (256, 256) of a changed set, from one number on, and their masks."""
     from datasets.simulation import IMAGE_SIZE, SIMULATED, detect, expected_electrons
 
     source, specimen = CHANGED[name]
@@ -57,7 +57,7 @@ def simulated_pairs(name: str, snr: int) -> Pairs:
         microscope=replace(recipe.microscope, snr=(float(snr), float(snr))),
     )
     pairs = []
-    for index in range(SIMULATED_IMAGES):
+    for index in range(first, first + count):
         digest = hashlib.sha256(f"{name}/{snr}/{index}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         specimen_drawn, electrons = expected_electrons(recipe, rng, IMAGE_SIZE)

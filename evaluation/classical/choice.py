@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.classical.foreground import to_grey
 from evaluation.classical.methods import MAD_OF_NORMAL, VOTERS, standardized, vote
 
-NOISY, VERY_NOISY = 0.4, 0.75  # deviation of the noise over that of the image
+NOISY, VERY_NOISY = 0.4, 0.8  # deviation of the noise over that of the image
 WIDE = 6.0  # pixels, structure size from which a wider smoothing keeps them
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # pixels
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # blind to planes; of norm 6
@@ -58,7 +58,7 @@ def choose_vote(images: Sequence[np.ndarray]) -> Vote:
     noise         structures below ``WIDE`` pixels   wider ones
     ============  =================================  ==========================================
     below 40 %    as the images are                  the same
-    up to 75 %    smoothed by 1 pixel                smoothed by 2 pixels
+    up to 80 %    smoothed by 1 pixel                smoothed by 2 pixels
     above         by 2 pixels, the difference of Gaussians in place of the ridge filter
     ============  =================================  ==========================================
     """
