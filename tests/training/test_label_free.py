@@ -103,9 +103,9 @@ def test_stopped_and_resumed_equals_uninterrupted(disks, given):
     assert records[0] == records[1]
 
 
-def test_only_masks_that_a_checkpoint_names_are_kept(disks):
+def test_only_the_first_masks_and_those_that_a_checkpoint_names_are_kept(disks):
     folder = run(disks, epochs=5, checkpoint_every=2, igtt_warmup=0.0, run_name="kept")
-    assert sorted(path.name for path in (folder / "igtt").iterdir()) == ["epoch_2", "epoch_4", "epoch_5"]
+    assert sorted(path.name for path in (folder / "igtt").iterdir()) == ["epoch_0", "epoch_2", "epoch_4", "epoch_5"]
     record = read_json(folder / "igtt" / "epoch_5" / "manifest.json")
     assert record["foreground"] == "bright" and len(record["masks"]) == 8 and len(record["agreements"]) == 5
 
@@ -114,6 +114,13 @@ def test_bright_disks_are_found_without_labels(disks):
     simple = {"igtt_ems": "clean", "igtt_criterion": "bce", "loss": "bce"}
     folder = run(disks, epochs=10, repeat=8, igtt_warmup=0.8, run_name="found", **simple)
     assert read_jsonl(folder / "metrics.jsonl")[-1]["val/iou"] > 0.8
+
+
+@pytest.mark.parametrize(("criterion", "is_half"), [("bce", True), ("dmi", False)])
+def test_the_threshold_is_a_half_where_cross_entropy_chooses_masks(disks, criterion, is_half):
+    folder = run(disks, epochs=2, igtt_warmup=0.0, igtt_criterion=criterion)
+    threshold = load_checkpoint(folder / "checkpoints" / "last.pth")["threshold"]
+    assert (threshold == 0.5) == is_half and 0 < threshold < 1
 
 
 def test_a_recipe_is_one_option_and_given_ones_still_count():

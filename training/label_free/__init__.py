@@ -1,8 +1,8 @@
 """The pseudo-labels of a label-free run: made before the first epoch, learned from, and refreshed after each.
 
 Source: iGTT of Luo et al., AAAI-22. No label is read. Where a validation list has labels they are logged and
-decide nothing: the threshold is the one at which the scores agree best with the network's own masks, and the last
-epoch is the best.
+decide nothing: the threshold is a half where masks are the more likely side (`bce`), else the one at which the scores
+agree best with the network's own masks, and the last epoch is the best.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import MIN_AGREEMENT, choose_vote, noise_agreement
 from evaluation.classical.foreground import orient, resolve_foreground
-from evaluation.scores import BINS, best_threshold, invert_histogram, score_histogram
+from evaluation.scores import BINS, DEFAULT_THRESHOLD, best_threshold, invert_histogram, score_histogram
 from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks
 from training.label_free.store import PseudoLabelStore
@@ -161,18 +161,20 @@ class PseudoLabels(Supervised):
             self.dataset.set_label(index, self.store.read(epoch, sample.image_id))
 
     def keep(self, epochs: Collection[int]) -> None:
-        """Remove the masks of other epochs."""
-        self.store.keep_only(epochs)
+        """Remove the masks of other epochs; the first labels stay to be looked at."""
+        self.store.keep_only({0, *epochs})
 
     def decide(self, state: TrainingState, counts: np.ndarray | None) -> Selection:
-        """Threshold and direction by which the scores agree best with the masks chosen from them.
+        """Direction, and for ``dmi`` the threshold too, by which scores agree best with the masks chosen from them.
 
-        While the first labels stay nothing is predicted but at the end: the threshold is 0.5 until then. Validation
-        labels are for the record.
+        Cross-entropy asks for a half; the masks that ``bce`` chooses follow the range of the scores, which a short run
+        has not settled. While the first labels stay nothing is predicted but at the end: the threshold is a half until
+        then. Validation labels are for the record.
         """
         histogram = self.histogram.numpy()
         metrics = {"agreement": self.agreements[-1]} if self.agreements else {}
         invert = is_inverted(histogram)
         if invert:
             histogram = invert_histogram(histogram)
-        return with_logged_metrics(Selection(best_threshold(histogram)[0], invert, math.nan, metrics), counts)
+        threshold = DEFAULT_THRESHOLD if self.free.igtt_criterion == "bce" else best_threshold(histogram)[0]
+        return with_logged_metrics(Selection(threshold, invert, math.nan, metrics), counts)
