@@ -34,7 +34,7 @@ from evaluation.label_errors.issue_files import IssueFolder, read_issues
 from evaluation.metrics import evaluate_maps
 from utils.cli import run_command
 from utils.files import write_json
-from utils.run_folder import LOG_ROOT, display_path
+from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path
 
 FOLDS, MOVE, MOVED, DELETED = 3, 6, 0.1, 0.2  # runs; pixels; shares of the labels and of the objects
 VALIDATION_IMAGES, TEST_IMAGES = 8, 60
@@ -76,7 +76,7 @@ def mend(dataset: str, found: IssueFolder, folder: Path) -> list[Sample]:
     rows = [{"image": display_path(issue.image), "id": issue.id, "action": "take"} for issue in found.issues]
     decisions = folder / "decisions.json"
     write_json(decisions, {"list": display_path(found.list_path), "issues": rows})
-    new_list = apply_decisions(dataset, decisions, prd_dir=found.folder, root=folder)
+    new_list = apply_decisions(dataset, decisions, prd_dir=found.folder, data_root=str(REPO_ROOT), root=folder)
     return read_list(new_list, root=folder)
 
 
@@ -84,7 +84,8 @@ def count_found(found: IssueFolder, pairs: dict[Path, tuple[Path, Path]]) -> dic
     """How many planted errors are listed, and how many listed issues are planted errors.
 
     An object that was deleted or moved is listed where issues cover half of it. An issue is right where at least half
-    of the pixels that taking the prediction changes are pixels that were planted.
+    of the pixels that taking the prediction changes are pixels that were planted. Of each kind: right ones, all, and
+    the pixels in them that differ from the original label before and after the prediction is taken.
     """
     planted = listed = right = 0
     kinds: dict[str, list[int]] = {}
@@ -104,8 +105,9 @@ def count_found(found: IssueFolder, pairs: dict[Path, tuple[Path, Path]]) -> dic
             changed = (regions == issue.id) & (found.read_predicted(image) != label)
             is_right = bool(2 * (changed & differs).sum() >= changed.sum())
             right += is_right
-            kind = kinds.setdefault(issue.kind, [0, 0])
-            kind[0], kind[1] = kind[0] + is_right, kind[1] + 1
+            wrong_after = (regions == issue.id) & (found.read_predicted(image) != original)
+            counts = (is_right, 1, int(((regions == issue.id) & differs).sum()), int(wrong_after.sum()))
+            kinds[issue.kind] = [*map(sum, zip(kinds.get(issue.kind, (0, 0, 0, 0)), counts, strict=True))]
     return {"planted": planted, "listed": listed, "issues": len(found.issues), "right": right, "kinds": kinds}
 
 
