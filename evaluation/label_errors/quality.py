@@ -12,7 +12,9 @@ density of the given label is held against the local mean of the predicted poste
 q is 1 where labels are as dense as expected and falls with the Kullback–Leibler divergence; for h = 0 it is the
 self-confidence. Noise that is the same everywhere is expected, and costs nothing. Scores are calibrated first: p is
 the share of foreground *labels* among pixels of a score, made monotone, so that thresholds, inversion and
-overconfidence drop out. The quality of an image is the soft minimum of its pixels', as cleanlab's.
+overconfidence drop out. The quality of an image is the soft minimum of its pixels', as cleanlab's, times the overlap
+with what is expected, of which only differences beyond chance are taken away: alone, the soft minimum is decided by
+doubtful pixels along outlines where labels are otherwise clean.
 
 Sources: Lad and Mueller, *Estimating label quality and errors in semantic segmentation data via any model*, arXiv
 2307.05080 (self-confidence, soft minimum); Northcutt et al., *Confident learning*, JAIR 2021 (class thresholds);
@@ -248,9 +250,21 @@ def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
     return float((values * weights).sum() / weights.sum())
 
 
-def image_quality(assessed: LabelQuality) -> float:
-    """The quality of a whole label in [0, 1]: the soft minimum over its labelled pixels; NaN without any."""
-    return soft_minimum(assessed.quality[assessed.valid])
+def image_quality(assessed: LabelQuality, confidence: np.ndarray) -> float:
+    r"""The quality of a label in [0, 1]: its overlap with what is expected, times the soft minimum; NaN without pixels.
+
+    .. math:: \Bigl(1 - \frac{|\text{issues}|}{|\text{stated} \cup \text{predicted}|}\Bigr) \cdot \text{softmin}\; q
+
+    Args:
+        confidence: of each class, see `Calibration`, (K,).
+    """
+    valid = assessed.valid
+    if not valid.any():
+        return float("nan")
+    foreground = ((assessed.stated(confidence) > 0) | (assessed.predicted(confidence) > 0)) & valid
+    union = max(int(foreground.sum()), (2 * WINDOW + 1) ** 2)  # a single window is no image
+    overlap = 1 - assessed.issues(confidence).sum() / union
+    return float(max(overlap, 0) * soft_minimum(assessed.quality[valid]))
 
 
 def outliers(qualities: np.ndarray, deviations: float = 3.0) -> np.ndarray:

@@ -152,7 +152,7 @@ class LabelAssessor:
         every, missing, invented = (float(mask.sum()) / pixels for mask in masks)
         found = RankedLabel(
             prediction,
-            quality=image_quality(assessed),
+            quality=image_quality(assessed, calibration.confidence),
             issue_fraction=every,
             missing_fraction=missing,
             invented_fraction=invented,

@@ -98,9 +98,10 @@ def test_noise_that_is_the_same_everywhere_costs_little(spec, rng):
     truth[:, 64:] = 1
     noisy = make_noisy_label(truth, spec, 0, "image")
     posterior = np.moveaxis(matrix[truth], -1, 0).clip(FLOOR, 1)
-    right = image_quality(assess(noisy, posterior))
-    wrong = image_quality(assess(make_noisy_label(1 - truth, spec, 0, "image"), posterior))
-    assert right > 0.95 and wrong < right - 0.05
+    confidence = np.array([posterior[index][noisy == index].mean() for index in range(2)])
+    right = image_quality(assess(noisy, posterior), confidence)
+    wrong = image_quality(assess(make_noisy_label(1 - truth, spec, 0, "image"), posterior), confidence)
+    assert right > 0.95 and wrong < right - 0.2
 
 
 def test_ignored_pixels_have_no_say(rng):
@@ -111,8 +112,21 @@ def test_ignored_pixels_have_no_say(rng):
     assert (assessed.quality[:, :32] == 1).all() and not assessed.issues(np.ones(2))[:, :32].any()
     changed = posterior.copy()
     changed[:, :, :32] = 0.5
-    assert image_quality(assess(label, changed)) == pytest.approx(image_quality(assessed), rel=1e-6)
-    assert math.isnan(image_quality(assess(np.full_like(label, IGNORE), posterior)))
+    usual = np.ones(2)
+    assert image_quality(assess(label, changed), usual) == pytest.approx(image_quality(assessed, usual), rel=1e-6)
+    assert math.isnan(image_quality(assess(np.full_like(label, IGNORE), posterior), usual))
+
+
+def test_a_missing_object_weighs_more_than_doubt_everywhere():
+    """The soft minimum alone ranks them the other way round."""
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    label[8:30, 8:56] = 1
+    whole = label.copy()
+    whole[40:50, 20:30] = 1
+    sure, unsure = np.where(whole, 0.98, 0.02), np.where(label, 0.75, 0.25)
+    missing, doubtful = (assess(label, np.stack([1 - shown, shown])) for shown in (sure, unsure))
+    assert image_quality(missing, np.ones(2)) < image_quality(doubtful, np.ones(2))
+    assert soft_minimum(missing.quality) > soft_minimum(doubtful.quality)
 
 
 # Calibration
