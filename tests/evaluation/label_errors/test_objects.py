@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
 from datasets.labels import IGNORE
+from evaluation.label_errors.object_issues import judge_label
 from evaluation.label_errors.objects import best_move, compare_shapes, find_regions, split_parts
+from evaluation.label_errors.quality import Calibration, assess
 
 SIZE = 128
 CENTERS = [(30, 30), (30, 90), (90, 30), (90, 90)]
@@ -109,3 +113,19 @@ def test_parts_of_a_mask_are_cut_at_necks():
 
 def test_shapes_that_agree_have_no_name():
     assert compare_shapes(disks([(60, 60)]), disks([(61, 60)])) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clumps_of_flipped_pixels_are_no_objects_but_a_missing_one_is(seed):
+    posterior = np.where(TRUTH, 0.7, 0.3)
+    posterior = np.stack([1 - posterior, posterior])
+    calibration = Calibration(np.empty(0), confidence=np.full(2, 0.7), sure=np.array([[0.3, 0.7], [0.3, 0.7]]))
+    flipped = np.random.default_rng(seed).random(TRUTH.shape) < 0.3
+
+    def kinds(mask: np.ndarray) -> list[str]:
+        label = (mask ^ flipped).astype(np.uint8)
+        judging = SimpleNamespace(assess=lambda _: (label, posterior, assess(label, posterior), calibration))
+        return [region.kind for region in judge_label(judging, None, outlines=False).regions]
+
+    assert kinds(TRUTH) == []
+    assert kinds(disks(CENTERS[1:])) == ["missing"]
