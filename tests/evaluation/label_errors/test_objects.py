@@ -12,6 +12,7 @@ from datasets.labels import IGNORE
 from evaluation.label_errors.object_issues import judge_label
 from evaluation.label_errors.objects import best_move, compare_shapes, find_regions, split_parts
 from evaluation.label_errors.quality import Calibration, assess
+from evaluation.scores import score_histogram
 
 SIZE = 128
 CENTERS = [(30, 30), (30, 90), (90, 30), (90, 90)]
@@ -117,10 +118,10 @@ def test_shapes_that_agree_have_no_name():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_clumps_of_flipped_pixels_are_no_objects_but_a_missing_one_is(seed):
-    posterior = np.where(TRUTH, 0.7, 0.3)
-    posterior = np.stack([1 - posterior, posterior])
-    calibration = Calibration(np.empty(0), confidence=np.full(2, 0.7), sure=np.array([[0.3, 0.7], [0.3, 0.7]]))
     flipped = np.random.default_rng(seed).random(TRUTH.shape) < 0.3
+    scores = np.where(TRUTH, 0.9, 0.1).astype(np.float32)
+    calibration = Calibration.of_histogram(score_histogram(scores, (TRUTH ^ flipped).astype(np.uint8)))
+    posterior = calibration.posterior(scores)
 
     def kinds(mask: np.ndarray) -> list[str]:
         label = (mask ^ flipped).astype(np.uint8)
