@@ -57,9 +57,20 @@ def judge_label(assessor: LabelAssessor, prediction: Prediction, outlines: bool)
     regions = []
     for index in range(1, len(posterior)):
         evidence = calibration.evidence(posterior, index)
-        found = find_regions(stated == index, evidence, assessed.valid, outlines)
-        regions += found if outlines else [region for region in found if surprising[region.window][region.mask].any()]
+        given = stated == index
+        if outlines:
+            regions += find_regions(given, evidence, assessed.valid)
+            continue
+        given = _with_pixels_of(given, surprising | (evidence > 0.5))
+        found = find_regions(given, evidence, assessed.valid, outlines=False)
+        regions += [region for region in found if surprising[region.window][region.mask].any()]
     return JudgedLabel(prediction, sorted(regions, key=lambda region: -region.confidence))
+
+
+def _with_pixels_of(mask: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The components of a mask that have pixels of another one."""
+    _, components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return np.isin(components, np.unique(components[mask & marks])) & mask
 
 
 def outline_counts(label: np.ndarray, relative: np.ndarray) -> np.ndarray:

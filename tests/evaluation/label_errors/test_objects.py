@@ -123,10 +123,12 @@ def test_clumps_of_flipped_pixels_are_no_objects_but_a_missing_one_is(seed):
     calibration = Calibration.of_histogram(score_histogram(scores, (TRUTH ^ flipped).astype(np.uint8)))
     posterior = calibration.posterior(scores)
 
-    def kinds(mask: np.ndarray) -> list[str]:
+    def issues(mask: np.ndarray) -> list:
         label = (mask ^ flipped).astype(np.uint8)
         judging = SimpleNamespace(assess=lambda _: (label, posterior, assess(label, posterior), calibration))
-        return [region.kind for region in judge_label(judging, None, outlines=False).regions]
+        return judge_label(judging, None, outlines=False).regions
 
-    assert kinds(TRUTH) == []
-    assert kinds(disks(CENTERS[1:])) == ["missing"]
+    assert issues(TRUTH) == []
+    (found,) = issues(disks(CENTERS[1:]))
+    assert found.kind in ("missing", "moved")  # beside a clump it looks moved
+    np.testing.assert_allclose(found.center, CENTERS[0], atol=6)
