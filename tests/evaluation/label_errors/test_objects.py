@@ -131,4 +131,4 @@ def test_clumps_of_flipped_pixels_are_no_objects_but_a_missing_one_is(seed):
     assert issues(TRUTH) == []
     (found,) = issues(disks(CENTERS[1:]))
     assert found.kind in ("missing", "moved")  # beside a clump it looks moved
-    np.testing.assert_allclose(found.center, CENTERS[0], atol=6)
+    np.testing.assert_allclose(found.center, CENTERS[0], atol=RADIUS)
