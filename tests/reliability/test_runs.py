@@ -232,6 +232,19 @@ def test_the_epoch_that_is_given_up_is_named(disks, run, monkeypatch):
     assert "go on with: python main.py --resume" in stopped.value.__notes__[1]
 
 
+def test_after_the_last_epoch_there_is_nothing_to_resume(disks, monkeypatch):
+    from training import fit as fit_module
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "keep_own_images", stop)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(disks, epochs=1)
+    (advice,) = stopped.value.__notes__
+    assert "the last of 1 epochs is kept" in advice and "--resume" not in advice and "--test_ckpt_epoch best" in advice
+
+
 def test_out_of_memory_names_what_to_lower(disks, monkeypatch):
     from training import fit as fit_module
     from utils.cli import RunFailed
