@@ -19,6 +19,7 @@ from benchmarks.grid import Cell, key
 from benchmarks.protocol.cells import CLEAN_IMAGES, METHODS
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
+from datasets.label_fusion import Fusion
 from datasets.lists import Sample, write_list
 from utils.files import write_json
 from utils.run_folder import LOG_ROOT
@@ -54,14 +55,6 @@ class Images:
     truth: Labels
 
 
-def staple(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """What several annotators' labels of an image, uint8 (H, W), agree on by STAPLE; needs SimpleITK."""
-    import SimpleITK
-
-    opinions = [SimpleITK.GetImageFromArray(label) for label in labels]
-    return (SimpleITK.GetArrayFromImage(SimpleITK.STAPLE(opinions, 1.0)) >= 0.5).astype(np.uint8)
-
-
 def read_kind(dataset: str, kind: str, samples: Sequence[Sample]) -> Images:
     """Training images with labels of a kind.
 
@@ -73,7 +66,7 @@ def read_kind(dataset: str, kind: str, samples: Sequence[Sample]) -> Images:
     if listed == "staple":
         images, truth, _ = make_labels("clean", samples)
         crowd = [_others(sample, "labels_crowd[0-9]") for sample in samples]
-        return Images(samples, images, [staple(opinions) for opinions in crowd], truth)
+        return Images(samples, images, [Fusion("staple").majority(opinions) for opinions in crowd], truth)
     if classes > 1:
         from datasets.image_io import read_image
         from datasets.label_noise import make_noisy_label
