@@ -9,6 +9,7 @@ Real sets lie as ``<real_dir>/<set>/{train,val,test}/{images,labels}``; those th
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def main() -> None:
     print(f"pictures and figures.json are in {display_path(options.out)}")
 
 
-def parse_options():
+def parse_options() -> argparse.Namespace:
+    """The command line; see ``--help``."""
     parser = CommandParser(description="Compare the simulated data sets with real micrographs.")
     parser.add_argument(
         "--real_dir",
