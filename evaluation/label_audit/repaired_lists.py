@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,29 +73,15 @@ def repair_list(
     chosen = _chosen_spec(known, spec, num_classes, say)
     if chosen is None:
         return None
-    new_list = write_noisy_labels(
-        dataset,
-        chosen,
-        num_classes=num_classes,
-        source_list=source,
-        root=root,
-        ignore_index=ignore_index,
-        label_map=label_map,
-        data_root=data_root,
-        repair=True,
-        say=say,
-    )
+    reading: dict[str, Any] = {
+        "num_classes": num_classes,
+        "ignore_index": ignore_index,
+        "label_map": label_map,
+        "data_root": data_root,
+    }
+    new_list = write_noisy_labels(dataset, chosen, source_list=source, root=root, repair=True, say=say, **reading)
     say(f"wrote {display_path(new_list)}")
-    command = training_command(
-        dataset,
-        new_list,
-        num_classes=num_classes,
-        ignore_index=ignore_index,
-        label_map=label_map,
-        data_root=data_root,
-        clean_list=clean_list,
-    )
-    say(f"train on it with: {command}")
+    say(f"train on it with: {training_command(dataset, new_list, clean_list=clean_list, **reading)}")
     return new_list
 
 
