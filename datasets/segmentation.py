@@ -83,6 +83,8 @@ class SegmentationDataset(Dataset):
         self.channels = tuple(channels)
         self.normalization, self.seed, self.cache = normalization, seed, cache
         self.repair = None if repair is None else parse_repair(repair, num_classes)
+        # Labels are shares: those of several annotators, fused.
+        self.is_soft = num_classes == 1 and any(sample.fusion is not None for sample in self.samples)
         self.sizes = None if sizes is None else list(sizes)
         self.set_noise(noise)
         self._images: dict[int, np.ndarray] = {}
@@ -160,11 +162,6 @@ class SegmentationDataset(Dataset):
 
     def _repaired(self, label: np.ndarray) -> np.ndarray:
         return label if self.repair is None else make_noisy_label(label, self.repair, 0, "", self.num_classes)
-
-    @property
-    def is_soft(self) -> bool:
-        """Whether labels are shares: those of several annotators, fused."""
-        return self.num_classes == 1 and any(sample.fusion is not None for sample in self.samples)
 
     def set_noise(self, noise: LabelNoise | None) -> None:
         """Replace the noise from now on; labels with fixed noise that are already cached keep theirs."""

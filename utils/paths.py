@@ -18,6 +18,11 @@ def display_path(path: Path) -> str:
     return f"./{shown}" if shown.startswith("-") else shown
 
 
+def absolute_path(name: str | Path) -> Path:
+    """The path that `display_path` shows as ``name``; links stay."""
+    return Path(os.path.abspath(REPO_ROOT / name))
+
+
 def quoted(text: str | Path, windows: bool = os.name == "nt") -> str:
     """A path or name as an argument of a command to paste.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from datasets.noise_files import MAX_TABLE, name_files, new_folder, training_com
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, read_issues
 from utils.cli import UserError, map_with_progress
 from utils.files import write_json
-from utils.records import LIST, TEXT, check_record, read_record
+from utils.paths import absolute_path
+from utils.records import LIST, POSITIVE, TEXT, check_record, read_record
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path
 
 ACTIONS = ("keep", "take", "ignore", "drop")
@@ -38,14 +38,12 @@ def read_decisions(path: Path) -> dict[str, Any]:
     actions: dict[int, str] = {}
     for place, row in enumerate(record["issues"], start=1):
         where = f"{path}, decision {place}"
-        check_record(row, where, {"image": TEXT, "action": TEXT}, remedy=remedy)
-        number = row.get("id")
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise UserError(f"{where}: 'id' is {number!r}, it must be the number of an issue; {remedy}")
+        check_record(row, where, {"image": TEXT, "id": POSITIVE, "action": TEXT}, remedy=remedy)
         if row["action"] not in ACTIONS:
             raise UserError(f"{where}: action {row['action']!r} is none of {', '.join(ACTIONS)}")
-        if actions.setdefault(number, row["action"]) != row["action"]:
-            raise UserError(f"{where}: issue {number} was decided as {actions[number]!r} before: keep one of them")
+        before = actions.setdefault(row["id"], row["action"])
+        if before != row["action"]:
+            raise UserError(f"{where}: issue {row['id']} was decided as {before!r} before: keep one of them")
     return record
 
 
@@ -55,7 +53,7 @@ def match_decisions(record: dict[str, Any], found: IssueFolder, path: Path) -> D
     Raises:
         UserError: the decisions are about another list, or about issues that the folder does not have.
     """
-    if _absolute(record["list"]) != found.list_path:
+    if absolute_path(record["list"]) != found.list_path:
         raise UserError(
             f"{path} is about {record['list']}, the issues in {display_path(found.folder)} about "
             f"{display_path(found.list_path)}"
@@ -64,7 +62,7 @@ def match_decisions(record: dict[str, Any], found: IssueFolder, path: Path) -> D
     decided: dict[Path, list[tuple[LabelIssue, str]]] = defaultdict(list)
     for row in record["issues"]:
         issue = known.get(row["id"])
-        if issue is None or _absolute(row["image"]) != issue.image:
+        if issue is None or absolute_path(row["image"]) != issue.image:
             raise UserError(
                 f"{path}: issue {row['id']} of {row['image']} is none of those in {display_path(found.folder)}, whose "
                 "numbers are good for this folder only: give the folder of the review page by --prd_dir"
@@ -143,7 +141,7 @@ def apply_decisions(
     found = find_issue_folder(record, decisions, dataset) if prd_dir is None else read_issues(prd_dir)
     decided = match_decisions(record, found, decisions)
     source = find_list(train_list, dataset, root) if train_list else found.list_path
-    if _absolute(str(source)) != found.list_path:
+    if absolute_path(source) != found.list_path:
         raise UserError(f"--train_list {display_path(source)}: {decisions} is about {display_path(found.list_path)}")
     counts = Counter(action for row in decided.values() for _, action in row)
     if not counts.keys() - {"keep"}:
@@ -153,7 +151,7 @@ def apply_decisions(
     samples = read_list(source, data_root, root, say=say)
     check_unchanged(samples, found, decided, source)
     dropped = {image for image, row in decided.items() if any(action == "drop" for _, action in row)}
-    kept = [sample for sample in samples if _absolute(str(sample.image)) not in dropped]
+    kept = [sample for sample in samples if absolute_path(sample.image) not in dropped]
     if not kept:
         raise UserError(f"{decisions}: every image of {display_path(source)} is dropped")
     folder, new_list = free_names(dataset, root)
@@ -180,7 +178,14 @@ def apply_decisions(
     changed = f"{content['changed_pixels']} pixels changed in {touched} of {len(rows)} labels"
     say(f"{told}: {changed}, {len(dropped)} images left out")
     say(f"wrote {display_path(new_list)}")
-    command = training_command(dataset, new_list, num_classes=found.num_classes, data_root=data_root)
+    command = training_command(
+        dataset,
+        new_list,
+        num_classes=found.num_classes,
+        ignore_index=reading.ignore_index,
+        label_map=reading.label_map and reading.label_map.text,
+        data_root=data_root,
+    )
     say(f"train on it with: {command}")
     return new_list
 
@@ -192,7 +197,7 @@ def mend_labels(
 
     def make(job: tuple[str, Sample]) -> dict[str, Any]:
         file, sample = job
-        decisions = decided.get(_absolute(str(sample.image)), [])
+        decisions = decided.get(absolute_path(sample.image), [])
         label = mended = read_label(sample.require_label(), reading=reading)
         if decisions:
             image = decisions[0][0].image
@@ -231,11 +236,11 @@ def check_unchanged(samples: list[Sample], found: IssueFolder, decided: Decided,
     Raises:
         UserError: naming every such line.
     """
-    listed = {_absolute(str(sample.image)): sample for sample in samples}
+    listed = {absolute_path(sample.image): sample for sample in samples}
     faults = [
         (sample.line, f"{display_path(sample.require_label())} is not the label that was judged")
         for image, sample in listed.items()
-        if image in decided and _absolute(str(sample.require_label())) != found.images[image].label
+        if image in decided and absolute_path(sample.require_label()) != found.images[image].label
     ]
     gone = [image for image in decided if image not in listed]
     faults += [(0, f"{display_path(image)}, which was decided on, is missing") for image in gone]
@@ -252,7 +257,3 @@ def free_names(dataset: str, root: Path) -> tuple[Path, Path]:
         if not folder.exists() and not new_list.exists():
             return folder, new_list
         number += 1
-
-
-def _absolute(name: str) -> Path:
-    return Path(os.path.abspath(REPO_ROOT / name))

@@ -6,7 +6,6 @@ docs/LABEL_ISSUES.md describes the files.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from datasets.image_io import read_label
 from datasets.label_values import LabelReading
 from utils.cli import UserError
 from utils.files import write_csv, write_json
+from utils.paths import absolute_path, display_path
 from utils.records import COUNT, OBJECT, POSITIVE, TEXT, read_record
-from utils.run_folder import REPO_ROOT, display_path
 
 KINDS = ("missing", "invented", "merged", "split", "too wide", "too narrow", "moved")
 TABLE, RECORD, REVIEW = "issues.csv", "issues.json", "review.html"
@@ -141,14 +140,14 @@ def read_issues(folder: Path) -> IssueFolder:
     for name, files in record["images"].items():
         if not isinstance(files, dict) or set(files) != {"label", "regions", "predicted"}:
             raise UserError(f"{display_path(folder / RECORD)}: {name!r} must have label, regions, predicted; {REMEDY}")
-        images[_absolute(name)] = JudgedImage(_absolute(files["label"]), files["regions"], files["predicted"])
+        images[absolute_path(name)] = JudgedImage(absolute_path(files["label"]), files["regions"], files["predicted"])
     issues = _read_table(folder / TABLE)
     strangers = [issue for issue in issues if issue.image not in images]
     if strangers or len(issues) != record["n_issues"]:
         raise UserError(f"{display_path(folder / TABLE)} does not belong to {RECORD} beside it; {REMEDY}")
     return IssueFolder(
         folder,
-        _absolute(record["list"]),
+        absolute_path(record["list"]),
         record["num_classes"],
         record.get("ignore_index"),
         LabelReading.from_json(record.get("label_reading")),
@@ -180,9 +179,5 @@ def _parse_row(row: Mapping[str, str]) -> LabelIssue:
         raise ValueError(f"kind {row['kind']!r} is none of {', '.join(KINDS)}")
     top, left, height, width = (int(row[name]) for name in ("top", "left", "height", "width"))
     y, x, confidence = float(row["y"]), float(row["x"]), float(row["confidence"])
-    place = (_absolute(row["image"]), row["kind"], y, x, int(row["area"]), confidence)
+    place = (absolute_path(row["image"]), row["kind"], y, x, int(row["area"]), confidence)
     return LabelIssue(int(row["id"]), *place, row["crop"], (top, left, height, width))
-
-
-def _absolute(name: str) -> Path:
-    return Path(os.path.abspath(REPO_ROOT / name))

@@ -233,24 +233,17 @@ def moved_label(label: Objects, expected: Objects, evidence: np.ndarray, least: 
     if after > (1 - WHOLE_GAIN) * before:
         return
     wrongness = _wrongness(label.mask, evidence)
-    for number in np.flatnonzero(label.areas >= least):
-        if number == 0:
-            continue
+    for number in np.flatnonzero(label.areas[1:] >= least) + 1:
         part = label.parts == number
         place = shifted(part, down, right)
         here, there = int((part & expected.mask).sum()), int((place & expected.mask).sum())
         if there <= here or 2 * there < part.sum():
             continue
-        region = (part | place) & (label.mask != expected.mask)
-        for corner, mask in _whole(part | place):
-            where = region[_window(corner, mask)]
-            yield Region("moved", *corner, mask, float(wrongness[_window(corner, mask)][where].mean()))
-
-
-def _whole(mask: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """The corner and the box of a mask as one, connected or not."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    yield (int(rows[0]), int(columns[0])), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        both = part | place  # connected or not
+        confidence = float(wrongness[both & (label.mask != expected.mask)].mean())
+        rows, columns = np.flatnonzero(both.any(1)), np.flatnonzero(both.any(0))
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        yield Region("moved", int(rows[0]), int(columns[0]), both[box], confidence)
 
 
 def differing_objects(label: Objects, expected: Objects, evidence: np.ndarray, least: float) -> Iterator[Region]:

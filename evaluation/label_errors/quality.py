@@ -80,13 +80,13 @@ class Calibration:
         confidence: mean posterior of each class over the pixels that carry its label, (K,) (confident learning's
             class thresholds); 1 for a class that no label has.
         sure: of each class, how sure predictions are that it is not there, and that it is: medians, (K, 2).
-        outline: how sure they are along the labels' outlines, see `with_outline`; (K,) or one half of every class.
+        outline: binary: how sure they are along the labels' outlines, see `object_issues.with_outlines`.
     """
 
     table: np.ndarray
     confidence: np.ndarray
     sure: np.ndarray
-    outline: np.ndarray | float = 0.5
+    outline: float = 0.5
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray) -> Calibration:
@@ -120,10 +120,11 @@ class Calibration:
             posterior: P(label = k), (K, H, W).
         """
         relative = self.relative(posterior, index)
-        middle = np.broadcast_to(self.outline, len(posterior))[index]
         low, high = self.sure[index]
-        reach = np.where(relative > middle, max(high - middle, MIN_REACH), max(middle - low, MIN_REACH))
-        return np.clip(0.5 + 0.5 * (relative - middle) / reach, 0, 1).astype(np.float32)
+        reach = np.where(
+            relative > self.outline, max(high - self.outline, MIN_REACH), max(self.outline - low, MIN_REACH)
+        )
+        return np.clip(0.5 + 0.5 * (relative - self.outline) / reach, 0, 1).astype(np.float32)
 
     def expected(self, posterior: np.ndarray) -> np.ndarray:
         """The class that is expected of every pixel, uint8 (H, W)."""

@@ -15,8 +15,8 @@ from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
 from utils.files import unique_stems
 from utils.output_folder import Writer, is_unfinished
+from utils.paths import absolute_path, display_path
 from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, SWITCH, TEXT, TEXT_BY_TEXT, TEXTS, read_record
-from utils.run_folder import REPO_ROOT, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -128,7 +128,7 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
     """
     recorded: dict[Path, Path] = {}
     if folder.record:
-        recorded = {_absolute(image): folder.folder / name for image, name in folder.record["maps"].items()}
+        recorded = {absolute_path(image): folder.folder / name for image, name in folder.record["maps"].items()}
         known = list(recorded.values())
     else:
         known = [file for file in list_image_tree(folder.maps) if file.suffix.lower() in MAP_SUFFIXES]
@@ -164,10 +164,6 @@ def _plane_of(whole: Path | None, image: Path) -> Path | None:
     """The plane of a stack of maps, ``map.tif::3``, that belongs to a plane of a stack of images."""
     _, plane = split_plane(image)
     return whole if whole is None or plane is None else Path(f"{whole}::{plane}")
-
-
-def _absolute(image: str) -> Path:
-    return Path(os.path.abspath(REPO_ROOT / image))
 
 
 def _check_shared(samples: Sequence[Sample], found: Sequence[Path | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from datasets.apply_decisions import main
 from datasets.image_io import read_label, write_label
+from datasets.label_maps import LabelMap
+from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.lists import read_list
 from evaluation.label_errors.decisions import apply_decisions
-from evaluation.label_errors.issue_files import IssueFolder
+from evaluation.label_errors.issue_files import IssueFolder, write_issue_files
 from utils.cli import UserError
 from utils.files import read_json, write_json
 
@@ -67,6 +70,13 @@ def test_a_dropped_image_leaves_the_list(decide, issue_folder, tmp_path):
         ("1.png", 100, [3]),
         ("2.png", 0, None),
     ]
+
+
+def test_the_command_to_train_reads_other_lists_as_the_labels_were_read(decide, issue_folder, tmp_path):
+    reading, said = LabelReading(1, 7, LabelMap.parse("0:0,255:1")), []
+    write_issue_files(replace(issue_folder, reading=reading))
+    mend(decide({1: "take"}), issue_folder, tmp_path, say=said.append)
+    assert said[-1].endswith("--dataset set --ignore_index 7 --label_map 0:0,255:1 --train_list train_mended")
 
 
 def test_nothing_that_exists_is_replaced(decide, issue_folder, tmp_path):
