@@ -76,25 +76,22 @@ def export_once(run: Path, engine: str) -> str | None:
 
 def predict(run: Path, engine: str, precision: str) -> dict[str, float]:
     """Images a second and processor seconds an image, from files to maps, after a batch to warm up; IoU; bytes."""
-    import torch
-
     from datasets.image_io import read_shape
     from datasets.lists import find_list, read_list
-    from evaluation.prediction import Picture, load_network, predict_pictures
-    from evaluation.prediction.runs import BATCH_SIZE, choose_predictor, decide_settings
+    from evaluation.prediction import Picture, predict_pictures
+    from evaluation.prediction.members import BATCH_SIZE, Members, decide_settings
     from utils.cli import Progress
 
-    device = torch.device("cpu")
-    network, checkpoint, _ = load_network(run)
-    predictor = choose_predictor(network, device, precision, tta=False, engine=engine, run=run, checkpoint="best")
-    listed = read_list(find_list("test", checkpoint["config"]["dataset"]))
+    members = Members.load(run, device="cpu", precision=precision, engine=engine)
+    predictor = members.predictor()
+    listed = read_list(find_list("test", members.config["dataset"]))
     samples = listed[:: max(1, len(listed) // IMAGES)]
     pictures = [
         Picture(sample.image, f"{again}_{number}", read_shape(sample.image), label=sample.label)
         for again in range(-(-IMAGES // len(samples)))
         for number, sample in enumerate(samples)
     ]
-    settings, batch = decide_settings(checkpoint, "auto", masks=False, save_scores=False), BATCH_SIZE["cpu"]
+    settings, batch = decide_settings(members.decisions), BATCH_SIZE["cpu"]
     predictor(settings.network_input(pictures[:batch]))
     with tempfile.TemporaryDirectory() as folder, Progress(len(pictures), "predicting") as progress:
         started, used = time.perf_counter(), time.process_time()

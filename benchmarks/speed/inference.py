@@ -80,7 +80,7 @@ def predict_by_tensorrt(settings: Settings) -> float | str:
 
 def batch_size(settings: Settings) -> int:
     """Images predicted at once, as the command chooses."""
-    from evaluation.prediction.runs import BATCH_SIZE
+    from evaluation.prediction.members import BATCH_SIZE
 
     return BATCH_SIZE[settings.device]
 
@@ -158,7 +158,7 @@ def predict_huge(settings: Settings, side: int) -> tuple[float, float, float]:
     import torch
 
     from evaluation.prediction import MapSettings, Picture, Predictor, memory_format, predict_pictures
-    from evaluation.prediction.runs import BATCH_SIZE
+    from evaluation.prediction.members import BATCH_SIZE
     from models import build_network
     from models.blocks import fold_batch_norms
     from utils.cli import Progress

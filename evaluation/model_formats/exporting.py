@@ -10,10 +10,10 @@ import torch
 
 from evaluation.model_formats import FORMATS
 from evaluation.model_formats.trained import TrainedModel
+from evaluation.prediction.members import decide_settings
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
-from evaluation.prediction.runs import decide_settings
 from models.blocks import fold_batch_norms
 from utils.cli import one_of
 from utils.output_folder import Writer, files_below, replaced_output
@@ -46,7 +46,7 @@ def export_run(
     one_of(to, tuple(FORMATS), "--to")
     run = find_run(train_dir)
     network, state, epoch = load_network(run, which)
-    settings = decide_settings(state, "auto", masks=False, save_scores=False)
+    settings = decide_settings(state)
     checkpoint = find_checkpoint(run, which)
     network = fold_batch_norms(network.to(memory_format=torch.contiguous_format))
     model = TrainedModel(network, settings, run, checkpoint, state, val_list, tuple(authors), license)

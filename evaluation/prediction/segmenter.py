@@ -13,14 +13,12 @@ import torch
 
 from datasets.image_files import Wanted
 from datasets.image_io import read_image, to_image
-from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
-from evaluation.prediction.predictor import MapSettings, Predictor, check_finite, images_per_batch, load_network
-from evaluation.prediction.runs import BATCH_SIZE, choose_predictor, decide_settings, used_precision
+from evaluation.prediction.members import BATCH_SIZE, Members, decide_settings
+from evaluation.prediction.predictor import MapSettings, Predictor, check_finite, images_per_batch
 from evaluation.prediction.stacks import find_stacks, plane_paths
 from evaluation.prediction.tiling import ReadRows, predict_bands
 from utils.background import read_ahead
 from utils.cli import UserError
-from utils.device import choose_device
 from utils.run_folder import display_path
 
 Image = np.ndarray | str | Path
@@ -102,19 +100,13 @@ class Segmenter:
         """
         if not 0 <= 2 * overlap <= tile:
             raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}")
-        (home, runs), target = find_members(run, ensemble), torch.device(choose_device(device))
-        networks, states, _ = zip(*(load_network(each, str(checkpoint), target) for each in runs), strict=True)
-        state = joint_decisions(home, runs, states) if len(runs) > 1 else states[0]
-        settings = decide_settings(state, pred_invert, masks=True, save_scores=True, channels=channels)
+        members = Members.load(
+            run, str(checkpoint), ensemble=ensemble, device=device, precision=precision, engine=engine, tta=tta
+        )
+        settings = decide_settings(members.decisions, pred_invert, channels=channels)
         if threshold is not None:
             settings = replace(settings, threshold=float(threshold))
-        used = used_precision(precision, state["config"], target)
-        predictors = [
-            choose_predictor(network, target, used, tta=tta, engine=engine, run=each, checkpoint=str(checkpoint))
-            for network, each in zip(networks, runs, strict=True)
-        ]
-        predictor = join_predictors(predictors, states, spread=False) if len(runs) > 1 else predictors[0]
-        return cls(predictor, settings, batch_size or BATCH_SIZE[target.type], tile, overlap)
+        return cls(members.predictor(), settings, batch_size or BATCH_SIZE[members.device.type], tile, overlap)
 
     def predict(self, x: Image | Iterable[Image]) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Predict an image, several, or a stream of them.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets.image_files import PlaneStack, split_plane
+from datasets.list_checks import Expectation, survey, tell_color
 from datasets.list_pairing import IMAGE_SUFFIXES, list_image_tree, natural_key
-from datasets.lists import Sample, find_list, read_list
+from datasets.lists import Sample, find_list, raise_faults, read_list
+from evaluation.prediction.predictor import MapSettings, Picture
 from evaluation.prediction.result_folders import identify
-from evaluation.prediction.stacks import find_stacks, plane_paths
+from evaluation.prediction.stacks import find_stacks, name_maps, plane_paths
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT
 
@@ -93,3 +95,29 @@ def expand_patterns(paths: Sequence[Path]) -> list[Path]:
 def without_repeats(samples: Sequence[Sample]) -> list[Sample]:
     """The samples, each image once."""
     return list({sample.image: sample for sample in reversed(samples)}.values())[::-1]
+
+
+def make_pictures(source: Source, settings: MapSettings, overlays: int) -> tuple[list[Picture], dict[Path, str]]:
+    """Check every image's header and name the maps.
+
+    Args:
+        overlays: how many of the first images get a panel.
+    Returns: the pictures, and why other images cannot be read.
+    Raises:
+        UserError: every image is broken, or has not the channels that the network takes.
+    """
+    unlabelled = [replace(sample, label=None) for sample in source.samples]
+    expected = Expectation(channels=settings.in_channels, selected=settings.channels)
+    found = survey(unlabelled, source.list_path or Path("--input"), expected)
+    if all(check.faults for check in found.checks):
+        raise_faults(found.path, found.faults())
+    tell_color([found], expected)
+    names = name_maps([sample.image for sample in source.samples], source.stacks, source.places)
+    pictures, failed = [], {}
+    for number, (sample, name) in enumerate(zip(source.samples, names, strict=True)):
+        if found.checks[number].faults:
+            failed[sample.image] = found.checks[number].faults[0]
+        else:
+            size = found.sizes[number]
+            pictures.append(Picture(sample.image, name, size, label=sample.label, overlay=number < overlays))
+    return pictures, failed

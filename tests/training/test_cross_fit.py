@@ -151,9 +151,12 @@ def test_folds_are_refused_where_one_run_is_made(root):
         configure({"dataset": "disks", "folds": 3}, root)
 
 
-def test_calibrated_scores_keep_masks_and_tell_the_error_before_and_after(folder, root, capsys):
+@pytest.mark.parametrize("recalibrate_norm", [False, True])
+def test_calibrated_scores_keep_masks_and_tell_the_error_before_and_after(folder, root, capsys, recalibrate_norm):
     how = {"data_list": root / "txt/disks/test.txt", "data_root": str(root), "device": "cpu", "masks": True}
-    plain, calibrated = (predict_run(folder / "fold_1", out=root / f"cal_{on}", calibrate=on, **how) for on in (0, 1))
+    how |= {"recalibrate_norm": recalibrate_norm, "batch_size": 3}
+    outs = [root / f"calibrated_{on}_{recalibrate_norm}" for on in (0, 1)]
+    plain, calibrated = (predict_run(folder / "fold_1", out=out, calibrate=on, **how) for on, out in enumerate(outs))
     record = find_maps(calibrated).record
     scaling = PlattScaling(**record["calibration"])
     assert find_maps(plain).record["calibration"] is None

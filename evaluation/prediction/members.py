@@ -1,0 +1,189 @@
+"""The runs that predict together, or one alone: loaded once, with what decides their masks and how they compute."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from datasets.label_maps import LabelMap
+from datasets.label_values import LabelReading
+from datasets.transition_matrix import ScoreDecoder
+from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
+from evaluation.prediction.other_labs import recalibrate
+from evaluation.prediction.predictor import MapSettings, Picture, Predictor, find_checkpoint, load_network
+from evaluation.scores import DEFAULT_THRESHOLD
+from models.blocks import fold_batch_norms
+from utils.cli import UserError
+from utils.device import choose_device, choose_precision
+from utils.run_folder import display_path
+
+BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
+
+
+@dataclass(frozen=True)
+class Members:
+    """The runs whose scores are averaged, or one alone; make them with `load`.
+
+    Args:
+        home: the run folder that results go to; of a cross-fit the folder of its runs.
+        networks: of the runs, in evaluation mode, on ``device``.
+        files, checkpoints, epochs: the checkpoint of each run, what it holds and its completed epoch.
+        decisions: what stands for the checkpoint of all: config, threshold, inversion and mask offset.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        engine, tta: see `load`.
+    """
+
+    home: Path
+    runs: Sequence[Path]
+    networks: Sequence[nn.Module]
+    files: Sequence[Path]
+    checkpoints: Sequence[dict[str, Any]]
+    epochs: Sequence[int]
+    decisions: dict[str, Any]
+    device: torch.device
+    precision: str
+    engine: str
+    tta: bool
+
+    @classmethod
+    def load(
+        cls,
+        train_dir: str | Path,
+        which: str = "best",
+        *,
+        ensemble: Sequence[str | Path] = (),
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str = "torch",
+        tta: bool = False,
+    ) -> Members:
+        """Load the networks of runs.
+
+        Args:
+            train_dir: run folder, a path or ``<dataset>/<run>``; that of a cross-fit is the ensemble of its runs.
+            which: checkpoint of each: ``best``, ``last`` or the number of a completed epoch.
+            ensemble: further runs, whose scores are averaged with its own.
+            precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
+            engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
+            tta: average the scores of the eight flips and rotations.
+        Raises:
+            UserError: no such run or checkpoint, or runs that cannot be averaged.
+        """
+        (home, runs), target = find_members(train_dir, ensemble), torch.device(choose_device(device))
+        networks, checkpoints, epochs = zip(*(load_network(run, which, target) for run in runs), strict=True)
+        decisions = joint_decisions(home, runs, checkpoints) if len(runs) > 1 else checkpoints[0]
+        return cls(
+            home=home,
+            runs=runs,
+            networks=networks,
+            files=[find_checkpoint(run, which) for run in runs],
+            checkpoints=checkpoints,
+            epochs=epochs,
+            decisions=decisions,
+            device=target,
+            precision=used_precision(precision, decisions["config"], target),
+            engine=engine,
+            tta=tta,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config; of several the first one's, in which they are alike."""
+        return self.decisions["config"]
+
+    def recalibrate(self, pictures: Sequence[Picture], settings: MapSettings) -> None:
+        """Count the statistics of batch norm of every network anew on these pictures.
+
+        Raises:
+            UserError: see `evaluation.prediction.other_labs.recalibrate`.
+        """
+        for network in self.networks:
+            recalibrate(network, pictures, settings, device=self.device, precision=self.precision, engine=self.engine)
+
+    def predictor(self, spread: bool = False) -> Predictor:
+        """What computes the scores of all, and with ``spread`` their standard deviation; the networks stay.
+
+        Raises:
+            UserError: no export for the engine, or a spread of a single pass.
+        """
+        parts = [self._predictor_of(*part) for part in zip(self.networks, self.runs, self.files, strict=True)]
+        return join_predictors(parts, self.checkpoints, spread) if len(parts) > 1 or spread else parts[0]
+
+    def _predictor_of(self, network: nn.Module, run: Path, file: Path) -> Predictor:
+        if self.engine == "torch":
+            return Predictor(fold_batch_norms(copy.deepcopy(network)), self.device, self.precision, augment=self.tta)
+        from evaluation.prediction.engines import load_engine
+
+        return load_engine(self.engine, run, file, device=self.device, precision=self.precision, tta=self.tta)
+
+    @property
+    def result_name(self) -> str:
+        """How the folder of results begins."""
+        return "ensemble" if len(self.runs) > 1 else f"epoch_{self.epochs[0]}"
+
+    def describe(self) -> dict[str, Any]:
+        """Which runs and checkpoints these are; for ``predictions.json``."""
+        first = {
+            "run": display_path(self.home),
+            "epoch": self.epochs[0],
+            "dataset": self.config["dataset"],
+            "checkpoint": display_path(self.files[0]),
+        }
+        several = {"runs": [display_path(run) for run in self.runs], "epochs": self.epochs}
+        return first | several if len(self.runs) > 1 else first
+
+
+def used_precision(asked: str, config: dict[str, Any], device: torch.device) -> str:
+    """The arithmetic of a prediction: as asked, and for ``auto`` fp32 if the run was told so, else by the device."""
+    told_fp32 = asked == "auto" and config.get("precision") == "fp32"
+    return "fp32" if told_fp32 else choose_precision(asked, device)
+
+
+def decide_settings(
+    checkpoint: dict[str, Any],
+    pred_invert: str = "auto",
+    *,
+    channels: tuple[str, ...] = (),
+    label_map: str | None = None,
+) -> MapSettings:
+    """Direction, threshold and offset from the checkpoint; turning the direction round by hand mirrors both.
+
+    Raises:
+        UserError: an inversion of several classes, or channels that are not as many as the network takes.
+    """
+    config = checkpoint["config"]
+    if channels and len(channels) != config["in_channels"]:
+        raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
+    if config["num_classes"] > 1 and pred_invert == "on":
+        raise UserError("--pred_invert on is for binary labels; this run has several classes")
+    trained = bool(checkpoint["pred_invert"])
+    invert = {"auto": trained, "on": True, "off": False}[pred_invert]
+    offset = float(checkpoint.get("mask_offset", 0.0))
+    threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
+    return MapSettings(
+        num_classes=config["num_classes"],
+        in_channels=config["in_channels"],
+        channels=channels or tuple(config.get("channels") or ()),
+        reading=_label_reading(config, label_map),
+        ignore_index=config.get("ignore_index"),
+        normalization=config["normalization"],
+        threshold=threshold if invert == trained else 1 - threshold,
+        offset=offset if invert == trained else -offset,
+        invert=invert,
+        decoder=ScoreDecoder.of_config(config),
+    )
+
+
+def _label_reading(config: dict[str, Any], label_map: str | None) -> LabelReading | None:
+    """What the values of labels mean: as given, else as the run decided."""
+    if label_map is None:
+        return LabelReading.from_json(config.get("label_reading"))
+    return LabelReading(
+        config["num_classes"], config.get("ignore_index"), LabelMap.parse(label_map, config["num_classes"])
+    )
