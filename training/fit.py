@@ -146,7 +146,7 @@ def _train_in(
     lines: Sequence[str],
 ) -> None:
     """Train into a folder that this process owns; an error says what is kept and how to go on."""
-    logger, epochs = RunLogger(folder, options.run.tensorboard, state.epoch), options.optimization.epochs
+    logger = RunLogger(folder, options.run.tensorboard, state.epoch)
     try:
         for line in lines:
             logger.log(line)
@@ -159,14 +159,14 @@ def _train_in(
     except NonFiniteLoss as error:
         if is_main():
             note_divergence(folder, state.saved + 1)
-        error.add_note(how_to_go_on(folder, state.saved, epochs, lr=options.optimization.lr / 10))
+        error.add_note(how_to_go_on(folder, state.saved, lr=options.optimization.lr / 10))
         raise
     except BaseException as error:
         if is_out_of_memory(error):
-            raise out_of_memory(error, options, how_to_go_on(folder, state.saved, epochs)) from error
-        if isinstance(error, KeyboardInterrupt) and state.saved < epochs:
+            raise out_of_memory(error, options, how_to_go_on(folder, state.saved)) from error
+        if isinstance(error, KeyboardInterrupt) and state.saved < options.optimization.epochs:
             error.add_note(f"epoch {state.saved + 1} was given up; it is repeated on --resume")
-        error.add_note(how_to_go_on(folder, state.saved, epochs))
+        error.add_note(how_to_go_on(folder, state.saved))
         raise
     finally:
         logger.close()

@@ -232,17 +232,28 @@ def test_the_epoch_that_is_given_up_is_named(disks, run, monkeypatch):
     assert "go on with: python main.py --resume" in stopped.value.__notes__[1]
 
 
-def test_after_the_last_epoch_there_is_nothing_to_resume(disks, monkeypatch):
+def test_what_follows_the_last_epoch_is_done_by_resume(disks, monkeypatch, capsys):
     from training import fit as fit_module
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_module, "keep_own_images", stop)
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        train(disks, epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+        patch.setattr(fit_module, "keep_own_images", stop)
+        train(disks, epochs=3, run_name="cut")
     (advice,) = stopped.value.__notes__
-    assert "the last of 1 epochs is kept" in advice and "--resume" not in advice and "--test_ckpt_epoch best" in advice
+    run = disks / "train_log/disks/cut"
+    assert f"go on with: python main.py --resume {run}" in advice and not (run / "model_card.json").exists()
+    before = load_checkpoint(run / "checkpoints/last.pth")
+    capsys.readouterr()
+    fit(configure({"resume": str(run), "device": "cpu"}, disks), disks)
+    assert "best epoch" in capsys.readouterr().out and (run / "model_card.json").is_file()
+    after = load_checkpoint(run / "checkpoints/last.pth")
+    assert "own_images" in after and "own_images" not in before and after["epoch"] == 3
+    assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
+    assert [record["epoch"] for record in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+    with pytest.raises(UserError, match="completed 3 epochs"):
+        fit(configure({"resume": str(run), "device": "cpu"}, disks), disks)
 
 
 def test_out_of_memory_names_what_to_lower(disks, monkeypatch):

@@ -139,7 +139,7 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
         del values["network_options"], values["pretrained"]
     if given.get("method", values.get("method")) != values.get("method"):
         values.pop("method_options", None)
-    return _with_tuples(values)
+    return with_tuples(values)
 
 
 def as_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def as_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     return modernized(config)
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values from JSON, which knows no tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
@@ -281,7 +281,7 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
     """
     given = taken_apart(given)
     changeable = (*CHANGEABLE_ON_RESUME, *(["lr"] if config.get("diverged") else []))  # what a lower rate may mend
-    known = _with_tuples({name: value for name, value in as_of_today(config).items() if name in OPTIONS})
+    known = with_tuples({name: value for name, value in as_of_today(config).items() if name in OPTIONS})
     known["stop_after"] = None
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
     for name, value in given.items():

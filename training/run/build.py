@@ -18,7 +18,7 @@ from training.losses.module import SegmentationLoss, frequency_weights
 from training.losses.spec import needs_transition_matrix
 from training.optimizers import build_optimizer, can_be_fused
 from training.options import TrainingOptions
-from training.run.state import AUTO, TrainingState, add_schedule, check_epochs_left, load_last, restore, seed_everything
+from training.run.state import AUTO, TrainingState, add_schedule, check_work_left, load_last, restore, seed_everything
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_precision
@@ -59,7 +59,7 @@ def make_state(
     else:
         checkpoint = load_last(previous, say_once)
         if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
-            check_epochs_left(options, checkpoint["epoch"])
+            check_work_left(options, previous, checkpoint["epoch"])
         restore(options.optimization, state, checkpoint, data.train_batches.steps_per_epoch)
     state.network = distributed(state.network, device)
     return state

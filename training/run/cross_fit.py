@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalog import prepare_dataset
+from training.configuration.resolve import with_tuples
+from training.data import HELD_OUT
 from training.options import OPTIONS, TrainingOptions
-from training.run.state import has_checkpoint, load_last
+from training.run.state import has_checkpoint, is_finished, load_last
 from utils.cli import UserError
 from utils.files import plain, read_json_if_whole, write_json
 from utils.records import OBJECT, POSITIVE, TEXT, read_record
 from utils.registry import Registry
 from utils.run_folder import CROSS_FIT, REPO_ROOT, display_path, environment_record, plain_name, quoted
 
-HELD_OUT = "held_out.txt"
 NOT_WITH = ("fold", "stop_after", "igtt", "init_from")  # options that say something else about parts of the list
 # What follows training, imported when the runs are finished.
 STAGES = Registry(
@@ -84,7 +85,7 @@ def open_cross_fit(given: Mapping[str, Any], configure: Configure, root: Path) -
         folder = Path(resumed)
         known = read_record(folder / CROSS_FIT, {"given": OBJECT, "folds": POSITIVE})["given"]
         _refuse_changes(given, known, folder)
-        return folder, {**_with_tuples(known), **given}
+        return folder, {**with_tuples(known), **given}
     wrong = [name for name in NOT_WITH if given.get(name) is not None]
     if wrong:
         raise UserError(f"--folds trains on parts of the list, whole runs from scratch: leave out --{wrong[0]}")
@@ -122,11 +123,6 @@ def _refuse_changes(given: Mapping[str, Any], known: Mapping[str, Any], folder: 
             )
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values from JSON, which knows no tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
 def train_fold(given: Mapping[str, Any], run: Path, configure: Configure, fit: Callable[..., Path], root: Path) -> None:
     """Train the run of one part, go on with it, or leave it as it is where it is finished."""
     given = {name: value for name, value in given.items() if name != "folds"}
@@ -135,7 +131,7 @@ def train_fold(given: Mapping[str, Any], run: Path, configure: Configure, fit: C
         fit(configure({**given, "run_name": run.name, "within": run.parent.name}, root), root)
         return
     options = configure({"resume": str(run), **{name: given[name] for name in given if OPTIONS[name].may_change}}, root)
-    if load_last(run)["epoch"] >= options.optimization.epochs:
+    if is_finished(run, options.optimization.epochs, load_last(run)["epoch"]):
         print(f"part {given['fold']}: {display_path(run)} is finished", flush=True)
         return
     print(f"part {given['fold']}: going on with {display_path(run)}", flush=True)

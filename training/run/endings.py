@@ -27,18 +27,13 @@ def resume_command(folder: Path) -> str:
     return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
 
 
-def how_to_go_on(folder: Path, saved: int, epochs: int, lr: float | None = None) -> str:
+def how_to_go_on(folder: Path, saved: int, lr: float | None = None) -> str:
     """What to do after a run ended early.
 
     Args:
         saved: the last epoch whose checkpoint was handed to the disk.
-        epochs: of the whole run.
         lr: a rate to go on with.
     """
-    if saved >= epochs and (folder / "checkpoints" / f"epoch_{epochs}.pth").is_file():  # the disk may have failed
-        place = quoted(display_path(folder))
-        predict = f"python evaluation/inference.py --train_dir {place} --test_ckpt_epoch best"
-        return f"the last of {epochs} epochs is kept, only the closing lines are missing; predict with: {predict}"
     rate = "" if lr is None else f" --lr {lr:.3g}"
     if has_checkpoint(folder) if is_main() else saved > 0:
         return f"finished epochs are kept; go on with: {resume_command(folder)}{rate}"

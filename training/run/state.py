@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.segmentation import steps_before
+from evaluation.prediction.model_card import CARD
 from training.engine import unwrap_model
 from training.losses.module import SegmentationLoss
 from training.optimizers import Restart, build_schedule, change_rate, load_optimizer, restart_at
@@ -22,6 +23,7 @@ from training.options import OptimizationOptions, TrainingOptions
 from training.selection import LabelNoiseFacts, Selection
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
+from utils.files import read_json_if_whole
 from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
 from utils.run_folder import display_path
 
@@ -220,11 +222,18 @@ def check_content(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_epochs_left(options: TrainingOptions, completed: int) -> None:
-    """Raise a UserError where a run has no epoch left to go on with."""
+def is_finished(run: Path, epochs: int, completed: int) -> bool:
+    """Whether a run has trained all its epochs and was closed: its model card comes last, and knows their number."""
+    card = read_json_if_whole(run / CARD)
+    recipe = card.get("recipe") if isinstance(card, dict) else None
+    return completed >= epochs and isinstance(recipe, dict) and recipe.get("epochs") == epochs
+
+
+def check_work_left(options: TrainingOptions, run: Path, completed: int) -> None:
+    """Raise a UserError where nothing is left to do for a run that is to go on."""
     if options.run.stop_after is not None and options.run.stop_after <= completed:
         raise UserError(f"--stop_after {options.run.stop_after}: the run has completed {completed} epochs already")
-    if completed >= options.optimization.epochs:
+    if is_finished(run, options.optimization.epochs, completed):
         raise UserError(f"the run has completed {completed} epochs; to extend it give --epochs above that")
 
 
