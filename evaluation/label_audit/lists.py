@@ -173,13 +173,13 @@ def audit_list(
     expected = Expectation.of(num_classes, ignore_index, label_map, how_many, channels)
     reader = Reader(dataset, root, expected, data_root)
     list_path, samples = reader.annotated(train_list or default_training_list(dataset, label_noise is not None, root))
-    labels, images, truth = reader.labels(samples), reader.images(samples), None
-    matched: Sequence[Sample | None] | None = None
+    images = reader.images(samples)
     if label_noise is not None:
-        truth, labels = labels, with_noise(labels, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
-        matched = samples
-    elif (matched := reference_labels(reader, samples, second_annotator or clean_list, say)) is not None:
-        truth = reader.labels(matched)
+        truth, matched = reader.labels(samples), samples
+        labels = with_noise(truth, samples, label_noise, num_classes, seed=seed, unlabelled=unlabelled)
+    else:
+        matched = reference_labels(reader, samples, second_annotator or clean_list, say)
+        labels, truth = reader.labels(samples), None if matched is None else reader.labels(matched)
     say(f"{display_path(list_path)}: {len(samples)} images")
     if pilot is not None:
         from evaluation.label_audit.pilot import split_for_pilot, with_pilot
@@ -201,24 +201,37 @@ def audit_list(
         audit = with_pilot(audit, pilot, samples, matched or (), seed=seed, say=say)
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
-    judged = []
-    if label_noise is None and any(sample.more_labels for sample in samples):
-        from evaluation.label_audit.annotators import annotator_lines, judge_samples
-
-        judged = judge_samples(samples, lambda place: None if truth is None else truth[place], num_classes, seed=seed)
-        say("\n".join(annotator_lines(judged)))
+    judged = judge_annotators(samples, truth, num_classes, seed=seed, say=say) if label_noise is None else []
     names = [sample.image_id for sample in samples]
     with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:
-        matrix_file = write_audit(partial, folder, audit, statistics.to_json(names), [one.to_json() for one in judged])
-        shown = [labels, images] if truth is None else [labels, images, truth]
-        examples = ([i[at] for at in audit.sampled[:EXAMPLES]] for i in shown)
-        shown_names = [names[at] for at in audit.sampled[:EXAMPLES]]
+        matrix_file = write_audit(partial, folder, audit, statistics.to_json(names), judged)
+        shown = audit.sampled[:EXAMPLES]
+        columns = (names, labels, images, truth)
+        shown_names, *examples = ([each[at] for at in shown] for each in columns if each is not None)
         write_figure(partial / "audit.png", draw_audit(audit, *examples, names=shown_names))
     found = audit_lines(audit) if details else []
     say("\n".join([*statistics.lines(names), *found, *first_lines(audit, matrix_file)]))
     written = [AUDIT.record, *AUDIT_FILES, *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
     return folder
+
+
+def judge_annotators(
+    samples: Sequence[Sample],
+    truth: Sequence[np.ndarray | None] | None,
+    num_classes: int,
+    *,
+    seed: int,
+    say: Callable[[str], object],
+) -> list[dict[str, Any]]:
+    """What is found of each annotator, which is said and returned for audit.json; nothing of one label an image."""
+    if not any(sample.more_labels for sample in samples):
+        return []
+    from evaluation.label_audit.annotators import annotator_lines, judge_samples
+
+    judged = judge_samples(samples, lambda place: None if truth is None else truth[place], num_classes, seed=seed)
+    say("\n".join(annotator_lines(judged)))
+    return [annotator.to_json() for annotator in judged]
 
 
 def with_noise(
