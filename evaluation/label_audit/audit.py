@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.scores import defined_mean
 from evaluation.scores.bootstrap import MIN_IMAGES
 from utils.cli import UserError, one_of
+
+if TYPE_CHECKING:
+    from evaluation.label_audit.error_table import LabelErrors
 
 MAX_IMAGES = 60  # images that everything but Q is estimated from
 MAX_SIDE = 512  # of larger images a window of this size is used for the same
@@ -142,40 +145,32 @@ def _compare(
     Args:
         labels, truths, shown: labels, reference labels and, where there are any, images of the sampled places.
     """
-    given, turned = labels, transitions.inverted and num_classes == 1
+    turned = transitions.inverted and num_classes == 1
     comparable = np.isfinite(transitions.phi) and not transitions.no_association
     bins, table = location_table(truths, labels, num_classes)
     predictor = biases = None
     if comparable and shown is not None:
         predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
+    placed = labels
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
         upright = _turned(labels) if turned else labels
         biases = find_biases(truths, upright, shown, seed, 1.0 if predictor is None else predictor.clean)
         if biases.moved:
-            labels = _turned(biases.labels) if turned else biases.labels
-            table = np.stack([location_counts(*pair) for pair in zip(bins, labels, strict=True)])
+            placed = _turned(biases.labels) if turned else biases.labels
+            table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:
         ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
     prediction = None
     if predictor is not None:
-        prediction = _predict(predictor, labels, table, transitions, biases=biases, invert=turned)
-    elif np.isfinite(transitions.phi) and transitions.no_association:
+        prediction = _predict(predictor, placed, table, transitions, biases=biases, invert=turned)
+    elif transitions.no_association:
         prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, clean=np.nan)
     cost = None if biases is None else bias_cost(biases, prediction)
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
-    chance = transitions.too_few and may_be_chance(truths, given, num_classes, seed)
+    chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
-    repair = None
-    if biases is not None and (biases.moved or biases.offset) and not turned:
-        from evaluation.label_audit.repair import choose_repair
-
-        repair = choose_repair(given, truths).spec
-    errors = None
-    if num_classes == 1 and comparable:
-        from evaluation.label_audit.error_table import LabelErrors
-
-        errors = LabelErrors.of(truths, given, repair)
+    repair = None if turned else _repair(labels, truths, biases)
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -187,11 +182,11 @@ def _compare(
         bias_cost=cost,
         steps=steps,
         repair=repair,
-        errors=errors,
+        errors=_label_errors(labels, truths, repair) if num_classes == 1 and comparable else None,
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),
-        agreement=_agreement(labels, truths, num_classes),
+        agreement=_agreement(placed, truths, num_classes),
         training_images=training_images,
     )
 
@@ -218,6 +213,22 @@ def _predict(
         threshold=biases.threshold,
         overlap=biases.overlap,
     )
+
+
+def _repair(labels: Labels, truths: Labels, biases: Biases | None) -> str | None:
+    """The steps of label noise that mend moved labels or wrong outlines; None where there is nothing to mend."""
+    if biases is None or not (biases.moved or biases.offset):
+        return None
+    from evaluation.label_audit.repair import choose_repair
+
+    return choose_repair(labels, truths).spec
+
+
+def _label_errors(labels: Labels, truths: Labels, repair: str | None) -> LabelErrors:
+    """Counts of binary labels, repaired, by distance to the truth."""
+    from evaluation.label_audit.error_table import LabelErrors
+
+    return LabelErrors.of(truths, labels, repair)
 
 
 def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
