@@ -17,11 +17,12 @@ from datasets.label_values import LabelReading
 from utils.cli import UserError
 from utils.files import write_csv, write_json
 from utils.paths import absolute_path, display_path
-from utils.records import COUNT, OBJECT, POSITIVE, TEXT, read_record
+from utils.records import COUNT, OBJECT, POSITIVE, TEXT, check_record, read_record
 
 KINDS = ("missing", "invented", "merged", "split", "too wide", "too narrow", "moved")
 TABLE, RECORD, REVIEW = "issues.csv", "issues.json", "review.html"
 COLUMNS = ("id", "image", "kind", "y", "x", "area", "confidence", "crop", "top", "left", "height", "width")
+FILES = {"label": TEXT, "regions": TEXT.or_null(), "predicted": TEXT.or_null()}  # of an image, in the record
 REMEDY = "run evaluation/suspect_labels.py again"
 
 
@@ -138,8 +139,7 @@ def read_issues(folder: Path) -> IssueFolder:
     record = read_record(folder / RECORD, required, optional, remedy=REMEDY)
     images = {}
     for name, files in record["images"].items():
-        if not isinstance(files, dict) or set(files) != {"label", "regions", "predicted"}:
-            raise UserError(f"{display_path(folder / RECORD)}: {name!r} must have label, regions, predicted; {REMEDY}")
+        check_record(files, f"{folder / RECORD}, {name}", FILES, remedy=REMEDY)
         images[absolute_path(name)] = JudgedImage(absolute_path(files["label"]), files["regions"], files["predicted"])
     issues = _read_table(folder / TABLE)
     strangers = [issue for issue in issues if issue.image not in images]
@@ -160,17 +160,21 @@ def _read_table(path: Path) -> list[LabelIssue]:
     """The lines of issues.csv.
 
     Raises:
-        UserError: naming the line that is no issue.
+        UserError: no table there, or naming the line that is no issue.
     """
     if not path.is_file():
         raise UserError(f"{display_path(path)} does not exist; {REMEDY}")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{display_path(path)} cannot be read as a table ({error}); {REMEDY}") from None
     issues = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                issues.append(_parse_row(row))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{display_path(path)}:{number}: no label issue ({error}); {REMEDY}") from None
+    for number, row in enumerate(rows, start=2):
+        try:
+            issues.append(_parse_row(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{display_path(path)}:{number}: no label issue ({error}); {REMEDY}") from None
     return issues
 
 

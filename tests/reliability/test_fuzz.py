@@ -16,9 +16,12 @@ import torch
 from datasets.augmentation import strong_augmentation
 from datasets.image_io import read_image, read_label, read_scores
 from datasets.label_noise import parse_spec
+from datasets.label_values import LabelReading
 from datasets.lists import read_list
 from datasets.transition_matrix import read_matrix
 from evaluation.label_audit.verdict import read_audit
+from evaluation.label_errors.decisions import read_decisions
+from evaluation.label_errors.issue_files import IssueFolder, JudgedImage, LabelIssue, read_issues, write_issue_files
 from evaluation.scores.map_folder import read_predictions
 from training.losses import parse_loss
 from training.options import parse_given
@@ -77,6 +80,13 @@ def write_checkpoint(path: Path) -> None:
     save_checkpoint(path, state | {"rng": {}, "config": {"seed": 0, "epochs": 3}})
 
 
+def write_issues(folder: Path) -> None:
+    image = folder / "a.png"
+    issue = LabelIssue(1, image, "too wide", 3.5, 5.0, 20, 0.9375, "crops/1.png", (2, 3, 4, 5))
+    judged = {image: JudgedImage(folder / "l.png", "regions/a.tif", "predicted/a.png")}
+    write_issue_files(IssueFolder(folder, folder / "list.txt", 1, None, LabelReading(), judged, [issue]))
+
+
 def write_json_file(content: object) -> Callable[[Path], None]:
     return lambda path: path.write_text(json.dumps(content)) and None
 
@@ -87,6 +97,7 @@ def read_run_config(path: Path) -> object:
 
 MATRIX = {"classes": 2, "matrix": [[0.9, 0.1], [0.2, 0.8]]}
 PREDICTIONS = {"maps": {"a.png": "pred/a.tif"}, "threshold": 0.5, "inverted": False, "num_classes": 1, "sizes": {}}
+DECISIONS = {"list": "list.txt", "issues": [{"image": "a.png", "id": 1, "action": "take"}]}
 AUDIT = {"verdict": "learnable", "iou_ceiling": 0.9, "phi": None, "Q": [[0.9, 0.1], [0.2, 0.8]], "invert": False}
 # name → the file, how it is written, how it is read
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
@@ -98,6 +109,9 @@ FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
     "manifest": ("manifest.json", write_json_file({"spec": "flip:0.3", "transition_matrix": {}}), read_manifest),
     "predictions": ("predictions.json", write_json_file(PREDICTIONS), read_predictions),
     "audit": ("audit.json", write_json_file(AUDIT), read_audit),
+    "issues": ("issues.json", lambda path: write_issues(path.parent), read_issues),
+    "table of issues": ("issues.csv", lambda path: write_issues(path.parent), read_issues),
+    "decisions": ("decisions.json", write_json_file(DECISIONS), read_decisions),
     "config": ("run/config.json", lambda path: write_config(path.parent), read_run_config),
     "metrics": ("metrics.jsonl", lambda path: path.write_text('{"epoch": 1, "loss": 2}\n' * 3), read_metrics),
     "checkpoint": ("c.pth", write_checkpoint, lambda path: check_content(load_checkpoint(path), path)),
