@@ -85,9 +85,9 @@ class IssueFolder:
 
     def read_regions(self, image: Path) -> np.ndarray:
         """For every pixel the number of its issue, 0 for none, int64 (H, W); of an image with issues."""
-        import tifffile
+        from datasets.image_tiff import decode_planes
 
-        return tifffile.imread(self.folder / self._file(image, "regions")).astype(np.int64)
+        return decode_planes(self.folder / self._file(image, "regions")).astype(np.int64)
 
     def read_region(self, issue: LabelIssue) -> np.ndarray:
         """The pixels that an issue covers, bool (H, W)."""

@@ -45,6 +45,16 @@ def test_issues_come_back_as_they_were_written(written):
         found.read_regions(next(reversed(found.images)))
 
 
+def test_a_map_of_regions_that_is_damaged_or_gone_is_named(written):
+    path, image = written.folder / "regions/a.tif", written.issues[0].image
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"regions/a\.tif cannot be read as an image"):
+        written.read_regions(image)
+    path.unlink()
+    with pytest.raises(UserError, match=r"regions/a\.tif does not exist"):
+        written.read_regions(image)
+
+
 def test_a_damaged_table_is_one_message(written):
     table = written.folder / "issues.csv"
     text = table.read_text()
