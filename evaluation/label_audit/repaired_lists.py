@@ -164,6 +164,7 @@ def fuse_list(
             _write_fused(into / file, sample, num_classes)
         record = {
             **{"fusion": how, "seed": 0, "num_classes": num_classes, "unlabelled": settings.unlabelled},
+            **({"ignore_value": IGNORE} if num_classes > 1 else {}),  # shares are not what write_label writes
             "source_list": display_path(source),
             "repairs": dict(zip(annotators_of(samples)[0], repairs[0], strict=True)) if repairs else None,
             "images": len(samples),

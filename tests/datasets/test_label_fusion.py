@@ -11,7 +11,7 @@ from datasets.image_io import read_image, read_label
 from datasets.label_fusion import annotators_of, consensus, with_fusion
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE
-from datasets.lists import read_list
+from datasets.lists import read_checked_list, read_list
 from datasets.registries import FUSIONS
 from datasets.segmentation import SegmentationDataset
 from datasets.transforms import TrainingTransform
@@ -147,6 +147,17 @@ def test_fused_labels_lie_beside_the_old_ones(crowd, how):
         fuse_list("disks", "crowd", how="vote", root=crowd, say=said.append)
     with pytest.raises(UserError, match="names one label"):
         fuse_list("disks", "train_gt", how="vote", root=crowd, say=said.append)
+
+
+def test_what_values_mean_is_not_asked_again_of_fused_classes(crowd):
+    options = {"num_classes": 2, "label_map": "0:1,255:0"}  # applied twice it would be undone
+    new_list = fuse_list("disks", "crowd", how="vote", root=crowd, say=lambda line: None, **options)
+    samples, _ = read_checked_list(new_list, root=crowd, **options)
+    columns = read_list(crowd / "txt/disks/train/crowd.txt", root=crowd)
+    for sample, several in zip(samples, columns, strict=True):
+        marked = [read_label(path) for path in (several.label, *several.more_labels)]
+        label = read_label(sample.label, reading=sample.reading)
+        np.testing.assert_array_equal(label, np.mean(marked, 0) < 0.5)  # of equal votes the lower class, 255, is taken
 
 
 def test_of_several_annotators_the_labels_of_the_first_are_repaired(crowd):
