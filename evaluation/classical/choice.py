@@ -80,14 +80,14 @@ def noise_level(image: np.ndarray) -> float:
 
 def structure_size(image: np.ndarray) -> float:
     """The scale, in pixels, at which differences of Gaussians of an image float32 (H, W) vary most, less its noise."""
-    energies = []
+    energies, noise = [], noise_level(image)
     white = np.random.default_rng(0).standard_normal(image.shape, np.float32)
     for scale in SCALES:
         seen, by_noise = (
             float((cv2.GaussianBlur(each, (0, 0), scale) - cv2.GaussianBlur(each, (0, 0), 1.6 * scale)).var())
             for each in (image, white)
         )
-        energies.append(seen - noise_level(image) ** 2 * by_noise)
+        energies.append(seen - noise**2 * by_noise)
     return SCALES[int(np.argmax(energies))]
 
 
