@@ -14,14 +14,7 @@ from datasets.labels import IGNORE, label_classes
 from models import to_scores
 from training.data import TrainingData
 from training.engine import Step
-from training.methods.scores import (
-    class_scores,
-    in_eval_mode,
-    one_hot,
-    require_cross_entropy,
-    soft_cross_entropy,
-    training_scores,
-)
+from training.methods.scores import class_scores, one_hot, require_cross_entropy, soft_cross_entropy, training_scores
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
@@ -85,8 +78,8 @@ class ConfidentSmoothing(Supervised):
         teacher = self.teacher
 
         def objective(images: Tensor, labels: Tensor) -> Tensor:
-            with autocast(images.device, step.precision):
-                scores = class_scores(to_scores(in_eval_mode(teacher, images)))
+            with torch.no_grad(), autocast(images.device, step.precision):
+                scores = class_scores(to_scores(teacher(images)))
             wrong = label_errors(scores, labels, self.thresholds)
             targets = smoothed_targets(labels, wrong, self.classes, self.epsilon)
             return soft_cross_entropy(step.logits(images), labels, targets=targets).mean()

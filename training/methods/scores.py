@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.segmentation import SegmentationDataset
 from evaluation.prediction import Predictor
@@ -72,12 +72,3 @@ def require_kept_labels(options: TrainingOptions, method: str) -> None:
         raise UserError(
             f"--method {method} corrects labels, which --label_noise_refresh epoch draws anew: leave it out"
         )
-
-
-def in_eval_mode(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits of images with running statistics, whatever mode the network is in."""
-    mode = network.training
-    with torch.no_grad():
-        logits = network.eval()(images)
-    network.train(mode)
-    return logits
