@@ -28,7 +28,7 @@ from training.methods.adele import (
 )
 from training.methods.clslsr import label_errors, smoothed_targets
 from training.methods.coteaching import CoTeaching
-from training.methods.dast import divergence, sharpened, weighted_losses
+from training.methods.dast import QUEUE, DivergenceAware, divergence, sharpened, weighted_losses
 from training.methods.scores import soft_cross_entropy
 from training.methods.several import small_loss
 from training.methods.spatial import label_error_field, log_posterior, posterior_gradient, precision_times, prior_mean
@@ -137,6 +137,30 @@ def test_disagreement_of_two_networks_weighs_their_losses():
     weight = math.exp(-16 * distance)
     assert [each.item() for each in found] == pytest.approx([weight * math.log(2), weight * math.log(4 / 3)], rel=1e-4)
     assert sharpened(torch.tensor([1 / 3, 2 / 3, 1.0]), 0.5).tolist() == pytest.approx([0.2, 0.8, 1.0])
+
+
+@pytest.mark.parametrize("term", ["consistency", "supplement"])
+def test_a_fifth_of_the_noisy_batches_gets_each_term(term):
+    images = [SimpleNamespace(clean_label=clean) for clean in (None, Path())]
+    data: Any = SimpleNamespace(train=SimpleNamespace(samples=images))
+    weights = {"consistency": 0.0, "supplement": 0.0, term: 1.0}
+    method = DivergenceAware(TrainingOptions.from_flat({"epochs": 1}), data, **weights, select=0.2)
+    labels, noisy = torch.ones(1, 1, 1, dtype=torch.uint8), torch.zeros(1, 1, 1, 1)
+    added = []
+    for logit in torch.linspace(0.1, 0.2, QUEUE):  # each a rank of its own among the others
+        clean = logit.view(1, 1, 1, 1)
+        own = [float(loss) for loss in weighted_losses(clean, noisy, labels)]
+        others = [[float(loss) for loss in each] for each in zip(*_losses_but(logit, noisy, labels), strict=True)]
+        method.begin(SimpleNamespace(epoch=0, memory={"clean_losses": others[0], "noisy_losses": others[1]}), Path())
+        assert own[0] < own[1]
+        added.append(float(method._selective(clean, noisy, labels)) > 0)
+    assert sum(added) == QUEUE * 0.2
+
+
+def _losses_but(logit: Tensor, noisy: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Losses of both networks in the other batches of the queue."""
+    others = [each for each in torch.linspace(0.1, 0.2, QUEUE) if each != logit]
+    return [weighted_losses(each.view(1, 1, 1, 1), noisy, labels) for each in others]
 
 
 def test_the_precision_of_the_field_is_the_inverse_of_its_covariance():

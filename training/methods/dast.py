@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -94,17 +95,15 @@ class DivergenceAware(SeveralNetworks):
         """The terms of the noisy images, by how the batch ranks."""
         memory, none = self.state.memory, clean.sum() * 0
         of_clean, of_noisy = (float(each) for each in weighted_losses(clean, noisy, labels))
-        ranks = {}
         for name, value in (("clean_losses", of_clean), ("noisy_losses", of_noisy)):
             memory[name] = [*memory[name], value][-QUEUE:]
-            ranks[name] = bisect_left(sorted(memory[name]), value)
         if len(memory["clean_losses"]) < QUEUE or of_clean >= of_noisy:
             return none
         weight = min(1.0, self.epoch / max(1.0, RAMP * self.options.optimization.epochs))
         value = none
-        if ranks["noisy_losses"] >= QUEUE * (1 - self.select):
+        if rank_of_last(memory["noisy_losses"]) >= QUEUE * (1 - self.select):
             value = value + weight * self.consistency * divergence(clean, noisy, labels).mean()
-        if ranks["clean_losses"] <= QUEUE * self.select:
+        if rank_of_last(memory["clean_losses"]) < QUEUE * self.select:
             value = value + weight * self.supplement * self._supplement(clean, noisy, labels)
         return value
 
@@ -115,6 +114,11 @@ class DivergenceAware(SeveralNetworks):
         target = sharpened((masks[0] + masks[1] + one_hot(labels, self.classes)).detach() / 3, TEMPERATURE)
         counted = (labels != IGNORE)[:, None].float()
         return ((scores - target).abs() * counted).sum() / (counted.sum() * self.classes).clamp(min=1)
+
+
+def rank_of_last(values: Sequence[float]) -> int:
+    """How many of the values are smaller than the last one."""
+    return bisect_left(sorted(values), values[-1])
 
 
 def divergence(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
