@@ -113,13 +113,13 @@ class Adele(Supervised):
 def _at_scale(step: Step, images: Tensor, scale: float) -> Tensor:
     """Logits of images seen at another scale, at their own size."""
     size = images.shape[-2:]
-    small = [max(16, round(side * scale)) for side in size]
-    logits = step.logits(F.interpolate(images, size=small, mode="bilinear", align_corners=False))
+    scaled = [max(16, round(side * scale)) for side in size]
+    logits = step.logits(F.interpolate(images, size=scaled, mode="bilinear", align_corners=False))
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def scale_disagreement(logits: Sequence[Tensor], labels: Tensor, confidence: float) -> Tensor:
-    """Mean KL divergence of each scale's scores from their mean, over the pixels where that is confident; a scalar.
+    """KL divergence of each scale's scores from their mean, 0 where that is not confident, over all pixels; a scalar.
 
     Args:
         logits: (B, C, H, W) of each scale.
