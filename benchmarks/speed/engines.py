@@ -79,7 +79,8 @@ def predict(run: Path, engine: str, precision: str) -> dict[str, float]:
     from datasets.image_io import read_shape
     from datasets.lists import find_list, read_list
     from evaluation.prediction import Picture, predict_pictures
-    from evaluation.prediction.members import BATCH_SIZE, Members, decide_settings
+    from evaluation.prediction.members import BATCH_SIZE, Members
+    from evaluation.prediction.settings import decide_settings
     from utils.cli import Progress
 
     members = Members.load(run, device="cpu", precision=precision, engine=engine)

@@ -10,10 +10,10 @@ import torch
 
 from evaluation.model_formats import FORMATS
 from evaluation.model_formats.trained import TrainedModel
-from evaluation.prediction.members import decide_settings
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
+from evaluation.prediction.settings import decide_settings
 from models.blocks import fold_batch_norms
 from utils.cli import one_of
 from utils.output_folder import Writer, files_below, replaced_output

@@ -17,8 +17,8 @@ from evaluation.model_formats.graph import export_onnx, largest_difference
 from evaluation.model_formats.trained import TrainedModel
 from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePredictor, compile_openvino
 from evaluation.prediction.members import BATCH_SIZE
-from evaluation.prediction.predictor import MapSettings, Picture
 from evaluation.prediction.segmenter import READERS, Segmenter
+from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.scores import class_iou, confusion_matrix, mean_iou
 from utils.background import read_ahead
 from utils.cli import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from evaluation.prediction.predictor import MapSettings
+from evaluation.prediction.settings import MapSettings
 
 NORMALIZATION_TEXTS = {
     "zscore": "of every channel subtract the mean and divide by the standard deviation, both over the whole image, "

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluation.prediction.out_of_fold import grouped_histograms
-from evaluation.prediction.predictor import MapSettings
+from evaluation.prediction.settings import MapSettings
 from evaluation.scores import calibration_error
 from evaluation.scores.platt import PlattScaling, fit_platt
 from utils.cli import UserError

@@ -17,8 +17,8 @@ from datasets.image_scale import read_scale
 from evaluation.objects.measuring import measure_objects, trace_outlines
 from evaluation.objects.networks import measure_network
 from evaluation.objects.splitting import label_objects
-from evaluation.prediction.predictor import MapSettings
 from evaluation.prediction.score_maps import band_writer
+from evaluation.prediction.settings import MapSettings
 from utils.background import read_ahead
 from utils.cli import Progress, UserError
 from utils.files import atomic_write, write_csv

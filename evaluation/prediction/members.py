@@ -11,15 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.label_maps import LabelMap
-from datasets.label_values import LabelReading
-from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
 from evaluation.prediction.other_labs import recalibrate
-from evaluation.prediction.predictor import MapSettings, Picture, Predictor, find_checkpoint, load_network
-from evaluation.scores import DEFAULT_THRESHOLD
+from evaluation.prediction.predictor import Predictor, find_checkpoint, load_network
+from evaluation.prediction.settings import MapSettings, Picture
 from models.blocks import fold_batch_norms
-from utils.cli import UserError
 from utils.device import choose_device, choose_precision
 from utils.run_folder import display_path
 
@@ -143,47 +139,3 @@ def used_precision(asked: str, config: dict[str, Any], device: torch.device) -> 
     """The arithmetic of a prediction: as asked, and for ``auto`` fp32 if the run was told so, else by the device."""
     told_fp32 = asked == "auto" and config.get("precision") == "fp32"
     return "fp32" if told_fp32 else choose_precision(asked, device)
-
-
-def decide_settings(
-    checkpoint: dict[str, Any],
-    pred_invert: str = "auto",
-    *,
-    channels: tuple[str, ...] = (),
-    label_map: str | None = None,
-) -> MapSettings:
-    """Direction, threshold and offset from the checkpoint; turning the direction round by hand mirrors both.
-
-    Raises:
-        UserError: an inversion of several classes, or channels that are not as many as the network takes.
-    """
-    config = checkpoint["config"]
-    if channels and len(channels) != config["in_channels"]:
-        raise UserError(f"--channels {','.join(channels)} are {len(channels)}, the run reads {config['in_channels']}")
-    if config["num_classes"] > 1 and pred_invert == "on":
-        raise UserError("--pred_invert on is for binary labels; this run has several classes")
-    trained = bool(checkpoint["pred_invert"])
-    invert = {"auto": trained, "on": True, "off": False}[pred_invert]
-    offset = float(checkpoint.get("mask_offset", 0.0))
-    threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
-    return MapSettings(
-        num_classes=config["num_classes"],
-        in_channels=config["in_channels"],
-        channels=channels or tuple(config.get("channels") or ()),
-        reading=_label_reading(config, label_map),
-        ignore_index=config.get("ignore_index"),
-        normalization=config["normalization"],
-        threshold=threshold if invert == trained else 1 - threshold,
-        offset=offset if invert == trained else -offset,
-        invert=invert,
-        decoder=ScoreDecoder.of_config(config),
-    )
-
-
-def _label_reading(config: dict[str, Any], label_map: str | None) -> LabelReading | None:
-    """What the values of labels mean: as given, else as the run decided."""
-    if label_map is None:
-        return LabelReading.from_json(config.get("label_reading"))
-    return LabelReading(
-        config["num_classes"], config.get("ignore_index"), LabelMap.parse(label_map, config["num_classes"])
-    )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets.image_files import PlaneStack
-from evaluation.prediction.predictor import MapSettings, Picture, Predictor
+from evaluation.prediction.predictor import Predictor
+from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.prediction.stacks import whole_file
 from evaluation.prediction.unlikeness import KINDS, OwnImages, Watch, middle, watching
 from evaluation.scores.map_folder import PREDICTIONS

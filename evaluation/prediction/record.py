@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from datasets.image_files import PlaneStack
-from evaluation.prediction.predictor import MapSettings, Picture
+from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.prediction.stacks import whole_file, whole_map
 from utils.cli import counted
 from utils.run_folder import display_path, environment_record, quoted

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.image_files import PlaneStack, split_plane
-from evaluation.prediction.members import BATCH_SIZE, Members, decide_settings
+from evaluation.prediction.members import BATCH_SIZE, Members
 from evaluation.prediction.other_labs import (
     describe_unlike,
     measure_unlikeness,
@@ -21,7 +21,8 @@ from evaluation.prediction.other_labs import (
     unlike_files,
     watching_own,
 )
-from evaluation.prediction.predictor import MEGAPIXEL, MapSettings, Picture, Predictor, predict_pictures
+from evaluation.prediction.pictures import MEGAPIXEL, predict_pictures
+from evaluation.prediction.predictor import Predictor
 from evaluation.prediction.record import describe_course, describe_maps, failure_text, summarize
 from evaluation.prediction.result_folders import (
     check_chosen_folder,
@@ -33,6 +34,7 @@ from evaluation.prediction.result_folders import (
     recorded_images,
     result_folder,
 )
+from evaluation.prediction.settings import MapSettings, Picture, decide_settings
 from evaluation.prediction.sources import Source, choose_images, make_pictures
 from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, whole_file, whole_map
 from evaluation.prediction.unlikeness import Watch

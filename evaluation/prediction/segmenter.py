@@ -13,8 +13,9 @@ import torch
 
 from datasets.image_files import Wanted
 from datasets.image_io import read_image, to_image
-from evaluation.prediction.members import BATCH_SIZE, Members, decide_settings
-from evaluation.prediction.predictor import MapSettings, Predictor, check_finite, images_per_batch
+from evaluation.prediction.members import BATCH_SIZE, Members
+from evaluation.prediction.predictor import Predictor, check_finite, images_per_batch
+from evaluation.prediction.settings import MapSettings, decide_settings
 from evaluation.prediction.stacks import find_stacks, plane_paths
 from evaluation.prediction.tiling import ReadRows, predict_bands
 from utils.background import read_ahead

@@ -12,8 +12,8 @@ from datasets.image_files import PlaneStack, split_plane
 from datasets.list_checks import Expectation, survey, tell_color
 from datasets.list_pairing import IMAGE_SUFFIXES, list_image_tree, natural_key
 from datasets.lists import Sample, find_list, raise_faults, read_list
-from evaluation.prediction.predictor import MapSettings, Picture
 from evaluation.prediction.result_folders import identify
+from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.prediction.stacks import find_stacks, name_maps, plane_paths
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT

@@ -13,8 +13,9 @@ import pytest
 import tifffile
 import torch
 
+from datasets.image_io import read_image
 from evaluation.pages.evaluate import evaluate_maps
-from evaluation.prediction import predictor, runs
+from evaluation.prediction import MapSettings, pictures, predictor, runs
 from evaluation.prediction.runs import predict_run
 from models import build_network
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -77,7 +78,6 @@ def test_a_broken_image_costs_itself_alone(run, tmp_path):
 def test_a_stack_with_a_broken_plane_has_no_map(run, tmp_path, monkeypatch):
     folder = images(tmp_path / "cells", "0")
     tifffile.imwrite(folder / "stack.tif", np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
-    read_image = predictor.read_image
 
     def broken_plane(path: Path, *how: object) -> np.ndarray:
         if path.name.endswith("::1"):
@@ -85,7 +85,7 @@ def test_a_stack_with_a_broken_plane_has_no_map(run, tmp_path, monkeypatch):
         return read_image(path, *how)
 
     assert maps(predict(run, folder)) == ["0.tif", "stack.tif"]
-    monkeypatch.setattr(predictor, "read_image", broken_plane)
+    monkeypatch.setattr("evaluation.prediction.settings.read_image", broken_plane)
     with pytest.raises(UserError, match="stack.tif::1 cannot be read"):
         predict(run, folder, masks=True)
     assert maps(run / "results/epoch_2_cells") == ["0.tif"]
@@ -96,7 +96,7 @@ def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_w
     results = predict(run, folder)
     before = (results / "predictions.json").read_bytes()
     images(folder, "1", "22", "333")
-    written, write_scores = [], predictor.write_scores
+    written, write_scores = [], pictures.write_scores
 
     def stop_at_third(path: Path, *content: object) -> None:
         if len(written) == 2:  # 0.tif is taken over from before
@@ -104,7 +104,7 @@ def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_w
         written.append(path.name)
         write_scores(path, *content)
 
-    monkeypatch.setattr(predictor, "write_scores", stop_at_third)
+    monkeypatch.setattr(pictures, "write_scores", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         predict(run, folder, batch_size=1)
     assert maps(results) == ["0.tif"] and (results / "predictions.json").read_bytes() == before
@@ -112,7 +112,7 @@ def test_a_prediction_that_is_stopped_leaves_the_previous_whole_and_is_gone_on_w
 
     again = []
     monkeypatch.setattr(
-        predictor, "write_scores", lambda path, *content: again.append(path.name) or write_scores(path, *content)
+        pictures, "write_scores", lambda path, *content: again.append(path.name) or write_scores(path, *content)
     )
     predict(run, folder, batch_size=1)
     assert sorted(["0.tif", *written, *again]) == maps(results) == ["0.tif", "1.tif", "22.tif", "333.tif"]
@@ -127,11 +127,9 @@ def test_what_is_predicted_already_is_taken_over(run, tmp_path, monkeypatch, cap
     before = {path: path.read_bytes() for path in results.rglob("*.tif")}
     (results / "metrics.json").write_text('{"pooled": {}, "n_images": 3}')
     predicted = []
-    opened = predictor.MapSettings.open_rows
+    opened = MapSettings.open_rows
     monkeypatch.setattr(
-        predictor.MapSettings,
-        "open_rows",
-        lambda self, picture: predicted.append(picture.name) or opened(self, picture),
+        MapSettings, "open_rows", lambda self, picture: predicted.append(picture.name) or opened(self, picture)
     )
     predict(run, folder, masks=True)
     assert predicted == [] and (results / "metrics.json").is_file()
