@@ -102,7 +102,8 @@ def score_again(folder: Path) -> RunResults:
     record = read_predictions(folder / "predictions.json")
     reading = dict(before.get("reading", {}))
     reading["channels"] = tuple(reading.get("channels", ()))
-    own = before["num_classes"] > 1 or before["threshold"] == record.get("threshold")
+    drawn = [(each.get("threshold"), each.get("mask_offset", 0.0)) for each in (before, record)]
+    own = before["num_classes"] > 1 or drawn[0] == drawn[1]
     _, results = score_folder(
         folder,
         before["list"],

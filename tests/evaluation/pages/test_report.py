@@ -21,7 +21,7 @@ from evaluation.pages import charts, choose_examples, pictures
 from evaluation.pages.charts import METHODS
 from evaluation.pages.evaluate import evaluate_maps
 from evaluation.pages.pictures import quantize_scores
-from evaluation.pages.rebuild import rebuild_report
+from evaluation.pages.rebuild import rebuild_report, score_again
 from evaluation.pages.report import threshold_counts
 from evaluation.pages.sentences import than_expected
 from evaluation.report import main
@@ -214,6 +214,17 @@ def test_runs_stand_side_by_side(run, tmp_path):
     assert "Of 2 runs run reaches the highest IoU, 0.650, other 0.613." in page
     assert re.search(r'data-image="7">.*?0\.300</td>.*?0\.00</td>.*?-0\.3000</td>', page, re.S)
     assert [len(image["maps"]) for image in read_data(page)["images"]] == [2] * 8
+
+
+@pytest.mark.parametrize(("given", "offset"), [(None, 1.0), (0.5, 0.0), (0.4, 0.0)])
+def test_a_report_made_anew_moves_outlines_as_the_metrics_did(run, given, offset):
+    folder = run / "results" / "epoch_2"
+    record = read_json(folder / "predictions.json")
+    write_json(folder / "predictions.json", {**record, "mask_offset": 1.0})
+    summary = evaluate_maps(folder, threshold=given, report=False)
+    again = score_again(folder).summary
+    assert summary["mask_offset"] == again["mask_offset"] == offset
+    assert again["threshold"] == summary["threshold"] and again["pooled"] == summary["pooled"]
 
 
 def test_what_cannot_be_reported_is_named(run, tmp_path):
