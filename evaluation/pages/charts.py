@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.pages.results import RunResults
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
-from evaluation.scores.images import show
+from evaluation.scores.images import is_one_sided, show
 from utils.plots import BLUE, GREY, INK, ORANGE, line_style, style_axes
 
 SIZE = (4.8, 3.3)  # inches
@@ -38,7 +38,7 @@ def draw_charts(runs: Sequence[RunResults]) -> Iterator[tuple[str, Figure]]:
     yield "IoU of the images", iou_distribution(runs)
     if single is not None and not single.binary:
         yield "Confusion, as shares of the true class", confusion(single.totals.sum)
-    two_sided = [run for run in runs if run.binary and run.totals.sum.sum(1).all()]
+    two_sided = [run for run in runs if run.binary and not is_one_sided(run.totals.sum)]
     if two_sided:
         yield "Calibration: how often a score is right", reliability(two_sided)
         yield "Precision and recall at every threshold", precision_recall(two_sided)

@@ -14,7 +14,7 @@ from datasets.hot_pixels import without_hot_pixels
 from datasets.image_io import read_image, read_label
 from datasets.lists import Sample
 from evaluation.label_audit.verdict import read_audit
-from evaluation.scores.images import ImageResult, Scorer, Totals, read_map
+from evaluation.scores.images import ImageResult, Scorer, Totals, is_one_sided, read_map
 from utils.files import read_json, read_jsonl
 from utils.lazy import LazySequence
 
@@ -89,7 +89,7 @@ def classic_methods(results: RunResults) -> dict[str, Any] | None:
     from evaluation.classical.comparison import cheap_methods
     from evaluation.scores import Counts, iou
 
-    if not results.binary or not results.totals.sum.sum(1).all():
+    if not results.binary or is_one_sided(results.totals.sum):
         return None
     every = results.totals.results
     places = np.unique(np.linspace(0, len(every) - 1, min(len(every), CLASSIC_IMAGES)).round().astype(int))
