@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from datasets.list_splits import group_names
-from evaluation.pages.evaluate import NAMED_FILES, score_folder
+from evaluation.pages.evaluate import NAMED_FILES, ScoringOptions, score_folder
 from evaluation.pages.results import RunResults
 from evaluation.scores.images import ImageResult, show, title_of
 from evaluation.scores.map_folder import COMPARISON
@@ -26,21 +26,21 @@ def compare_maps(
     *,
     group_by: str | None = None,
     out: Path | None = None,
-    **settings: Any,
+    **options: Unpack[ScoringOptions],
 ) -> dict[str, Any]:
     """Score folders of maps and compare each but the first with the first, image by image or group by group.
 
     Args:
         group_by: a regular expression; images in whose path it finds the same text count once, by their mean.
         out: where comparison.json goes; default: beside the maps of the first folder.
-        settings: how all of them are scored, see `evaluation.pages.evaluate.score_folder`.
+        options: how all of them are scored, see `evaluation.pages.evaluate.score_folder`.
     Returns: the content of comparison.json.
     Raises:
         UserError: fewer than two folders, no image in common, labels that differ; and what `score_folder` raises.
     """
     if len(prd_dirs) < 2:
         raise UserError("--compare needs two or more folders of predictions, the one to compare with first")
-    scored = [score_folder(folder, test_data_dir, **settings) for folder in prd_dirs]
+    scored = [score_folder(folder, test_data_dir, **options) for folder in prd_dirs]
     tables = common_results([results for _, results in scored])
     images = [display_path(image) for image in tables[0]]
     groups = group_names(images, group_by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -24,45 +24,39 @@ from utils.run_folder import REPO_ROOT, display_path, environment_record
 NAMED_FILES = 5
 
 
+class ScoringOptions(TypedDict, total=False):
+    """How maps, labels and images are read, see `score_folder`; what is absent, as inference recorded it."""
+
+    threshold: float | None
+    num_classes: int | None
+    ignore_index: int | None
+    label_map: str | None
+    channels: tuple[str, ...]
+    data_root: str | None
+    instances: str | None
+
+
 def evaluate_maps(
     prd_dir: Path,
     test_data_dir: str | None = None,
     *,
-    threshold: float | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
-    label_map: str | None = None,
-    channels: tuple[str, ...] = (),
-    data_root: str | None = None,
-    instances: str | None = None,
     out: Path | None = None,
     report: bool = True,
     label_audit: str | Path | None = None,
+    **options: Unpack[ScoringOptions],
 ) -> dict[str, Any]:
     """Score the maps of a folder and write every file of metrics.
 
     Args:
-        threshold, num_classes, ignore_index: default: as inference recorded them.
-        label_map: what values of labels mean; default: as the run decided, else by the labels.
-        channels: of the images that are drawn; default: as inference recorded them.
+        out: where the files go; default: beside the maps.
+        report: whether report.html and overlays are written too.
         label_audit: of labels that err like these; IoU and F1 against the truth are estimated by it.
-        instances: how objects of masks are told apart where labels number theirs, see `evaluation.objects.INSTANCES`;
-            default: as inference recorded it, else by components.
+        options: see `score_folder`.
     Returns: the content of metrics.json.
     Raises:
-        UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
+        UserError: as `score_folder`; also an audit that is not there.
     """
-    folder, results = score_folder(
-        prd_dir,
-        test_data_dir,
-        threshold=threshold,
-        num_classes=num_classes,
-        ignore_index=ignore_index,
-        label_map=label_map,
-        channels=channels,
-        data_root=data_root,
-        instances=instances,
-    )
+    folder, results = score_folder(prd_dir, test_data_dir, **options)
     summary = results.summary
     stated = None
     if label_audit is not None:
@@ -99,7 +93,18 @@ def score_folder(
     data_root: str | None = None,
     instances: str | None = None,
 ) -> tuple[MapFolder, RunResults]:
-    """Score the maps of a folder and write nothing; arguments and errors as `evaluate_maps`."""
+    """Score the maps of a folder and write nothing.
+
+    Args:
+        test_data_dir: the list with the labels; default: the one that inference recorded.
+        threshold, num_classes, ignore_index: default: as inference recorded them.
+        label_map: what values of labels mean; default: as the run decided, else by the labels.
+        channels: of the images that are drawn; default: as inference recorded them.
+        instances: how objects of masks are told apart where labels number theirs, see `evaluation.objects.INSTANCES`;
+            default: as inference recorded it, else by components.
+    Raises:
+        UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
+    """
     folder = find_maps(prd_dir)
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)
     record = folder.record
@@ -110,14 +115,13 @@ def score_folder(
     )
     matches = match_maps(samples, folder)
     tell_unmatched(matches)
-    scorer = Scorer(
-        classes,
-        ignore_index,
-        choose_threshold(threshold, record, classes),
-        scale=integer_scale(path for _, path in matches.pairs) if classes == 1 else 0.0,
-        offset=float(record.get("mask_offset", 0.0)) if threshold is None and classes == 1 else 0.0,
-        instances=instances or (record.get("instances") or {}).get("method", "components"),
-        min_area=int((record.get("instances") or {}).get("min_area", 1)),
+    scorer = make_scorer(
+        record,
+        [path for _, path in matches.pairs],
+        num_classes=classes,
+        ignore_index=ignore_index,
+        threshold=threshold,
+        instances=instances,
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
@@ -155,6 +159,28 @@ def score_folder(
     return folder, results
 
 
+def make_scorer(
+    record: dict[str, Any],
+    maps: Sequence[Path],
+    *,
+    num_classes: int,
+    ignore_index: int | None,
+    threshold: float | None,
+    instances: str | None,
+) -> Scorer:
+    """The scorer of maps by what is given, else by what inference recorded; a threshold given moves no outlines."""
+    binary, recorded = num_classes == 1, record.get("instances") or {}
+    return Scorer(
+        num_classes,
+        ignore_index,
+        resolve_threshold(threshold, record, num_classes),
+        scale=integer_scale(maps) if binary else 0.0,
+        offset=float(record.get("mask_offset", 0.0)) if binary and threshold is None else 0.0,
+        instances=instances or recorded.get("method", "components"),
+        min_area=int(recorded.get("min_area", 1)),
+    )
+
+
 def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None) -> tuple[list[Sample], Path]:
     """The samples with labels of the list given, else of the one that inference recorded."""
     name = given or folder.record.get("list")
@@ -173,7 +199,7 @@ def labelled_samples(folder: MapFolder, given: str | None, data_root: str | None
     return labelled, list_path
 
 
-def choose_threshold(given: float | None, record: dict[str, Any], num_classes: int) -> float:
+def resolve_threshold(given: float | None, record: dict[str, Any], num_classes: int) -> float:
     """The threshold given, else the one that inference recorded, else one half, which is said."""
     if given is not None:
         return given
