@@ -42,6 +42,7 @@ LEVEL = 0.9  # of the interval
 RESIDUAL = 0.6  # part of what the fit leaves that is taken for truth
 MODEL_ERROR = (0.015, 0.08)  # standard deviation of the IoU: of any labels, and of those that err by distance alone
 MAX_WIDTH = 0.4  # of an interval that still says anything
+MAX_IMPOSSIBLE = 0.05  # see `impossible_share`; at most 0.007 on simulated labels of all kinds that err as audited ones
 CANNOT = ("by image", "by place", "not learnable", "unknown")  # in verdicts and kinds of bias
 
 
@@ -141,6 +142,11 @@ def estimate_true_scores(errors: LabelErrors, table: np.ndarray, seed: int = 0) 
         table: of `count_by_distance` for each test image, its mask and its repaired label, (n, 2 · REACH, 2).
     """
     pooled, known = table.sum(0), errors.shares()
+    if impossible_share(pooled, known) > MAX_IMPOSSIBLE:
+        reason = (
+            "these labels do not err as the audited ones did: audit labels of this kind, or score without --label_audit"
+        )
+        return TrueScores(reason, audited=len(errors.pixels))
     parameters = fit(pooled, known)
     value = _iou(pooled, known, parameters)
     rng = np.random.default_rng(seed)
@@ -183,6 +189,20 @@ def fit(table: np.ndarray, shares: Shares, start: np.ndarray | None = None) -> n
     starts = [start] if start is not None else [np.array([mean, 0.3, -3, -4]) for mean in (0.0, -2.0, 2.0)]
     solutions = [least_squares(misfit, first, bounds=(LOWEST, HIGHEST)) for first in starts]
     return min(solutions, key=lambda solution: solution.cost).x
+
+
+def impossible_share(table: np.ndarray, shares: Shares) -> float:
+    """How far shares of labels lie where no prediction brings them, since each is a mean of what the audit found.
+
+    The mean over pixels, as a part of the range that the audited labels have: flipped labels have no empty background.
+
+    Args:
+        table: see `fit`.
+    """
+    pixels, rate = _rates(table)
+    low, high = shares.by_distance.min(), shares.by_distance.max()
+    beyond = np.maximum(np.maximum(low - rate, rate - high), 0)
+    return float((pixels * beyond).sum() / max(pixels.sum(), 1) / max(high - low, 1e-3))
 
 
 def _rates(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -99,6 +99,14 @@ def test_what_tells_nothing_is_refused(shapes):
     assert "too little" in estimate_true_scores(errors, table).reason
 
 
+@pytest.mark.parametrize("spec", ["clean", "flip:0.15", "sample:0.3"])
+def test_labels_that_err_otherwise_than_the_audited_ones_are_refused(shapes, spec):
+    audited, truths, predicted = shapes
+    errors = LabelErrors.of(audited, noisy(audited, "flip:0.3", 1), None)
+    table = np.stack([count_by_distance(*pair) for pair in zip(predicted, noisy(truths, spec, 2), strict=True)])
+    assert "do not err as the audited ones" in estimate_true_scores(errors, table).reason
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
