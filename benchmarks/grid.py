@@ -15,7 +15,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +189,12 @@ def parse_arguments(study: Study, description: str | None, arguments: Sequence[s
     return parser.parse_args(arguments)
 
 
+def on_datasets(cells: Sequence[Cell], datasets: Sequence[str]) -> list[Cell]:
+    """The cells on other data sets, each once."""
+    moved = [{**cell, "dataset": name} for name in datasets for cell in cells]
+    return list({key(cell): cell for cell in moved}.values())
+
+
 def choose_cells(cells: Sequence[Cell], datasets: Sequence[str] | None, only: Sequence[str], part: str) -> list[Cell]:
     """The cells of a study that the command line asks for.
 
@@ -196,9 +202,7 @@ def choose_cells(cells: Sequence[Cell], datasets: Sequence[str] | None, only: Se
         UserError: nothing has such a value, or the part is none.
     """
     if datasets:
-        cells = list(
-            {key(new): new for name in datasets for cell in cells if (new := {**cell, "dataset": name})}.values()
-        )
+        cells = on_datasets(cells, datasets)
     for condition in only:
         name, _, value = condition.partition("=")
         chosen = [cell for cell in cells if name in cell and str(cell[name]) == value]
@@ -221,17 +225,31 @@ def run_study(study: Study, description: str | None, arguments: Sequence[str] | 
     options = parse_arguments(study, description, arguments)
     cells = choose_cells(study.cells, options.datasets, options.only, options.part)
     if options.list:
-        records = read_results(options.out)
-        print(*(f"{'×' if key(cell) in records else ' '} {key(cell)}" for cell in cells), sep="\n")
+        list_cells(cells, options.out)
     elif options.summarize:
         summarize(study, options.out)
     else:
         failed = run_trials(cells, study.trial, options.out, seconds=study.seconds)
-        for name, error in failed.items():
-            print(f"failed: {name}: {error}")
-        if failed:
-            raise SystemExit(1)
-        print(f"written to {display_path(options.out)}; next: the same command with --summarize")
+        tell_outcome(failed, options.out)
+
+
+def list_cells(cells: Sequence[Cell], path: Path, title: str = "") -> None:
+    """Print cells, those finished in a file of results marked with ×."""
+    records = read_results(path)
+    print(*(f"{'×' if key(cell) in records else ' '} {title}{key(cell)}" for cell in cells), sep="\n")
+
+
+def tell_outcome(failed: Mapping[str, str], out: Path) -> None:
+    """Say where results are and what comes next.
+
+    Raises:
+        SystemExit: with status 1 when trials failed, after naming them.
+    """
+    for name, error in failed.items():
+        print(f"failed: {name}: {error}")
+    if failed:
+        raise SystemExit(1)
+    print(f"written to {display_path(out)}; next: the same command with --summarize")
 
 
 def summarize(study: Study, path: Path) -> None:

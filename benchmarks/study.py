@@ -20,7 +20,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from benchmarks.grid import RESULTS, key, read_results, run_trials, write_tables
+from benchmarks.grid import RESULTS, list_cells, read_results, run_trials, tell_outcome, write_tables
 from benchmarks.protocol.cells import STEPS, TABLES, cells_of
 from utils.cli import CommandParser, UserError, run_command, whole_number
 from utils.run_folder import REPO_ROOT, display_path
@@ -63,11 +63,7 @@ def run(options: argparse.Namespace) -> None:
         cells = cells_of(table, options.seeds, options.steps, options.width, options.datasets)
         print(f"table {table}:", flush=True)
         failed |= run_trials(cells, trial, options.out / f"{table}.jsonl", seconds=SECONDS, until=until)
-    for name, error in failed.items():
-        print(f"failed: {name}: {error}")
-    if failed:
-        raise SystemExit(1)
-    print(f"written to {display_path(options.out)}; next: the same command with --summarize")
+    tell_outcome(failed, options.out)
 
 
 def summarize(out: Path) -> None:
@@ -92,9 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summarize(options.out)
     elif options.list:
         for table in options.tables:
-            done = read_results(options.out / f"{table}.jsonl")
             cells = cells_of(table, options.seeds, options.steps, options.width, options.datasets)
-            print(*(f"{'×' if key(cell) in done else ' '} {table} {key(cell)}" for cell in cells), sep="\n")
+            list_cells(cells, options.out / f"{table}.jsonl", f"{table} ")
     else:
         run(options)
 

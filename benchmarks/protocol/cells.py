@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.grid import Cell, key
+from benchmarks.grid import Cell, on_datasets
 
 STEPS = (300, 1000, 3000)  # budgets; most tables have the first alone
 CLEAN_IMAGES = 10  # whose clean labels every method of a comparison gets, to train on as to decide by
@@ -157,4 +157,4 @@ def cells_of(
         return cells
     if table in OF_THEIR_SETS:
         return [each for each in cells if each["dataset"] in datasets]
-    return list({key(new): new for name in datasets for each in cells if (new := {**each, "dataset": name})}.values())
+    return on_datasets(cells, datasets)
