@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from utils.run_folder import LOG_ROOT
+
+if TYPE_CHECKING:
+    from datasets.lists import Sample
+
+
+def chosen_samples(dataset: str, name: str, count: int) -> list[Sample]:
+    """At most ``count`` samples spread evenly over a list."""
+    from datasets.lists import find_list, read_list
+
+    samples = read_list(find_list(name, dataset), say=lambda line: None)
+    step = max(1.0, len(samples) / count)
+    return [samples[int(place * step)] for place in range(min(count, len(samples)))]
 
 
 def part_of_list(dataset: str, name: str, count: int, study: str) -> Path:
     """A list of at most ``count`` images spread evenly over a list of the data set, below the study's own folder."""
     from datasets.catalog import prepare_dataset
-    from datasets.lists import find_list, read_list, write_list
+    from datasets.lists import write_list
 
     prepare_dataset(dataset)
-    samples = read_list(find_list(name, dataset), say=lambda line: None)
-    step = max(1, len(samples) / count)
-    chosen = [samples[int(place * step)] for place in range(min(count, len(samples)))]
     path = LOG_ROOT / study / dataset / f"{name}.txt"
-    write_list(path, [(sample.image, sample.label) for sample in chosen])
+    write_list(path, [(sample.image, sample.label) for sample in chosen_samples(dataset, name, count)])
     return path
+
+
+def pooled_iou(masks: Iterable[np.ndarray], labels: Iterable[np.ndarray], num_classes: int = 1) -> float:
+    """IoU of masks with labels, 255 ignored in these, over the pixels of all images; the mean of several classes'."""
+    from evaluation.scores import confusion_counts, confusion_matrix, iou, mean_iou
+
+    pairs = zip(masks, labels, strict=True)
+    if num_classes > 1:
+        return float(mean_iou(sum(confusion_matrix(mask, label, num_classes) for mask, label in pairs)))
+    first, *others = (confusion_counts(mask == 1, label) for mask, label in pairs)
+    return float(iou(sum(others, first)))
 
 
 def audit_noise(spec: str, train_list: Path, num_classes: int = 1, seed: int = 0) -> dict[str, Any]:

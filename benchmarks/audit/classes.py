@@ -137,7 +137,7 @@ def draw(records: list[Record]) -> None:
     """Test mIoU over the fraction of flipped labels, for each data set, beside what was predicted before training."""
     from matplotlib.figure import Figure
 
-    from evaluation.pages.charts import BLUE, GREY, INK, ORANGE
+    from utils.plots import BLUE, GREY, INK, ORANGE
 
     sets = in_table(records)
     figure = Figure(figsize=(5 * len(sets), 3.6), layout="constrained")

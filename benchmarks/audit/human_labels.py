@@ -26,11 +26,11 @@ import cv2
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import train
+from benchmarks.trials import chosen_samples, train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label, write_label
 from datasets.label_noise import make_noisy_label
-from datasets.lists import Sample, find_list, read_list, write_list
+from datasets.lists import Sample, write_list
 from utils.cli import run_command
 from utils.files import read_json, write_json
 from utils.run_folder import LOG_ROOT
@@ -131,13 +131,6 @@ def make_labels(kind: str, samples: Sequence[Sample]) -> tuple[Labels, Labels, L
         return images, truths, [read_label(path.parent.parent / kind / path.name) for path in paths]
     noisy = [make_noisy_label(truth, kind, SEED, s.image_id) for truth, s in zip(truths, samples, strict=True)]
     return images, truths, noisy
-
-
-def chosen_samples(dataset: str, name: str, count: int) -> list[Sample]:
-    """At most ``count`` samples spread evenly over a list."""
-    samples = read_list(find_list(name, dataset), say=lambda line: None)
-    step = max(1.0, len(samples) / count)
-    return [samples[int(place * step)] for place in range(min(count, len(samples)))]
 
 
 def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import predict, train
+from benchmarks.trials import pooled_iou, predict, train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
@@ -113,11 +113,7 @@ def count_found(found: IssueFolder, pairs: dict[Path, tuple[Path, Path]]) -> dic
 
 def label_iou(labels: Sequence[Path], originals: Sequence[Path]) -> float:
     """Pooled IoU of labels with the original ones."""
-    both = either = 0
-    for one, other in zip(labels, originals, strict=True):
-        label, original = read_label(one), read_label(other)
-        both, either = both + int((label & original).sum()), either + int((label | original).sum())
-    return both / either
+    return pooled_iou(map(read_label, labels), map(read_label, originals))
 
 
 def run_trial(dataset: str, error: str, images: int, seed: int, retrain: int) -> dict[str, Any]:

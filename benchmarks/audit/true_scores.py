@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.audit.human_labels import SIMULATED_SPECS, chosen_samples, make_labels
+from benchmarks.audit.human_labels import SIMULATED_SPECS, make_labels
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
+from benchmarks.trials import chosen_samples, pooled_iou
 from datasets.catalog import prepare_dataset
 from datasets.labels import IGNORE
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.error_table import LabelErrors, count_by_distance
 from evaluation.label_audit.pixel_classifier import PixelLearner, image_features, sample_positions
 from evaluation.label_audit.true_scores import estimate_true_scores, refusal
-from evaluation.scores.confusion import ratio
 from utils.cli import run_command
 from utils.files import plain
 
@@ -64,15 +64,6 @@ def stand_in(kind: str, taught: str, dataset: str) -> tuple[list[np.ndarray], ..
 
 
 SPLITS = (("train_gt", TRAIN_IMAGES), ("test", TEST_IMAGES))
-
-
-def pooled_iou(masks: list[np.ndarray], labels: list[np.ndarray]) -> float:
-    """IoU over the pixels of all images."""
-    both = sum(int(((mask == 1) & (label == 1)).sum()) for mask, label in zip(masks, labels, strict=True))
-    either = sum(
-        int((((mask == 1) | (label == 1)) & (label != IGNORE)).sum()) for mask, label in zip(masks, labels, strict=True)
-    )
-    return float(ratio(np.array(both), np.array(either)))
 
 
 def run_trial(dataset: str, kind: str, taught: str) -> dict[str, Any]:

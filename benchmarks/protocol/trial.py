@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.audit.human_labels import Labels, chosen_samples, make_labels
+from benchmarks.audit.human_labels import Labels, make_labels
 from benchmarks.grid import Cell, key
 from benchmarks.protocol.cells import CLEAN_IMAGES, METHODS
+from benchmarks.trials import chosen_samples, pooled_iou
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_fusion import Fusion
@@ -113,7 +114,7 @@ def run_cell(protocol: Protocol, **cell: Any) -> dict[str, Any]:
     record = {
         "protocol": vars(protocol),
         "audit": {each: audited[each] for each in AUDITED},
-        "label_iou": label_iou(found, classes),
+        "label_iou": pooled_iou(found.labels, found.truth, classes),
         "training_seconds": round(time.monotonic() - started, 1),
         **score(run, cell, protocol, found, classes),
     }
@@ -206,17 +207,6 @@ def network_input(path: Path, normalization: str) -> torch.Tensor:
 
     pixels = prepare(read_image(path), normalization)
     return torch.from_numpy(NORMALIZATIONS[normalization](pixels)(pixels))
-
-
-def label_iou(found: Images, classes: int) -> float:
-    """How well the labels themselves agree with the best: pooled IoU, or mean IoU of several classes."""
-    from evaluation.scores import confusion_counts, confusion_matrix, iou, mean_iou
-
-    pairs = list(zip(found.labels, found.truth, strict=True))
-    if classes > 1:
-        return float(mean_iou(sum(confusion_matrix(label, truth, classes) for label, truth in pairs)))
-    counts = [confusion_counts(label == 1, truth) for label, truth in pairs]
-    return float(iou(sum(counts[1:], counts[0])))
 
 
 def score(run: Path, cell: Cell, protocol: Protocol, found: Images, classes: int) -> dict[str, Any]:

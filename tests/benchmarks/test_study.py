@@ -19,6 +19,7 @@ from benchmarks.protocol.features import compare_layers, layer_features, linear_
 from benchmarks.protocol.figures import compared, draw
 from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
 from benchmarks.study import FOLDER, PAGE
+from benchmarks.trials import pooled_iou
 from datasets.label_noise import parse_spec
 from models import build_network
 from training.configuration.resolve import resolve_options
@@ -44,6 +45,13 @@ def test_every_trial_is_asked_for_once_and_has_options_that_exist():
         resolve_options({"dataset": "nuc", "clean_list": "ten", **given}, has_accelerator=False)
     for each in cells_of("binary", 1, STEPS, 8):
         assert parse_spec(each["labels"])
+
+
+def test_ious_are_pooled_over_images_without_ignored_pixels():
+    masks = [np.array([[1, 1, 0, 0]], np.uint8), np.array([[1, 1, 1, 0]], np.uint8)]
+    labels = [np.array([[1, 0, 0, 1]], np.uint8), np.array([[1, 1, 255, 0]], np.uint8)]
+    assert pooled_iou(iter(masks), iter(labels)) == 3 / 5
+    assert pooled_iou(masks, labels, num_classes=2) == pytest.approx((3 / 5 + 2 / 4) / 2)
 
 
 def test_features_are_alike_up_to_a_rotation(rng):
