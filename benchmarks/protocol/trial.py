@@ -22,6 +22,7 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_fusion import Fusion
 from datasets.lists import Sample, write_list
+from utils.device import choose_device
 from utils.files import write_json
 from utils.run_folder import LOG_ROOT
 
@@ -113,6 +114,7 @@ def run_cell(protocol: Protocol, **cell: Any) -> dict[str, Any]:
     run = train_cell(cell, protocol, lists, audited["Q"], name, classes)
     record = {
         "protocol": vars(protocol),
+        "device": torch.cuda.get_device_name() if choose_device("auto") == "cuda" else "cpu",
         "audit": {each: audited[each] for each in AUDITED},
         "label_iou": pooled_iou(found.labels, found.truth, classes),
         "training_seconds": round(time.monotonic() - started, 1),
@@ -171,7 +173,7 @@ def train_cell(cell: Cell, protocol: Protocol, lists: dict[str, Path], matrix: A
         "seed": cell["seed"],
         "workers": 0,
         "tensorboard": False,
-        "checkpoint_every": 1,
+        "checkpoint_every": 1 if cell.get("curve") else length["epochs"],
         "run_name": f"study_{name}",
         # What every method would print of its labels is in the record; ours decides by it.
         "audit": cell["method"] == "ours",
@@ -239,13 +241,14 @@ def score_samples(
     from evaluation.scores.mask_offset import offset_mask
     from evaluation.scores.surface import cl_dice
 
-    network, checkpoint, epoch = load_network(run, which)
-    predictor = Predictor(network, torch.device("cpu"), "fp32")
+    device = torch.device(choose_device("auto"))
+    network, checkpoint, epoch = load_network(run, which, device)
+    predictor = Predictor(network, device, "fp32")
     mode, threshold = checkpoint["config"]["normalization"], checkpoint["threshold"]
     histogram, counts, thin, objects = 0, [], [], NO_OBJECTS
     confusion = np.zeros((classes, classes), np.int64)
     for sample, label in zip(samples, truth, strict=True):
-        found = predictor(network_input(sample.image, mode)[None])[0].float().numpy()
+        found = predictor(network_input(sample.image, mode)[None])[0].float().cpu().numpy()
         if classes > 1:
             confusion += s.confusion_matrix(found.argmax(0), label, classes)
             continue
