@@ -192,7 +192,7 @@ def test_a_gpu_gives_the_same_values_and_gradients(name, channels):
     logits, labels = draw(channels, size=32)
     results = []
     for device in ("cpu", "cuda"):
-        moved = logits.to(device).requires_grad_()
+        moved = logits.detach().to(device).requires_grad_()
         value = make_loss(name, channels).double().to(device)(moved, labels.to(device))
         value.backward()
         results.append((value.detach().cpu(), moved.grad.cpu()))

@@ -177,20 +177,25 @@ def test_cuda_trains_without_waiting_and_skips_bad_steps(optimizer, bad):
     device = torch.device("cuda")
     training, expected = Training(optimizer, device=device), Training(optimizer, device=device)
 
+    made = [make_batch(seed, bad if seed == 2 else None) for seed in (1, 2, 3)]
+    on_device = [{name: value.to(device) for name, value in batch.items()} for batch in made]
+
     def batches() -> Iterator[dict[str, torch.Tensor]]:
-        for seed in (1, 2, 3):
-            batch = make_batch(seed, bad if seed == 2 else None)
-            yield {name: value.to(device) for name, value in batch.items()}
+        for batch in on_device:
+            yield batch
             torch.cuda.set_sync_debug_mode("error")  # from the second step on, when everything is allocated
         torch.cuda.set_sync_debug_mode("default")
 
     arguments = (training.network, batches(), training.loss, training.optimizer, training.schedule)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
-    if bad is None:
-        train_one_epoch(*arguments, scaler, device=device)
-        return
-    with pytest.raises(NonFiniteLoss, match="step 2"):
-        train_one_epoch(*arguments, scaler, device=device)
+    try:
+        if bad is None:
+            train_one_epoch(*arguments, scaler, device=device)
+            return
+        with pytest.raises(NonFiniteLoss, match="step 2"):
+            train_one_epoch(*arguments, scaler, device=device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     expected.run(make_batch(1))
     for one, other in zip(training.state(), expected.state(), strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
