@@ -17,7 +17,7 @@ from datasets.catalog import prepare_dataset
 from datasets.segmentation import steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, load_data, method_name, read_lists
+from training.data import TrainingData, load_data, method_name
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -30,6 +30,7 @@ from training.run.config import configure as configure
 from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
 from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import audit_dataset, examine_labels
+from training.run.lists import read_lists
 from training.run.logger import RunLogger
 from training.run.mask_offset import KeptScores, with_offset
 from training.run.recipe import decide

@@ -145,7 +145,8 @@ def run_trial(network: str, seed: int) -> dict[str, Any]:
     """Train one network with one seed."""
     import torch
 
-    from training.data import load_data, read_lists
+    from training.data import load_data
+    from training.run.lists import read_lists
     from utils.device import choose_device
 
     training = make_options(seed)

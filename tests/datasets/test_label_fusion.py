@@ -16,8 +16,9 @@ from datasets.registries import FUSIONS
 from datasets.segmentation import SegmentationDataset
 from datasets.transforms import TrainingTransform
 from evaluation.label_audit.repaired_lists import fuse_list, repair_list
-from training.data import class_counts, read_lists
+from training.data import class_counts
 from training.fit import configure, fit
+from training.run.lists import read_lists
 from utils.cli import UserError
 from utils.files import read_json
 

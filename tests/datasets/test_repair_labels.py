@@ -9,8 +9,9 @@ from datasets.image_io import read_label
 from datasets.lists import read_list
 from datasets.noise_files import write_noisy_labels
 from evaluation.label_audit.repaired_lists import repair_list
-from training.data import make_dataset, read_lists
+from training.data import make_dataset
 from training.fit import configure
+from training.run.lists import read_lists
 from utils.cli import UserError
 from utils.files import read_json
 

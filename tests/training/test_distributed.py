@@ -12,11 +12,12 @@ import torch
 
 from models import build_network
 from tests.conftest import torchrun, write_disk_dataset
-from training.data import load_data, read_lists
+from training.data import load_data
 from training.fit import configure, fit
 from training.label_free import PseudoLabels
 from training.label_free.store import PseudoLabelStore
 from training.run.build import make_state
+from training.run.lists import read_lists
 from training.selection import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError

@@ -11,9 +11,10 @@ import torch
 from datasets.noise_files import write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix
 from training.configuration.resolve import resolve_options
-from training.data import load_data, read_lists
+from training.data import load_data
 from training.options import TrainingOptions
 from training.run.label_facts import LabelKnowledge, examine_labels, stated_matrix
+from training.run.lists import read_lists
 
 FLIP_TWO = np.array([[0.8, 0.2], [0.2, 0.8]])
 FLIP_ONE = np.array([[0.9, 0.1], [0.1, 0.9]])

@@ -11,9 +11,9 @@ from datasets.label_noise import make_noisy_label
 from datasets.lists import read_list, write_list
 from datasets.noise_files import write_noisy_labels
 from training.configuration.resolve import resolve_options
-from training.data import read_lists
 from training.fit import configure, fit
 from training.run.label_facts import audit_dataset
+from training.run.lists import read_lists
 from training.run.recipe import decide
 from utils.cli import UserError
 from utils.files import read_json
