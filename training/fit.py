@@ -28,13 +28,20 @@ from training.run.checkpoints import Run, keep_own_images, save_epoch, show_pict
 from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, own_run, previous_run
 from training.run.config import configure as configure
 from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
-from training.run.health import closing_warnings, warnings_of_epoch
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.lists import read_lists
 from training.run.logger import RunLogger
 from training.run.mask_offset import KeptScores, with_offset
 from training.run.recipe import decide
-from training.run.reports import closing_lines, describe, duration, next_commands, report_epoch
+from training.run.reports import (
+    closing_lines,
+    closing_warnings,
+    describe,
+    duration,
+    next_commands,
+    report_epoch,
+    warnings_of_epoch,
+)
 from training.run.state import TrainingState, seed_everything
 from training.selection import Selection
 from training.step_guard import NonFiniteLoss

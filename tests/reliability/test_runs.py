@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import write_disk_dataset
 from training.fit import configure, fit
-from training.run.health import closing_warnings, is_collapsed, warnings_of_epoch
+from training.run.reports import closing_warnings, is_collapsed, warnings_of_epoch
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
