@@ -158,5 +158,4 @@ def example_input(model: TrainedModel) -> Tensor:
 
 def quiet() -> warnings.catch_warnings:
     """A context in which torch does not warn of tracing, which is meant here."""
-    context = warnings.catch_warnings(action="ignore")
-    return context
+    return warnings.catch_warnings(action="ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from datasets.image_io import read_image, read_label
 from datasets.lists import read_list
+from datasets.transition_matrix import ScoreDecoder
 from evaluation import export
 from evaluation.prediction import Segmenter
 from training.fit import fit_images
@@ -115,6 +117,27 @@ def check_onnx_script(exported, folder: Path, python: str | Path) -> None:
 def test_the_onnx_script_gives_the_mask_of_the_segmenter(exported, tmp_path):
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     check_onnx_script(exported, tmp_path, sys.executable)
+
+
+def test_the_onnx_script_corrects_scores_for_label_noise_and_tells_what_it_leaves_out(tmp_path, rng):
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 20, 30]) for name in ("image", "scores")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["image"], ["scores"])], "same", *[[e] for e in ends]
+    )
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    decoder = ScoreDecoder(np.array([[0.7, 0.3, 0.0], [0.1, 0.8, 0.1], [0.4, 0.0, 0.6]]))
+    mask = {"threshold": None, "scores_times_matrix_before": decoder.inverse.tolist(), "outlines_moved_by_pixels": 1.5}
+    described = {"input": {"normalization": "zscore"}, "mask": mask}
+    onnx.helper.set_model_props(model, {name: json.dumps(part) for name, part in described.items()})
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    image = rng.normal(size=(20, 30, 3))
+    np.save(tmp_path / "image.npy", image)
+    said = run_script(REPO_ROOT / "examples/onnx_only.py", "model.onnx", "image.npy", "mask.npy", cwd=tmp_path)
+    scores = ((image - image.mean((0, 1))) / image.std((0, 1))).transpose(2, 0, 1)
+    assert np.array_equal(np.load(tmp_path / "mask.npy"), decoder(scores).argmax(0))
+    assert (decoder(scores).argmax(0) != scores.argmax(0)).any() and "moved by +1.5 pixels" in said
 
 
 @pytest.mark.slow
