@@ -19,7 +19,7 @@ from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePre
 from evaluation.prediction.members import BATCH_SIZE
 from evaluation.prediction.segmenter import READERS, Segmenter
 from evaluation.prediction.settings import MapSettings, Picture
-from evaluation.scores import class_iou, confusion_matrix, mean_iou
+from evaluation.scores import confusion_matrix, table_iou
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.packages import import_for
@@ -143,8 +143,3 @@ def _count(compute: Compute, samples: Sequence[Sample], settings: MapSettings, c
         how = (settings.num_classes, settings.ignore_index, settings.reading)
         table += confusion_matrix(prediction.mask, read_label(sample.require_label(), *how), classes)
     return table
-
-
-def table_iou(table: np.ndarray) -> float:
-    """IoU of the foreground, of K classes their mean, from a confusion matrix."""
-    return float(class_iou(table)[1]) if len(table) == 2 else mean_iou(table)

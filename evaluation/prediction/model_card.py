@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
-from evaluation.scores.confusion import class_iou, defined_mean
+from evaluation.scores.confusion import table_iou
 from evaluation.scores.few_images import MIN_IMAGES
 from utils.files import atomic_write, read_json_if_whole, write_json
 
@@ -93,18 +93,12 @@ def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if tables is None or best.get("epoch") != checkpoint["epoch"]:
         return {"iou": None, "low": None, "high": None}
     tables = np.asarray(tables)
-    reached = pooled_iou(tables.sum(0))
+    reached = table_iou(tables.sum(0))
     if len(tables) < MIN_IMAGES or np.isnan(reached):
         return {"iou": None if np.isnan(reached) else reached, "low": None, "high": None}
-    resampled = np.array([pooled_iou(table) for table in bootstrap_counts(tables, seed=0)])
+    resampled = np.array([table_iou(table) for table in bootstrap_counts(tables, seed=0)])
     low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
     return {"iou": reached, "low": float(low), "high": float(high)}
-
-
-def pooled_iou(table: np.ndarray) -> float:
-    """IoU of the foreground, of K classes their mean, from a confusion matrix (K, K)."""
-    ious = class_iou(table)
-    return float(ious[1]) if len(ious) == 2 else defined_mean(ious)
 
 
 def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] | None) -> list[str]:

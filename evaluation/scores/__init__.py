@@ -33,5 +33,6 @@ from evaluation.scores.confusion import (
     score_histogram,
     sensitivity,
     specificity,
+    table_iou,
     youden_threshold,
 )

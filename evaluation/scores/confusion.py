@@ -262,6 +262,11 @@ def mean_iou(matrix: Array) -> float:
     return defined_mean(class_iou(matrix))
 
 
+def table_iou(matrix: np.ndarray) -> float:
+    """IoU of the foreground, of more than two classes their mean, from a confusion matrix (K, K)."""
+    return float(class_iou(matrix)[1]) if len(matrix) == 2 else mean_iou(matrix)
+
+
 def defined_mean(values: np.ndarray) -> float:
     """Mean of the values that are not NaN; NaN if none is."""
     defined = np.asarray(values, np.float64)
