@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     equal = f"; {NOISY_LIST} beside it is now equal to it" if options["make_default"] else ""
     print(f"wrote {display_path(new_list)}{equal}")
     read = {name: options[name] for name in ("num_classes", "ignore_index", "label_map", "data_root")}
-    print(f"train on it with: {training_command(dataset, new_list, **read)}")
+    print(f"train on it with: {training_command(dataset, new_list.stem, **read)}")
 
 
 if __name__ == "__main__":

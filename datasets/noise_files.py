@@ -130,7 +130,7 @@ def write_noisy_labels(
 
 def training_command(
     dataset: str,
-    new_list: Path,
+    train_list: str | Path,
     *,
     num_classes: int = 1,
     ignore_index: int | None = None,
@@ -138,14 +138,14 @@ def training_command(
     data_root: Path | str | None = None,
     clean_list: Path | str | None = None,
 ) -> str:
-    """What to type to train on a list that `write_noisy_labels` wrote, beside other lists read as its source was."""
+    """What to type to train on a list, a path or a bare name, beside other lists read as those it was made from."""
     given = {
         "num_classes": num_classes if num_classes > 1 else None,
         "ignore_index": ignore_index,
         "label_map": label_map,
         "data_root": data_root,
         "clean_list": clean_list,
-        "train_list": new_list.stem,
+        "train_list": train_list,
     }
     options = [f"--{name} {quoted(str(value))}" for name, value in given.items() if value is not None]
     return " ".join(["python main.py --dataset", quoted(dataset), *options])

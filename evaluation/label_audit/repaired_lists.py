@@ -81,7 +81,7 @@ def repair_list(
     }
     new_list = write_noisy_labels(dataset, chosen, source_list=source, root=root, repair=True, say=say, **reading)
     say(f"wrote {display_path(new_list)}")
-    say(f"train on it with: {training_command(dataset, new_list, clean_list=clean_list, **reading)}")
+    say(f"train on it with: {training_command(dataset, new_list.stem, clean_list=clean_list, **reading)}")
     return new_list
 
 
@@ -174,7 +174,13 @@ def fuse_list(
     write_list(new_list, [(one.image, folder / file) for file, one in zip(files, samples, strict=True)], root)
     say(f"wrote {display_path(new_list)}")
     given = training_command(
-        dataset, source, num_classes=num_classes, ignore_index=ignore_index, label_map=label_map, data_root=data_root
+        dataset,
+        train_list or source.stem,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        label_map=label_map,
+        data_root=data_root,
+        clean_list=clean_list,
     )
     say(f"train on the shares themselves with: {given} --fusion {how}")
     return new_list

@@ -180,7 +180,7 @@ def apply_decisions(
     say(f"wrote {display_path(new_list)}")
     command = training_command(
         dataset,
-        new_list,
+        new_list.stem,
         num_classes=found.num_classes,
         ignore_index=reading.ignore_index,
         label_map=reading.label_map and reading.label_map.text,

@@ -21,6 +21,7 @@ from training.fit import configure, fit
 from training.run.lists import read_lists
 from utils.cli import UserError
 from utils.files import read_json
+from utils.paths import quoted
 
 ANNOTATORS = ("offset:2", "missing:0.3", "clean", "flip:0.02")
 
@@ -148,6 +149,14 @@ def test_fused_labels_lie_beside_the_old_ones(crowd, how):
         fuse_list("disks", "crowd", how="vote", root=crowd, say=said.append)
     with pytest.raises(UserError, match="names one label"):
         fuse_list("disks", "train_gt", how="vote", root=crowd, say=said.append)
+
+
+def test_the_command_to_train_names_the_lists_as_they_were_given(crowd):
+    said, aside = [], crowd / "some lists/crowd.txt"
+    aside.parent.mkdir()
+    aside.write_bytes((crowd / "txt/disks/train/crowd.txt").read_bytes())
+    fuse_list("disks", aside, how="repaired", clean_list="train_gt", root=crowd, say=said.append)
+    assert said[-1].endswith(f"--clean_list train_gt --train_list {quoted(aside)} --fusion repaired")
 
 
 def test_what_values_mean_is_not_asked_again_of_fused_classes(crowd):
