@@ -26,6 +26,7 @@ import numpy as np
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
+from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.moves import Labels, centred, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
@@ -238,8 +239,9 @@ def _best_offset(counts: np.ndarray) -> int:
 
 def labels_iou(labels: Labels, truths: Labels, num_classes: int) -> float:
     """Pooled IoU of labels with the truth; of K classes over all pixels of the classes ≠ 0."""
-    counts = _OffsetTable.of(labels, truths, num_classes).plain()[:, len(OFFSETS) // 2]
-    return float(_pooled_iou(counts.sum(0)))
+    counts = sum(count_transitions(truth, label, num_classes) for label, truth in zip(labels, truths, strict=True))
+    hit = counts.diagonal()[1:].sum()
+    return ratio(hit, counts[1:].sum() + counts[:, 1:].sum() - hit, 0.0)
 
 
 def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_classes: int) -> Repair:
