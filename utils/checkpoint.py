@@ -83,12 +83,15 @@ class HashedFile:
         self.hash = hashlib.sha256()
 
     def write(self, content: bytes) -> int:
-        """Write all but the last two bytes so far."""
-        held = self.held + bytes(content)
-        self.held = held[-2:]
-        self.hash.update(held[:-2])
-        self.file.write(held[:-2])
-        return len(content)
+        """Write all but the last two bytes so far; what is large is neither copied nor held."""
+        view = memoryview(content).cast("B")
+        cut = len(self.held) + len(view) - 2
+        parts = (self.held[: max(cut, 0)], view[: max(cut - len(self.held), 0)])
+        for part in parts:
+            self.hash.update(part)
+            self.file.write(part)
+        self.held = self.held[len(parts[0]) :] + bytes(view[len(parts[1]) :])
+        return len(view)
 
     def flush(self) -> None:
         """Hand on what has been written."""

@@ -13,8 +13,11 @@ from torch import Tensor
 from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.mask_offset import OFFSETS, choose_offset, count_offsets
 from training.selection import Selection
+from utils.background import read_ahead
 from utils.distributed import sum_over_ranks
+from utils.processors import usable_processors
 
+MOST_THREADS = 8  # that distances to outlines are computed in
 MAX_PIXELS = 2**25  # of all validation images, above which their scores are not kept and masks get no offset
 
 
@@ -45,12 +48,16 @@ class KeptScores:
         """
         counts = torch.zeros(max(groups) + 1 if groups else 1, len(thresholds), len(OFFSETS), 2, 2, dtype=torch.int64)
         is_full = torch.tensor(int(self.pixels > self.most))
-        for index, parts in sorted(self.parts.items()):
-            scores, label = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+
+        def count(index: int) -> tuple[int, np.ndarray]:
+            scores, label = (torch.cat(part).numpy() for part in zip(*self.parts[index], strict=True))
             scores = 1 - scores if invert else scores
-            for place, threshold in enumerate(thresholds):
-                table = groups[index] if groups else 0
-                counts[table, place] += torch.from_numpy(count_offsets(scores, label, threshold))
+            found = np.stack([count_offsets(scores, label, threshold) for threshold in thresholds])
+            return (groups[index] if groups else 0), found
+
+        workers = min(MOST_THREADS, usable_processors())
+        for table, found in read_ahead(count, sorted(self.parts), ahead=2 * workers, workers=workers):
+            counts[table] += torch.from_numpy(found)
         return None if sum_over_ranks(is_full) else sum_over_ranks(counts).numpy()
 
 
