@@ -30,16 +30,16 @@ from utils.run_folder import REPO_ROOT
 
 # part of benchmarks/speed/measure.py → the most seconds that it may take
 LIMITS = {
-    "gpu_tests": 90,
+    "gpu_tests": 120,
     "ceilings": 30,
-    "training": 90,
     "graphs": 120,
+    "training": 150,
+    "recipe": 150,
     "inference": 120,
-    "recipe": 100,
-    "compiled_recipe": 130,
     "noise_row": 60,
-    "label_free": 150,
-    "compiled": 120,
+    "compiled_recipe": 150,
+    "label_free": 200,
+    "compiled": 90,
     "networks": 120,
     "processes": 60,
 }

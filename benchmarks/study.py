@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.grid import RESULTS, list_cells, read_results, run_trials, tell_outcome, write_tables
-from benchmarks.protocol.cells import STEPS, TABLES, cells_of
+from benchmarks.protocol.cells import STEPS, TABLES, WIDTH, cells_of
 from utils.cli import CommandParser, UserError, run_command, whole_number
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -39,7 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--seeds", type=whole_number(1), default=3, metavar="S", help="seeds from 0 (default: 3)")
     add("--steps", nargs="+", type=whole_number(1), default=STEPS, metavar="N", help="budgets (default: 300 1000 3000)")
     add("--budget", type=whole_number(1), metavar="MINUTES", help="begin no trial that would end later")
-    add("--width", type=whole_number(1), default=8, metavar="CHANNELS", help="of the U-Net's first level (default: 8)")
+    add("--width", type=whole_number(1), default=WIDTH, metavar="CHANNELS", help="of the U-Net's first level")
     add("--crop", type=whole_number(16), default=128, metavar="PIXELS", help="training window (default: 128)")
     add("--out", type=Path, default=FOLDER, metavar="DIR", help="where the trials are kept")
     add("--list", action="store_true", help="print the trials, those finished marked with ×")

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.grid import Cell, on_datasets
 
 STEPS = (300, 1000, 3000)  # budgets; most tables have the first alone
+WIDTH = 8  # of the U-Net's first level, which a CPU affords
 CLEAN_IMAGES = 10  # whose clean labels every method of a comparison gets, to train on as to decide by
 
 # method → options of the run; "" in the place of a file: the audit's Q

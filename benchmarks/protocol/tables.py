@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -68,6 +69,8 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
 
 def make_tables(records: Records) -> Tables:
     """All tables; those without a finished trial say so."""
+    widths = widths_table([record for table in records.values() for record in table])
+    records = of_usual_width(records)
     every = [record for table in records.values() for record in table]
     made = {
         "study methods": methods_by_kind(records["real"] + records["methods"]),
@@ -80,8 +83,29 @@ def make_tables(records: Records) -> Tables:
         "study classes": classes_table(records["multiclass"]),
         "study real": details_table(records["real"]),
         "study audit": audit_table(every),
+        "study widths": widths,
     }
     return {name: table or "Not enough trials are finished yet." for name, table in made.items()}
+
+
+def of_usual_width(records: Records) -> Records:
+    """The trials with networks of the width that most have; others have a table of their own."""
+    widths = Counter(record["cell"]["width"] for table in records.values() for record in table)
+    usual = widths.most_common(1)[0][0] if widths else None
+    return {table: select(found, width=usual) for table, found in records.items()}
+
+
+def widths_table(records: Sequence[Record]) -> str:
+    """IoU at the best threshold of the trials that were made at more widths than one, a column each."""
+    names = ("dataset", "labels", "method", "steps", "clean")
+    groups = _group([record for record in records if record["cell"]["network"] == "unet"], names)
+    widths = sorted({record["cell"]["width"] for record in records})
+    rows = []
+    for name, own in groups.items():
+        found = [[value(record, "oracle_iou") for record in select(own, width=width)] for width in widths]
+        if sum(map(bool, found)) > 1:
+            rows.append([f"{name[0]} {name[1]}", name[2], str(name[3]), *map(shown, found)])
+    return markdown(["labels", "method", "steps", *(f"width {width}" for width in widths)], rows) if rows else ""
 
 
 def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:

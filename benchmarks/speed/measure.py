@@ -124,10 +124,10 @@ def main() -> None:
     """Measure, or print the table and, for the results that the repository keeps, put it into its page."""
     options = parse_options()
     if options.summarize:
-        tables = {"speed": table(list(read_results(options.out).values()))}
-        print(tables["speed"])
-        if options.out.resolve() == RESULTS / "speed.jsonl":
-            write_tables(REPO_ROOT / PAGE, tables)
+        found = table(list(read_results(options.out).values()))
+        print(found)
+        if options.out.resolve() in (RESULTS / "speed.jsonl", RESULTS / "gpu.jsonl"):
+            write_tables(REPO_ROOT / PAGE, {options.out.stem: found})
         return
     if options.threads is not None:
         import os

@@ -14,7 +14,7 @@ from utils.cli import UserError
 
 
 def test_every_part_can_be_measured():
-    assert set(gpu.LIMITS) <= set(PARTS) and list(gpu.LIMITS)[:3] == ["gpu_tests", "ceilings", "training"]
+    assert set(gpu.LIMITS) <= set(PARTS) and list(gpu.LIMITS)[:3] == ["gpu_tests", "ceilings", "graphs"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

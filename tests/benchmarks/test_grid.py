@@ -134,10 +134,11 @@ def test_tables_in_the_docs_are_those_of_the_results(name):
         assert replace_table(text, place, table) == text, f"{study.page}: run benchmarks/{name} with --summarize"
 
 
-def test_the_speed_table_in_the_docs_is_that_of_the_results():
+@pytest.mark.parametrize("name", ["speed", "gpu"])
+def test_the_speed_tables_in_the_docs_are_those_of_the_results(name):
     text = (REPO_ROOT / "docs/SPEED.md").read_text(encoding="utf-8")
-    records = list(read_results(RESULTS / "speed.jsonl").values())
-    assert records and replace_table(text, "speed", speed_table(records)) == text
+    records = list(read_results(RESULTS / f"{name}.jsonl").values())
+    assert records and replace_table(text, name, speed_table(records)) == text
 
 
 def refuse(constant: str) -> None:

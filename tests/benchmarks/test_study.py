@@ -99,6 +99,17 @@ def test_sentences_of_the_paper_are_judged_by_budget():
     assert "AUC below 0.5 before inversion | 1 of 1 hold: 0.05 | – |" in table
 
 
+def test_trials_of_another_width_have_a_table_of_their_own():
+    usual = [record("nuc", "otsu", iou=0.5), record("nuc", "bright", iou=0.6)]
+    wide = record("nuc", "otsu", iou=0.9)
+    wide = {**wide, "cell": {**wide["cell"], "width": 4 * wide["cell"]["width"]}}
+    tables = make_tables({**dict.fromkeys(TABLES, []), "real": [*usual, wide]})
+    assert (
+        "0.900" not in tables["study methods"] and "| nuc otsu | bce | 300 | 0.500 | 0.900 |" in tables["study widths"]
+    )
+    assert "bright" not in tables["study widths"]
+
+
 def test_the_tables_of_nothing_say_so():
     tables = make_tables({table: [] for table in TABLES})
     assert set(tables.values()) == {"Not enough trials are finished yet."}
