@@ -95,7 +95,16 @@ def raise_faults(path: Path, faults: Sequence[tuple[int, str]], note: str = "") 
     raise UserError(head + "\n".join(lines) + note)
 
 
-HEADER = re.compile(r"\W*(images?|img|file ?(name|path)?s?|path)\W+(labels?|masks?|annotations?|gt)\b.*", re.IGNORECASE)
+HEADER = re.compile(
+    r"\W*(images?|img|file[ _]?(name|path)?s?|path)(_?(path|name|file|id))?\W+"
+    r"(labels?|masks?|annotations?|segmentations?|targets?|gt)(?![^\W_]).*",
+    re.IGNORECASE,
+)
+DRIVE = re.compile(r"\W*[A-Za-z]:\\")
+SEPARATORS = {",": "comma", ";": "semicolon", "|": "vertical bar"}
+QUOTES = "\"'“”„‘’"
+INVISIBLE = "\u00a0\u200b\u2060\ufeff"
+AROUND_PATHS = f" {QUOTES}{INVISIBLE}"
 
 
 class _Places(NamedTuple):
@@ -175,15 +184,22 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> list[Path]:
 
 def _likely_cause(line: str, places: _Places) -> str:
     """Why the files of a line are not found, where a small change finds them: backslashes, commas, quotes."""
+
+    def has_file(parts: Sequence[str]) -> bool:
+        return any(_find(part.strip(AROUND_PATHS), places) for part in parts)
+
     slashed = line.replace("\\", "/")
-    if slashed != line and any(_find(part.strip(' "'), places) for part in re.split(r"[\t,;]", slashed)):
+    if slashed != line and (DRIVE.match(line) or has_file(re.split(r"[\t,;]", slashed))):
         return "it is written with backslashes, as on Windows: write paths with /"
-    for mark, name in ((",", "comma"), (";", "semicolon")):
-        parts = [part.strip(' "') for part in slashed.split(mark)]
-        if len(parts) > 1 and _find(parts[0], places):
+    for mark, name in SEPARATORS.items():
+        if has_file([part.split(mark)[0] for part in slashed.split("\t") if mark in part]):
             return f"its columns are separated by a {name}, as in a CSV file: put a tab between image and label"
-    if '"' in line and any(_find(part.strip(' "'), places) for part in line.split("\t")):
+    if any(mark in line for mark in QUOTES) and has_file(line.split("\t")):
         return "it has quotation marks around paths: leave them out"
+    if any(mark in line for mark in INVISIBLE) and has_file(re.split(f"[\t{INVISIBLE}]", line)):
+        return "it has a space that is no plain one, or an invisible character: put a tab between image and label"
+    if " #" in line.replace("\t", " ") and has_file(re.split(r"[ \t]#", line)[0].split("\t")):
+        return "a comment has a line of its own"
     if any(_is_plane_misspelt(part, places) for part in re.split(r"[\t ]", line)):
         return "a plane of a stack is written stack.tif::N, N one number from 0 on"
     if HEADER.fullmatch(line):
