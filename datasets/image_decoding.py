@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.image_files import (
+    MIN_SIDE,
     ORIENTATION,
     Header,
     Pixels,
@@ -161,13 +162,14 @@ def _open_array(path: Path, plane: int | None, wanted: Wanted) -> tuple[np.ndarr
 def _array_axes(shape: tuple[int, ...], channels: int) -> str:
     """What the axes of an array mean, which a ``.npy`` file does not say.
 
-    Two are rows and columns. Of more, the last are samples where it has 3 or 4 entries (RGB), or as many as channels
-    are asked for; else the first where it has as many as asked for; all others number planes.
+    Two are rows and columns. Of more, the last are samples where it is too short for columns (1 as Keras keeps it, 3
+    of RGB), or as long as channels are asked for; else the first where it has as many as asked for; all others number
+    planes.
     """
     if len(shape) < 3:
         return "YX"[2 - len(shape) :]
     others = "ABDEFGHIJKLMNOPQRTUVWZ"
-    if shape[-1] in (3, 4) or (channels > 1 and shape[-1] == channels):
+    if shape[-1] < MIN_SIDE or (channels > 1 and shape[-1] == channels):
         return others[: len(shape) - 3] + "YXS"
     first = "C" if channels > 1 and len(shape) == 3 and shape[0] == channels else others[0]
     return first + others[1 : len(shape) - 2] + "YX"

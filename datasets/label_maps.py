@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from datasets.labels import IGNORE, label_classes
 from utils.errors import UserError
 from utils.paths import display_path
 
+WHITE = 0xFFFFFF
 FORM = '"VALUE:CLASS,…", a value a number or a colour #rrggbb, a class a number or ignore: "1:0,2:1,-1:ignore"'
 ENTRY = re.compile(r"\s*(?:(#[0-9a-fA-F]{6})|([+-]?\d+(?:\.\d+)?))\s*:\s*(\d+|ignore)\s*")
 
@@ -33,6 +35,16 @@ def label_map_option(text: str) -> str:
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--label_map ")) from None
     return text
+
+
+def background_first(values: Sequence[int], is_color: bool = False) -> list[int]:
+    """Values or colours in ascending order, but the likeliest background in front: 0, black, or else white.
+
+    >>> background_first([-1, 0]), [color_name(color) for color in background_first([0xFF0000, 0xFFFFFF], True)]
+    ([0, -1], ['#ffffff', '#ff0000'])
+    """
+    likely = next((value for value in (0, WHITE) if value in values and (is_color or value == 0)), None)
+    return sorted(values, key=lambda value: (value != likely, value))
 
 
 @dataclass(frozen=True)

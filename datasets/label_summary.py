@@ -180,8 +180,10 @@ def are_smeared(files: Sequence[FileValues]) -> bool:
     found = union_of_values(files)
     lowest, highest = found[0], found[-1]
     several = [file for file in files if len(file.values) > 2]
+    if found[1] >= NEARLY_HIGHEST * highest and (not several or highest in USUAL_FOREGROUNDS):
+        return True
     if not several:
-        return bool(found[1] >= NEARLY_HIGHEST * highest)
+        return False
     if all(map(has_strays_only, several)):
         return True
     if len(found) <= 4:

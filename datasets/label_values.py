@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.label_maps import LabelMap, color_name
+from datasets.label_maps import LabelMap, background_first, color_name
 from datasets.label_summary import (
     MAX_VALUES,
     FileValues,
@@ -305,6 +305,7 @@ def _color_message(path: Path, colors: np.ndarray, others: int = 0) -> str:
             f"{where}, {len(found)} different ones: it seems to be an image; are image and label exchanged? "
             "(In JPEG colours run into each other: save labels as PNG)"
         )
-    meaning = ",".join(f"{color_name(int(color))}:{min(place, 1)}" for place, color in enumerate(found))
+    ordered = background_first(found.tolist(), is_color=True)
+    meaning = ",".join(f"{color_name(color)}:{min(place, 1)}" for place, color in enumerate(ordered))
     names = listed(found, is_color=True)
     return f'{where} ({names}); say what they mean, for example --label_map "{meaning}"'

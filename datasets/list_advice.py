@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import Wanted
+from datasets.image_files import TURNED, Wanted
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_image, read_stack, read_stored_label
-from datasets.label_maps import LabelMap, color_name
+from datasets.label_maps import LabelMap, background_first, color_name
 from datasets.label_summary import FileValues, summarize
 from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
 from datasets.labels import IGNORE
@@ -148,9 +148,10 @@ def _sizes_differ(each: LookedAt) -> bool:
 
 def _size_fault(row: Row, each: LookedAt) -> str:
     (height, width), (label_height, label_width) = each.size or (0, 0), each.label_size or (0, 0)
+    doubt = TURNED if (label_width, label_height) == (height, width) else ": is it the label of another image?"
     return (
         f"label {display_path(row[1])} is {label_height}×{label_width}, its image {display_path(row[0])} "
-        f"{height}×{width}: is it the label of another image?"
+        f"{height}×{width}{doubt}"
     )
 
 
@@ -160,7 +161,8 @@ def _size_fault(row: Row, each: LookedAt) -> str:
 def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Advice) -> None:
     counts = {each.channels for each in found if each.size is not None}
     colored = [row[0] for row, each in zip(rows, found, strict=True) if each.is_color]
-    several = sorted(counts - {1, 3})
+    stacked = {each.channels for each in found if each.size is not None and not each.is_color}
+    several = sorted(counts - {1, 3} | stacked - {1})
     if several:
         advice.in_channels = several[-1]
         advice.options.append(f"--in_channels {several[-1]}")
@@ -252,9 +254,11 @@ def _advise_classes(files: Sequence[FileValues]) -> Advice | None:
         greys = [file.values * 0x010101 for file in files if not file.is_color]
         found = reduce(np.union1d, greys, reduce(np.union1d, (file.values for file in files if file.is_color)))
     void = _void_values([int(value) for value in found], is_color)
-    classes = [int(value) for value in found if int(value) not in void]
+    classes = background_first([int(value) for value in found if int(value) not in void], is_color)
+    if len(classes) == 1 < len(found):  # 0 and -1, or 1 and -1: nothing else could be foreground
+        classes, void = background_first([int(value) for value in found], is_color), []
     shown = listed(found, is_color)
-    if not is_color and classes[0] == 0 and classes[-1] < FAR * len(classes) + FAR and not any(v < 0 for v in void):
+    if not is_color and classes[0] == 0 and 0 < classes[-1] < FAR * len(classes) + FAR and not any(v < 0 for v in void):
         return _plain_classes(classes, void, shown)
     names = [color_name(value) if is_color else str(value) for value in classes]
     entries = [f"{name}:{number}" for number, name in enumerate(names)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import Header, split_plane
+from datasets.image_files import MIN_SIDE, TURNED, Header, split_plane
 from datasets.image_io import StoredLabel, read_image, read_image_header, read_stored_label
 from datasets.label_maps import LabelMap
 from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
@@ -26,7 +26,6 @@ from utils.cli import UserError, map_with_progress
 from utils.files import same_content
 from utils.paths import display_path
 
-MIN_SIDE = 16  # pixels; the networks halve the image four times
 COLORS_LOOKED_AT = 8  # images whose pixels are looked at for colour
 
 Say = Callable[[str], object]
@@ -145,9 +144,9 @@ def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, ima
         if header is not None and np.ptp(stored.values) and _is_same(sample.image, sample.label):
             faults.append(f"label {display_path(sample.label)} has the content of its image: one of them is wrong")
         if header is not None and size != (header.height, header.width):
-            faults.append(
-                f"label {display_path(sample.label)} is {size[0]}×{size[1]}, its image {header.height}×{header.width}"
-            )
+            turned = TURNED if size == (header.width, header.height) else ""
+            sizes = f"{size[0]}×{size[1]}, its image {header.height}×{header.width}{turned}"
+            faults.append(f"label {display_path(sample.label)} is {sizes}")
         return _check_label(stored, sample.label, expected, count_pieces)._replace(header=header, faults=faults)
     except UserError as fault:
         return Check(header, [*faults, f"label {str(fault).removeprefix('label ')}"])

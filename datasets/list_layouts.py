@@ -47,7 +47,7 @@ NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=
 MERGED = "merged.json"  # in a folder of labels that were merged from a file an object
 WRITTEN_HERE = {"manifest.json", MERGED}  # in folders of labels that this project wrote
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
-SYSTEM_FOLDERS = {"__macosx", "__pycache__"}
+SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir"}  # the last holds the thumbnails of network drives
 
 CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
 SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"

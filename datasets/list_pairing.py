@@ -15,7 +15,8 @@ from utils.cli import UserError, shortened
 from utils.paths import display_path
 
 IMAGE_SUFFIXES = (
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".npy",
+    ".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".jp2",
+    ".pbm", ".pgm", ".ppm", ".pnm", ".npy",
 )  # fmt: off
 LABEL_ENDINGS = (
     "_cp_masks",

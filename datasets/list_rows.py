@@ -73,7 +73,7 @@ def find_rows(
         parts = {split: _first_channels(rows) for split, rows in parts.items()}
         say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")
     for split in unlabelled:
-        say(_without_labels(parts[split], split))
+        say(_without_labels(parts[split], split, tree.top))
     _leave_out_undivided(parts, say)
     return parts
 
@@ -231,7 +231,7 @@ def _common_folder(paths: Sequence[Path]) -> str:
     return display_path(Path(os.path.commonpath([path.parent for path in paths])))
 
 
-def _without_labels(rows: Sequence[Row], split: str | None) -> str:
+def _without_labels(rows: Sequence[Row], split: str | None, top: Path) -> str:
     use = "they can be predicted, not scored" if split == "test" else "only label-free training (--igtt) can use them"
     places: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -240,7 +240,8 @@ def _without_labels(rows: Sequence[Row], split: str | None) -> str:
     hint = f"; if {' or '.join(twins[:3])} holds the labels, name it with --labels" if twins else ""
     folder = Path(os.path.commonpath([row[0].parent for row in rows]))
     beside = sorted(other.name for other in folder.parent.glob("*/") if folder_name(other.name).role == "label")
-    if split is None and beside and folder_name(folder.name).role == "image":
+    is_beyond = not folder.parent.is_relative_to(top)  # what lies below was looked at
+    if split is None and beside and is_beyond and folder_name(folder.name).role == "image":
         hint = f"; {beside[0]} beside it may have them: name {display_path(folder.parent)}"
     return f"{display_path(folder)} has images without labels: {use}{hint}"
 

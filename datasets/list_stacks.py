@@ -9,7 +9,7 @@ from datasets.image_files import PlaneStack
 from datasets.image_io import read_stack
 from utils.cli import UserError, counted, map_with_progress, shortened
 
-STACK_SUFFIXES = (".tif", ".tiff", ".npy", ".gif", ".webp")
+STACK_SUFFIXES = (".tif", ".tiff", ".btf", ".npy", ".gif", ".webp")
 
 Row = tuple[Path, ...]
 
@@ -48,7 +48,7 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
         raise UserError(
             f"no label has as many planes as its image: {shortened(unequal, 3)}. Label every plane, or save the planes "
             "that are labelled as images; where channels were taken for planes or planes for channels, exchange them "
-            "(in ImageJ with Image > Properties)"
+            "(in ImageJ with Image > Properties; in .npy files channels come last)"
         )
     listed = [row[0] for row in rows if row[0] in planes and len({planes.get(path, 1) for path in row}) == 1]
     if listed:

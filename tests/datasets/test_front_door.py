@@ -156,6 +156,7 @@ TREES = {
             Files(None, "Thumbs.db"),
             Files(None, "._1.TIF"),
             Files(grey, "__MACOSX/1.TIF"),
+            Files(grey, "@eaDir/1.TIF/SYNO_THUMB.jpg"),
         ],
         {
             "train_gt.txt": [
@@ -559,6 +560,10 @@ def test_the_folder_of_images_alone_is_told_where_labels_may_lie(tmp_path: Path)
     assert "left out: 1 broken link (lost.tif); they lead nowhere" in said
     assert any(line.endswith("; masks beside it may have them: name DATA") for line in said)
     assert said[-1] == f"{NEXT} --igtt"
+    (tmp_path / "my data/masks").rename(tmp_path / "my data/annotations")
+    for path in (tmp_path / "my data/annotations").iterdir():
+        path.rename(path.with_suffix(".json"))
+    assert not any("may have them" in line for line in made(tmp_path).said)  # they lie in the folder that was named
     with pytest.raises(UserError, match=r"0\.tif is a file: name the folder"):
         made(tmp_path, ["images/0.tif"])
 
@@ -567,7 +572,11 @@ def test_files_that_do_not_fit_each_other_are_a_warning(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "images/*.tif", range(4)), Files(binary, "labels/*.png", range(4))])
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "my data/labels/2.png")
     (tmp_path / "my data/images/3.tif").write_bytes(b"II*\0")
+    for folder, shape in (("images", (32, 64)), ("labels", (64, 32))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"my data/{folder}/1.png")
+    (tmp_path / "my data/images/1.tif").unlink()
     said = made(tmp_path).said
+    assert any("1.png is 64×32, its image" in line and "rows and columns are exchanged" in line for line in said)
     assert any("warning: label" in line and "2.png is 20×30, its image" in line and "48×48" in line for line in said)
     assert any("warning: image" in line and "3.tif cannot be read as an image" in line for line in said)
     assert said[-1] == NEXT
@@ -602,6 +611,13 @@ VALUES = {
         ' --num_classes 3 --label_map "0:0,100:1,200:2"',
     ),
     "two colours": (lambda n: np.dstack([binary(n), binary(n) // 2, 0 * binary(n)]), ""),
+    "0 and -1": (lambda n: -(binary(n) // 255).astype(np.int8), ' --label_map "0:0,-1:1"'),
+    "-1 and 1": (lambda n: (binary(n) // 255).astype(np.int8) * 2 - 1, ' --label_map "-1:0,1:1"'),
+    "254 and 255": (lambda n: np.where(np.arange(SIDE) < SIDE // 2, 254, 255) * (binary(n) // 255), ""),
+    "red on white": (
+        lambda n: np.where(binary(n)[..., None] > 0, (255, 0, 0), (255, 255, 255)).astype(np.uint8),
+        ' --label_map "#ffffff:0,#ff0000:1"',
+    ),
     "colours": (colors_of_classes, ' --num_classes 3 --label_map "#000000:0,#00ff00:1,#ff0000:2"'),
 }
 
@@ -609,11 +625,20 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_the_command_to_type_says_what_values_mean(name: str, tmp_path: Path):
     draw_label, options = VALUES[name]
-    suffix = "tif" if draw_label(0).dtype == np.int16 else "png"
+    suffix = "png" if draw_label(0).dtype in (np.uint8, np.uint16) else "tif"
     put(
         tmp_path / "my data", [Files(grey, "images/*.tif", range(6)), Files(draw_label, f"labels/*.{suffix}", range(6))]
     )
     assert made(tmp_path).said[-1] == f"{NEXT}{options}"
+
+
+def test_channels_of_a_composite_come_with_in_channels(tmp_path: Path):
+    put(tmp_path / "my data", [Files(lambda n: binary(n) > 0, "labels/*.pbm", range(6))])
+    (tmp_path / "my data/images").mkdir()
+    for number in range(6):
+        composite = np.stack([grey(number)] * 3)
+        tifffile.imwrite(tmp_path / f"my data/images/{number}.tif", composite, imagej=True, metadata={"axes": "CYX"})
+    assert made(tmp_path).said[-1] == f"{NEXT} --in_channels 3"
 
 
 def test_a_value_that_may_be_void_comes_with_ignore_index(tmp_path: Path):

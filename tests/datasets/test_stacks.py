@@ -65,6 +65,12 @@ def test_arrays_are_read_plane_by_plane(tmp_path: Path):
     np.save(tmp_path / "7.npy", STACK[:, 0, 0])
     np.testing.assert_array_equal(read_image(f"{tmp_path}/7.npy::2"), STACK[2, 0, 0])
     np.testing.assert_array_equal(read_image(tmp_path / "7.npy", channels=3), np.moveaxis(STACK[:, 0, 0], 0, -1))
+    np.save(tmp_path / "6.npy", GREY[..., None])
+    np.testing.assert_array_equal(read_image(tmp_path / "6.npy"), GREY)
+    np.save(tmp_path / "5.npy", np.stack([GREY] * 5, axis=-1))
+    assert read_image(tmp_path / "5.npy", channels=5).shape == (*GREY.shape, 5)
+    with pytest.raises(UserError, match="has 5 channels"):
+        read_image(tmp_path / "5.npy")
     np.save(tmp_path / "8.npy", GREY > 30_000)
     np.testing.assert_array_equal(read_label(tmp_path / "8.npy"), GREY > 30_000)
     np.save(tmp_path / "9.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
