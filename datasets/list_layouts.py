@@ -23,6 +23,7 @@ from datasets.list_pairing import (
     LABEL_ENDINGS,
     SEPARATORS,
     has_mark,
+    is_entered,
     is_image_file,
     natural_key,
     stem,
@@ -47,7 +48,6 @@ NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=
 MERGED = "merged.json"  # in a folder of labels that were merged from a file an object
 WRITTEN_HERE = {"manifest.json", MERGED}  # in folders of labels that this project wrote
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
-SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir"}  # the last holds the thumbnails of network drives
 
 CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
 SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"
@@ -188,14 +188,7 @@ def _walk(folder: Path, labels: Sequence[str]) -> Iterator[Path]:
             folders.clear()  # noisy, repaired or merged labels, taken where they are asked for
             continue
         packed = [name for name in folders if Path(name).suffix.lower() in FOREIGN]
-        folders[:] = [
-            name
-            for name in folders
-            if name not in packed
-            and not name.startswith(".")
-            and name.lower() not in SYSTEM_FOLDERS
-            and not Path(os.path.realpath(here)).is_relative_to(os.path.realpath(here / name))  # a link to above
-        ]
+        folders[:] = [name for name in folders if name not in packed and is_entered(here, name)]
         yield from (
             here / name for name in (*files, *packed) if not name.startswith(".") and name.lower() not in SYSTEM_FILES
         )

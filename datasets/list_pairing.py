@@ -44,6 +44,7 @@ LABEL_BEGINNINGS = (
 IMAGE_ENDINGS = ("_image", "_img", "_raw", "_volume", "_im", "_0000")  # the last is nnU-Net's first channel
 IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_")
 SEPARATORS = "_-. "
+SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir"}  # the last holds the thumbnails of network drives
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +75,26 @@ def list_images(folder: Path) -> list[Path]:
     return sorted((file for file in folder.iterdir() if is_image_file(file) and file.is_file()), key=natural_key)
 
 
-def list_image_tree(folder: Path) -> list[Path]:
-    """The image files inside a folder and the folders below it, in natural order.
+def is_entered(parent: Path, name: str) -> bool:
+    """Whether to look into a folder for images: not hidden, none that systems leave behind, no link to above."""
+    if name.startswith(".") or name.lower() in SYSTEM_FOLDERS:
+        return False
+    return not Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(parent / name))
 
-    Hidden folders below it are left out, and those that hold this project's results.
+
+def list_image_tree(folder: Path) -> list[Path]:
+    """The image files inside a folder and the folders below it, links followed, in natural order.
+
+    Folders below it are left out as `is_entered` says, and those that hold this project's results.
     """
     from utils.output_folder import WRITTEN
 
     found: list[Path] = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
         if WRITTEN in files and Path(place) != folder:
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if is_entered(Path(place), name)]
         found += [file for name in files if is_image_file(file := Path(place, name)) and file.is_file()]
     return sorted(found, key=natural_key)
 

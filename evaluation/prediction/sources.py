@@ -11,6 +11,7 @@ from typing import Any
 from datasets.image_files import PlaneStack, split_plane
 from datasets.list_checks import Expectation, survey, tell_color
 from datasets.list_pairing import IMAGE_SUFFIXES, list_image_tree, natural_key
+from datasets.list_parser import LISTED_FAULTS
 from datasets.lists import Sample, find_list, raise_faults, read_list
 from evaluation.prediction.result_folders import identify
 from evaluation.prediction.settings import MapSettings, Picture
@@ -67,6 +68,8 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
                 raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
             files += inside
             places |= {Path(os.path.abspath(file)): file.parent.relative_to(path) for file in inside}
+        elif path.suffix.lower() == ".txt":
+            raise UserError(f"--input {path}: images are expected; a list of them is given by --data_list")
         elif split_plane(path)[0].is_file():
             files.append(path)
         else:
@@ -110,7 +113,9 @@ def make_pictures(source: Source, settings: MapSettings, overlays: int) -> tuple
     expected = Expectation(channels=settings.in_channels, selected=settings.channels)
     found = survey(unlabelled, source.list_path or Path("--input"), expected)
     if all(check.faults for check in found.checks):
-        raise_faults(found.path, found.faults())
+        if source.list_path is None:
+            raise UserError("--input: " + "\n".join(fault for _, fault in found.faults()[:LISTED_FAULTS]))
+        raise_faults(source.list_path, found.faults())
     tell_color([found], expected)
     names = name_maps([sample.image for sample in source.samples], source.stacks, source.places)
     pictures, failed = [], {}

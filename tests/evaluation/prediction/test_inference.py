@@ -170,6 +170,17 @@ def test_equal_stems_get_the_folder_and_input_takes_folders(tmp_path, run):
     assert (run / "results" / "epoch_2_a" / "pred" / "7.tif").is_file()
 
 
+def test_input_folders_are_followed_through_links_and_without_litter(tmp_path, run):
+    write_images(tmp_path / "store", {"7": (20, 20)})
+    write_images(tmp_path / "mine", {"9": (20, 20)})
+    write_images(tmp_path / "mine/@eaDir/9.png", {"thumbnail": (20, 20)})
+    (tmp_path / "mine/day1").symlink_to(tmp_path / "store")
+    (tmp_path / "mine/up").symlink_to("..")
+    predict(run, "--input", tmp_path / "mine")
+    maps = read_json(run / "results" / "epoch_2_mine" / "predictions.json")["maps"]
+    assert sorted(maps.values()) == ["pred/9.tif", "pred/day1/7.tif"]
+
+
 def test_another_list_has_its_own_folder(tmp_path, images, run):
     other = write_list(tmp_path / "lists" / "other.txt", images[:2])
     predict(run, "--data_list", other)
@@ -231,8 +242,11 @@ def test_wrong_input_is_named(tmp_path, run):
     with pytest.raises(UserError, match=r"nothing\.tif does not exist"):
         predict(run, "--input", tmp_path / "nothing.tif")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    with pytest.raises(UserError, match=r"broken\.png"):
+    with pytest.raises(UserError, match=r"^--input: image .*broken\.png cannot"):
         predict(run, "--input", tmp_path / "broken.png")
+    (tmp_path / "images.txt").write_text("broken.png\n")
+    with pytest.raises(UserError, match=r"images\.txt: .* by --data_list"):
+        predict(run, "--input", tmp_path / "images.txt")
     with pytest.raises(UserError, match="there is no list 'nowhere'"):
         predict(run, "--data_list", "nowhere")
     with pytest.raises(UserError, match="no run folder"):
