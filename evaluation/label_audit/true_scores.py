@@ -28,7 +28,8 @@ from datasets.image_io import read_label
 from evaluation.label_audit.error_table import DISTANCE, INSIDE, REACH, LabelErrors, Shares, count_by_distance
 from evaluation.label_audit.verdict import read_audit
 from evaluation.scores.bootstrap import MIN_IMAGES, small_sample_reach, student_reach
-from evaluation.scores.images import ImageResult, Scorer, read_map
+from evaluation.scores.images import ImageResult, Scorer
+from evaluation.scores.maps import read_map
 from utils.cli import UserError
 from utils.run_folder import LOG_ROOT, display_path
 

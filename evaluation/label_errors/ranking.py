@@ -15,8 +15,8 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speckle
 from evaluation.label_errors.quality import Calibration, LabelQuality, assess, image_quality, outliers
 from evaluation.scores import confusion_matrix, score_histogram
-from evaluation.scores.images import integer_scale, read_map
 from evaluation.scores.map_folder import MapFolder, match_maps
+from evaluation.scores.maps import integer_scale, read_map
 from utils.background import read_ahead
 from utils.cli import Progress, UserError
 from utils.files import read_json

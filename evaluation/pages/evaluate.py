@@ -13,9 +13,10 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores import DEFAULT_THRESHOLD, calibration_error
-from evaluation.scores.images import TITLES, ImageResult, Scorer, integer_scale, score_maps, show, summarize, title_of
+from evaluation.scores.images import TITLES, ImageResult, Scorer, score_maps, show, summarize, title_of
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
+from evaluation.scores.maps import integer_scale
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
 from utils.output_folder import replaced_output
@@ -221,7 +222,7 @@ def tell_unmatched(matches: Matches) -> None:
 
 
 def tell_low_maps(histogram: np.ndarray, scorer: Scorer) -> None:
-    """Say that no map reaches the threshold, as masks of objects 1, 2, 3, … do where they pass for scores."""
+    """Say that no map reaches the threshold, as percentages do where they pass for shares of a type's range."""
     if scorer.num_classes > 1:
         return
     occupied = np.flatnonzero(histogram.sum(0))
@@ -229,8 +230,7 @@ def tell_low_maps(histogram: np.ndarray, scorer: Scorer) -> None:
     if highest <= scorer.threshold:
         print(
             f"no map reaches the threshold {scorer.threshold:.4f}, their highest score is about {highest:.4f}: whole "
-            "numbers are taken as shares of their type's range (255, 65535); masks of numbered objects are no scores, "
-            "save them as 0 and 255"
+            "numbers are taken as shares of their type's range (255, 65535); save others as real numbers from 0 to 1"
         )
 
 

@@ -14,9 +14,9 @@ from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
 from evaluation.scores import BINS, score_histogram
 from evaluation.scores.few_images import choose_threshold, group_numbers
-from evaluation.scores.images import integer_scale, read_map
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, find_maps, match_maps, read_predictions
+from evaluation.scores.maps import integer_scale, read_map
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.files import read_json, unique_stems, write_json

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.image_io import read_image, read_label, read_scores, read_stored_label
+from datasets.image_io import read_label, read_stored_label
 from datasets.image_scale import read_scale
 from datasets.labels import IGNORE
 from datasets.lists import Sample
@@ -19,6 +19,7 @@ from evaluation import scores as s
 from evaluation.objects.matching import NO_OBJECTS, THRESHOLDS, ObjectCounts, count_objects
 from evaluation.objects.networks import network_metrics
 from evaluation.objects.splitting import label_objects
+from evaluation.scores.maps import read_map
 from evaluation.scores.mask_offset import offset_mask
 from evaluation.scores.surface import skeletons_of, surface_metrics
 from utils.background import read_ahead
@@ -66,57 +67,6 @@ def show(value: float | None, digits: int = 3) -> str:
     if value is None or np.isnan(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
-
-
-def integer_scale(paths: Iterable[Path]) -> float:
-    """What whole-number maps are divided by: 1 if all of them hold nothing above 1, else 0 (their type's maximum)."""
-    for path in paths:
-        values = read_image(path)
-        if not np.issubdtype(values.dtype, np.integer) or values.max() > 1:
-            return 0.0
-    return 1.0
-
-
-def read_map(path: Path, num_classes: int = 1, scale: float = 0.0) -> np.ndarray:
-    """Read a map of any origin.
-
-    Args:
-        path: binary: scores as floats in [0, 1] or as 8- or 16-bit numbers; K classes: class indices, or scores
-            (K, H, W) in a float32 TIFF.
-        scale: what whole numbers are divided by; 0 stands for their type's maximum.
-    Returns: float32 (H, W) in [0, 1], or uint8 class indices (H, W) for K > 1.
-    Raises:
-        UserError: unreadable, or values out of range.
-    """
-    if num_classes > 1:
-        return _read_class_map(path, num_classes)
-    values = read_image(path)
-    if np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.float32) / np.float32(scale or np.iinfo(values.dtype).max)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{display_path(path)} is no score map: its values run from {low:.4g} to {high:.4g}, expected 0 to 1"
-            " (put logits through a sigmoid first)"
-        )
-    return values
-
-
-def _read_class_map(path: Path, num_classes: int) -> np.ndarray:
-    try:
-        classes = read_image(path)
-    except UserError:
-        classes = read_scores(path)  # raises in its turn where this is no stack of scores either
-        if classes.ndim != 3 or len(classes) != num_classes:
-            raise
-        return classes.argmax(0).astype(np.uint8)
-    bad = np.unique(classes[(classes >= num_classes) | (classes < 0) | (classes != np.floor(classes))])
-    if bad.size:
-        raise UserError(
-            f"{display_path(path)} holds {', '.join(f'{value:g}' for value in bad[:10])}, "
-            f"which {'is' if bad.size == 1 else 'are'} none of the {num_classes} classes 0…{num_classes - 1}"
-        )
-    return classes.astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from sklearn import metrics as sklearn
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
-from evaluation.scores.images import read_map
 from evaluation.scores.map_folder import find_maps, match_maps
+from evaluation.scores.maps import read_map
 from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
 from utils.files import read_json, write_json
@@ -299,9 +299,13 @@ def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
 
 
-def test_masks_of_numbered_objects_do_not_pass_for_scores_unsaid(tmp_path, cases, capsys):
+def test_masks_of_other_programs_are_scored_as_they_look_and_low_scores_said(tmp_path, cases, capsys):
     path = write_data(tmp_path, cases)
     for name, (_, label) in cases.items():
         write_image(tmp_path / "others" / f"{name}.tif", label.astype(np.uint16) * 37)
-    evaluate(tmp_path / "others", str(path))
+        low = label * np.arange(label.size, dtype=np.uint16).reshape(label.shape) % 100
+        write_image(tmp_path / "low" / f"{name}.tif", low)
+    assert evaluate(tmp_path / "others", str(path))["pooled"]["iou"] == 1
+    assert "the maps hold 0 and 37: all but 0 is foreground" in capsys.readouterr().out
+    evaluate(tmp_path / "low", str(path))
     assert "no map reaches the threshold 0.5000, their highest score is about 0.00" in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""Maps as files, of this project or of any other program: from their values to scores or classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from datasets.image_io import read_scores, read_stored_label
+from datasets.label_summary import COMPONENTS_LOOKED_AT, number_objects, summarize, union_of_values
+from datasets.label_values import FEW_VALUES, LabelReading, listed
+from utils.cli import UserError
+from utils.run_folder import display_path
+
+FEW_CLASSES = 8  # maps of more whole values than these may be scores of a network that is sure of nothing
+
+
+def integer_scale(paths: Iterable[Path], say: Callable[[str], object] = print) -> float:
+    """What whole-number maps are divided by: 0, their type's maximum, or 1 where all but 0 is foreground.
+
+    That is so where no map reaches half of its type's range and all hold 0 and one other value, or number objects.
+
+    Args:
+        paths: the maps; they are read until one tells.
+        say: told of numbered objects, and of a foreground that is neither 1 nor the highest value.
+    Raises:
+        UserError: maps of a few whole values that are no scores, such as class indices, or 1 and 2.
+    """
+    files, first = [], None
+    for path in paths:
+        values = _stored_values(path)
+        if values.dtype.kind == "f" or values.max() > np.iinfo(values.dtype).max / 2:
+            return 0.0
+        first = first or path
+        if len(files) < COMPONENTS_LOOKED_AT:
+            files.append(summarize(values, np.zeros(values.shape, bool)))
+    if first is None:
+        return 0.0
+    found = union_of_values(files)
+    if found[-1] <= 1:
+        return 1.0
+    if found[0] == 0 and (len(found) == 2 or number_objects(files)):
+        kind = f"hold 0 and {found[1]:g}" if len(found) == 2 else "number objects"
+        say(f"the maps {kind}: all but 0 is foreground")
+        return 1.0
+    if len(found) <= FEW_CLASSES and found[-1] <= FEW_VALUES and any(file.flat[1:].any() for file in files):
+        raise UserError(
+            f"the maps hold {listed(found)} ({display_path(first)}, …), which are neither scores, nor 0 and one other "
+            "value, nor numbered objects: save foreground as 255, or scores from 0 to 1 as real numbers"
+        )
+    return 0.0
+
+
+def read_map(path: Path, num_classes: int = 1, scale: float = 0.0) -> np.ndarray:
+    """Read a map of any origin.
+
+    Args:
+        path: binary: scores as floats in [0, 1] or as whole numbers; K classes: class indices, or scores (K, H, W) in
+            a float32 TIFF. Palettes are read as those of labels.
+        scale: what whole numbers are divided by, at most to 1; 0 stands for their type's maximum.
+    Returns: float32 (H, W) in [0, 1], or uint8 class indices (H, W) for K > 1.
+    Raises:
+        UserError: unreadable, in colours, or values out of range.
+    """
+    if num_classes > 1:
+        return _read_class_map(path, num_classes)
+    values = _stored_values(path)
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind != "f" and low >= 0:
+        return np.minimum(values.astype(np.float32) / np.float32(scale or np.iinfo(values.dtype).max), np.float32(1))
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{display_path(path)} is no score map: its values run from {low:.4g} to {high:.4g}, expected 0 to 1"
+            " (put logits through a sigmoid first)"
+        )
+    return values.astype(np.float32, copy=False)
+
+
+def _stored_values(path: Path, num_classes: int = 1) -> np.ndarray:
+    """The values of a map (H, W) as they are stored, for whatever they mean."""
+    stored = read_stored_label(path, LabelReading(num_classes))
+    if stored.is_color:
+        raise UserError(f"the map {display_path(path)} is in colours: one grey value a class is expected, or scores")
+    return stored.values
+
+
+def _read_class_map(path: Path, num_classes: int) -> np.ndarray:
+    try:
+        classes = _stored_values(path, num_classes)
+    except UserError:
+        classes = read_scores(path)  # raises in its turn where this is no stack of scores either
+        if classes.ndim != 3 or len(classes) != num_classes:
+            raise
+        return classes.argmax(0).astype(np.uint8)
+    bad = np.unique(classes[(classes >= num_classes) | (classes < 0) | (classes != np.floor(classes))])
+    if bad.size:
+        raise UserError(
+            f"{display_path(path)} holds {', '.join(f'{value:g}' for value in bad[:10])}, "
+            f"which {'is' if bad.size == 1 else 'are'} none of the {num_classes} classes 0…{num_classes - 1}"
+        )
+    return classes.astype(np.uint8)
