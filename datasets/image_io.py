@@ -162,8 +162,8 @@ class StoredLabel(NamedTuple):
     is_written: bool = False
 
     def classes(self, reading: LabelReading, path: Path) -> np.ndarray:
-        """uint8 class indices, see `LabelReading.classes`; ``label_map`` means other files than those written here."""
-        if self.is_written and reading.label_map is not None:
+        """uint8 class indices, see `LabelReading.classes`; ``reading`` is for other files than those written here."""
+        if self.is_written:
             reading = LabelReading(reading.num_classes, reading.ignore_index)
         return reading.classes(self.values, self.ignored, path, self.is_color)
 

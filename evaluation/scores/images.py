@@ -132,7 +132,7 @@ class Scorer:
         if reading is None or not reading.objects:
             return read_label(path, self.num_classes, self.ignore_index, reading), None
         stored = read_stored_label(path, reading)
-        return stored.classes(reading, path), stored.values
+        return stored.classes(reading, path), None if stored.is_written else stored.values
 
     def mask(self, scores: np.ndarray) -> np.ndarray:
         """What is foreground of scores (H, W), uint8."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -272,6 +273,25 @@ def test_a_label_map_means_the_labels_of_others_beside_those_written_here(root, 
         assert np.array_equal(read_label(ours.label, reading=ours.reading), expected)
     command = training_command("disks", new_list.stem, **given)
     assert f"--label_map {quoted(label_map)} --train_list train_clean" in command
+
+
+@pytest.mark.parametrize("kind", ["red", "0 and 100", "smeared 16 bits"])
+def test_labels_written_here_train_beside_labels_of_other_values(kind, root):
+    masks = {path: np.asarray(Image.open(path)) > 0 for path in (root / "datasets/disks").rglob("labels/*.png")}
+    for path, mask in masks.items():
+        if kind == "smeared 16 bits":
+            blurred = cv2.blur(mask.astype(np.float32), (3, 3)) * 65535
+            Image.fromarray(blurred.astype(np.uint16)).save(path)
+        else:
+            red = mask[..., None] * np.array([255, 0, 0], np.uint8)
+            Image.fromarray(red if kind == "red" else mask * np.uint8(100)).save(path)
+    new_list = write_noisy_labels("disks", "flip:0.2", root=root, say=quiet)
+    lists = [new_list, train_list(root, "train_gt")]
+    (noisy, clean), _ = read_checked_lists(lists, Expectation(), root=root, labels=["required"] * 2, say=quiet)
+    for ours, theirs in zip(noisy.samples, clean.samples, strict=True):
+        truth = read_label(theirs.label, reading=theirs.reading)
+        assert (truth == masks[theirs.label]).mean() > 0.95
+        assert np.mean(read_label(ours.label, reading=ours.reading) == truth) == pytest.approx(0.8, abs=0.01)
 
 
 @pytest.mark.parametrize(
