@@ -55,7 +55,7 @@ def judge_label(assessor: LabelAssessor, prediction: Prediction, outlines: bool)
     stated = label if outlines else assessed.stated(calibration.confidence)
     surprising = assessed.divergence * assessed.pixels > EVIDENCE_IN_IMAGE
     regions = []
-    for index in range(1, len(posterior)):
+    for index in sorted({*range(1, len(posterior))} - {*calibration.untold}):
         evidence = calibration.evidence(posterior, index)
         given = stated == index
         if outlines:
@@ -112,6 +112,10 @@ def with_outlines(assessor: LabelAssessor, predictions: Sequence[Prediction]) ->
 def judge_objects(assessor: LabelAssessor, ranked: Sequence[RankedLabel]) -> tuple[list[JudgedLabel], LabelAssessor]:
     """The issues of every label, in the order of the list, and what assesses labels as they were found by."""
     outlines = have_outlines(ranked)
+    untold = sorted({index for calibration in assessor.calibrations for index in calibration.untold})
+    if untold:
+        classes = ", ".join(map(str, untold))
+        print(f"labels of class {classes} are not judged: the predictions do not tell them from other classes")
     if not outlines:
         print("labels are noisy by single pixels: missing and invented objects are told, outlines are not judged")
     elif assessor.num_classes == 1:

@@ -35,6 +35,7 @@ WINDOW = 3  # h: windows of 7×7 pixels
 TEMPERATURE = 0.3  # of the soft minimum; cleanlab's 0.1 looks at fewer pixels, the doubtful ones along each boundary
 FLOOR = 1e-3  # of posteriors: no single pixel proves a label wrong
 MIN_REACH = 0.05  # of evidence: predictions that never tell classes apart are sure of nothing
+MIN_LIFT = 0.05  # by which a class must be likelier where its labels lie than anywhere, of its share or of the rest
 EVIDENCE = 5.4  # nats: half the 99.9 % quantile of χ² with one degree of freedom
 
 
@@ -78,7 +79,8 @@ class Calibration:
     Args:
         table: binary: P(label 1 | score), (BINS,); K classes: P(label | predicted class), (K, K).
         confidence: mean posterior of each class over the pixels that carry its label, (K,) (confident learning's
-            class thresholds); 1 for a class that no label has.
+            class thresholds); 1 for a class that no label has, infinite for one that predictions do not tell from the
+            others, which is then never expected.
         sure: of each class, how sure predictions are that it is not there, and that it is: medians, (K, 2).
         outline: binary: how sure they are along the labels' outlines, see `object_issues.with_outlines`.
     """
@@ -101,7 +103,15 @@ class Calibration:
         """For class maps, from their confusion with the labels (K, K), rows = label."""
         table = class_table(confusion)
         confidence = _mean_or_one((confusion * table.T).sum(1), confusion.sum(1))
+        share = confusion.sum(1) / max(confusion.sum(), 1)
+        untold = (share > 0) & (confidence - share < MIN_LIFT * np.minimum(share, 1 - share))
+        confidence[1:][untold[1:]] = np.inf
         return cls(table, confidence, _usual(table.T, confidence, confusion.sum(0)))
+
+    @property
+    def untold(self) -> list[int]:
+        """The classes that predictions do not tell from the others, which cannot be judged by them."""
+        return np.flatnonzero(np.isinf(self.confidence)).tolist()
 
     def relative(self, posterior: np.ndarray, index: int) -> np.ndarray:
         """A class against the likeliest other one, each as a share of its usual posterior; above ½ where it wins, (…).
