@@ -137,10 +137,14 @@ def training_command(
     label_map: str | None = None,
     data_root: Path | str | None = None,
     clean_list: Path | str | None = None,
+    in_channels: int = 1,
+    channels: Sequence[str] = (),
 ) -> str:
     """What to type to train on a list, a path or a bare name, beside other lists read as those it was made from."""
     given = {
         "num_classes": num_classes if num_classes > 1 else None,
+        "in_channels": in_channels if in_channels > 1 and not channels else None,
+        "channels": ",".join(channels) or None,
         "ignore_index": ignore_index,
         "label_map": label_map,
         "data_root": data_root,

@@ -11,6 +11,7 @@ import numpy as np
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, write_image
 from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
+from datasets.noise_files import training_command
 from evaluation.label_errors.issue_files import REVIEW, TABLE, LabelIssue, read_issues
 from evaluation.label_errors.object_issues import describe_issues, judge_objects, write_object_issues
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
@@ -20,7 +21,7 @@ from evaluation.scores.map_folder import MapFolder, find_maps
 from utils.cli import shortened
 from utils.files import write_csv, write_json
 from utils.output_folder import Writer, replaced_output
-from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
+from utils.run_folder import LOG_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
 ISSUES = Writer(
@@ -120,13 +121,17 @@ def write_issues(
         write_sheet(folder / "sheet.png", rows, verdict)
     write_csv(folder / "suspects.csv", COLUMNS, csv_rows(ranked, top))
     kept = [entry.prediction.sample for entry in ranked if not entry.stands_out]
-    write_list(folder / "without_suspects.txt", [(sample.image, sample.label) for sample in kept])
+    write_list(folder / "without_suspects.txt", [(sample.image, sample.label, *sample.more_labels) for sample in kept])
 
 
 def report_issues(
-    folder: Path, ranked: Sequence[RankedLabel], issues: Sequence[LabelIssue], dataset: str, top: int
+    folder: Path, ranked: Sequence[RankedLabel], issues: Sequence[LabelIssue], command: str, top: int
 ) -> None:
-    """The issues in numbers, the worst labels, where the files are, and what to do next."""
+    """The issues in numbers, the worst labels, where the files are, and what to do next.
+
+    Args:
+        command: trains on the labels that do not stand out.
+    """
     print(describe_issues(issues, len(ranked)))
     standing_out = [entry for entry in ranked if entry.stands_out]
     print(f"{len(standing_out)} of {len(ranked)} labels stand out as worse than the others")
@@ -134,9 +139,8 @@ def report_issues(
         label = display_path(entry.prediction.sample.require_label())
         print(f"{rank:4d}  quality {entry.quality:.3f}  {entry.kind:<24}  {label}")
     print(f"written to {display_path(folder)}: issues.csv, crops/, suspects.csv, sheet.png, without_suspects.txt")
-    print("next: look at crops/ and sheet.png and correct the labels, or train without those that stand out:")
-    kept = quoted(display_path(folder / "without_suspects.txt"))
-    print(f"python main.py --dataset {quoted(dataset)} --train_list {kept}")
+    alternative = f", or train without those that stand out:\n{command}" if standing_out else ""
+    print(f"next: look at crops/ and sheet.png and correct the labels{alternative}")
 
 
 def find_label_issues(
@@ -206,7 +210,10 @@ def find_label_issues(
                 "environment": environment_record("cpu"),
             },
         )
-    report_issues(folder, ranked, issues, dataset, top=top)
+    meaning = {"ignore_index": ignore_index, "label_map": reading and reading.label_map and reading.label_map.text}
+    kept = display_path(folder / "without_suspects.txt")
+    command = training_command(dataset, kept, num_classes=classes, data_root=data_root, **meaning, **how)
+    report_issues(folder, ranked, issues, command, top=top)
     return review_issues(folder, dataset, channels, how["in_channels"]) if review else folder
 
 

@@ -273,6 +273,8 @@ def test_a_label_map_means_the_labels_of_others_beside_those_written_here(root, 
         assert np.array_equal(read_label(ours.label, reading=ours.reading), expected)
     command = training_command("disks", new_list.stem, **given)
     assert f"--label_map {quoted(label_map)} --train_list train_clean" in command
+    assert training_command("disks", "x", in_channels=3).endswith("--in_channels 3 --train_list x")
+    assert training_command("disks", "x", in_channels=2, channels=("0", "2")).endswith("--channels 0,2 --train_list x")
 
 
 @pytest.mark.parametrize("kind", ["red", "0 and 100", "smeared 16 bits"])

@@ -55,7 +55,9 @@ def run_pilot(
     with tempfile.TemporaryDirectory() as folder:
         lists = {"train_list": Path(folder) / "train.txt", "val_list": Path(folder) / "val.txt"}
         for path, samples in zip(lists.values(), (train, held_out), strict=True):
-            write_list(path, [(sample.image, sample.require_label()) for sample in samples], root)
+            others = [() if "label_noise" in given else sample.more_labels for sample in samples]
+            rows = [(each.image, each.require_label(), *more) for each, more in zip(samples, others, strict=True)]
+            write_list(path, rows, root)
         named = {name: str(path) for name, path in lists.items()}
         length = {"steps": steps, "epochs": epochs, "checkpoint_every": epochs, "pred_invert": DIRECTIONS[invert]}
         with contextlib.redirect_stdout(io.StringIO()):

@@ -124,6 +124,11 @@ def open_experiment(
     options = configure({**given, "dataset": dataset}, root)
     train_list = find_list(options.data.train_list or CLEAN_LIST, dataset, root)
     samples = read_list(train_list, options.data.data_root, root)
+    if given.get("fusion", "first") != "first" and any(sample.more_labels for sample in samples):
+        raise UserError(
+            f"--fusion {given['fusion']}: pixels are drawn of single labels here: leave it out to take the first of "
+            "each line, or make one label of all by datasets/repair_labels.py --fusion"
+        )
     scored_on = find_list(data_list, dataset, root) if data_list else validation_list(options, root)
     full = full_length(
         len(samples),

@@ -144,6 +144,18 @@ def test_calibration_finds_the_share_of_labels_behind_each_score(inverted, rng):
     assert np.abs(table - (1 - expected if inverted else expected))[1000:-1000].max() < 0.03
 
 
+def test_a_class_that_is_hardly_ever_predicted_is_neither_expected_nor_judged():
+    """Its posterior is about the same everywhere, which says nothing of any pixel."""
+    confusion = np.array([[6000, 100, 1], [300, 700, 2], [400, 50, 0]])
+    calibration = Calibration.of_confusion(confusion)
+    assert calibration.untold == [2]
+    drawn = np.arange(3, dtype=np.uint8)[:, None]
+    assert calibration.expected(calibration.posterior(drawn))[:2].tolist() == [[0], [1]]
+    assert Calibration.of_confusion(np.array([[900, 100], [1000, 100]])).untold == [1]
+    kept = np.array([[9000, 970, 950], [10, 30, 0], [10, 0, 50]])  # of few labels, but where they are expected
+    assert Calibration.of_confusion(kept).untold == []
+
+
 def test_class_maps_are_calibrated_by_their_confusion_with_the_labels():
     confusion = np.array([[80, 0, 20], [0, 50, 0], [0, 0, 60]])
     calibration = Calibration.of_confusion(confusion)
@@ -249,6 +261,7 @@ def write_study(root: Path, spec: str, count: int = 28) -> list[str]:
         write_scores(root / "pred" / f"{number}.tif", scores)
         pairs.append((image, label))
     write_list(root / "list.txt", pairs)
+    (root / "list.txt").write_text("".join(f"{image}\t{label}\t{image}\n" for image, label in pairs))  # two annotators
     return kinds
 
 
@@ -325,6 +338,7 @@ def test_the_command_ranks_the_folds_and_says_what_to_do(tmp_path, capsys):
     assert read_image(tmp_path / "out" / "sheet.png", 3).ndim == 3
     kept = read_list(tmp_path / "out" / "without_suspects.txt")
     assert len(kept) == sum(row["stands_out"] == "no" for row in rows)
+    assert all(sample.more_labels == (sample.image,) for sample in kept)
     record = json.loads((tmp_path / "out" / "suspects.json").read_text())
     found = read_issues(tmp_path / "out")
     assert record["judged"] == 23 and record["issues"] == len(found.issues) > 0

@@ -201,6 +201,16 @@ def test_scores_are_those_of_a_clean_list_and_never_of_the_test_list_unasked(dis
         open_experiment(TINY, steps=12, data_list=None, folder=None, root=disks)
 
 
+def test_a_fusion_that_would_have_no_effect_is_refused(disks):
+    path = disks / "txt" / "disks" / "train" / "several.txt"
+    rows = (disks / "txt" / "disks" / "train" / "train_gt.txt").read_text().splitlines()
+    path.write_text("".join(f"{row}\t{row.split(chr(9))[1]}\n" for row in rows))
+    several = {**TINY, "train_list": str(path)}
+    assert open_experiment(several, steps=12, data_list=None, folder=None, root=disks).samples[0].more_labels
+    with pytest.raises(UserError, match="--fusion vote"):
+        open_experiment({**several, "fusion": "vote"}, steps=12, data_list=None, folder=None, root=disks)
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
