@@ -11,7 +11,7 @@ import numpy as np
 from datasets.list_splits import group_names
 from evaluation.pages.evaluate import NAMED_FILES, ScoringOptions, score_folder
 from evaluation.pages.results import RunResults
-from evaluation.scores.images import ImageResult, show, title_of
+from evaluation.scores.images import ImageResult, largest_value, show, title_of
 from evaluation.scores.map_folder import COMPARISON
 from evaluation.scores.paired import group_means, paired_difference
 from utils.cli import UserError, counted, shortened
@@ -59,7 +59,10 @@ def compare_maps(
         "group_by": group_by,
         "units": names,
         "differences": [
-            {name: paired_difference(columns[0], columns[place])._asdict() for name, columns in values.items()}
+            {
+                name: paired_difference(columns[0], columns[place], largest=largest_value(name))._asdict()
+                for name, columns in values.items()
+            }
             for place in range(1, len(tables))
         ],
         "values": values,

@@ -272,9 +272,13 @@ def summarize_objects(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     }
 
 
+def largest_value(name: str) -> float:
+    """What a metric cannot exceed."""
+    return math.inf if name in UNBOUNDED else 1.0
+
+
 def _mean_record(name: str, values: Sequence[float]) -> dict[str, Any]:
-    limits = (0.0, math.inf if name in UNBOUNDED else 1.0)
-    mean, low, high = s.bootstrap_mean(np.array(values), limits=limits)
+    mean, low, high = s.bootstrap_mean(np.array(values), limits=(0.0, largest_value(name)))
     return {"mean": mean, "low": low, "high": high, "undefined": int(np.isnan(values).sum())}
 
 

@@ -19,7 +19,6 @@ from evaluation.scores.bootstrap import bootstrap_mean
 
 EXACT = 14  # pairs up to which all 2ⁿ signs are tried
 RESAMPLES = 9999  # random signs beyond that
-UNLIMITED = (-np.inf, np.inf)
 
 
 class PairedDifference(NamedTuple):
@@ -34,18 +33,21 @@ class PairedDifference(NamedTuple):
     pairs: int
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedDifference:
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, *, largest: float = np.inf, seed: int = 0
+) -> PairedDifference:
     """Compare a metric of two predictions, image by image or group by group.
 
     Args:
         first, second: values of the same images in the same order, (n,); pairs with a NaN are left out.
+        largest: what the values, which are at least 0, cannot exceed, nor their difference.
     """
     defined = ~(np.isnan(first) | np.isnan(second))
     first, second = np.asarray(first, np.float64)[defined], np.asarray(second, np.float64)[defined]
     pairs = len(first)
     if not pairs:
         return PairedDifference(*[float("nan")] * 6, pairs=0)
-    mean, low, high = bootstrap_mean(second - first, limits=UNLIMITED, seed=seed)
+    mean, low, high = bootstrap_mean(second - first, limits=(-largest, largest), seed=seed)
     means = float(first.mean()), float(second.mean())
     return PairedDifference(*means, mean, low, high, sign_flip_p(second - first, seed), pairs)
 

@@ -99,6 +99,13 @@ def test_an_interval_leans_to_where_a_failure_lies():
     assert mean - low > 1.5 * (high - mean) and high <= 1
 
 
+def test_one_value_far_off_leaves_the_bounds_within_reach_of_two_values():
+    values = np.array([3.0, 4.0, 3.5, 4.2, 3.1, 220.0])
+    mean, low, high = bootstrap_mean(values, limits=(0, np.inf))
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert low < mean < high <= mean + student_reach(2) * error < 600
+
+
 def test_equal_scores_have_no_width():
     assert bootstrap_mean(np.full(8, 0.25)) == (0.25, 0.25, 0.25)
 

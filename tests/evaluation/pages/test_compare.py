@@ -109,6 +109,13 @@ def test_p_of_many_pairs_is_uniform_without_and_small_with_a_difference(rng):
     assert sign_flip_p(rng.normal(2, 1, 40)) == 1 / 10000
 
 
+def test_a_difference_of_shares_stays_between_minus_one_and_one():
+    first, second = np.zeros(6), np.array([0.01, 0.012, 0.011, 0.013, 0.012, 0.9])
+    assert paired_difference(first, second, largest=1.0).high == 1
+    assert paired_difference(second, first, largest=1.0).low == -1
+    assert paired_difference(first, 10 * second).high > 1
+
+
 def test_undefined_pairs_are_left_out():
     found = paired_difference(np.array([1.0, np.nan, 3.0]), np.array([2.0, 1.0, 5.0]))
     assert found.pairs == 2 and (found.first, found.second, found.difference) == (2.0, 3.5, 1.5)
