@@ -256,7 +256,8 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
     plain_gain, _ = _gain(np.array(kept))
     gain, error = _gain(np.array(won))
     best = _best_offset(plain.sum(0))
-    is_sure = min(plain_gain, gain) > MIN_GAIN and gain > small_sample_reach(len(labels)) * error
+    is_beyond_error = gain > small_sample_reach(len(labels)) * error
+    is_sure = min(plain_gain, gain) > MIN_GAIN and is_beyond_error
     offset = float(OFFSETS[best]) if is_sure else 0.0
     steps = [_move_step(back)] * (back != (0, 0)) + [f"offset:{offset:g}"] * (offset != 0)
     at = np.array(kept).sum(0)[int(offset != 0)]
@@ -266,7 +267,9 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
     elif best == zero:
         reason = "no move and no offset brings the labels nearer to the clean ones"
     else:
-        reason = f"the best one, offset:{OFFSETS[best]:g}, wins {held_out}: not beyond its error"
+        nearer = f"{plain_gain:+.3f} in the IoU of labels with clean ones: too little"
+        reason = f"the best one, offset:{OFFSETS[best]:g}, wins {held_out}"
+        reason += f", and {nearer}" if is_beyond_error else ": not beyond its error"
     return Repair(
         spec="+".join(steps) or None,
         before=labels_iou(labels, truths, num_classes),

@@ -28,11 +28,11 @@ def _prediction_lines(audit: Audit) -> list[str]:
 
 
 def audit_lines(audit: Audit) -> list[str]:
-    """Everything that was found, the verdict last."""
+    """Everything that was found, beside what `first_lines` says."""
     lines = audit.notes()
     if isinstance(audit, ReferenceAudit):
         lines += _matrix_lines(audit) + [_spectrum_line(audit), _profile_line(audit), _density_line(audit)]
-    return [*lines, *_prediction_lines(audit), audit.line()]
+    return lines
 
 
 def _matrix_lines(audit: ReferenceAudit) -> list[str]:

@@ -74,6 +74,16 @@ def test_a_move_and_an_offset_are_undone(spec, repair, least):
     ]
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [("wobble:6,10+offset:2", "labels with clean ones: too little"), ("flip:0.2+offset:1", "its error")],
+)
+def test_a_correction_that_is_not_taken_has_its_reason(spec, said):
+    truths = draw_truths()
+    found = choose_repair(with_noise(truths, spec), truths)
+    assert found.spec is None and found.reason.endswith(said)
+
+
 def test_skeletons_are_widened():
     truths = draw_truths()
     found = choose_repair(with_noise(truths, "skeleton"), truths)
