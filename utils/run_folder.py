@@ -103,6 +103,10 @@ def find_run(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path:
     for candidate in (Path(train_dir), log_root / train_dir, REPO_ROOT / train_dir):
         if (candidate / "checkpoints").is_dir():
             return candidate.resolve()
+    parts = find_cross_fit(train_dir, log_root)
+    if parts is not None:
+        names = ", ".join(display_path(path.parent) for path in sorted(parts.glob("fold_*/checkpoints")))
+        raise UserError(f"{train_dir} is a cross-fit of several runs: name one of them, {names or 'once there is one'}")
     runs = sorted(path.parent for path in log_root.glob("*/*/checkpoints"))
     known = "\n  ".join(str(run.relative_to(log_root)) for run in runs[-20:])
     raise UserError(

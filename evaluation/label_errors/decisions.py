@@ -16,7 +16,7 @@ from datasets.list_checks import Expectation
 from datasets.lists import Sample, decide_labels, find_list, list_folder, raise_faults, read_list, write_list
 from datasets.noise_files import MAX_TABLE, name_files, new_folder, training_command
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, read_issues
-from utils.cli import UserError, map_with_progress
+from utils.cli import UserError, counted, map_with_progress
 from utils.files import write_json
 from utils.paths import absolute_path
 from utils.records import LIST, POSITIVE, TEXT, check_record, read_record
@@ -90,8 +90,9 @@ def find_issue_folder(record: dict[str, Any], path: Path, dataset: str) -> Issue
         if place == path.parent:
             break
     if len(fitting) != 1:
-        names = ", ".join(display_path(found.folder) for found in fitting) or "none"
-        raise UserError(f"the issues that {path} decides on lie in {names}: name the folder by --prd_dir DIR")
+        names = ", ".join(display_path(found.folder) for found in fitting)
+        fault = f"fit several folders: {names}" if fitting else f"are in no folder of issues of {display_path(runs)}"
+        raise UserError(f"the issues that {path} decides on {fault}; name the folder by --prd_dir DIR")
     return fitting[0]
 
 
@@ -176,7 +177,7 @@ def apply_decisions(
     told = ", ".join(f"{counts[action]} {action}" for action in ACTIONS if counts[action])
     touched = sum(row["changed"] > 0 for row in rows)
     changed = f"{content['changed_pixels']} pixels changed in {touched} of {len(rows)} labels"
-    say(f"{told}: {changed}, {len(dropped)} images left out")
+    say(f"{told}: {changed}, {counted(dropped, 'image')} left out")
     say(f"wrote {display_path(new_list)}")
     command = training_command(
         dataset,

@@ -25,9 +25,13 @@ def validation_list(val_list: str | None, num_classes: int) -> str:
     return val_list
 
 
-def fit_calibration(predictions: Path) -> PlattScaling:
+def fit_calibration(predictions: Path, labels_are_noisy: bool = False) -> PlattScaling:
     """Fit the scaling on a folder with the maps of the validation images, and say what it does there."""
     histogram = grouped_histograms(predictions).sum(0)
+    if labels_are_noisy:
+        print(
+            "warning: the validation labels are noisy (--val_labels noisy): calibrated scores are those of such labels"
+        )
     scaling = fit_platt(histogram)
     before, after = calibration_error(histogram), calibration_error(scaling.histogram(histogram))
     print(

@@ -122,7 +122,8 @@ def predict_run(
 
         val_list = validation_list(members.config.get("val_list"), settings.num_classes)
         judged = predict(choose_images(members.config, val_list, (), data_root), settings)
-        settings = calibrated(settings, fit_calibration(judged))
+        noisy = members.config.get("val_labels") == "noisy"
+        settings = calibrated(settings, fit_calibration(judged, noisy))
     settings = replace(settings, masks=masks, save_scores=save_scores, spread=spread)
     objects = None if instances is None else (instances, min_area)
     return predict(source, settings, overlays=overlays, objects=objects, out=out)

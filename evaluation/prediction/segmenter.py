@@ -106,6 +106,8 @@ class Segmenter:
         )
         settings = decide_settings(members.decisions, pred_invert, channels=channels)
         if threshold is not None:
+            if not 0 <= threshold <= 1:
+                raise UserError(f"threshold {threshold} must be a number from 0 to 1")
             settings = replace(settings, threshold=float(threshold))
         return cls(members.predictor(), settings, batch_size or BATCH_SIZE[members.device.type], tile, overlap)
 

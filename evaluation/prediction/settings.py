@@ -133,7 +133,9 @@ def decide_settings(
     if config["num_classes"] > 1 and pred_invert == "on":
         raise UserError("--pred_invert on is for binary labels; this run has several classes")
     trained = bool(checkpoint["pred_invert"])
-    invert = {"auto": trained, "on": True, "off": False}[pred_invert]
+    invert = {"auto": trained, "on": True, "off": False}.get(pred_invert)
+    if invert is None:
+        raise UserError(f"pred_invert {pred_invert!r} is unknown; choose from: auto, on, off")
     offset = float(checkpoint.get("mask_offset", 0.0))
     threshold = DEFAULT_THRESHOLD if checkpoint["threshold"] is None else float(checkpoint["threshold"])
     return MapSettings(

@@ -104,11 +104,13 @@ def find_maps(prd_dir: Path) -> MapFolder:
     for folder, files in [*trees, (prd_dir, [] if has_results else list_image_tree(prd_dir))]:
         if any(file.suffix.lower() in MAP_SUFFIXES for file in files):
             return MapFolder(folder.parent if folder.name == "pred" else folder, folder, {})
-    reason = "holds no predictions.json and no maps" if prd_dir.is_dir() else "does not exist"
+    empty = f"holds no predictions.json and no maps ({', '.join(MAP_SUFFIXES)})"
+    reason = empty if prd_dir.is_dir() else "does not exist"
     results = [parent for parent in prd_dir.parents if parent.name == "results" and parent.is_dir()][:1]
+    results += [prd_dir, prd_dir / "results"]  # of a cross-fit out_of_fold/ lies beside results/
     known = sorted((path.parent for root in results for path in root.glob("*/predictions.json")), key=natural_key)
     hint = f"; predictions of this run: {', '.join(map(display_path, known))}" if known else "; run inference.py first"
-    raise UserError(f"--prd_dir {display_path(prd_dir)} {reason} ({', '.join(MAP_SUFFIXES)}){hint}")
+    raise UserError(f"--prd_dir {display_path(prd_dir)} {reason}{hint}")
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,7 @@ def test_labels_are_corrected_once_learning_slows(disks, monkeypatch):
         ({"method": "adele", "igtt": "best"}, "training without labels is --igtt"),
         ({"method": "clslsr", "loss": "dice"}, "it takes --loss bce or ce"),
         ({"method": "dast"}, "give --clean_list"),
+        ({"method": "dast", "clean_list": "train_gt", "val_list": None}, "names all training images"),
         ({"method": "adele", "label_noise": "flip:0.2", "label_noise_refresh": "epoch"}, "draws anew"),
     ],
 )

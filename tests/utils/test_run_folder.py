@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_an_unknown_run_lists_those_that_exist(tmp_path):
     create_run_folder("er", "unet", "bce", "sgd", "mine", tmp_path)
     with pytest.raises(UserError, match="er/mine"):
         find_run("er/yours", tmp_path)
+
+
+def test_a_cross_fit_names_its_runs(tmp_path):
+    run = create_run_folder("er", "unet", "bce", "sgd", "mine", tmp_path)
+    shutil.copytree(run, tmp_path / "er/f/fold_1")
+    (tmp_path / "er/f/folds.json").write_text("{}")
+    with pytest.raises(UserError, match="cross-fit of several runs: name one of them, .*f/fold_1"):
+        find_run("er/f", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,12 @@ class DivergenceAware(SeveralNetworks):
         super().__init__(options, data)
         clean = [sample.clean_label is not None for sample in data.train.samples]
         if not any(clean) or all(clean):
-            raise UserError(
-                "--method dast learns from clean and from noisy labels: give --clean_list LIST, of some images"
+            remedy = (
+                "the clean list names all training images; give one of some of them"
+                if any(clean)
+                else "give --clean_list LIST, of some images"
             )
+            raise UserError(f"--method dast learns from clean and from noisy labels: {remedy}")
         if world_size() > 1 or options.optimization.accumulate > 1:
             raise UserError("--method dast ranks whole batches: train in one process, without --accumulate")
         self.clean, self.classes = torch.tensor(clean), label_classes(options.data.num_classes)

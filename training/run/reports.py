@@ -192,8 +192,9 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
     if data.val is None:
         return [f"{line}, the last one: there are no validation labels to choose by"]
     if best.get("tables") is None or options.data.val_labels == "noisy":
-        noisy = " (by noisy labels)" if options.data.val_labels == "noisy" else ""
-        return [f"{line}: val figure {best['figure']:.4f}{noisy}"]
+        if options.data.val_labels == "noisy":
+            return [f"{line}, by Youden's J of noisy validation labels: {best['figure']:.4f}"]
+        return [f"{line}: val figure {best['figure']:.4f}"]
     tables = best["tables"].numpy()
     lines = [f"{line}{metric_text(tables, best['threshold'], len(data.val), best.get('mask_offset', 0.0))}"]
     if options.data.num_classes > 1:

@@ -128,5 +128,5 @@ def test_a_label_of_another_size_is_refused(decide, issue_folder, tmp_path):
 
 
 def test_the_command_asks_for_the_folder_where_none_fits(decide, issue_folder):
-    with pytest.raises(UserError, match="lie in none: name the folder by --prd_dir DIR"):
+    with pytest.raises(UserError, match="are in no folder of issues .*; name the folder by --prd_dir DIR"):
         main([str(decide({1: "take"})), "--dataset", "nowhere"])

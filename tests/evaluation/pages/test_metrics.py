@@ -289,6 +289,14 @@ def test_the_command_ends_with_status_2_and_one_message(run_tool):
     assert answer.stderr.startswith("error: --prd_dir train_log/x/y/results/epoch_1/pred does not exist")
 
 
+def test_a_run_in_place_of_its_predictions_names_them(tmp_path: Path):
+    for folder in ("run/results/epoch_1", "run/out_of_fold"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "predictions.json").write_text("{}")
+    with pytest.raises(UserError, match=r"predictions of this run: .*run/out_of_fold, .*run/results/epoch_1$"):
+        find_maps(tmp_path / "run")
+
+
 def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     pred = tmp_path / "results" / "pred"
     pred.mkdir(parents=True)

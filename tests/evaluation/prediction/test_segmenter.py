@@ -77,6 +77,12 @@ def test_an_ensemble_is_that_of_the_command(make_run, files):
     assert np.abs(joint.scores - Segmenter.load(run, device="cpu").predict(files[0]).scores).max() > 0.05
 
 
+@pytest.mark.parametrize(("how", "said"), [({"pred_invert": "maybe"}, "auto, on, off"), ({"threshold": 2}, "0 to 1")])
+def test_a_bad_setting_is_named(make_run, how, said):
+    with pytest.raises(UserError, match=said):
+        Segmenter.load(make_run(), device="cpu", **how)
+
+
 def test_several_classes_have_scores_and_indices(make_run, files):
     run = make_run(num_classes=3)
     (classes, _), *_ = command_maps(run, files[:1], "--precision", "fp32", "--save_scores")
