@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import CommandParser, UserError
-from utils.files import append_jsonl, atomic_write
+from utils.files import append_jsonl, atomic_write, read_jsonl
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path, environment_record
 from utils.run_lock import run_lock
 
@@ -62,15 +62,8 @@ class Study:
 
 
 def read_results(path: Path) -> dict[str, Record]:
-    """Finished trials by the key of their cell; a line cut by a crash is no finished trial."""
-    records = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[key(record["cell"])] = record
-    return records
+    """Finished trials by the key of their cell; a line that is no record, broken or cut by a crash, is none."""
+    return {key(record["cell"]): record for record in read_jsonl(path) if isinstance(record.get("cell"), dict)}
 
 
 def key(cell: Cell) -> str:
@@ -112,7 +105,7 @@ def run_trials(
     """
     records, failed = read_results(path), {}
     open_cells = [cell for cell in cells if key(cell) not in records]
-    timed = [record["seconds"] for record in records.values() if record["seconds"] is not None]
+    timed = [record["seconds"] for record in records.values() if record.get("seconds") is not None]
     seconds = statistics.median(timed) if timed else seconds
     print(
         f"{len(cells)} trials, {len(cells) - len(open_cells)} finished; {len(open_cells)} to do at about "

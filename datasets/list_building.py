@@ -21,7 +21,8 @@ from datasets.list_rows import Parts, Row, find_noisy, find_rows
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
-from utils.files import atomic_write, read_json, same_content, write_json
+from utils.files import atomic_write, same_content, write_json
+from utils.records import OBJECT, read_record
 from utils.run_folder import REPO_ROOT, display_path
 
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
@@ -233,14 +234,14 @@ def _tell_split(groups: Sequence[str], group_by: str | None, seed: int, kept: in
 
 def _settled(list_folder: Path, root: Path, asked: Mapping[str, Any]) -> dict[str, str]:
     """The part of every image in the lists that were written for the same question, so that a rerun moves none."""
-    record = _read_record(list_folder)
+    record = read_lists_record(list_folder)
     if any(record.get("asked", {}).get(key) != value for key, value in asked.items()):
         return {}
     settled = {}
     for part, name in LISTS.items():
         path = list_folder / name
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
             settled |= {split_plane(Path(image))[0].as_posix(): part for image in images}
     return settled
@@ -257,7 +258,7 @@ def write_lists(
     Raises:
         UserError: a list differs from what was written here, and not ``overwrite``; then nothing is written.
     """
-    record = _read_record(list_folder).get("lists", {})
+    record = read_lists_record(list_folder).get("lists", {})
     texts = {name: list_text(rows, root) for name, rows in contents.items()}
     there = {name: (list_folder / name).read_bytes() for name in texts if (list_folder / name).is_file()}
     others = [
@@ -295,9 +296,12 @@ def tell_repeats(contents: Lists, say: Say) -> None:
         say(f"the same image is there several times: {shortened(within, 3)}")
 
 
-def _read_record(list_folder: Path) -> dict[str, Any]:
+def read_lists_record(list_folder: Path) -> dict[str, Any]:
+    """What an earlier call noted beside the lists of a data set; empty where there was none."""
     path = list_folder / RECORD
-    return read_json(path) if path.is_file() else {}
+    fields = {"asked": OBJECT, "lists": OBJECT}
+    remedy = "remove it: then lists that differ count as changed by hand"
+    return read_record(path, {}, fields, remedy) if path.is_file() else {}
 
 
 def _set_aside(path: Path) -> Path:

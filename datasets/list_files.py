@@ -135,4 +135,6 @@ def _list_entry(file: Path, root: Path) -> str:
     text = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
     if text.strip(" \t") != text or any(mark in text for mark in "\t\n\r\0"):
         raise UserError(f"a list cannot hold the path {text!r}: rename the file without tabs, line breaks, end spaces")
+    if text.encode(errors="replace").decode() != text:
+        raise UserError(f"a list cannot hold the path {text!r}: its name is not UTF-8, rename the file")
     return f"./{text}" if text.startswith(("#", "\ufeff")) else text

@@ -118,7 +118,8 @@ def describe_os_error(error: OSError) -> str:
         errno.ENAMETOOLONG: "use a shorter name",
     }
     remedy = remedies.get(error.errno or 0)
-    place = f"{shorten_middle(str(error.filename))}: " if error.filename is not None else ""
+    name = error.filename if error.filename2 is None else error.filename2  # where a finished file was to go
+    place = f"{shorten_middle(str(name))}: " if name is not None else ""
     return f"{place}{error.strerror}" + (f"; {remedy}" if remedy else "")
 
 

@@ -131,7 +131,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer.writerow(header)
     writer.writerows([_cell(value) for value in row] for row in rows)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="replace"))  # names of files need not be UTF-8
 
 
 def _cell(value: Any) -> Any:

@@ -91,7 +91,12 @@ def replaced_output(
 
 
 def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None:
-    foreign = [name for name in names if name not in owned and os.path.lexists(folder / name)]
+    """Refuse names that others have taken: a file that is not owned, a folder, or a file in the place of a folder."""
+    names = list(names)
+    foreign = [name for name in names if os.path.lexists(folder / name) and name not in owned]
+    foreign += [name for name in names if name in owned and os.path.isdir(folder / name)]
+    above = sorted({parent for name in names for parent in Path(name).parents})
+    foreign += [str(place) for place in above if os.path.lexists(folder / place) and not (folder / place).is_dir()]
     if foreign:
         raise UserError(
             f"{display_path(folder)} holds {shortened(foreign, NAMED_FILES)}, which this command did not write and "

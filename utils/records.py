@@ -38,6 +38,9 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 TEXTS = Kind("a list of texts", lambda value: LIST.accepts(value) and all(map(TEXT.accepts, value)))
 NUMBERS = Kind("a list of numbers", lambda value: LIST.accepts(value) and all(map(NUMBER.accepts, value)))
+NUMBER_BY_TEXT = Kind(
+    "an object of numbers", lambda value: OBJECT.accepts(value) and NUMBERS.accepts([*value.values()])
+)
 TEXT_BY_TEXT = Kind("an object of texts", lambda value: OBJECT.accepts(value) and TEXTS.accepts([*value.values()]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.records import COUNT, LIST, NUMBER, OBJECT, SWITCH, TEXT, read_record
+from utils.records import COUNT, LIST, NUMBER, NUMBERS, OBJECT, SWITCH, TEXT, Kind, read_record
 
 VERDICTS = ("not learnable", "inverted", "biased", "learnable", "unknown")  # that verdicts begin with
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction
@@ -23,12 +23,30 @@ DETAILS = [
     "image_evidence",
     "foreground",
 ]
+
+
+def _are_biases(value: Any) -> bool:
+    return LIST.accepts(value) and all(isinstance(each, dict) and TEXT.accepts(each.get("kind")) for each in value)
+
+
+def _are_errors(value: Any) -> bool:
+    if not isinstance(value, dict) or not TEXT.or_null().accepts(value.get("repair", 0)):
+        return False
+    tables = [value.get("pixels"), value.get("labelled")]
+    if not all(LIST.accepts(table) and all(map(NUMBERS.accepts, table)) for table in tables):
+        return False
+    sizes = [[len(row) for row in table] for table in tables]
+    return sizes[0] == sizes[1] and len(set(sizes[0])) == 1
+
+
+BIASES = Kind("a list of objects that have a kind", _are_biases)
+ERRORS = Kind("an object with repair, and pixels and labelled as tables of one size", _are_errors)
 # the keys of audit.json, and what their values are where they are not null
 AUDIT_FIELDS = {"verdict": TEXT, "iou_ceiling": NUMBER, "predicted_iou": NUMBER, "phi": NUMBER, "contrast": NUMBER}
 AUDIT_FIELDS |= {"Q": LIST, "Q_low": LIST, "Q_high": LIST, "rank": COUNT, "det": NUMBER, "invert": SWITCH}
 AUDIT_FIELDS |= {"threshold": NUMBER, "profile": OBJECT, "predicted_iou_low": NUMBER, "predicted_iou_high": NUMBER}
-AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": LIST, "offset": NUMBER, "repair": TEXT}
-BESIDE = {"annotators": LIST, "errors_by_distance": OBJECT}  # that only some audits have
+AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": BIASES, "offset": NUMBER, "repair": TEXT}
+BESIDE = {"annotators": LIST, "errors_by_distance": ERRORS}  # that only some audits have
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 

@@ -139,4 +139,4 @@ def write_review(
         ),
     )
     with atomic_write(path) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))

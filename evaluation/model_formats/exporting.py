@@ -54,6 +54,7 @@ def export_run(
     with replaced_output(folder, WRITER) as partial:
         facts = FORMATS[to](partial, model)
         described = describe_export(model, to, epoch) | {"checked": facts}
+        described["files"] = {name: content_digest(partial / name) for name in files_below(partial)}
         write_card(partial, make_card(run, state) | {"export": described})
         files = files_below(partial)
     print(f"{to} of epoch {epoch} → {display_path(folder)}: {', '.join(files)}", flush=True)

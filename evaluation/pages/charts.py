@@ -14,6 +14,7 @@ from evaluation.pages.results import RunResults
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
 from evaluation.scores.images import is_one_sided, show
 from utils.plots import BLUE, GREY, INK, ORANGE, line_style, style_axes
+from utils.records import NUMBER
 
 SIZE = (4.8, 3.3)  # inches
 POINTS = 400  # of a curve
@@ -225,7 +226,7 @@ def training(runs: Sequence[RunResults]) -> Iterator[tuple[str, Figure]]:
         figure, axes = _axes("epoch", y)
         for run in runs:
             for name, shown in names.items():
-                points = [(record["epoch"], record[name]) for record in run.epochs if record.get(name) is not None]
+                points = [(record["epoch"], record[name]) for record in run.epochs if NUMBER.accepts(record.get(name))]
                 if points:
                     style = line_style(len(axes.lines))
                     axes.plot(*zip(*points, strict=True), **style, label=shown if len(runs) == 1 else run.name)

@@ -11,8 +11,14 @@ from evaluation.pages.report import write_report
 from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores.map_folder import METRICS, read_predictions
 from utils.cli import UserError
-from utils.files import read_json
 from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
+from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
+
+# What is read of metrics.json, and of its "reading".
+FIGURES = {"num_classes": POSITIVE, "n_images": COUNT, "list": TEXT, "threshold": NUMBER.or_null()}
+OPTIONAL_FIGURES = {"mask_offset": NUMBER, "reading": OBJECT, "classic": OBJECT.or_null()}
+READING = {"ignore_index": COUNT.or_null(), "label_map": TEXT.or_null(), "channels": TEXTS}
+READING |= {"data_root": TEXT.or_null(), "instances": TEXT.or_null()}
 
 
 def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out: Path | None = None) -> Path:
@@ -98,9 +104,11 @@ def check_comparable(runs: Sequence[RunResults]) -> None:
 
 def score_again(folder: Path) -> RunResults:
     """Score the maps of a folder as its metrics.json was made."""
-    before = read_json(folder / METRICS.record)
+    path = folder / METRICS.record
+    before = read_record(path, FIGURES, OPTIONAL_FIGURES, remedy="run evaluation/metrics.py again")
     record = read_predictions(folder / "predictions.json")
-    reading = dict(before.get("reading", {}))
+    stated = check_record(before.get("reading", {}), path, {}, READING, remedy="run evaluation/metrics.py again")
+    reading = {name: stated[name] for name in READING if name in stated}
     reading["channels"] = tuple(reading.get("channels", ()))
     drawn = [(each.get("threshold"), each.get("mask_offset", 0.0)) for each in (before, record)]
     own = before["num_classes"] > 1 or drawn[0] == drawn[1]

@@ -98,7 +98,7 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
         data=embed_json(page_data(runs, images, first if typical is None else [*first, typical])),
     )
     with atomic_write(path) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))
 
 
 Aligned = Sequence[tuple[RunResults, ImageResult] | None]

@@ -18,6 +18,7 @@ from evaluation.scores.images import ImageResult, Scorer, Totals, is_one_sided
 from evaluation.scores.maps import read_map
 from utils.files import read_json, read_jsonl
 from utils.lazy import LazySequence
+from utils.records import POSITIVE
 
 CLASSIC_IMAGES = 24  # on which classic methods are tried beside the network
 
@@ -65,7 +66,8 @@ class RunResults:
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
         """The records of training, one an epoch."""
-        return [] if self.run is None else read_jsonl(self.run / "metrics.jsonl")
+        records = [] if self.run is None else read_jsonl(self.run / "metrics.jsonl")
+        return [record for record in records if POSITIVE.accepts(record.get("epoch"))]
 
     def image(self, sample: Sample) -> np.ndarray:
         """The image of a sample, (H, W) or (H, W, C)."""

@@ -16,7 +16,7 @@ from evaluation.prediction.predictor import Predictor
 from evaluation.prediction.result_folders import content_digest
 from utils.cli import UserError, one_of
 from utils.packages import import_for
-from utils.records import OBJECT, read_record
+from utils.records import OBJECT, check_record, read_record
 from utils.run_folder import display_path, quoted
 
 CARD = "model_card.json"  # of an export: describes it, and names the checkpoint it was made of
@@ -58,19 +58,39 @@ def load_engine(
     folder = run / "export" / one_of(engine, tuple(ENGINES), "engine")
     if device.type != "cpu":
         raise UserError(f"--engine {engine} computes on the processor: leave --device out, or take --engine torch")
-    again = f"python evaluation/export.py --train_dir {quoted(display_path(run))} --to {engine}"
-    which = "" if checkpoint.stem == "best" else f" --test_ckpt_epoch {checkpoint.stem.removeprefix('epoch_')}"
-    if not (folder / CARD).is_file():
-        raise UserError(f"--engine {engine}: the run has no such export yet; make it with: {again}{which}")
-    facts = read_record(folder / CARD, {"export": OBJECT}, remedy=f"make it again: {again}{which}")["export"]
-    if facts.get("checkpoint_sha256") != content_digest(checkpoint):
-        raise UserError(
-            f"{display_path(folder)} was made of another checkpoint than {checkpoint.name}: make it again with: "
-            f"{again}{which}"
-        )
-    used = "fp32" if engine == "onnx" else precision
-    compute = ENGINES[engine](folder / MODEL_FILES[engine], used, f"--engine {engine}")
+    again = f"make it with: python evaluation/export.py --train_dir {quoted(display_path(run))} --to {engine}"
+    again += "" if checkpoint.stem == "best" else f" --test_ckpt_epoch {checkpoint.stem.removeprefix('epoch_')}"
+    facts = check_export(folder, checkpoint, f"--engine {engine}", again)
+    used, path = "fp32" if engine == "onnx" else precision, folder / MODEL_FILES[engine]
+    try:
+        compute = ENGINES[engine](path, used, f"--engine {engine}")
+    except UserError:
+        raise
+    except Exception as error:  # each engine has kinds of its own for a file that it cannot read
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"{display_path(path)} cannot be loaded ({reason}); {again}") from None
     return EnginePredictor(compute, device, used, augment=tta, inverted=bool(facts.get("scores_inverted")))
+
+
+def check_export(folder: Path, checkpoint: Path, what: str, again: str) -> dict[str, Any]:
+    """What an export's card says of it, where the export is whole and of this checkpoint.
+
+    Args:
+        what: the option that asks for it.
+        again: how to make it, for messages.
+    Raises:
+        UserError: there is none, it is of another checkpoint, or a file of it is not what was written.
+    """
+    if not (folder / CARD).is_file():
+        raise UserError(f"{what}: the run has no such export yet; {again}")
+    facts = read_record(folder / CARD, {"export": OBJECT}, remedy=again)["export"]
+    if facts.get("checkpoint_sha256") != content_digest(checkpoint):
+        raise UserError(f"{display_path(folder)} was made of another checkpoint than {checkpoint.name}: {again}")
+    digests = check_record(facts.get("files", {}), folder / CARD, {}, remedy=again)  # earlier exports name none
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or content_digest(folder / name) != digest:
+            raise UserError(f"{display_path(folder / name)} is gone or not what was exported: {again}")
+    return facts
 
 
 def onnx_session(path: Path, precision: str, what: str) -> Compute:

@@ -106,7 +106,7 @@ class Measuring:
                 found.objects.append({**place, **columns, "label": columns["label"] + found.count})
                 for number, corners in trace_outlines(numbers):
                     where = (stack.plane_axes, np.unravel_index(plane, stack.plane_shape)) if stack else ("", ())
-                    title = f"{name.replace('/', '__')}_{number + found.count:04d}"
+                    title = utf8(f"{name.replace('/', '__')}_{number + found.count:04d}")
                     found.outlines.append((f"{title}.roi", roi_bytes(corners, title, *where, plane=plane)))
                 labels[numbers > 0] = numbers[numbers > 0] + found.count
                 found.count += int(numbers.max())
@@ -193,6 +193,11 @@ def write_instances(measure: Measuring, maps: Mapping[Path, str]) -> tuple[int, 
                 found.outlines.clear()
     write_tables(measure.folder, tables)
     return sum(found.count for found in tables), failed
+
+
+def utf8(name: str) -> str:
+    """A file's name where ROIs and archives hold it: bytes that are no UTF-8 are spelled out."""
+    return name.encode(errors="backslashreplace").decode().replace("\\ud", "%ud")
 
 
 def is_micrometres(column: str) -> bool:

@@ -16,7 +16,18 @@ from utils.cli import UserError
 from utils.files import unique_stems
 from utils.output_folder import Writer, is_unfinished
 from utils.paths import absolute_path, display_path
-from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, SWITCH, TEXT, TEXT_BY_TEXT, TEXTS, read_record
+from utils.records import (
+    COUNT,
+    NUMBER,
+    NUMBER_BY_TEXT,
+    OBJECT,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    TEXT_BY_TEXT,
+    TEXTS,
+    read_record,
+)
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -39,6 +50,7 @@ OPTIONAL_FIELDS = {
     "calibration": OBJECT.or_null(),
     "out_of_fold": SWITCH,
     "sizes": OBJECT,
+    "unlike": NUMBER_BY_TEXT.or_null(),
     "instances": OBJECT.or_null(),
     "channels": TEXTS,
     "label_reading": OBJECT.or_null(),

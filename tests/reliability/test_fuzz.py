@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,20 +18,27 @@ from datasets.augmentation import strong_augmentation
 from datasets.image_io import read_image, read_label, read_scores
 from datasets.label_noise import parse_spec
 from datasets.label_values import LabelReading
+from datasets.list_building import read_lists_record
 from datasets.lists import read_list
 from datasets.transition_matrix import read_matrix
+from evaluation.label_audit.error_table import LabelErrors
+from evaluation.label_audit.true_scores import refusal
 from evaluation.label_audit.verdict import read_audit
 from evaluation.label_errors.decisions import read_decisions
 from evaluation.label_errors.issue_files import IssueFolder, JudgedImage, LabelIssue, read_issues, write_issue_files
 from evaluation.scores.map_folder import read_predictions
+from training.budget.curve import Scores
+from training.budget.plan import Length
+from training.budget.trials import Experiment, Results
+from training.fit import configure
 from training.losses import parse_loss
-from training.options import parse_given
-from training.run.config import read_config
+from training.options import TrainingOptions, parse_given
 from training.run.label_facts import read_manifest
 from training.run.logger import read_metrics
 from training.run.state import check_content
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
+from utils.files import write_json
 
 INPUTS, INPUTS_SLOW = 12, 1000  # for each kind of file
 SPEC_PARTS = ["flip", "sample", "dilate", "ntm", "bce", "dice", "tversky", "*", "+", ":", ",", "(", ")", "=", "alpha"]
@@ -69,9 +77,17 @@ def write_list(path: Path) -> None:
 
 
 def write_config(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     config = {"dataset": "x", "network": "unet", "epochs": 3, "seed": 0, "labels": {}, "asked": {}, "environment": {}}
-    (folder / "config.json").write_text(json.dumps(config | {"lr": 0.1, "augment": ["blur"], "tensorboard": True}))
+    config |= {
+        "lr": 0.1,
+        "augment": ["blur"],
+        "tensorboard": True,
+        "loss": "bce",
+        "network_options": {},
+        "preset": "quick",
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"preset": "quick"}))
 
 
 def write_checkpoint(path: Path) -> None:
@@ -92,13 +108,40 @@ def write_json_file(content: object) -> Callable[[Path], None]:
 
 
 def read_run_config(path: Path) -> object:
-    return read_config(path.parent)
+    return parse_loss(configure({"resume": str(path.parent), "device": "cpu"}).loss.spec, 1)
+
+
+def repeat_run(path: Path) -> object:
+    return parse_loss(configure({"config": str(path), "device": "cpu"}).loss.spec, 1)
+
+
+def use_audit(path: Path) -> object:
+    audit = read_audit(path)
+    known = audit.get("errors_by_distance")
+    return refusal(audit), None if known is None else LabelErrors.from_json(known)
+
+
+def experiment_of(path: Path) -> Experiment:
+    shared = {"train_list": path, "scored_on": path, "data_list": None, "full": Length(epochs=1, repeat=1, steps=1)}
+    return Experiment({}, TrainingOptions(), samples=[], folder=path.parent, root=path.parent, **shared)
+
+
+def write_cells(path: Path) -> None:
+    cells = {"a": {"share": 1, "images": 4, "repeat": 1, "score": 0.5, "seconds": 2.5}}
+    write_json(path, {"settings": experiment_of(path).settings(), "cells": cells})
+
+
+def use_cells(path: Path) -> object:
+    return Scores.of_records(list(Results.open(experiment_of(path)).trials.values()))
 
 
 MATRIX = {"classes": 2, "matrix": [[0.9, 0.1], [0.2, 0.8]]}
 PREDICTIONS = {"maps": {"a.png": "pred/a.tif"}, "threshold": 0.5, "inverted": False, "num_classes": 1, "sizes": {}}
 DECISIONS = {"list": "list.txt", "issues": [{"image": "a.png", "id": 1, "action": "take"}]}
 AUDIT = {"verdict": "learnable", "iou_ceiling": 0.9, "phi": None, "Q": [[0.9, 0.1], [0.2, 0.8]], "invert": False}
+AUDIT |= {"bias": [{"kind": "too wide", "size": 1.5}]}
+AUDIT |= {"errors_by_distance": {"repair": None, "pixels": [[5, 3]] * 9, "labelled": [[1, 2]] * 9}}
+LISTS = {"asked": {"seed": 0}, "lists": {"val.txt": "0" * 64}}
 # name → the file, how it is written, how it is read
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
     "png": ("a.png", write_image, read_image),
@@ -108,11 +151,14 @@ FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
     "matrix": ("m.json", write_json_file(MATRIX), read_matrix),
     "manifest": ("manifest.json", write_json_file({"spec": "flip:0.3", "transition_matrix": {}}), read_manifest),
     "predictions": ("predictions.json", write_json_file(PREDICTIONS), read_predictions),
-    "audit": ("audit.json", write_json_file(AUDIT), read_audit),
+    "audit": ("audit.json", write_json_file(AUDIT), use_audit),
+    "trainings of a budget": ("cells.json", write_cells, use_cells),
+    "record of lists": ("make_lists.json", write_json_file(LISTS), lambda path: read_lists_record(path.parent)),
     "issues": ("issues.json", lambda path: write_issues(path.parent), read_issues),
     "table of issues": ("issues.csv", lambda path: write_issues(path.parent), read_issues),
     "decisions": ("decisions.json", write_json_file(DECISIONS), read_decisions),
     "config": ("run/config.json", lambda path: write_config(path.parent), read_run_config),
+    "config to repeat": ("run/config.json", lambda path: write_config(path.parent), repeat_run),
     "metrics": ("metrics.jsonl", lambda path: path.write_text('{"epoch": 1, "loss": 2}\n' * 3), read_metrics),
     "checkpoint": ("c.pth", write_checkpoint, lambda path: check_content(load_checkpoint(path), path)),
 }
@@ -161,6 +207,45 @@ def test_a_harmed_file_is_read_or_refused_in_one_message(tmp_path, kind, inputs,
             assert str(message).strip(), f"{kind}, seed {seed}"
         except Exception as error:
             pytest.fail(f"{kind}, seed {seed}: {type(error).__name__}: {error}")
+
+
+VALUES = [None, "x", "", [], {}, [1], {"a": 1}, True, -1, 0, 2.5, 1e308, float("nan"), float("inf"), 10**30, "\udc80"]
+
+
+def replace_a_value(content: object, draw: random.Random) -> object:
+    """Another value, of any type, in the place of one that a JSON file holds, or none."""
+    holder, key = draw.choice(list(places(content)))
+    if isinstance(holder, dict) and draw.random() < 0.25:
+        del holder[key]
+    else:
+        holder[key] = draw.choice(VALUES)
+    return content
+
+
+def places(content: object) -> Iterator[tuple[Any, Any]]:
+    """Everything that holds a value, with its key or index."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        yield content, key
+        yield from places(value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (name, *_) in FILES.items() if name.endswith(".json")])
+@pytest.mark.filterwarnings("ignore")
+def test_json_with_a_value_of_another_kind_is_read_or_refused_in_one_message(tmp_path, kind, inputs, capsys):
+    name, write, read = FILES[kind]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    write(path)
+    whole = path.read_text()
+    for seed in range(8 * inputs):
+        path.write_text(json.dumps(replace_a_value(json.loads(whole), random.Random(f"{kind} {seed}"))))
+        try:
+            read(path)
+        except UserError as message:
+            assert str(message).strip(), f"{kind}, seed {seed}"
+        except Exception as error:
+            pytest.fail(f"{kind}, seed {seed}: {type(error).__name__}: {error}: {path.read_text()}")
 
 
 def test_no_single_turned_bit_of_a_checkpoint_passes(tmp_path, inputs):

@@ -47,6 +47,24 @@ def test_a_file_in_the_way_that_is_not_recorded_is_refused(tmp_path, expected):
     assert content(tmp_path) == {"cover.txt": "precious"}
 
 
+@pytest.mark.parametrize("taken", ["pages/1.txt", "pages", "notes.json"])
+def test_what_cannot_be_replaced_is_refused_and_the_previous_output_stays(tmp_path, taken):
+    write(tmp_path, {"pages/1.txt": "one", "0.txt": "zero"})
+    path = tmp_path / taken
+    if taken == "pages":
+        (path / "1.txt").unlink()
+        path.rmdir()
+        path.write_text("a file in the place of a folder")
+    else:
+        path.unlink()
+        path.mkdir()
+        (path / "mine.txt").write_text("precious")
+    before = content(tmp_path)
+    with pytest.raises(UserError, match=f"holds {taken}, which this command did not write"):
+        write(tmp_path, {"pages/1.txt": "new", "0.txt": "new"})
+    assert content(tmp_path) == before
+
+
 def test_files_of_an_earlier_version_are_known_by_their_describing_file(tmp_path):
     (tmp_path / "notes.json").write_text('{"pages": 3}')
     (tmp_path / "cover.txt").write_text("ours, of before")

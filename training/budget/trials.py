@@ -36,10 +36,11 @@ from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_device
 from utils.files import read_jsonl, write_json
-from utils.records import OBJECT, read_record
+from utils.records import NUMBER, OBJECT, POSITIVE, check_record, read_record
 from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
+CELL = {"share": NUMBER, "images": POSITIVE, "repeat": POSITIVE, "score": NUMBER.or_null()}  # of a finished trial
 # Options that leave a finished training as it is, or that the trials set.
 NO_SETTINGS = (
     "device",
@@ -192,6 +193,8 @@ class Results:
             raise UserError(
                 f"{display_path(path)} holds trainings of other settings ({changes}); give another folder by --out"
             )
+        for name, row in record["cells"].items():
+            check_record(row, f"{path}, {name}", CELL, {"seconds": NUMBER}, remedy="give another folder by --out")
         return cls(path, settings, record["cells"])
 
     def add(self, trial: Trial, record: dict[str, Any]) -> None:
@@ -291,7 +294,9 @@ def score_run(experiment: Experiment, run: Path) -> dict[str, Any]:
     if experiment.data_list is not None:
         return score_on_list(experiment, run, experiment.data_list)
     best = load_checkpoint(run / "checkpoints" / "last.pth")["best"]["epoch"]
-    record = next(record for record in read_jsonl(run / "metrics.jsonl") if record["epoch"] == best)
+    record = next((record for record in read_jsonl(run / "metrics.jsonl") if record.get("epoch") == best), None)
+    if record is None:
+        raise UserError(f"{display_path(run / 'metrics.jsonl')} has no record of epoch {best}: remove that folder")
     names = ("f1", "iou", "auc", "miou", "threshold")
     return {"epoch": best, **{name: record[f"val/{name}"] for name in names if f"val/{name}" in record}}
 

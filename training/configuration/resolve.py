@@ -136,7 +136,8 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
         name: value for name, value in values["network_options"].items() if name not in OWN_FLAGS
     }
     if given.get("network", values["network"]) != values["network"]:
-        del values["network_options"], values["pretrained"]
+        del values["network_options"]
+        values.pop("pretrained", None)
     if given.get("method", values.get("method")) != values.get("method"):
         values.pop("method_options", None)
     return with_tuples(values)
@@ -317,6 +318,8 @@ def check_values(config: Mapping[str, Any], path: str) -> None:
     """
     for name, value in as_of_today(config).items():
         own, default = OPTIONS.get(name), DEFAULTS.get(name)
+        if value is None and default is not None:
+            raise UserError(f"{path}: {name} is null; put back a copy, or start the run anew")
         if own is None or value is None or value == default or isinstance(default, dict):
             continue
         values = value if isinstance(value, list) else [value]

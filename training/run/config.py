@@ -20,7 +20,7 @@ from utils.cli import UserError
 from utils.device import choose_device
 from utils.distributed import world_size
 from utils.files import plain, read_json, write_json
-from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, Kind, read_record
+from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, Kind, check_record, read_record
 from utils.run_folder import (
     REPO_ROOT,
     check_place,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 CONFIG_FIELDS = {"dataset": TEXT, "network": TEXT, "epochs": POSITIVE, "seed": COUNT, "labels": OBJECT}
-CONFIG_FIELDS |= {"asked": OBJECT, "environment": OBJECT}
+CONFIG_FIELDS |= {"asked": OBJECT, "environment": OBJECT, "loss": TEXT}
 DECISIONS = Kind(
     "a list of decisions, each with name, value and reason",
     lambda value: LIST.accepts(value) and all(isinstance(each, dict) and set(each) == DECISION for each in value),
@@ -66,6 +66,8 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}
     config = None if given.get("config") is None else read_json(given["config"])
+    if isinstance(config, dict) and {"preset", "network"} <= config.keys():
+        check_values(check_record(config, given["config"], {}, {"asked": OBJECT, **CONFIG_OPTIONAL}), given["config"])
     return resolve_options(given, choose_device(given.get("device", "auto")) != "cpu", config)
 
 

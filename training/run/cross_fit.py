@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalog import prepare_dataset
-from training.configuration.resolve import with_tuples
+from training.configuration.resolve import check_values, with_tuples
 from training.data import HELD_OUT
 from training.options import OPTIONS, TrainingOptions
 from training.run.state import has_checkpoint, is_finished, load_last
@@ -84,6 +84,9 @@ def open_cross_fit(given: Mapping[str, Any], configure: Configure, root: Path) -
     if resumed not in (None, "auto"):
         folder = Path(resumed)
         known = read_record(folder / CROSS_FIT, {"given": OBJECT, "folds": POSITIVE})["given"]
+        check_values(known, display_path(folder / CROSS_FIT))
+        if unknown := [name for name in known if name not in OPTIONS]:
+            raise UserError(f"{display_path(folder / CROSS_FIT)}: there is no option {unknown[0]!r}; put back a copy")
         _refuse_changes(given, known, folder)
         return folder, {**with_tuples(known), **given}
     wrong = [name for name in NOT_WITH if given.get(name) is not None]

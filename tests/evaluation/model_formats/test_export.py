@@ -146,6 +146,24 @@ def test_an_export_of_another_checkpoint_is_not_used(make_run):
     Segmenter.load(run, "last", device="cpu", engine="onnx")
 
 
+@pytest.mark.parametrize("are_known", [True, False])
+def test_an_export_that_is_damaged_is_one_message(make_run, are_known):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    run = make_run()
+    export_to(run, "onnx")
+    folder = run / "export/onnx"
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    if not are_known:  # as earlier versions wrote them, which noted no content of files
+        card = read_json(folder / "model_card.json")
+        del card["export"]["files"]
+        write_json(folder / "model_card.json", card)
+        content = content[: len(content) // 2]
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.onnx (is gone or|cannot be loaded).*make it with: python"):
+        Segmenter.load(run, device="cpu", engine="onnx")
+
+
 def test_a_missing_package_is_one_message_with_the_line_to_type(make_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"--to onnx needs the package onnx.*pip install -r requirements-export.txt"):

@@ -237,6 +237,11 @@ def test_what_cannot_be_reported_is_named(run, tmp_path):
         rebuild_report([str(run), str(run)])
     with pytest.raises(UserError, match="--results epoch_9: .* has epoch_2"):
         rebuild_report([str(run)], results="epoch_9")
+    figures = run / "results/epoch_2/metrics.json"
+    for broken in ("3", '"x"', '{"num_classes": "1"}', json.dumps({**read_json(figures), "reading": {"channels": 1}})):
+        figures.write_text(broken)
+        with pytest.raises(UserError, match=r"metrics\.json.*run evaluation/metrics\.py again"):
+            rebuild_report([str(run)])
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="has no predictions; .*inference"):
         rebuild_report([str(tmp_path / "bare")])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,15 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def polygon_area(corners: np.ndarray) -> float:
     x, y = corners.T.astype(float)
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_a_name_that_is_not_utf_8_has_objects_too(run, tmp_path):
+    write_stack(tmp_path / "cells" / os.fsdecode(b"caf\xe9.tif"), 0)
+    predict(run, "--input", tmp_path / "cells", "--out", tmp_path / "out", "--instances")
+    assert rows_of(tmp_path / "out/objects.csv")[0]["image"].endswith("caf?.tif")
+    with zipfile.ZipFile(tmp_path / "out/rois.zip") as outlines:
+        assert outlines.namelist()[0].startswith("caf%udce9_0001")
 
 
 @pytest.mark.parametrize("kind", ["ome", "imagej"])
