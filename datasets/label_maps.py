@@ -37,13 +37,16 @@ def label_map_option(text: str) -> str:
     return text
 
 
-def background_first(values: Sequence[int], is_color: bool = False) -> list[int]:
-    """Values or colours in ascending order, but the likeliest background in front: 0, black, or else white.
+def background_first(values: Sequence[int], is_color: bool = False, commonest: int | None = None) -> list[int]:
+    """Values or colours in ascending order, but the likeliest background in front: 0, of colours also white.
+
+    Args:
+        commonest: of colours, the background where there is neither black nor white.
 
     >>> background_first([-1, 0]), [color_name(color) for color in background_first([0xFF0000, 0xFFFFFF], True)]
     ([0, -1], ['#ffffff', '#ff0000'])
     """
-    likely = next((value for value in (0, WHITE) if value in values and (is_color or value == 0)), None)
+    likely = next((value for value in ((0, WHITE, commonest) if is_color else (0,)) if value in values), None)
     return sorted(values, key=lambda value: (value != likely, value))
 
 

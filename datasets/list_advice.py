@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ COUNTED_PIECES = 200  # labels whose connected objects are counted
 COLORS_LOOKED_AT = 24  # images in colour that are read to see whether their channels differ
 VOID_COLORS = {0xE0E0C0}  # the border of PASCAL VOC
 LISTED_FAULTS = 5
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 FAR = 2  # a value beyond this multiple of the others' number is no class of theirs
 
 Row = tuple[Path, ...]
@@ -90,6 +91,8 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     found = map_with_progress(look, jobs, "looking at images and labels")
     labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
     advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
+    if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
+        advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
     if not labels:
         advice.notes += _masks_among([row[0] for row in rows])
     if channels:
@@ -246,15 +249,17 @@ def _advise_classes(files: Sequence[FileValues]) -> Advice | None:
     """Options for labels of more than two values, or without background; None where no values can be classes."""
     if any(file.is_cut_short for file in files):
         return None
-    found = reduce(np.union1d, (file.values for file in files))
+    is_color = any(file.is_color for file in files)
+    pixels: Counter[float] = Counter()
+    for file in files:
+        values = file.values * (0x010101 if is_color and not file.is_color else 1)
+        pixels.update(dict(zip(values.tolist(), file.counts.tolist(), strict=True)))
+    found = np.array(sorted(pixels))
     if len(found) > FEW_VALUES or (found != np.rint(found)).any():
         return None
-    is_color = any(file.is_color for file in files)
-    if is_color:
-        greys = [file.values * 0x010101 for file in files if not file.is_color]
-        found = reduce(np.union1d, greys, reduce(np.union1d, (file.values for file in files if file.is_color)))
+    commonest = int(pixels.most_common(1)[0][0])
     void = _void_values([int(value) for value in found], is_color)
-    classes = background_first([int(value) for value in found if int(value) not in void], is_color)
+    classes = background_first([int(value) for value in found if int(value) not in void], is_color, commonest)
     if len(classes) == 1 < len(found):  # 0 and -1, or 1 and -1: nothing else could be foreground
         classes, void = background_first([int(value) for value in found], is_color), []
     shown = listed(found, is_color)
@@ -295,5 +300,5 @@ def _void_values(values: Sequence[int], is_color: bool) -> list[int]:
     rest = [value for value in values if value >= 0]
     if rest == [0, IGNORE_IN_BINARY_FILES, 255]:  # as this project writes them
         return [*negative, IGNORE_IN_BINARY_FILES]
-    far = rest[-1] if len(rest) > 2 and rest[-1] >= IGNORE - 5 and rest[-2] < IGNORE / 2 else None
-    return negative + ([] if far is None else [far])
+    is_far = len(rest) > 2 and rest[-1] >= IGNORE - 5 and rest[-2] <= max(FEW_VALUES, FAR * len(rest))
+    return [*negative, rest[-1]] if is_far else negative

@@ -618,6 +618,14 @@ VALUES = {
         lambda n: np.where(binary(n)[..., None] > 0, (255, 0, 0), (255, 255, 255)).astype(np.uint8),
         ' --label_map "#ffffff:0,#ff0000:1"',
     ),
+    "three levels": (
+        lambda n: np.array([0, 127, 255], np.uint8)[numbered(n) % 3],
+        ' --num_classes 3 --label_map "0:0,127:1,255:2"',
+    ),
+    "colours on red": (
+        lambda n: np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)[numbered(n) % 3],
+        ' --num_classes 3 --label_map "#ff0000:0,#0000ff:1,#00ff00:2"',
+    ),
     "colours": (colors_of_classes, ' --num_classes 3 --label_map "#000000:0,#00ff00:1,#ff0000:2"'),
 }
 
@@ -662,6 +670,14 @@ def test_jpeg_masks_have_the_foreground_of_png_masks(tmp_path: Path):
         assert made(tmp_path / suffix).said[-1] == NEXT
         foreground[suffix] = [read_label(path).sum() for path in sorted((folder / "masks").iterdir())]
     assert np.abs(np.array(foreground["jpg"]) / np.array(foreground["png"]) - 1).max() < 0.02
+
+
+def test_classes_in_jpeg_are_warned_of(tmp_path: Path):
+    labels = Files(lambda n: numbered(n).astype(np.uint8) % 3, "labels/*.jpg", range(6))
+    put(tmp_path / "my data", [Files(grey, "images/*.tif", range(6)), labels])
+    said = made(tmp_path).said
+    assert any("--num_classes" in line for line in said)
+    assert any(line.startswith("warning: labels are JPEG, in which classes run into") for line in said)
 
 
 def test_grey_images_saved_as_colour_need_no_channels(tmp_path: Path):
