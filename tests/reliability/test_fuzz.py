@@ -29,7 +29,8 @@ from evaluation.label_errors.issue_files import IssueFolder, JudgedImage, LabelI
 from evaluation.scores.map_folder import read_predictions
 from training.budget.curve import Scores
 from training.budget.plan import Length
-from training.budget.trials import Experiment, Results
+from training.budget.session import Results
+from training.budget.trials import Experiment
 from training.fit import configure
 from training.losses import parse_loss
 from training.options import TrainingOptions, parse_given

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,68 @@ from training.budget import curve as budget_curve
 from training.budget import report as budget_report
 from training.budget.curve import percent
 from training.budget.plan import DEFAULT_SHARES, Trial, default_counts, make_grid
-from training.budget.trials import Experiment, Results, finish_trial, measure_seconds, open_experiment, tidy_away
+from training.budget.trials import Experiment, finish_trial, measure_seconds, open_experiment, tidy_away
 from utils.cli import UserError
 from utils.files import write_csv, write_json
+from utils.records import NUMBER, OBJECT, POSITIVE, check_record, read_record
 from utils.run_folder import REPO_ROOT, display_path, environment_record
+from utils.run_lock import run_lock
 
 MARGIN = 1.1  # how much longer than foreseen a training may take and still be begun
+CELL = {"share": NUMBER, "images": POSITIVE, "repeat": POSITIVE, "score": NUMBER.or_null()}  # of a finished trial
+WRITTEN = ("log.txt", "lists", "runs", "table.csv", "curve.png", "curve.json")  # beside cells.json
 TITLES = {"f1": "F1", "miou": "mean IoU"}
+
+
+@dataclass
+class Results:
+    """The record of finished trials, kept in ``cells.json``."""
+
+    path: Path
+    settings: dict[str, Any]
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> Results:
+        """Open the experiment's record, or begin one, by which a folder is known as ours from then on.
+
+        Raises:
+            UserError: the folder holds trials of other settings, or files of others.
+        """
+        path, settings = experiment.folder / "cells.json", json.loads(json.dumps(experiment.settings()))
+        if not path.exists():
+            foreign = [name for name in WRITTEN if os.path.lexists(experiment.folder / name)]
+            if foreign:
+                raise UserError(
+                    f"{display_path(experiment.folder)} holds {', '.join(foreign)}, which this command did not write "
+                    "and does not overwrite: move or rename that, or give another folder by --out"
+                )
+            return cls.begin(path, settings)
+        record = read_record(path, {"settings": OBJECT, "cells": OBJECT}, remedy="give another folder by --out")
+        differing = [name for name in settings if record["settings"].get(name) != settings[name]]
+        if differing and not record["cells"]:  # nothing is finished; what was begun is of the former settings
+            for run in experiment.unfinished_runs():
+                shutil.rmtree(run)
+            return cls.begin(path, settings)
+        if differing:
+            changes = ", ".join(f"{name} {record['settings'].get(name)} → {settings[name]}" for name in differing)
+            raise UserError(
+                f"{display_path(path)} holds trainings of other settings ({changes}); give another folder by --out"
+            )
+        for name, row in record["cells"].items():
+            check_record(row, f"{path}, {name}", CELL, {"seconds": NUMBER}, remedy="give another folder by --out")
+        return cls(path, settings, record["cells"])
+
+    @classmethod
+    def begin(cls, path: Path, settings: dict[str, Any]) -> Results:
+        """An empty record, on disk."""
+        write_json(path, {"settings": settings, "cells": {}})
+        return cls(path, settings)
+
+    def add(self, trial: Trial, record: dict[str, Any]) -> None:
+        """Keep the record of a finished trial, at once."""
+        self.trials[trial.name] = {**asdict(trial), **record}
+        write_json(self.path, {"settings": self.settings, "cells": self.trials})
 
 
 def measure_budget(
@@ -50,22 +109,27 @@ def measure_budget(
         keep_checkpoints: keep the weights of every training.
     Returns: the folder with curve.json, curve.png and table.csv.
     Raises:
-        UserError: no clean list, too many images, not even one training fits into the time.
+        UserError: no clean list, too many images, not even one training fits into the time; the folder is in use by
+            another process, or holds files of others.
     """
     started = time.monotonic()
     experiment = open_experiment(given, steps=steps, data_list=data_list, folder=out, root=root)
     counts = image_counts or default_counts(len(experiment.samples))
     grid = make_grid(pixel_shares or DEFAULT_SHARES, counts, repeats, available=len(experiment.samples))
-    results = Results.open(experiment)
-    waiting = show_plan(experiment, grid, results)
-    try:
-        left_out = run_trials(
-            experiment, results, waiting, ends=started + 60 * time_budget, keep_checkpoints=keep_checkpoints
-        )
-    except KeyboardInterrupt:
-        print("interrupted; finished trainings are kept: type the same command again to go on", file=sys.stderr)
-        raise
-    conclude(experiment, results, left_out, target=target)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(experiment.folder):
+        results = Results.open(experiment)
+        waiting = show_plan(experiment, grid, results)
+        for trial in set(grid) - set(waiting):  # a kill may have come between its record and this
+            tidy_away(experiment, trial, keep_checkpoints)
+        try:
+            left_out = run_trials(
+                experiment, results, waiting, ends=started + 60 * time_budget, keep_checkpoints=keep_checkpoints
+            )
+        except KeyboardInterrupt:
+            print("interrupted; finished trainings are kept: type the same command again to go on", file=sys.stderr)
+            raise
+        conclude(experiment, results, left_out, target=target)
     return experiment.folder
 
 

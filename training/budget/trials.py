@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,10 @@ from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_device
-from utils.files import read_jsonl, write_json
-from utils.records import NUMBER, OBJECT, POSITIVE, check_record, read_record
+from utils.files import read_jsonl
 from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
-CELL = {"share": NUMBER, "images": POSITIVE, "repeat": POSITIVE, "score": NUMBER.or_null()}  # of a finished trial
 # Options that leave a finished training as it is, or that the trials set.
 NO_SETTINGS = (
     "device",
@@ -103,8 +101,16 @@ class Experiment:
 
     def run_folder(self, trial: Trial) -> Path:
         """Where ``fit`` writes the trial's run; the name tells experiments in different folders apart."""
-        experiment = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]
-        return self.root / "train_log" / self.options.data.dataset / f"budget-{experiment}_{trial.name}"
+        return self.root / "train_log" / self.options.data.dataset / f"{self.prefix}{trial.name}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its runs begin with."""
+        return f"budget-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:6]}_"
+
+    def unfinished_runs(self) -> list[Path]:
+        """The folders of trainings that were begun and are not finished."""
+        return list((self.root / "train_log" / self.options.data.dataset).glob(f"{self.prefix}*"))
 
 
 def open_experiment(
@@ -166,41 +172,6 @@ def validation_list(options: TrainingOptions, root: Path) -> Path:
             "--data_list LIST, or by --val_list LIST"
         )
     return default if options.data.val_list is None else find_list(options.data.val_list, options.data.dataset, root)
-
-
-@dataclass
-class Results:
-    """The record of finished trials, kept in ``cells.json``."""
-
-    path: Path
-    settings: dict[str, Any]
-    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, experiment: Experiment) -> Results:
-        """Open the experiment's record, or begin one.
-
-        Raises:
-            UserError: the folder holds trials of other settings.
-        """
-        path, settings = experiment.folder / "cells.json", json.loads(json.dumps(experiment.settings()))
-        if not path.exists():
-            return cls(path, settings)
-        record = read_record(path, {"settings": OBJECT, "cells": OBJECT}, remedy="give another folder by --out")
-        differing = [name for name in settings if record["settings"].get(name) != settings[name]]
-        if differing:
-            changes = ", ".join(f"{name} {record['settings'].get(name)} → {settings[name]}" for name in differing)
-            raise UserError(
-                f"{display_path(path)} holds trainings of other settings ({changes}); give another folder by --out"
-            )
-        for name, row in record["cells"].items():
-            check_record(row, f"{path}, {name}", CELL, {"seconds": NUMBER}, remedy="give another folder by --out")
-        return cls(path, settings, record["cells"])
-
-    def add(self, trial: Trial, record: dict[str, Any]) -> None:
-        """Keep the record of a finished trial, at once."""
-        self.trials[trial.name] = {**asdict(trial), **record}
-        write_json(self.path, {"settings": self.settings, "cells": self.trials})
 
 
 def epochs_done(run: Path) -> int:

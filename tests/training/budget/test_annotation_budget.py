@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,13 +21,16 @@ from training.budget.plan import (
     make_grid,
     trial_length,
 )
-from training.budget.session import run_trials, show_time
-from training.budget.trials import Results, finish_trial, open_experiment, train_trial
+from training.budget.session import Results, run_trials, show_time
+from training.budget.trials import finish_trial, open_experiment, train_trial
 from utils.cli import UserError
 
 TINY = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 2, "device": "cpu"}
 TINY_ARGUMENTS = [item for name, value in TINY.items() for item in (f"--{name}", str(value))]
 LADDER = ["--steps", "12", "--pixel_shares", "1", "20%", "--image_counts", "8", "3"]
+
+HOLD = "import sys, time; from pathlib import Path; from utils.run_lock import run_lock\n"
+HOLD += "with run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
 # The grid
@@ -161,6 +166,42 @@ def test_a_study_is_gone_on_with_and_repeats_nothing(disks, capsys):
     assert json.loads((folder / "cells.json").read_text()) == trials
     with pytest.raises(UserError, match="other settings .*seed 0 → 1"):
         main([*arguments, "--seed", "1"], disks)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "curve.png", "log.txt", "runs/p1_n8_r1/mine.txt"])
+def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(disks, name):
+    mine = disks / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    with pytest.raises(UserError, match=f"holds {name.split('/')[0]}, which this command did not write"):
+        main([*TINY_ARGUMENTS, *LADDER, "--out", str(disks / "mine")], disks)
+    assert [path for path in (disks / "mine").rglob("*") if path.is_file() and path.name != ".lock"] == [mine]
+
+
+def test_a_training_that_was_begun_with_other_settings_is_not_gone_on_with(disks):
+    folders = {"folder": disks / "out", "root": disks}
+    former = open_experiment(TINY, steps=12, data_list=None, **folders)
+    Results.open(former)
+    run = train_trial(former, Trial(1, 8, 1), stop_after=1)
+    assert Results.open(former).trials == {} and run.is_dir()
+    latter = open_experiment({**TINY, "seed": 1}, steps=12, data_list=None, **folders)
+    assert Results.open(latter).settings["seed"] == 1 and not run.exists()
+
+
+def test_two_at_once_on_one_folder_and_what_a_kill_left(disks):
+    arguments = [*TINY_ARGUMENTS, "--image_counts", "8", "--pixel_shares", "1", "--repeats", "1"]
+    main([*arguments, "--keep_checkpoints"], disks)
+    runs = disks / "train_log/disks"
+    left = open_experiment(TINY, steps=12, data_list=None, folder=None, root=disks).run_folder(Trial(1, 8, 1))
+    (runs / "annotation_budget/runs/p1_n8_r1").rename(left)  # killed between a training's record and its place
+    main(arguments, disks)
+    assert not left.exists() and (runs / "annotation_budget/runs/p1_n8_r1/config.json").is_file()
+    hold = [sys.executable, "-c", HOLD, str(runs / "annotation_budget")]
+    with subprocess.Popen(hold, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {owner.pid}"):
+            main(arguments, disks)
+        owner.kill()
 
 
 def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(disks):
