@@ -154,7 +154,7 @@ def _pair_part(
     for kind, group in labels.items():
         suffix = kind if kind in label_suffix else next(iter(label_suffix), None)
         pairing = pair_by_name(paths, [found.path for found in group], place_of.__getitem__, suffix)
-        masks = {} if pairing.pairs else objects_by_image(images, group)
+        masks = objects_by_image(images, group) if not pairing.pairs or _met_by_chance(pairing) else {}
         if masks and max(map(len, masks.values())) == 1:  # img.png and label.png in a folder of every sample
             pairing, masks = Pairing([(image, label) for image, (label,) in masks.items()], [], []), {}
         if masks:
@@ -168,6 +168,13 @@ def _pair_part(
     if partial:
         say(f"{counted(partial, 'image')} with labels of some of the {len(columns)} annotators only")
     return [row for row in rows if len(row) > 1]
+
+
+def _met_by_chance(pairing: Pairing) -> bool:
+    """Whether numbers of objects were taken for those of images: ``7/masks/7.png`` beside eight others of 7.png."""
+    alone = {re.sub(r"\d+", "", label.stem) for label in pairing.labels_alone}
+    is_loose = bool(pairing.images_alone or pairing.note) or len(alone) == 1
+    return is_loose and len(pairing.labels_alone) > len(pairing.pairs)
 
 
 def _tell_pairing(pairing: Pairing, kind: str, say: Say) -> dict[Path, Path]:

@@ -710,6 +710,17 @@ def test_merged_masks_are_objects(tmp_path: Path):
         assert np.array_equal(label > 0, np.isin(numbered(seed), (1, 2))) and len(np.unique(label)) == 3
 
 
+@pytest.mark.parametrize("samples", [(1, 2, 3), (1, 2, 7)])
+def test_numbers_of_objects_are_not_taken_for_those_of_images(samples: tuple[int, ...], tmp_path: Path):
+    files = [Files(grey, "*/images/*.png", samples)]
+    files += [Files(one_object(value), f"*/masks/{value}.png", samples) for value in (1, 2, 3)]
+    put(tmp_path / "my data", files)
+    lists, said = made(tmp_path)
+    assert any(line.startswith("merged 9 masks of single objects into 3 labels") for line in said)
+    rows = {row for name in lists for row in lists[name]}
+    assert rows == {f"{number}/images/{number}.png\tdatasets/own/labels_merged/{number}.tif" for number in samples}
+
+
 def test_what_values_and_channels_are_may_be_said(tmp_path):
     put(tmp_path / "my data", [Files(lambda number: binary(number) // 255 + 1, "masks/*.png", range(3))])
     for number in range(3):
