@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,13 @@ from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import UserError, map_with_progress, shortened
 from utils.files import atomic_write, unique_stems, write_json
+from utils.output_folder import new_folder
 from utils.records import LIST, read_record
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
 SOURCE_LIST = "train_gt"
 NAMED_FILES = 5
 MAX_TABLE = 1000  # images; above, the manifest has sums only
-SWAP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -320,34 +317,6 @@ def _table_row(job: tuple[str, Sample], tally: Tally) -> dict[str, Any]:
         "changed": counts.sum() - counts.trace(),
         "ignored": tally.ignored,
     }
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A fresh folder to fill, which in the end takes the place of ``folder`` as a whole; on failure it vanishes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    fresh.mkdir()
-    try:
-        yield fresh
-        _take_place(fresh, folder, fresh.with_suffix(".old"))
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _take_place(fresh: Path, folder: Path, old: Path) -> None:
-    for attempt in range(1, SWAP_ATTEMPTS + 1):  # another process may be putting the same labels in place
-        try:
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(fresh, folder)
-            break
-        except OSError:
-            if old.exists() and not folder.exists():
-                os.rename(old, folder)
-            if attempt == SWAP_ATTEMPTS:
-                raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def point_noisy_list_to(new_list: Path, say: Callable[[str], object]) -> None:

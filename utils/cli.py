@@ -19,7 +19,7 @@ from typing import NoReturn, TypeVar
 
 from utils.errors import RunFailed as RunFailed
 from utils.errors import UserError as UserError
-from utils.signals import exit_status, listen_to_stop_signals
+from utils.signals import exit_status, listen_to_stop_signals, received_stop
 from utils.streams import make_streams_lasting
 
 Item = TypeVar("Item")
@@ -65,10 +65,15 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     0 done, 1 failed run (with traceback), 2 wrong use or bad input (one message), 128 + its number when a
     signal stopped it (130 for Ctrl-C).
     """
-    listen_to_stop_signals()
-    make_streams_lasting()
     try:
-        main()
+        listen_to_stop_signals()
+        make_streams_lasting()
+        try:
+            main()
+        except Exception as error:  # a library may answer a signal by an error of its own
+            if (stop := received_stop()) is not None:
+                raise stop from error
+            raise
     except UserError as error:
         if not error.said_elsewhere:
             _complain(f"error: {error}", error)

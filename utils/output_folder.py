@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +19,15 @@ from typing import Any
 from utils.cli import UserError, shortened
 from utils.files import flush_folder, plain, read_json_if_whole, write_json
 from utils.paths import display_path
-from utils.run_lock import LOCK, run_lock
+from utils.run_lock import LOCK, is_running, run_lock
 
 WRITTEN = ".written.json"  # which command wrote which files of a folder
 PARTIAL = ".partial"
 JOB = "job.json"  # in a partial folder that a later command may go on with
 NAMED_FILES = 5
+SWAP_ATTEMPTS = 10
+# A folder that is being filled, or one that it takes the place of.
+UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>tmp|old)")
 
 
 @dataclass(frozen=True)
@@ -169,3 +176,49 @@ def is_unfinished(folder: Path) -> bool:
 def is_free(folder: Path) -> bool:
     """Whether nothing lies in ``folder``, or it does not exist."""
     return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder to fill, which in the end takes the place of ``folder`` as a whole; on failure it vanishes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tidy_after_kills(folder.parent)
+    fresh = folder.with_name(f".{folder.name}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _take_place(fresh, folder, fresh.with_suffix(".old"))
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def tidy_after_kills(parent: Path) -> None:
+    """Put back labels that a killed process of this host had moved aside, and remove what it had not finished."""
+    for path in sorted(parent.glob(".*-*-*")):
+        parts = UNFINISHED.fullmatch(path.name)
+        if parts is None or parts["host"] != _this_host() or is_running(int(parts["process"])):
+            continue
+        place = path.with_name(parts["name"])
+        if parts["kind"] == "old" and not place.exists():
+            path.rename(place)
+        else:
+            shutil.rmtree(path)
+
+
+def _this_host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _take_place(fresh: Path, folder: Path, old: Path) -> None:
+    for attempt in range(1, SWAP_ATTEMPTS + 1):  # another process may be putting the same labels in place
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(fresh, folder)
+            break
+        except OSError:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            if attempt == SWAP_ATTEMPTS:
+                raise
+    shutil.rmtree(old, ignore_errors=True)

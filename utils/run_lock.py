@@ -91,9 +91,14 @@ def _is_alive_here(owner: dict[str, Any]) -> bool:
     process = owner.get("process")
     if owner.get("host") != platform.node() or not isinstance(process, int) or process in (0, os.getpid()):
         return False
+    return is_running(process)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this host, by its number, has not ended."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it exists and belongs to somebody else
         return True

@@ -16,6 +16,9 @@ SAME_STOP_S = 0.3  # launchers send a signal several times; within this time the
 SIGNALLED = 128  # a shell's exit status of a process that a signal stopped is this plus the signal's number
 
 
+_received: list[Stopped] = []
+
+
 class Stopped(KeyboardInterrupt):
     """A stop signal arrived."""
 
@@ -42,11 +45,17 @@ def listen_to_stop_signals() -> None:
         _exit_at_second_signal({int(number) for number in heard})
 
 
+def received_stop() -> Stopped | None:
+    """What stands for the signal that this process was to stop by; None where there was none."""
+    return _received[0] if _received else None
+
+
 def _stop(number: int, _: object) -> NoReturn:
     for heard in STOP_SIGNALS:  # nothing may interrupt what tidies up, but the thread that counts
         if signal.getsignal(heard) == _stop:
             signal.signal(heard, _already_stopping)
-    raise Stopped(number)
+    _received.append(Stopped(number))
+    raise _received[0]
 
 
 def _already_stopping(number: int, _: object) -> None:

@@ -15,18 +15,12 @@ from datasets.label_noise import make_noisy_label, parse_repair
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, default_training_list, find_list, list_folder, read_checked_lists, write_list
-from datasets.noise_files import (
-    NoiseSettings,
-    check_replaceable,
-    name_files,
-    new_folder,
-    training_command,
-    write_noisy_labels,
-)
+from datasets.noise_files import NoiseSettings, check_replaceable, name_files, training_command, write_noisy_labels
 from evaluation.label_audit.annotators import repairs_of_samples
 from evaluation.label_audit.repair import choose_repair, labels_iou
 from utils.cli import UserError
 from utils.files import write_json
+from utils.output_folder import new_folder
 from utils.run_folder import REPO_ROOT, display_path
 
 AUTO = "auto"

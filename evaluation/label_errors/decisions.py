@@ -14,10 +14,11 @@ from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, decide_labels, find_list, list_folder, raise_faults, read_list, write_list
-from datasets.noise_files import MAX_TABLE, name_files, new_folder, training_command
+from datasets.noise_files import MAX_TABLE, name_files, training_command
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, read_issues
 from utils.cli import UserError, counted, map_with_progress
 from utils.files import write_json
+from utils.output_folder import new_folder
 from utils.paths import absolute_path
 from utils.records import LIST, POSITIVE, TEXT, check_record, read_record
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.cli import UserError
-from utils.output_folder import Writer, replaced_output
+from utils.output_folder import Writer, new_folder, replaced_output
 from utils.run_lock import run_lock
 
 NOTES = Writer("notes", "notes.json", keys=("pages",), others=("cover.txt",))
@@ -128,3 +128,36 @@ def test_a_recorded_name_outside_the_folder_is_not_removed(tmp_path):
     (folder / ".written.json").write_text('{"notes": ["../other.txt", "notes.json"]}')
     write(folder, {})
     assert (tmp_path / "other.txt").read_text() == "precious"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from utils.output_folder import new_folder
+folder, when = Path(sys.argv[1]), sys.argv[2]
+rename = os.rename
+def kill_after_first(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+with new_folder(folder) as fresh:
+    (fresh / "1.png").write_text("new")
+    if when == "filling":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.rename = kill_after_first
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("when", ["filling", "swapping"])
+def test_what_a_kill_leaves_of_a_folder_that_is_replaced_is_tidied_up(tmp_path, when):
+    folder = tmp_path / "labels_x"
+    (tmp_path / ".labels_x.tmp").mkdir()  # of somebody else
+    for name in ("labels_x", "labels_y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_text("before")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), when])
+    assert killed.returncode == -9 and folder.exists() == (when == "filling")
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "labels_y"):
+        raise ZeroDivisionError
+    assert (folder / "1.png").read_text() == (tmp_path / "labels_y/1.png").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".labels_x.tmp", "labels_x", "labels_y"]

@@ -32,6 +32,17 @@ def main():
     hashlib.pbkdf2_hmac("sha512", b"one long call", b"of a library", 10**9)
 run_command(main)
 """
+ANSWERED_BY_AN_ERROR = """
+import time
+from utils.cli import run_command
+def main():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except BaseException:
+        raise ImportError("initialization failed") from None
+run_command(main)
+"""
 TIDIES_LONG = """
 import time
 from utils.cli import run_command
@@ -81,6 +92,13 @@ def test_a_stop_signal_unwinds_and_its_number_is_in_the_exit_status(number):
     out, error = process.communicate(timeout=20)
     assert process.returncode == 128 + number and out == "tidied up\n"
     assert "Traceback" not in error
+
+
+def test_a_library_that_answers_a_signal_by_an_error_does_not_change_the_exit_status():
+    process = started(ANSWERED_BY_AN_ERROR)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
 
 
 @pytest.mark.parametrize("code", [TAKES_LONG, TIDIES_LONG])
