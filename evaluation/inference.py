@@ -60,6 +60,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--instances", nargs="?", const="components", choices=[*INSTANCES], metavar="METHOD", help=objects)
     add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help="of objects (default: 1)")
     options = parser.parse_args(arguments)
+    if options.min_area > 1 and options.instances is None:
+        parser.error("--min_area belongs to --instances: maps and masks keep what is small")
     if 2 * options.overlap > options.tile:
         parser.error(f"--overlap {options.overlap} is more than half of --tile {options.tile}")
     return options

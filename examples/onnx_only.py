@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import onnxruntime
 
-model, source, target = sys.argv[1:4]
+_, model, source, target = sys.argv if len(sys.argv) == 4 else sys.exit(__doc__)
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 described = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 image = np.load(source)  # (H, W) or (H, W, C)

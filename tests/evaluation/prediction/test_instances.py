@@ -88,6 +88,8 @@ def test_a_name_that_is_not_utf_8_has_objects_too(run, tmp_path):
 @pytest.mark.parametrize("method", ["components", "watershed"])
 def test_a_stack_of_channels_and_planes_keeps_axes_and_pixel_size(run, tmp_path, kind, method):
     stack = write_stack(tmp_path / "cells/s.tif", 0, kind)
+    with pytest.raises(SystemExit):
+        predict(run, "--input", stack, "--out", tmp_path / "out", "--min_area", 3)  # of no objects
     predict(run, "--input", stack, "--out", tmp_path / "out", "--instances", method, "--min_area", 3)
     with tifffile.TiffFile(tmp_path / "out/instances/s.tif") as tiff, tifffile.TiffFile(stack) as source:
         assert (tiff.is_ome, tiff.is_imagej) == (source.is_ome, source.is_imagej)
