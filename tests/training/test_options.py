@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from training.configuration.resolve import CHANGEABLE_ON_RESUME, as_typed, resol
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, make_parser, parse_given
+from training.run.reports import same_data_command
 from utils.cli import UserError
 from utils.run_folder import REPO_ROOT
 
@@ -322,6 +324,18 @@ def test_the_length_of_a_run_is_given_in_steps_or_in_epochs(given, steps, epochs
 def test_lengths_that_contradict_each_other_are_refused(given):
     with pytest.raises(UserError, match=f"--steps {given['steps']}"):
         resolve_options(given, has_accelerator=False)
+
+
+def test_the_command_for_the_other_preset_reads_the_same_labels():
+    given = {
+        "dataset": "em",
+        "num_classes": 3,
+        "label_map": "#ff0000:1,0:0",
+        "channels": ("0", "2"),
+        "label_noise": "flip:0.1",
+    }
+    typed = shlex.split(same_data_command(resolve_options(given, has_accelerator=False)))
+    assert parse_given(typed[2:]).items() >= given.items()
 
 
 def test_a_longer_run_keeps_the_length_of_its_epochs():

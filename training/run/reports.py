@@ -11,9 +11,10 @@ import numpy as np
 
 from datasets.segmentation import steps_before
 from evaluation.scores.few_images import MIN_IMAGES
+from training.configuration.resolve import as_typed
 from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.engine import EpochMetrics
-from training.options import TrainingOptions
+from training.options import DEFAULTS, TrainingOptions
 from training.run.logger import RunLogger
 from training.run.state import AUTO, TrainingState
 from training.selection import Selection
@@ -23,12 +24,23 @@ from utils.run_folder import display_path, quoted
 EXPLODED = 3.0  # times the loss of the run's first step
 UNMOVED = 1e-4  # of the loss, over all epochs
 COLLAPSED = 0.999  # of the pixels in one bin of scores, or in one class
+SAME_DATA = (
+    *("dataset", "train_list", "val_list", "clean_list", "fusion", "val_labels", "data_root", "num_classes"),
+    *("in_channels", "channels", "ignore_index", "label_map", "label_noise", "unlabelled", "igtt"),
+)  # options that say what is trained on
+
+
+def same_data_command(options: TrainingOptions) -> str:
+    """What to type to train on the same images and labels."""
+    given = {name: options.flat()[name] for name in SAME_DATA}
+    typed = (as_typed(name, given[name]).partition(" ") for name in given if given[name] != DEFAULTS[name])
+    others = (f"{flag} {quoted(value)}" if value else flag for flag, _, value in typed if flag != "--dataset")
+    return " ".join(["python main.py --dataset", quoted(options.data.dataset), *others])
 
 
 def describe(options: TrainingOptions, data: TrainingData, state: TrainingState, folder: Path) -> list[str]:
     """What is about to be trained on what, in lines."""
     optimization = options.optimization
-    again = f"python main.py --dataset {quoted(options.data.dataset)}"
     other = {"quick": "paper", "paper": "quick"}[options.run.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
     processes = f", {world_size()} processes" if world_size() > 1 else ""
@@ -39,7 +51,7 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
     if state.epoch > 0 and options.run.resume == AUTO:
         lines.append(f"--resume {AUTO}: going on after epoch {state.epoch}")
     if state.epoch == 0:
-        lines.append(f"preset {options.run.preset}; for the other: {again} --preset {other}")
+        lines.append(f"preset {options.run.preset}; for the other: {same_data_command(options)} --preset {other}")
     noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
     if (listed := simulated_noise(data.train)) is not None:
         noise = f", whose labels carry simulated noise, {listed}{noise}"
