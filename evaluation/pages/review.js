@@ -5,6 +5,7 @@ const decisions = new Map(); // number of an issue → action
 const KEYS = {k: "keep", t: "take", i: "ignore", d: "drop"};
 const storageKey = "review " + data.list + " " + data.issues.map((issue) => issue.id + issue.image).join(" ");
 let current = 0;
+let latest = null;
 
 function tell(trouble) {
   const place = document.getElementById("trouble");
@@ -91,6 +92,15 @@ function decide(card, action) {
   update();
 }
 
+// Take a decision back: the card's own, else the one that a key made last and moved on from.
+function undo(card) {
+  const undone = decisions.has(data.issues[card.dataset.place].id) ? card : latest;
+  if (!undone) return;
+  decide(undone, null);
+  filter();
+  show(undone);
+}
+
 function update() {
   const dropped = new Set(data.issues.filter((issue) => decisions.get(issue.id) === "drop").map((issue) => issue.image));
   for (const card of cards) {
@@ -170,8 +180,9 @@ document.addEventListener("keydown", (event) => {
   else if (!card || card.hidden) return;
   else if (action) {
     decide(card, action);
+    latest = card;
     move(1);
-  } else if (event.key.toLowerCase() === "u") decide(card, null);
+  } else if (event.key.toLowerCase() === "u") undo(card);
   else return;
   event.preventDefault();
 });

@@ -96,6 +96,15 @@ def test_decisions_by_keys_and_clicks_are_downloaded_and_applied(open_page, revi
     assert label[4:14, 5:15].all() and (label[20:28, 22:34] == 255).all()
 
 
+def test_u_takes_back_what_a_key_decided_last(open_page, review):
+    page = open_page(review)
+    page.keyboard.press("t")
+    page.keyboard.press("u")  # the second issue is the current one by now, and undecided
+    assert pressed(page, 1) == [] and page.inner_text("#decided") == "0 of 3 decided"
+    page.keyboard.press("k")
+    assert pressed(page, 1) == ["keep"] and pressed(page, 2) == []
+
+
 def test_decisions_outlast_the_page_and_can_be_read_back(open_page, review, tmp_path):
     page = open_page(review)
     page.keyboard.press("i")
