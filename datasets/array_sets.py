@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.image_files import MIN_SIDE
 from datasets.lists import write_list
 from utils.cli import UserError
 from utils.files import atomic_write
@@ -25,7 +26,8 @@ def write_array_list(
     What is there already under a name of its content is left as it is, so that equal arrays are written once.
 
     Args:
-        images, labels: arrays (H, W) or (H, W, C), or files, which are listed where they lie; no labels: None.
+        images, labels: arrays (H, W), (1, H, W) or (H, W, C), or files, which are listed where they lie; labels
+            may be None.
         name: of the data set.
     Returns: the list, which is named by the content as well.
     Raises:
@@ -50,7 +52,10 @@ def _as_file(item: ArrayOrPath, folder: Path, what: str) -> Path:
     if isinstance(item, (str, Path)):
         return Path(os.path.abspath(item))
     values = np.ascontiguousarray(item)
-    if values.ndim not in (2, 3) or values.size == 0:
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    is_channels_first = values.ndim == 3 and values.shape[0] < MIN_SIDE <= values.shape[2]
+    if values.ndim not in (2, 3) or values.size == 0 or is_channels_first:
         raise UserError(f"{what} has the shape {values.shape}, expected is (H, W) or (H, W, channels)")
     file = folder / f"{_digest(f'{values.dtype}{values.shape}'.encode() + values.tobytes())}.npy"
     if not file.is_file():

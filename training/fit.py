@@ -106,7 +106,7 @@ def fit_images(
     if labels is None:
         options.setdefault("igtt", "best")
     first = images[0] if len(images) else None
-    if isinstance(first, np.ndarray) and first.ndim == 3:
+    if isinstance(first, np.ndarray) and first.ndim == 3 and first.shape[0] > 1:
         options.setdefault("in_channels", first.shape[2])
     given = {"dataset": name, "train_list": str(write_array_list(images, labels, name, root)), **options}
     if validation is not None:

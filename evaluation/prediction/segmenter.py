@@ -115,16 +115,18 @@ class Segmenter:
         """Predict an image, several, or a stream of them.
 
         Args:
-            x: an image, as an array (H, W) or (H, W, C) of any type or as a file; a file of several planes counts as
-                several images. Several: a list, or an array with one axis more, (N, H, W) or (N, H, W, C). A generator
-                is read as far ahead as a batch needs.
+            x: an image, as an array (H, W) or (H, W, C) of any type, or as a file, ``::N`` behind it for a plane; a
+                file of several planes counts as several images. Several: a list, or an array with one axis more,
+                (N, H, W) or (N, H, W, C). A generator is read as far ahead as a batch needs.
         Returns: a `Prediction`; of several images a list of them, of a generator a generator.
         Raises:
             UserError: an image that cannot be read, has not the run's channels or holds NaN; it is named.
         """
         if isinstance(x, (str, Path)):
-            planes = plane_paths([Path(x)], find_stacks([Path(x)], self.settings.in_channels))
-            return self.predict(planes) if planes != [Path(x)] else next(self._stream([x]))
+            path = Path(x)
+            stacks = find_stacks([path], self.settings.in_channels) if path.is_file() else {}  # no plane of a stack
+            planes = plane_paths([path], stacks)
+            return self.predict(planes) if planes != [path] else next(self._stream([x]))
         if hasattr(x, "__array__"):
             values = np.asarray(x)
             return list(self._stream(values)) if self._is_batch(values) else next(self._stream([values]))

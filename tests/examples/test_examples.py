@@ -71,6 +71,8 @@ def test_files_and_colour_train_too(disks, rng):
     color = rng.integers(0, 255, (3, 40, 40, 3), np.uint8)
     labels = (color[..., 0] > 128).astype(np.uint8)
     colored = fit_images(list(color), list(labels), name="c", root=disks, **TINY)
+    single = fit_images(color[:, None, :, :, 0], labels[:, None], name="s", root=disks, **TINY)
+    assert Segmenter.load(single, device="cpu").settings.in_channels == 1
     assert Segmenter.load(run, device="cpu").settings.in_channels == 1
     assert Segmenter.load(colored, device="cpu").predict(color[0]).scores.shape == (40, 40)
 
@@ -81,6 +83,7 @@ def test_what_does_not_fit_together_is_named(disks):
         ((images, labels[:2]), "3 images and 2 labels"),
         (([], []), "no images"),
         (([images[0][0]], [labels[0]]), r"image 0 has the shape \(64,\)"),
+        (([np.stack([images[0]] * 3)], [labels[0]]), r"image 0 has the shape \(3, 64, 64\), .* \(H, W, channels\)"),
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)

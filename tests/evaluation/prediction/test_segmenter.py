@@ -121,6 +121,9 @@ def test_colour_is_read_as_grey_and_planes_count_as_images(make_run, tmp_path, r
     planes = segmenter.predict(tmp_path / "stack.tif")
     assert len(planes) == 3
     np.testing.assert_allclose(planes[2].scores, segmenter.predict(stack)[2].scores, atol=1e-5)
+    np.testing.assert_allclose(segmenter.predict(f"{tmp_path}/stack.tif::2").scores, planes[2].scores, atol=1e-5)
+    with pytest.raises(UserError, match=r"stack\.tif has no plane 3"):
+        segmenter.predict(f"{tmp_path}/stack.tif::3")
 
 
 def test_the_threshold_can_be_given(make_run, files):
