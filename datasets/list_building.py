@@ -332,4 +332,4 @@ def _tell_missing(name: str, contents: Lists, list_folder: Path, say: Say) -> No
         say(f"{display_path(list_folder / name)} stays as it is{reads}")
     elif not is_noisy:
         remedy = "; --split 85/15 takes some of the training images" if name == LISTS["val"] else ""
-        say(f"no {name}: there are no images for it{remedy if LISTS['train'] in contents else ''}")
+        say(f"no {name}: there are no images for it{remedy if len(contents.get(LISTS['train'], ())) > 1 else ''}")

@@ -53,19 +53,23 @@ CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
 SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"
 PICKLED = "pickled .npy"  # Cellpose's _seg.npy
 BROKEN = "broken link"
+LABEL_TEXT = "label .txt"  # outlines as YOLO has them
+REGIONS = "export regions as TIFF, in QuPath with File > Export images"
 POLYGONS = "outlines in such files are not read: export masks"
 UNPACK = "unpack them first; of ImageJ's RoiSet.zip export masks"
 FOREIGN = {
     **dict.fromkeys(
         (".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".oir", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT
     ),
-    **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs"), "export regions as TIFF, in QuPath with File > Export images"),
+    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".wmv"), "save their frames as TIFF or PNG, with Fiji or ffmpeg"),
+    **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs", ".qptiff"), REGIONS),
     **dict.fromkeys((".nii", ".gz", ".mha", ".mhd", ".nrrd", ".dcm"), SLICES),
     **dict.fromkeys((".h5", ".hdf5", ".zarr", ".n5"), "export TIFF, in Ilastik with Export > tiff"),
     **dict.fromkeys((".json", ".geojson", ".xml", ".roi"), POLYGONS),
     **dict.fromkeys((".zip", ".tar", ".7z", ".rar"), UNPACK),
     **dict.fromkeys((".mat", ".npz"), "save their arrays as .npy or TIFF"),
     BROKEN: "they lead nowhere",
+    LABEL_TEXT: POLYGONS,
     PICKLED: "save the masks alone, in Cellpose with File > Save masks as PNG",
     **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
 }
@@ -132,12 +136,15 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
             if str(path) in seen:
                 continue
             seen.add(str(path))
+            inside = path.relative_to(tree.top).parts[:-1]
             if path.suffix.lower() == ".npy" and is_pickled(path):
                 tree.foreign[PICKLED].append(path)
+            elif path.suffix.lower() == ".txt" and _interpret(path, inside, labels).role == "label":
+                tree.foreign[LABEL_TEXT].append(path)
             elif path.is_symlink() and not path.exists():
                 tree.foreign[BROKEN].append(path)
             elif is_image_file(path) and path.is_file():
-                tree.files.append(_interpret(path, path.relative_to(tree.top).parts[:-1], labels))
+                tree.files.append(_interpret(path, inside, labels))
             else:
                 tree.foreign[path.suffix.lower()].append(path)
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so

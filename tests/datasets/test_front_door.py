@@ -533,11 +533,15 @@ def test_foreign_files_come_with_the_way_to_convert_them(tmp_path: Path):
         ".h5": "Ilastik",
         ".svs": "QuPath",
         ".zip": "unpack",
+        ".mp4": "frames",
     }
     put(tmp_path / "my data", [Files(grey, "images/*.tif", (1, 2)), Files(binary, "masks/*.png", (1, 2))])
     for kind in kinds:
         (tmp_path / f"my data/a{kind}").touch()
+    (tmp_path / "my data/masks/more").mkdir()
+    (tmp_path / "my data/masks/more/1.txt").touch()
     said = made(tmp_path).said
+    assert any("1 label .txt file (1.txt); outlines in such files are not read" in line for line in said)
     for kind, remedy in kinds.items():
         [line] = [line for line in said if f"1 {kind} file (a{kind})" in line]
         assert remedy in line
