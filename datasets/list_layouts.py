@@ -136,17 +136,17 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
             if str(path) in seen:
                 continue
             seen.add(str(path))
-            inside = path.relative_to(tree.top).parts[:-1]
             if path.suffix.lower() == ".npy" and is_pickled(path):
                 tree.foreign[PICKLED].append(path)
-            elif path.suffix.lower() == ".txt" and _interpret(path, inside, labels).role == "label":
-                tree.foreign[LABEL_TEXT].append(path)
             elif path.is_symlink() and not path.exists():
                 tree.foreign[BROKEN].append(path)
             elif is_image_file(path) and path.is_file():
-                tree.files.append(_interpret(path, inside, labels))
+                tree.files.append(_interpret(path, path.relative_to(tree.top).parts[:-1], labels))
             else:
                 tree.foreign[path.suffix.lower()].append(path)
+    names = {stem(found.path) for found in tree.files}
+    for path in tree.foreign.pop(".txt", []):
+        tree.foreign[LABEL_TEXT if stem(path) in names else ".txt"].append(path)
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
         tree.files = [replace(found, role=None, kind="") for found in tree.files]
     tree.files = _settle_variants(tree.files)
