@@ -19,7 +19,7 @@ from typing import Any
 from utils.cli import UserError, shortened
 from utils.files import flush_folder, plain, read_json_if_whole, write_json
 from utils.paths import display_path
-from utils.run_lock import LOCK, is_running, run_lock
+from utils.run_lock import LOCK, TEMPORARY, is_running, run_lock
 
 WRITTEN = ".written.json"  # which command wrote which files of a folder
 PARTIAL = ".partial"
@@ -112,13 +112,19 @@ def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None
 
 
 def _open_partial(partial: Path, job: dict[str, Any] | None) -> None:
-    """Make the partial folder, empty unless it belongs to an equal job."""
+    """Make the partial folder, empty unless it belongs to an equal job; the job in it says that it is ours."""
     wanted = None if job is None else json.loads(json.dumps(plain(job)))
-    if partial.exists() and (wanted is None or read_json_if_whole(partial / JOB) != wanted):
-        shutil.rmtree(partial)
+    if os.path.lexists(partial):
+        inside = [path.name for path in partial.iterdir()] if partial.is_dir() else [partial.name]
+        if not all(map(TEMPORARY.fullmatch, inside)) and JOB not in inside:
+            raise UserError(
+                f"{display_path(partial)} holds {shortened(inside, NAMED_FILES)} and no {JOB}: remove it if it is what "
+                "a command that was stopped has left, or choose another folder"
+            )
+        if wanted is None or read_json_if_whole(partial / JOB) != wanted:
+            shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    if job is not None:
-        write_json(partial / JOB, job)
+    write_json(partial / JOB, job)
 
 
 def files_below(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from utils.cli import UserError
 from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
 from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
 
+PAGE_MARK = b'<meta name="generator" content="evaluation/report.py">'
 # What is read of metrics.json, and of its "reading".
 FIGURES = {"num_classes": POSITIVE, "n_images": COUNT, "list": TEXT, "threshold": NUMBER.or_null()}
 OPTIONAL_FIGURES = {"mask_offset": NUMBER, "reading": OBJECT, "classic": OBJECT.or_null()}
@@ -30,7 +31,7 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
         out: default: report.html beside the metrics of a run, for several ``train_log/<dataset>/report.html``.
     Returns: the file.
     Raises:
-        UserError: no such run, or none of its predictions was scored.
+        UserError: no such run, or none of its predictions was scored; a file of others in the place of the page.
     """
     folders = [find_results(name, results) for name in train_dirs]
     if len(set(folders)) < len(folders):
@@ -41,6 +42,10 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
     if out is None and len(folders) > 1:
         dataset = read_predictions(folders[0] / "predictions.json").get("dataset", "")
         path = LOG_ROOT / dataset / "report.html"
+    if out is not None and path.is_file() and PAGE_MARK not in path.read_bytes():
+        raise UserError(
+            f"--out {display_path(path)} exists and is no report of this command: rename it, or give another name"
+        )
     if path.is_dir():
         raise UserError(f"--out {display_path(path)} is a folder: give the name of a file, such as report.html in it")
     write_report(path, name_apart(runs))

@@ -100,6 +100,19 @@ def test_an_equal_job_goes_on_and_another_starts_anew(tmp_path):
     assert content(tmp_path) == {"notes.json": "{}"} and not (tmp_path / ".partial").exists()
 
 
+@pytest.mark.parametrize("job", [None, {"input": "a"}])
+def test_a_partial_folder_of_somebody_else_is_refused(tmp_path, job):
+    partial = tmp_path / (".partial" if job else ".partial-notes")
+    partial.mkdir()
+    (partial / ".job.json.12345.tmp").touch()  # killed at once
+    write(tmp_path, {"1.txt": "one"}, job=job)
+    partial.mkdir()
+    (partial / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds mine\.txt and no job\.json"):
+        write(tmp_path, {"1.txt": "new"}, job=job)
+    assert (partial / "mine.txt").read_text() == "precious" and (tmp_path / "1.txt").read_text() == "one"
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

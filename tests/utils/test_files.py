@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -138,3 +139,13 @@ def test_names_are_short_and_unique(images, names):
 def test_a_table_leaves_undefined_numbers_out(tmp_path):
     write_csv(tmp_path / "t.csv", ["a", "b", "c"], [["x,y", 1 / 3, math.nan], ["z", np.float64(2), 10_000_000]])
     assert (tmp_path / "t.csv").read_text() == 'a,b,c\n"x,y",0.333333,\nz,2,10000000\n'
+
+
+def test_what_numpy_says_of_a_full_disk_names_file_and_reason(tmp_path):
+    def is_full() -> None:
+        raise OSError("2304 requested and 1980 written")
+
+    with pytest.raises(OSError, match="No space left on device") as raised, atomic_write(tmp_path / "a.tif"):
+        is_full()
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "a.tif")
+    assert not list(tmp_path.iterdir())

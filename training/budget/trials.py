@@ -33,7 +33,7 @@ from training.options import TrainingOptions
 from training.run.mask_offset import KeptScores
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
-from utils.cli import UserError
+from utils.cli import RunFailed, UserError
 from utils.device import choose_device
 from utils.files import read_jsonl
 from utils.run_folder import display_path
@@ -329,4 +329,10 @@ def tidy_away(experiment: Experiment, trial: Trial, keep_checkpoints: bool) -> N
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(run, place)
+    try:
+        shutil.move(run, place)
+    except shutil.Error as error:  # of many files, on another disk
+        reason = error.args[0][0][2] if isinstance(error.args[0], list) else error.args[0]
+        raise RunFailed(
+            f"{display_path(run)} could not be moved to {display_path(place)}: {reason}; the same command tries again"
+        ) from None

@@ -237,6 +237,13 @@ def test_what_cannot_be_reported_is_named(run, tmp_path):
         rebuild_report([str(run), str(run)])
     with pytest.raises(UserError, match="--results epoch_9: .* has epoch_2"):
         rebuild_report([str(run)], results="epoch_9")
+    (tmp_path / "mine.html").write_text("<!doctype html>precious")
+    with pytest.raises(UserError, match=r"mine\.html exists and is no report"):
+        rebuild_report([str(run)], out=tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").read_text() == "<!doctype html>precious"
+    assert rebuild_report([str(run)], out=tmp_path / "page.html") == rebuild_report(
+        [str(run)], out=tmp_path / "page.html"
+    )
     figures = run / "results/epoch_2/metrics.json"
     for broken in ("3", '"x"', '{"num_classes": "1"}', json.dumps({**read_json(figures), "reading": {"channels": 1}})):
         figures.write_text(broken)
