@@ -33,6 +33,11 @@ def write_array_list(
     Raises:
         UserError: not as many labels as images, none at all, or an array of another shape.
     """
+    for what, given in (("images", images), ("labels", [] if labels is None else labels)):
+        if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)):
+            raise UserError(
+                f"{what}: a list of arrays or files, or an array of several, is expected, not {given!r:.60}"
+            )
     if labels is not None and len(labels) != len(images):
         raise UserError(f"{len(images)} images and {len(labels)} labels: as many are expected")
     if not len(images):

@@ -46,7 +46,7 @@ from training.run.state import TrainingState, seed_everything
 from training.selection import Selection
 from training.step_guard import NonFiniteLoss
 from utils.background import BackgroundWriter
-from utils.cli import Progress
+from utils.cli import Progress, UserError
 from utils.device import choose_device
 from utils.distributed import (
     barrier,
@@ -105,11 +105,13 @@ def fit_images(
 
     if labels is None:
         options.setdefault("igtt", "best")
-    first = images[0] if len(images) else None
-    if isinstance(first, np.ndarray) and first.ndim == 3 and first.shape[0] > 1:
-        options.setdefault("in_channels", first.shape[2])
-    given = {"dataset": name, "train_list": str(write_array_list(images, labels, name, root)), **options}
+    train_list = str(write_array_list(images, labels, name, root))
+    if isinstance(images[0], np.ndarray) and images[0].ndim == 3 and images[0].shape[0] > 1:
+        options.setdefault("in_channels", images[0].shape[2])
+    given = {"dataset": name, "train_list": train_list, **options}
     if validation is not None:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise UserError("validation: a pair of images and labels is expected, (images, labels)")
         given["val_list"] = str(write_array_list(*validation, name, root))
     return fit(configure(given, root), root)
 

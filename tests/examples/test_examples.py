@@ -84,9 +84,13 @@ def test_what_does_not_fit_together_is_named(disks):
         (([], []), "no images"),
         (([images[0][0]], [labels[0]]), r"image 0 has the shape \(64,\)"),
         (([np.stack([images[0]] * 3)], [labels[0]]), r"image 0 has the shape \(3, 64, 64\), .* \(H, W, channels\)"),
+        (("folder", labels), "images: a list of arrays or files"),
+        ((images, 5), "labels: a list of arrays or files"),
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)
+    with pytest.raises(UserError, match=r"validation: a pair of images and labels"):
+        fit_images(images, labels, validation=images, name="bad", root=disks, **TINY)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow
