@@ -13,7 +13,7 @@ from evaluation.label_audit.pilot import sharpened as sharpen
 from evaluation.label_audit.pilot import split_for_pilot
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import read_audit
-from training.budget.pilot import DATA_OPTIONS, make_pilot, run_pilot
+from training.budget.pilot import DATA_OPTIONS, make_pilot, own_run, run_pilot
 from training.options import OPTIONS
 from utils.cli import UserError
 
@@ -74,6 +74,19 @@ def test_the_audit_trains_a_tenth_of_the_steps_and_leaves_nothing_behind(disks, 
     found = read_audit(folder / "audit.json")
     assert found["steps"] == 40 and found["predicted_iou_low"] < found["predicted_iou"] < found["predicted_iou_high"]
     assert not list((disks / "train_log/disks").glob("audit_pilot*"))
+
+
+def test_an_interrupted_pilot_leaves_nothing_and_takes_along_what_a_kill_left(tmp_path):
+    runs = tmp_path / "train_log/disks"
+    for name in ("audit_pilot_0123abcd", "audit_pilot_mine"):
+        (runs / name / "checkpoints").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt) as stopped, own_run(tmp_path) as name:
+        (runs / name).mkdir()
+        stop = KeyboardInterrupt()
+        stop.add_note("go on with: --resume")
+        raise stop
+    assert [path.name for path in runs.iterdir()] == ["audit_pilot_mine"]
+    assert stopped.value.__notes__ == ["the pilot was given up, and nothing of it is kept"]
 
 
 def test_a_pilot_is_told_how_the_audit_reads_labels():

@@ -6,7 +6,8 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 from datasets.lists import Sample, write_list
 from evaluation.label_audit.pilot import Pilot
 from training.fit import configure, fit
+from utils.cli import UserError
 from utils.files import read_jsonl
 from utils.run_folder import REPO_ROOT
+from utils.run_lock import run_lock
 
 MAX_EPOCHS = 10  # after each of which it is scored
 # Scores of averaged weights at a constant rate stand for those of a rate that has come down.
-SETTINGS = {"schedule": "constant", "ema": 0.9, "audit": False, "tensorboard": False, "run_name": "audit_pilot"}
+SETTINGS = {"schedule": "constant", "ema": 0.9, "audit": False, "tensorboard": False}
+NAME = "audit_pilot_"  # and eight hexadecimal digits, of its run
 # Options that audit_labels.py and main.py share.
 DATA_OPTIONS = ("dataset", "num_classes", "ignore_index", "label_map", "in_channels", "channels", "data_root")
 DATA_OPTIONS += ("label_noise", "unlabelled", "seed")
@@ -60,9 +64,26 @@ def run_pilot(
             write_list(path, rows, root)
         named = {name: str(path) for name, path in lists.items()}
         length = {"steps": steps, "epochs": epochs, "checkpoint_every": epochs, "pred_invert": DIRECTIONS[invert]}
-        with contextlib.redirect_stdout(io.StringIO()):
-            run = fit(configure({**given, **named, **SETTINGS, **length}, root), root)
-    records = read_jsonl(run / "metrics.jsonl")
-    shutil.rmtree(run)
+        with own_run(root) as name, contextlib.redirect_stdout(io.StringIO()):
+            run = fit(configure({**given, **named, **SETTINGS, **length, "run_name": name}, root), root)
+            records = read_jsonl(run / "metrics.jsonl")
     score = "val/iou" if given.get("num_classes", 1) == 1 else "val/miou"
     return [(round(steps * record["epoch"] / epochs), record.get(score, float("nan"))) for record in records]
+
+
+@contextlib.contextmanager
+def own_run(root: Path) -> Iterator[str]:
+    """The name of a run that is removed in the end, however that comes; with it go those that a kill has left."""
+    for left in (root / "train_log").glob(f"*/{NAME}{'[0-9a-f]' * 8}"):
+        with contextlib.suppress(UserError), run_lock(left):  # of a process that is alive: UserError
+            shutil.rmtree(left)
+    name = f"{NAME}{uuid.uuid4().hex[:8]}"
+    try:
+        yield name
+    except BaseException as error:
+        if hasattr(error, "__notes__"):
+            error.__notes__ = ["the pilot was given up, and nothing of it is kept"]  # in place of how to go on with it
+        raise
+    finally:
+        for run in (root / "train_log").glob(f"*/{name}"):
+            shutil.rmtree(run)
