@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.catalog import prepare_dataset
+from datasets.catalog import check_name, prepare_dataset
 from datasets.segmentation import steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
@@ -105,6 +105,7 @@ def fit_images(
 
     if labels is None:
         options.setdefault("igtt", "best")
+    check_name(name)
     train_list = str(write_array_list(images, labels, name, root))
     if isinstance(images[0], np.ndarray) and images[0].ndim == 3 and images[0].shape[0] > 1:
         options.setdefault("in_channels", images[0].shape[2])

@@ -89,6 +89,9 @@ def test_what_does_not_fit_together_is_named(disks):
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)
+    with pytest.raises(UserError, match="a plain name is expected"):
+        fit_images(images, labels, name="../outside", root=disks, **TINY)
+    assert not (disks / "outside").exists()
     with pytest.raises(UserError, match=r"validation: a pair of images and labels"):
         fit_images(images, labels, validation=images, name="bad", root=disks, **TINY)  # pyright: ignore[reportArgumentType]
 
