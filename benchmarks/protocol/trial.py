@@ -173,6 +173,7 @@ def train_cell(cell: Cell, protocol: Protocol, lists: dict[str, Path], matrix: A
         "seed": cell["seed"],
         "workers": 0,
         "tensorboard": False,
+        "ema": 0.0,  # no other paper averages weights, and few methods can
         "checkpoint_every": 1 if cell.get("curve") else length["epochs"],
         "run_name": f"study_{name}",
         # What every method would print of its labels is in the record; ours decides by it.

@@ -124,7 +124,7 @@ def test_the_test_list_is_not_read_in_training(disks):
         {"augment": ("noise",)},
         {"flips": False},
         {"clip_grad": 1e-3},
-        {"ema": 0.5},
+        {"ema": 0.0},
         {"fold": "1/2"},
         {"weight_decay": 5.0},
         {"lr": 1e-4},

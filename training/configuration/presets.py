@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-4,
         "lr": 3e-3,
         "schedule": "one_cycle",
+        "ema": 0.99,
         "network_options": {"init": "kaiming"},
         "checkpoint_every": 5,
     },
@@ -53,6 +54,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "published": {
         "steps": None,
+        "ema": 0.0,
         "igtt_init": "black",
         "igtt_ems": "skeleton+shift:1+sample:0.1",  # tested equal to label_noise.EMS_SPEC
         "igtt_criterion": "dmi",

@@ -20,6 +20,7 @@ OPTIONS_OF = {"network": "network_options", "method": "method_options"}  # that 
 RECIPE_DECIDES = ("label_repair", "loss", "steps")
 LENGTH = ("steps", "epochs", "repeat")
 LABEL_FREE = "label_free"  # of the methods, that of --igtt
+AVERAGED = ("supervised", LABEL_FREE)  # methods that take a preset's --ema
 OWN_FLAGS = ("width", "pretrained")  # options of a network that have flags of their own
 
 
@@ -50,6 +51,8 @@ def resolve_options(
     values["network_options"] = _network_options(values, given, repeated)
     method = values.get("method", DEFAULTS["method"])
     values["method_options"] = method_options(method, values.get("method_options", {}))
+    if method not in AVERAGED:
+        values["ema"] = {**DEFAULTS, **repeated, **given}["ema"]  # as other papers have them
     options = TrainingOptions.from_flat(values)
     _check_use(options, given)
     if options.loss.spec is None:
