@@ -82,8 +82,8 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
     if not scored:
         folder = display_path(next(iter(known.values())) / "pred")
         raise UserError(
-            f"no prediction of {display_path(run)} was scored; do so first: python evaluation/metrics.py "
-            f"--prd_dir {quoted(folder)}"
+            f"{results or 'no prediction'} of {display_path(run)} was {'not ' if results else ''}scored; do so first: "
+            f"python evaluation/metrics.py --prd_dir {quoted(folder)}"
         )
     return max(scored, key=lambda folder: (folder / METRICS.record).stat().st_mtime)
 

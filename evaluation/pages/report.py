@@ -147,7 +147,8 @@ def why(image: Aligned) -> str:
     present = [each for each in image if each is not None]
     if len(present) == 1:
         return what_is_wrong(present[0][1])
-    return "IoU " + ", ".join(f"{run.name} {show(result.metrics['iou'], 3)}" for run, result in present)
+    what = "IoU " if present[0][0].binary else "mean IoU "
+    return what + ", ".join(f"{run.name} {show(result.metrics['iou'], 3)}" for run, result in present)
 
 
 def table_columns(runs: Sequence[RunResults]) -> list[str]:

@@ -84,7 +84,8 @@ def first_sentence(runs: Sequence[RunResults]) -> str:
         return f"Of {len(runs)} runs no IoU can be told: there is nothing to find in the labels."
     (best, highest), *others = sorted(known.items(), key=lambda item: -item[1])
     told = "".join(f", {name} {show(value, 3)}" for name, value in others)
-    return f"Of {len(runs)} runs {best} reaches the highest IoU, {show(highest, 3)}{told}."
+    what = "IoU" if runs[0].binary else "mean IoU"
+    return f"Of {len(runs)} runs {best} reaches the highest {what}, {show(highest, 3)}{told}."
 
 
 def what_is_wrong(result: ImageResult) -> str:

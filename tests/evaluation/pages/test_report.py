@@ -9,6 +9,8 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ from evaluation.pages.evaluate import evaluate_maps
 from evaluation.pages.pictures import quantize_scores
 from evaluation.pages.rebuild import rebuild_report, score_again
 from evaluation.pages.report import threshold_counts
-from evaluation.pages.sentences import than_expected
+from evaluation.pages.sentences import first_sentence, than_expected
 from evaluation.report import main
 from evaluation.scores import confusion_counts, score_histogram
 from evaluation.scores.images import ImageResult
@@ -227,9 +229,19 @@ def test_a_report_made_anew_moves_outlines_as_the_metrics_did(run, given, offset
     assert again["threshold"] == summary["threshold"] and again["pooled"] == summary["pooled"]
 
 
+def test_several_classes_are_told_by_their_mean_iou():
+    runs: Any = [
+        SimpleNamespace(name=name, binary=False, summary={"pooled": {"iou": iou}})
+        for name, iou in zip("ab", (0.2, 0.3), strict=True)
+    ]
+    assert first_sentence(runs) == "Of 2 runs b reaches the highest mean IoU, 0.300, a 0.200."
+
+
 def test_what_cannot_be_reported_is_named(run, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         rebuild_report(["nowhere/run"])
+    with pytest.raises(UserError, match=r"epoch_2 of .* was not scored; .*evaluation/metrics\.py --prd_dir"):
+        rebuild_report([str(run)], results="epoch_2")
     with pytest.raises(UserError, match=r"no prediction of .* was scored; .*evaluation/metrics\.py --prd_dir"):
         rebuild_report([str(run)])
     evaluate_maps(run / "results" / "epoch_2")
