@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -156,11 +157,11 @@ def apply_decisions(
     kept = [sample for sample in samples if absolute_path(sample.image) not in dropped]
     if not kept:
         raise UserError(f"{decisions}: every image of {display_path(source)} is dropped")
-    folder, new_list = free_names(dataset, root)
     jobs = dict(zip(name_files(kept, source), kept, strict=True))
     reading = found.reading
     if reading is None:
         reading = decide_labels(samples, source, Expectation.of(found.num_classes, found.ignore_index, None), say)
+    folder, new_list = claim_names(dataset, root)
     try:
         with new_folder(folder) as into:
             rows = mend_labels(jobs, into, found, decided, reading=reading)
@@ -175,6 +176,9 @@ def apply_decisions(
         write_list(new_list, [(sample.image, folder / file) for file, sample in jobs.items()], root)
     except OSError as error:
         raise UserError(f"the mended labels could not be written to {display_path(folder)}: {error}") from None
+    finally:
+        with contextlib.suppress(OSError):  # it holds labels, or it failed
+            folder.rmdir()
     told = ", ".join(f"{counts[action]} {action}" for action in ACTIONS if counts[action])
     touched = sum(row["changed"] > 0 for row in rows)
     changed = f"{content['changed_pixels']} pixels changed in {touched} of {len(rows)} labels"
@@ -249,13 +253,15 @@ def check_unchanged(samples: list[Sample], found: IssueFolder, decided: Decided,
     raise_faults(source, faults)
 
 
-def free_names(dataset: str, root: Path) -> tuple[Path, Path]:
-    """A folder of labels and a list that do not exist yet: ``labels_mended``, ``labels_mended-2``, …."""
+def claim_names(dataset: str, root: Path) -> tuple[Path, Path]:
+    """A folder of labels, which is made, and a list that did not exist: ``labels_mended``, ``labels_mended-2``, …."""
     number = 1
     while True:
         name = MENDED if number == 1 else f"{MENDED}-{number}"
         folder = root / "datasets" / dataset / "train" / f"labels_{name}"
         new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
-        if not folder.exists() and not new_list.exists():
-            return folder, new_list
+        with contextlib.suppress(FileExistsError):  # another process may be taking the same name
+            if not new_list.exists():
+                folder.mkdir(parents=True)
+                return folder, new_list
         number += 1

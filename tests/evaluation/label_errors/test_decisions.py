@@ -14,7 +14,7 @@ from datasets.label_maps import LabelMap
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.lists import read_list
-from evaluation.label_errors.decisions import apply_decisions
+from evaluation.label_errors.decisions import apply_decisions, claim_names
 from evaluation.label_errors.issue_files import IssueFolder, write_issue_files
 from utils.cli import UserError
 from utils.files import read_json, write_json
@@ -118,6 +118,11 @@ def test_labels_that_are_others_now_are_refused(decide, issue_folder, tmp_path):
         mend(decide({3: "take"}), issue_folder, tmp_path)
     with pytest.raises(UserError, match=r"other\.txt"):
         mend(decide({3: "take"}), issue_folder, tmp_path, train_list=str(tmp_path / "other.txt"))
+
+
+def test_two_processes_at_once_take_names_of_their_own(tmp_path):
+    names = [claim_names("cells", tmp_path)[0].name for _ in range(2)]
+    assert names == ["labels_mended", "labels_mended-2"]
 
 
 def test_a_label_of_another_size_is_refused(decide, issue_folder, tmp_path):
