@@ -147,29 +147,40 @@ def methods_by_kind(records: Sequence[Record]) -> str:
     return markdown(["labels", "their own IoU", "bce on clean", *methods], rows)
 
 
-def advantages(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """IoU of each method less that of plain training, one for every kind of labels that both were tried on."""
+def advantages(records: Sequence[Record]) -> dict[str, dict[tuple[str, str], float]]:
+    """IoU of each method less that of plain training, by the kind of labels, where both were tried."""
     records = of_shortest(records)
     found = {}
     for method in ordered((record["cell"]["method"] for record in records), METHODS):
-        pairs = []
-        for name, labels in kinds_of(records):
+        pairs = {}
+        for kind in kinds_of(records):
             own, plain = (
-                [value(r, "iou") for r in select(records, dataset=name, labels=labels, method=each)]
+                [value(r, "iou") for r in select(records, dataset=kind[0], labels=kind[1], method=each)]
                 for each in (method, "bce")
             )
             if own and plain:
-                pairs.append(np.mean(own) - np.mean(plain))
+                pairs[kind] = float(np.mean(own) - np.mean(plain))
         if pairs:
-            found[method] = np.array(pairs)
+            found[method] = pairs
     return found
+
+
+def on_common_kinds(found: dict[str, dict[tuple[str, str], float]]) -> dict[str, dict[tuple[str, str], float]]:
+    """The same on those kinds alone that all methods with an interval were tried on, so that none has easier ones."""
+    tried = [set(pairs) for pairs in found.values() if len(pairs) >= MIN_KINDS]
+    common = set.intersection(*tried) if tried else set()
+    if len(common) < MIN_KINDS:
+        return found
+    return {method: {kind: each for kind, each in pairs.items() if kind in common} for method, pairs in found.items()}
 
 
 def ranking(records: Sequence[Record]) -> list[tuple[str, float, float, float, int, float]]:
     """Method, mean advantage over plain training with its 95 % interval over kinds, kinds, worst; the best first."""
     rows = []
-    for method, differences in advantages(records).items():
-        low = high = np.nan
+    for method, pairs in on_common_kinds(advantages(records)).items():
+        if not pairs:
+            continue
+        differences, low, high = np.array(list(pairs.values())), np.nan, np.nan
         if len(differences) >= MIN_KINDS and method != "bce":
             low, high = bootstrap_mean(differences, limits=(-1.0, 1.0))[1:]
         rows.append((method, float(differences.mean()), low, high, len(differences), float(differences.min())))
@@ -177,14 +188,16 @@ def ranking(records: Sequence[Record]) -> list[tuple[str, float, float, float, i
 
 
 def ranking_table(records: Sequence[Record]) -> str:
-    """The ranking of methods on real labels."""
-    rows = [
-        [method, f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "–", str(kinds), f"{worst:+.3f}"]
-        for method, mean, low, high, kinds, worst in ranking(records)
-    ]
-    return (
-        markdown(["method", "IoU over bce, mean", "95 % interval over kinds", "kinds", "worst"], rows) if rows else ""
-    )
+    """The ranking of methods on the real labels that all were tried on, and what each won on all of its own."""
+    rows, every = [], advantages(records)
+    for method, mean, low, high, kinds, worst in ranking(records):
+        interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "–"
+        own = list(every[method].values())
+        rows.append(
+            [method, f"{mean:+.3f}", interval, str(kinds), f"{worst:+.3f}", f"{np.mean(own):+.3f} ({len(own)})"]
+        )
+    header = ["method", "IoU over bce, mean", "95 % interval over kinds", "kinds", "worst", "on all its kinds"]
+    return markdown(header, rows) if rows else ""
 
 
 def advice_table(records: Sequence[Record]) -> str:

@@ -17,7 +17,7 @@ from benchmarks.grid import claimed, read_results, replace_table, run_trials
 from benchmarks.protocol.cells import METHODS, OF_THEIR_SETS, REAL, STEPS, TABLES, cell, cells_of
 from benchmarks.protocol.features import compare_layers, layer_features, linear_cka, probe_auc
 from benchmarks.protocol.figures import compared, draw
-from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking
+from benchmarks.protocol.tables import claims_table, make_tables, methods_by_kind, ranking, ranking_table
 from benchmarks.study import FOLDER, PAGE
 from benchmarks.trials import pooled_iou
 from datasets.label_noise import parse_spec
@@ -86,6 +86,10 @@ def test_methods_rank_by_what_they_win_over_plain_training():
     assert [row[0] for row in rows] == ["ours", "bce", "gce"]
     assert rows[0][1] == pytest.approx(0.15) and rows[0][2] < 0.15 < rows[0][3] and rows[0][4] == 3
     assert np.isnan(rows[2][2]) and rows[2][1] == pytest.approx(-0.1)
+    easier = [record("nuc", "polygon:3", iou=0.5), record("nuc", "polygon:3", "ours", iou=0.95)]
+    easier += [record(*kind, "sce", iou=0.55) for kind in kinds]
+    assert ranking(records + easier)[0][:2] == rows[0][:2], "a kind that not all were tried on"
+    assert "| ours | +0.150 |" in ranking_table(records + easier) and "+0.225 (4) |" in ranking_table(records + easier)
     table = methods_by_kind(records)
     assert "| stare labels_2nd_observer | 0.700 | – | 0.500 | **0.600** | – |" in table
 
