@@ -71,9 +71,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         try:
             main()
         except Exception as error:  # a library may answer a signal by an error of its own
-            if (stop := received_stop()) is not None:
-                raise stop from error
-            raise
+            stop = received_stop()
+            if stop is None or isinstance(error, RunFailed):  # in which another process may have said all
+                raise
+            raise stop from error
     except UserError as error:
         if not error.said_elsewhere:
             _complain(f"error: {error}", error)

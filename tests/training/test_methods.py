@@ -57,7 +57,7 @@ class Teaching(Supervised):
 
 
 def run(root: Path, **given) -> Path:
-    return fit(configure({**SMALL, **given}, root), root, method=Teaching)
+    return fit(configure({**SMALL, "ema": 0.0, **given}, root), root, method=Teaching)
 
 
 def test_two_networks_train_predict_and_resume(disks, capsys):

@@ -148,7 +148,7 @@ def test_help_tells_what_takes_effect(capsys):
         "(best: auto, published: black)",
         "(best: auto, published: minority)",
         "(default: zscore, --igtt best: local)",
-        "(default: 0.0, --igtt best: 0.99)",
+        "(quick: 0.99, --igtt best: 0.99, --igtt published: 0.0)",
         "paper: sgd(momentum=0.9,weight_decay=0.001)",
         "--flips, --no_flips",
     ):
