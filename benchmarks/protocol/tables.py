@@ -89,10 +89,12 @@ def make_tables(records: Records) -> Tables:
 
 
 def of_usual_width(records: Records) -> Records:
-    """The trials with networks of the width that most have; others have a table of their own."""
-    widths = Counter(record["cell"]["width"] for table in records.values() for record in table)
-    usual = widths.most_common(1)[0][0] if widths else None
-    return {table: select(found, width=usual) for table, found in records.items()}
+    """The trials with networks of the width that most of a table have; others stand in a table of their own."""
+    chosen = {}
+    for table, found in records.items():
+        widths = Counter(record["cell"]["width"] for record in found)
+        chosen[table] = select(found, width=max(widths, key=lambda width: widths[width])) if widths else []
+    return chosen
 
 
 def widths_table(records: Sequence[Record]) -> str:
