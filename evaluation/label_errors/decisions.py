@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,7 @@ def apply_decisions(
     finally:
         with contextlib.suppress(OSError):  # it holds labels, or it failed
             folder.rmdir()
-    told = ", ".join(f"{counts[action]} {action}" for action in ACTIONS if counts[action])
-    touched = sum(row["changed"] > 0 for row in rows)
-    changed = f"{content['changed_pixels']} pixels changed in {touched} of {len(rows)} labels"
-    say(f"{told}: {changed}, {counted(dropped, 'image')} left out")
+    say(f"{told(counts, rows)}, {counted(dropped, 'image')} left out")
     say(f"wrote {display_path(new_list)}")
     command = training_command(
         dataset,
@@ -194,6 +191,13 @@ def apply_decisions(
     )
     say(f"train on it with: {command}")
     return new_list
+
+
+def told(counts: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The decisions, and how much they changed, in words."""
+    actions = ", ".join(f"{counts[action]} {action}" for action in ACTIONS if counts[action])
+    pixels, touched = sum(row["changed"] for row in rows), sum(row["changed"] > 0 for row in rows)
+    return f"{actions}: {pixels} pixels changed in {touched} of {len(rows)} labels"
 
 
 def mend_labels(

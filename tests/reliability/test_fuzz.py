@@ -191,23 +191,34 @@ def inputs(request: pytest.FixtureRequest) -> int:
     return INPUTS_SLOW if request.config.getoption("--runslow") else INPUTS
 
 
-@pytest.mark.parametrize("kind", FILES)
-@pytest.mark.filterwarnings("ignore")
-def test_a_harmed_file_is_read_or_refused_in_one_message(tmp_path, kind, inputs, capsys):
+def write_whole(kind: str, folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+    """A file of a kind that can be read, and what reads it."""
     name, write, read = FILES[kind]
-    path = tmp_path / name
+    path = folder / name
     path.parent.mkdir(exist_ok=True)
     write(path)
     read(path)
+    return path, read
+
+
+def read_or_refuse(read: Callable[[Path], Any], path: Path, what: str) -> None:
+    """Read a file; the test fails where that ends in anything but a message for users."""
+    try:
+        read(path)
+    except UserError as message:
+        assert str(message).strip(), what
+    except Exception as error:
+        pytest.fail(f"{what}: {type(error).__name__}: {error}: {path.read_bytes()[:2000]!r}")
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.filterwarnings("ignore")
+def test_a_harmed_file_is_read_or_refused_in_one_message(tmp_path, kind, inputs, capsys):
+    path, read = write_whole(kind, tmp_path)
     whole = path.read_bytes()
     for seed in range(inputs):
         path.write_bytes(harm(whole, random.Random(f"{kind} {seed}")))
-        try:
-            read(path)
-        except UserError as message:
-            assert str(message).strip(), f"{kind}, seed {seed}"
-        except Exception as error:
-            pytest.fail(f"{kind}, seed {seed}: {type(error).__name__}: {error}")
+        read_or_refuse(read, path, f"{kind}, seed {seed}")
 
 
 VALUES = [None, "x", "", [], {}, [1], {"a": 1}, True, -1, 0, 2.5, 1e308, float("nan"), float("inf"), 10**30, "\udc80"]
@@ -234,19 +245,11 @@ def places(content: object) -> Iterator[tuple[Any, Any]]:
 @pytest.mark.parametrize("kind", [kind for kind, (name, *_) in FILES.items() if name.endswith(".json")])
 @pytest.mark.filterwarnings("ignore")
 def test_json_with_a_value_of_another_kind_is_read_or_refused_in_one_message(tmp_path, kind, inputs, capsys):
-    name, write, read = FILES[kind]
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    write(path)
+    path, read = write_whole(kind, tmp_path)
     whole = path.read_text()
     for seed in range(8 * inputs):
         path.write_text(json.dumps(replace_a_value(json.loads(whole), random.Random(f"{kind} {seed}"))))
-        try:
-            read(path)
-        except UserError as message:
-            assert str(message).strip(), f"{kind}, seed {seed}"
-        except Exception as error:
-            pytest.fail(f"{kind}, seed {seed}: {type(error).__name__}: {error}: {path.read_text()}")
+        read_or_refuse(read, path, f"{kind}, seed {seed}")
 
 
 def test_no_single_turned_bit_of_a_checkpoint_passes(tmp_path, inputs):
