@@ -8,8 +8,9 @@ from pathlib import Path
 from evaluation.prediction.out_of_fold import grouped_histograms
 from evaluation.prediction.settings import MapSettings
 from evaluation.scores import calibration_error
+from evaluation.scores.few_images import MIN_IMAGES
 from evaluation.scores.platt import PlattScaling, fit_platt
-from utils.cli import UserError
+from utils.cli import UserError, counted
 
 
 def validation_list(val_list: str | None, num_classes: int) -> str:
@@ -27,7 +28,13 @@ def validation_list(val_list: str | None, num_classes: int) -> str:
 
 def fit_calibration(predictions: Path, labels_are_noisy: bool = False) -> PlattScaling:
     """Fit the scaling on a folder with the maps of the validation images, and say what it does there."""
-    histogram = grouped_histograms(predictions).sum(0)
+    by_field = grouped_histograms(predictions)
+    histogram = by_field.sum(0)
+    if len(by_field) < MIN_IMAGES:
+        print(
+            f"warning: the validation images show {counted(by_field, 'field')} of view: scores calibrated on so few "
+            f"may be off on others; {MIN_IMAGES} or more tell"
+        )
     if labels_are_noisy:
         print(
             "warning: the validation labels are noisy (--val_labels noisy): calibrated scores are those of such labels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.scores import auc, calibration_error, score_histogram
+from evaluation.scores import BINS, auc, calibration_error, score_histogram
 from evaluation.scores.platt import PlattScaling, fit_platt
 from utils.cli import UserError
 
@@ -36,3 +36,13 @@ def test_masks_stay(rng):
 def test_one_class_alone_calibrates_nothing():
     with pytest.raises(UserError, match="all background"):
         fit_platt(score_histogram(np.full((4, 4), 0.3, np.float32), np.zeros((4, 4), np.uint8)))
+
+
+@pytest.mark.parametrize(("fields", "is_told"), [(1, True), (3, True), (4, False)])
+def test_calibration_on_few_fields_is_told(monkeypatch, capsys, tmp_path, fields, is_told):
+    from evaluation.prediction import calibration
+
+    histograms = np.random.default_rng(0).integers(1, 9, (fields, 2, BINS))
+    monkeypatch.setattr(calibration, "grouped_histograms", lambda folder: histograms)
+    calibration.fit_calibration(tmp_path)
+    assert (f"show {fields} field" in capsys.readouterr().out) == is_told
