@@ -34,7 +34,7 @@ def draw_charts(runs: Sequence[RunResults]) -> Iterator[tuple[str, Figure]]:
     yield from training(runs)
     single = runs[0] if len(runs) == 1 else None
     if single is not None and single.summary.get("classic"):
-        foretold = " and what the audit foretold" if (single.audit or {}).get("predicted_iou") is not None else ""
+        foretold = " and what the audit foretold" if "predicted_iou" in told_of_truth(single) else ""
         yield f"The network beside classic methods{foretold}", beside_classic(single)
     yield "IoU of the images", iou_distribution(runs)
     if single is not None and not single.binary:
@@ -171,18 +171,23 @@ def iou_distribution(runs: Sequence[RunResults]) -> Figure:
     return figure
 
 
+def told_of_truth(run: RunResults) -> dict[str, float]:
+    """What audits foretold; empty for a cross-fit, whose own figures are of the labels that it learns from."""
+    return {} if run.parts else run.foretold
+
+
 def beside_classic(run: RunResults) -> Figure:
     """A row for the network, each classic method, and the audit's prediction and ceiling: IoU with interval."""
-    classic, audit = run.summary["classic"], run.audit or {}
+    classic, foretold = run.summary["classic"], told_of_truth(run)
     some = f"on {classic['images']} of the images" if classic["images"] < run.summary["n_images"] else ""
     rows = [("network", classic["network_iou"], None, "o", BLUE)]
     ranked = sorted(classic["iou"].items(), key=lambda item: -item[1])
     rows += [(METHODS.get(name, name), value, None, "s", GREY) for name, value in ranked]
-    if audit.get("predicted_iou") is not None:
-        interval = audit.get("predicted_iou_low"), audit.get("predicted_iou_high")
-        rows.append(("predicted by the audit", audit["predicted_iou"], interval, "D", ORANGE))
-    if audit.get("iou_ceiling") is not None:
-        rows.append(("ceiling of these labels", audit["iou_ceiling"], None, "^", ORANGE))
+    if "predicted_iou" in foretold:
+        interval = foretold.get("predicted_iou_low"), foretold.get("predicted_iou_high")
+        rows.append(("predicted by the audit", foretold["predicted_iou"], interval, "D", ORANGE))
+    if "iou_ceiling" in foretold:
+        rows.append(("ceiling of these labels", foretold["iou_ceiling"], None, "^", ORANGE))
     figure, axes = _axes(f"IoU {some}".strip(), "")
     for place, (_, value, interval, marker, color) in enumerate(rows):
         axes.hlines(place, 0, value, color="#e6eaee", linewidth=5, zorder=1)

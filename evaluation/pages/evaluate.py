@@ -147,12 +147,15 @@ def score_folder(
         summary["calibration_error_before"] = calibration_error(scores_before)
     channels = channels or tuple(record.get("channels") or ())
     run = REPO_ROOT / record["run"] if "run" in record else None
+    parts = [REPO_ROOT / part for part in record.get("runs", ())] if record.get("out_of_fold") else []
+    origin = parts[0].parent if parts else run
     results = RunResults(
-        f"{run.parent.name}/{run.name}" if run is not None else display_path(folder.maps),
+        display_path(folder.maps) if origin is None else f"{origin.parent.name}/{origin.name}",
         summary,
         totals,
         scorer,
         run=run,
+        parts=parts,
         in_channels=len(channels) or record.get("in_channels", 1),
         channels=channels,
         unlike=record.get("unlike") or {},

@@ -9,6 +9,7 @@ from pathlib import Path
 from evaluation.pages.evaluate import score_folder
 from evaluation.pages.report import write_report
 from evaluation.pages.results import RunResults, classic_methods
+from evaluation.prediction.out_of_fold import OUT_OF_FOLD
 from evaluation.scores.map_folder import METRICS, read_predictions
 from utils.cli import UserError
 from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
@@ -38,7 +39,7 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
         raise UserError("--train_dir names a run more than once")
     runs = [score_again(folder) for folder in folders]
     check_comparable(runs)
-    path = out or folders[0] / "report.html"
+    path = out or figures_of(folders[0]).with_name("report.html")
     if out is None and len(folders) > 1:
         dataset = read_predictions(folders[0] / "predictions.json").get("dataset", "")
         path = LOG_ROOT / dataset / "report.html"
@@ -66,7 +67,7 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
             f"--train_dir {train_dir} does not exist, and neither does {display_path(LOG_ROOT / train_dir)}"
         )
     known = {path.parent.name: path.parent for path in run.glob("results/*/predictions.json")}
-    known |= {path.parent.name: path.parent for path in run.glob("out_of_fold/predictions.json")}
+    known |= {path.parent.name: path.parent for path in run.glob(f"{OUT_OF_FOLD}/predictions.json")}
     if (run / "predictions.json").is_file():
         known = {run.name: run}
     if results is not None:
@@ -78,14 +79,20 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
             f"{display_path(run)} has no predictions; make some first: python evaluation/inference.py "
             f"--train_dir {quoted(display_path(run))} --test_ckpt_epoch best"
         )
-    scored = [folder for folder in known.values() if (folder / METRICS.record).is_file()]
+    scored = [folder for folder in known.values() if figures_of(folder).is_file()]
     if not scored:
         folder = display_path(next(iter(known.values())) / "pred")
         raise UserError(
             f"{results or 'no prediction'} of {display_path(run)} was {'not ' if results else ''}scored; do so first: "
             f"python evaluation/metrics.py --prd_dir {quoted(folder)}"
         )
-    return max(scored, key=lambda folder: (folder / METRICS.record).stat().st_mtime)
+    return max(scored, key=lambda folder: figures_of(folder).stat().st_mtime)
+
+
+def figures_of(folder: Path) -> Path:
+    """The metrics.json of a folder of maps; that of a cross-fit stands above its ``out_of_fold``."""
+    above = folder.parent / METRICS.record
+    return above if folder.name == OUT_OF_FOLD and above.is_file() else folder / METRICS.record
 
 
 def check_comparable(runs: Sequence[RunResults]) -> None:
@@ -109,7 +116,7 @@ def check_comparable(runs: Sequence[RunResults]) -> None:
 
 def score_again(folder: Path) -> RunResults:
     """Score the maps of a folder as its metrics.json was made."""
-    path = folder / METRICS.record
+    path = figures_of(folder)
     before = read_record(path, FIGURES, OPTIONAL_FIGURES, remedy="run evaluation/metrics.py again")
     record = read_predictions(folder / "predictions.json")
     stated = check_record(before.get("reading", {}), path, {}, READING, remedy="run evaluation/metrics.py again")

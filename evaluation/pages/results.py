@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ class RunResults:
         totals: the metrics of each image, and the score histogram (2, BINS) or confusion matrix (K, K) of all.
         scorer: how maps are read and held against labels.
         run: the run folder, if there is one.
+        parts: the run folders of a cross-fit, whose maps these are together.
         channels: of the images, by number or OME name.
         unlike: how unlike the network's own images each is, by displayed path, where inference knew.
     """
@@ -42,6 +43,7 @@ class RunResults:
     totals: Totals
     scorer: Scorer
     run: Path | None = None
+    parts: Sequence[Path] = ()
     in_channels: int = 1
     channels: tuple[str, ...] = ()
     unlike: Mapping[str, float] = field(default_factory=dict)
@@ -52,10 +54,23 @@ class RunResults:
         return self.scorer.num_classes == 1
 
     @cached_property
-    def audit(self) -> dict[str, Any] | None:
-        """The audit of the training labels; None where there was none."""
-        path = None if self.run is None else self.run / "audit.json"
-        return read_audit(path) if path is not None and path.is_file() else None
+    def audits(self) -> dict[str, dict[str, Any]]:
+        """The audits of the training labels by the names of their runs: of a cross-fit one a part; empty without."""
+        runs = self.parts if self.run is None else [self.run]
+        paths = {run.name: run / "audit.json" for run in runs}
+        return {name: read_audit(path) for name, path in paths.items() if path.is_file()}
+
+    @cached_property
+    def foretold(self) -> dict[str, float]:
+        """``predicted_iou`` with ``_low`` and ``_high``, and ``iou_ceiling``, as far as the audits know them.
+
+        Of several audits the means, and the bounds that hold those of all.
+        """
+        joined: dict[str, Callable[..., Any]] = {"predicted_iou": np.mean, "iou_ceiling": np.mean}
+        joined |= {"predicted_iou_low": min, "predicted_iou_high": max}
+        values = {name: [audit.get(name) for audit in self.audits.values()] for name in joined}
+        known = {name: [value for value in each if value is not None] for name, each in values.items()}
+        return {name: float(joined[name](each)) for name, each in known.items() if each}
 
     @cached_property
     def config(self) -> dict[str, Any]:

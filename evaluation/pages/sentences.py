@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.pages.charts import METHODS
@@ -19,26 +20,37 @@ TEACHES = {
 CLOSE = 0.02  # of IoU, below which neither of two is called better
 
 
-def labels_teach(audit: dict[str, Any] | None) -> str:
-    """What the audit says of the training labels, as a sentence without its end."""
-    if audit is None:
+def labels_teach(results: RunResults) -> str:
+    """What the audits say of the training labels, as a sentence without its end; of a cross-fit's parts together."""
+    if not results.audits:
         return "What the labels teach was not audited"
-    verdict = str(audit["verdict"])
-    kind = next((name for name in TEACHES if verdict.startswith(name)), None)
-    if kind is None:
-        teaches = f"The labels teach the structure with an error of their own ({verdict})"
-    else:
-        teaches = TEACHES[kind]
-    expected = audit.get("predicted_iou")
-    if expected is None:
+    told = Counter(teaching(str(audit["verdict"])) for audit in results.audits.values()).most_common()
+    (teaches, agreed), parts = told[0], len(results.parts)
+    if parts and agreed == parts:
+        teaches += f", by the audits of {parts} parts"
+    elif parts:
+        each = ", ".join(f"in {count} of {parts} parts {said[0].lower()}{said[1:]}" for said, count in told)
+        teaches = each[0].upper() + each[1:]
+    foretold = results.foretold
+    if "predicted_iou" not in foretold:
         return teaches
-    low, high = audit.get("predicted_iou_low"), audit.get("predicted_iou_high")
+    low, high = foretold.get("predicted_iou_low"), foretold.get("predicted_iou_high")
     interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return f"{teaches}: an IoU of {expected:.2f}{interval} was to be expected"
+    truth = " with the truth" if parts else ""
+    return f"{teaches}: an IoU of {foretold['predicted_iou']:.2f}{interval}{truth} was to be expected"
+
+
+def teaching(verdict: str) -> str:
+    """What labels of that verdict teach."""
+    kind = next((name for name in TEACHES if verdict.startswith(name)), None)
+    return f"The labels teach the structure with an error of their own ({verdict})" if kind is None else TEACHES[kind]
 
 
 def network_reaches(results: RunResults) -> str:
-    """What the network reaches on how many images."""
+    """What the network reaches on how many images.
+
+    A cross-fit is held against the labels that it learns from, so that nothing foretold of the truth is compared.
+    """
     mean = results.summary["per_image_mean"]["iou"]
     kind = "an IoU" if results.binary else "a mean IoU"
     images = results.summary["n_images"]
@@ -47,12 +59,14 @@ def network_reaches(results: RunResults) -> str:
         return f"of the network no IoU can be told on {images} images: there is nothing to find in the labels"
     interval = f"95 % interval {show(mean['low'], 3)} to {show(mean['high'], 3)}"
     where = f"on {images} images (their mean: {show(mean['mean'], 3)}, {interval})"
-    return f"the network reaches {kind} of {show(reached, 3)} {where}{than_expected(reached, results.audit)}"
+    if results.parts:
+        return f"against these very labels the network reaches {kind} of {show(reached, 3)} {where}"
+    return f"the network reaches {kind} of {show(reached, 3)} {where}{than_expected(reached, results.foretold)}"
 
 
-def than_expected(reached: float, audit: dict[str, Any] | None) -> str:
-    """Whether that is outside what the audit foretold; empty where it is inside, or nothing was foretold."""
-    low, high = ((audit or {}).get(f"predicted_iou_{bound}") for bound in ("low", "high"))
+def than_expected(reached: float, foretold: Mapping[str, float]) -> str:
+    """Whether that is outside what the audits foretold; empty where it is inside, or nothing was foretold."""
+    low, high = (foretold.get(f"predicted_iou_{bound}") for bound in ("low", "high"))
     if low is not None and reached < low:
         return ", less than that"
     return ", more than that" if high is not None and reached > high else ""
@@ -76,7 +90,7 @@ def classic_reaches(results: RunResults) -> str | None:
 def first_sentence(runs: Sequence[RunResults]) -> str:
     """The sentence that a report begins with."""
     if len(runs) == 1:
-        parts = [labels_teach(runs[0].audit), network_reaches(runs[0]), classic_reaches(runs[0])]
+        parts = [labels_teach(runs[0]), network_reaches(runs[0]), classic_reaches(runs[0])]
         return "; ".join(part for part in parts if part) + "."
     reached = {run.name: run.summary["pooled"]["iou"] for run in runs}
     known = {name: value for name, value in reached.items() if value is not None and not math.isnan(value)}

@@ -15,6 +15,7 @@ from datasets.lists import read_list
 from evaluation.label_errors.issue_files import read_issues
 from evaluation.label_errors.ranking import trained_pairs
 from evaluation.metrics import evaluate_maps
+from evaluation.pages.rebuild import rebuild_report
 from evaluation.prediction.ensemble import find_members
 from evaluation.prediction.runs import predict_run
 from evaluation.scores.map_folder import find_maps, match_maps
@@ -74,7 +75,11 @@ def test_metrics_and_issues_are_of_the_whole_list(folder):
     assert len(found.images) == 9
     with open(folder / "issues/suspects.csv", encoding="utf-8") as file:
         assert {row["in_sample"] for row in csv.DictReader(file)} == {"no"}
-    assert (folder / "report.html").is_file()
+    page = (folder / "report.html").read_text()
+    assert "by the audits of 3 parts" in page and page.count("Audit of the training labels of fold_") == 3
+    (folder / "report.html").unlink()
+    assert rebuild_report([str(folder)]) == folder / "report.html"
+    assert "by the audits of 3 parts" in (folder / "report.html").read_text()
 
 
 def test_the_folder_is_the_ensemble_of_its_runs(folder, root):

@@ -349,4 +349,37 @@ def test_headings_and_legends_are_as_wide_as_what_they_stand_at():
 @pytest.mark.parametrize(("low", "high", "said"), [(0.7, 0.8, ", less than that"), (0.5, 0.6, ", more than that")])
 def test_the_sentence_says_where_the_audit_was_wrong(low, high, said):
     assert than_expected(0.65, {"predicted_iou_low": low, "predicted_iou_high": high}) == said
-    assert than_expected(0.65, {"predicted_iou_low": 0.6, "predicted_iou_high": 0.7}) == than_expected(0.65, None) == ""
+    assert than_expected(0.65, {"predicted_iou_low": 0.6, "predicted_iou_high": 0.7}) == than_expected(0.65, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (["learnable"] * 3, "The labels teach the structure, by the audits of 3 parts: "),
+        (
+            ["learnable", "inverted", "learnable"],
+            "In 2 of 3 parts the labels teach the structure, in 1 of 3 parts the ",
+        ),
+        ([], "What the labels teach was not audited; "),
+    ],
+)
+def test_a_cross_fit_is_told_by_the_audits_of_its_parts(run, verdicts, said):
+    folder = run / "results" / "epoch_2"
+    parts = [run.parent / "f" / f"fold_{number}" for number in (1, 2, 3)]
+    for part, verdict, predicted in zip(parts, verdicts, (0.6, 0.7, 0.8), strict=False):
+        bounds = {"predicted_iou_low": predicted - 0.1, "predicted_iou_high": predicted + 0.1}
+        write_json(part / "audit.json", {"verdict": verdict, "predicted_iou": predicted, "iou_ceiling": 0.9, **bounds})
+    record = {name: value for name, value in read_json(folder / "predictions.json").items() if name != "run"}
+    write_json(folder / "predictions.json", {**record, "out_of_fold": True, "runs": [str(part) for part in parts]})
+    evaluate_maps(folder)
+    page = html.unescape((folder / "report.html").read_text())
+    sentence = re.search(r'id="sentence">(.*?)</p>', page, re.S)[1]
+    assert sentence.startswith(said) and "<title>a<b>&c/f</title>" in page
+    assert ("an IoU of 0.70 (0.50 to 0.90) with the truth was to be expected" in sentence) == bool(verdicts)
+    assert "against these very labels the network reaches an IoU of 0.650 on 8 images" in sentence
+    assert "than that" not in sentence and "what the audit foretold" not in page
+    lines = [
+        f"Audit of the training labels of fold_{number}: <b>verdict: {verdict}"
+        for number, verdict in enumerate(verdicts, 1)
+    ]
+    assert all(line in page for line in lines) and page.count("Audit of the training labels") == len(lines)
