@@ -11,7 +11,7 @@ import numpy as np
 from datasets.list_splits import group_names
 from evaluation.pages.evaluate import NAMED_FILES, ScoringOptions, score_folder
 from evaluation.pages.results import RunResults
-from evaluation.scores.images import ImageResult, largest_value, show, title_of
+from evaluation.scores.images import ImageResult, show, title_of
 from evaluation.scores.map_folder import COMPARISON
 from evaluation.scores.paired import group_means, paired_difference
 from utils.cli import UserError, counted, shortened
@@ -60,7 +60,7 @@ def compare_maps(
         "units": names,
         "differences": [
             {
-                name: paired_difference(columns[0], columns[place], largest=largest_value(name))._asdict()
+                name: paired_difference(columns[0], columns[place], largest=largest_value(name, tables[0]))._asdict()
                 for name, columns in values.items()
             }
             for place in range(1, len(tables))
@@ -79,6 +79,11 @@ def compare_maps(
 def first_metrics(table: dict[Path, ImageResult]) -> dict[str, float]:
     """The metrics of any image of a table."""
     return next(iter(table.values())).metrics
+
+
+def largest_value(name: str, table: dict[Path, ImageResult]) -> float:
+    """What a metric cannot exceed in any image of a table."""
+    return max(result.largest.get(name, 1.0) for result in table.values())
 
 
 def common_results(scored: Sequence[RunResults]) -> list[dict[Path, ImageResult]]:

@@ -28,8 +28,6 @@ from utils.run_folder import display_path
 
 CURVE_METRICS: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
 OBJECT_METRICS = ("object_f1", "object_f1_mean")
-# All other metrics lie in [0, 1].
-UNBOUNDED = ("hd95", "hd95_um", "betti0_error", "betti1_error", "skeleton_length_error")
 OPTIONAL = ("hd95_um",)  # told only where at least one image defines it
 TITLES = {
     "iou": "IoU",
@@ -73,7 +71,8 @@ def show(value: float | None, digits: int = 3) -> str:
 class ImageResult:
     """One image: its metrics by name, and what is added up over images: a score histogram or a confusion matrix.
 
-    ``details`` are further numbers of per_image.csv; a name that ends in ``_label`` is the label's.
+    ``details`` are further numbers of per_image.csv; a name that ends in ``_label`` is the label's. ``largest`` is what
+    metrics cannot exceed, where that is not 1.
     """
 
     sample: Sample
@@ -84,6 +83,7 @@ class ImageResult:
     both_empty: bool
     objects: ObjectCounts = NO_OBJECTS
     details: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ class Scorer:
         }
         details = {"objects": objects.predicted, "objects_label": objects.labelled, **lengths}
         both_empty = counts.tp + counts.fp + counts.fn == 0
-        return ImageResult(*pair, counts, histogram, metrics, both_empty, objects, details)
+        largest = largest_values(truth.shape, pixel_size)
+        return ImageResult(*pair, counts, histogram, metrics, both_empty, objects, details, largest)
 
     def _count_objects(self, found: np.ndarray, truth: np.ndarray, numbers: np.ndarray | None) -> ObjectCounts:
         """Objects of a mask and of its label, bool (H, W), whose pixels have ``numbers`` where they are known."""
@@ -234,7 +235,10 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     }
     undefined = undefined_metrics(totals) if scorer.num_classes == 1 else ()
     means = {
-        name: _mean_record(name, [math.nan if name in undefined else result.metrics[name] for result in results])
+        name: _mean_record(
+            [math.nan if name in undefined else result.metrics[name] for result in results],
+            [result.largest.get(name, 1.0) for result in results],
+        )
         for name in results[0].metrics
     }
     means = {name: mean for name, mean in means.items() if name not in OPTIONAL or mean["undefined"] < len(results)}
@@ -272,14 +276,28 @@ def summarize_objects(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def largest_value(name: str) -> float:
-    """What a metric cannot exceed."""
-    return math.inf if name in UNBOUNDED else 1.0
+def largest_values(shape: tuple[int, ...], pixel_size: tuple[float, float] | None) -> dict[str, float]:
+    """What the metrics that are no shares cannot exceed in an image of ``shape`` (H, W).
+
+    Distances: the diagonal between the centres of corner pixels; β0: every other pixel of every other row; β1: the
+    pixels of one colour of a chess-board.
+    """
+    height, width = shape
+    size = pixel_size or (1.0, 1.0)
+    return {
+        "hd95": math.hypot(height - 1, width - 1),
+        "hd95_um": math.hypot((height - 1) * size[0], (width - 1) * size[1]),
+        "betti0_error": float(((height + 1) // 2) * ((width + 1) // 2)),
+        "betti1_error": height * width / 2,
+        "skeleton_length_error": math.inf,
+    }
 
 
-def _mean_record(name: str, values: Sequence[float]) -> dict[str, Any]:
-    mean, low, high = s.bootstrap_mean(np.array(values), limits=(0.0, largest_value(name)))
-    return {"mean": mean, "low": low, "high": high, "undefined": int(np.isnan(values).sum())}
+def _mean_record(values: Sequence[float], largest: Sequence[float]) -> dict[str, Any]:
+    undefined = np.isnan(values)
+    limit = float(np.mean(np.array(largest)[~undefined])) if not undefined.all() else math.inf
+    mean, low, high = s.bootstrap_mean(np.array(values), limits=(0.0, limit))
+    return {"mean": mean, "low": low, "high": high, "undefined": int(undefined.sum())}
 
 
 def _summarize_binary(totals: Totals, threshold: float, offset: float) -> dict[str, Any]:

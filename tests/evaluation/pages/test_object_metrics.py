@@ -11,6 +11,7 @@ import tifffile
 from scipy.ndimage import distance_transform_edt
 
 from evaluation.metrics import evaluate_maps
+from evaluation.pages.compare import compare_maps
 from evaluation.scores import surface
 from utils.files import read_json, write_json
 
@@ -99,6 +100,27 @@ def test_distances_in_micrometres_follow_flat_pixels(tmp_path, capsys):
     (root / "images/0.tif").write_bytes(b"II*\0 broken")  # scoring without a report needs labels and maps alone
     assert evaluate_maps(root, report=False)["n_images"] == 2
     assert "hd95" in read_json(root / "metrics.json")["per_image_mean"] and figures["per_image_mean"]["hd95_um"]
+
+
+def test_no_distance_exceeds_the_diagonal_and_no_error_the_pieces_that_fit(tmp_path):
+    root = write_data(tmp_path)
+    label, found = (np.zeros((SIDE, SIDE), np.uint8) for _ in range(2))
+    label[:4, :4] = found[-4:, -4:] = 1
+    found[::8, ::8] = 1
+    for number, mask in enumerate((label, found)):
+        tifffile.imwrite(root / f"labels/{number}.tif", label)
+        tifffile.imwrite(root / f"pred/{number}.tif", mask.astype(np.float32))
+    means = evaluate_maps(root, report=False)["per_image_mean"]
+    assert means["hd95"]["mean"] > 30 and means["hd95"]["high"] == pytest.approx(
+        63 * 2**0.5
+    )  # of two images: Student's
+    assert means["hd95_um"]["high"] == pytest.approx(63 * np.hypot(1 / 4, 1 / 5))
+    assert means["betti0_error"]["mean"] > 30 and means["betti0_error"]["high"] <= 32**2
+    (root / "right").mkdir()
+    for number in range(2):
+        tifffile.imwrite(root / f"right/{number}.tif", label.astype(np.float32))
+    compared = compare_maps([root / "right", root / "pred"], str(root / "list.txt"), threshold=0.5, out=root / "out")
+    assert compared["differences"][0]["hd95"]["high"] == pytest.approx(63 * 2**0.5)
 
 
 def test_networks_are_held_against_those_of_the_label(tmp_path):
