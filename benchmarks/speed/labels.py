@@ -151,7 +151,8 @@ def score_files(settings: Settings) -> float:
     from pathlib import Path
 
     from datasets.image_io import write_scores
-    from evaluation.scores.images import Scorer, score_maps, summarize
+    from evaluation.scores.images import Scorer, score_maps
+    from evaluation.scores.summary import summarize
 
     samples = samples_of("test")[: 2 if settings.tiny else None]
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from evaluation.objects.splitting import label_objects
 
 THRESHOLDS = np.arange(10) / 20 + 0.5  # 0.5, 0.55, …, 0.95
 
@@ -46,6 +49,28 @@ def count_objects(predicted: np.ndarray, labelled: np.ndarray) -> ObjectCounts:
     ious = np.sort(_matched_ious(predicted, labelled, sizes, sizes_of_label))
     matched = len(ious) - np.searchsorted(ious, THRESHOLDS - 1e-9)
     return ObjectCounts(matched, int(np.count_nonzero(sizes[1:])), int(np.count_nonzero(sizes_of_label[1:])))
+
+
+def count_class_objects(
+    predicted: np.ndarray, labelled: np.ndarray, num_classes: int, *, min_area: int = 1
+) -> list[ObjectCounts]:
+    """Match the connected components of each class, of class indices (H, W), to those of a label.
+
+    Returns: the counts of each class; class 0, the background, has no objects.
+    """
+    counts = [NO_OBJECTS] * num_classes
+    for index in np.union1d(predicted, labelled).tolist():
+        if index > 0:
+            found, truth = label_objects(predicted == index, min_area=min_area), label_objects(labelled == index)
+            counts[index] = count_objects(found, truth)
+    return counts
+
+
+def class_metrics(counts: Sequence[ObjectCounts]) -> list[dict[str, float]]:
+    """`ObjectCounts.metrics` of each class; NaN for a class without any object."""
+    rows = [each.metrics() for each in counts]
+    known = [each.predicted + each.labelled > 0 for each in counts]
+    return [row if there else dict.fromkeys(row, float("nan")) for row, there in zip(rows, known, strict=True)]
 
 
 def _sizes(numbers: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.pages.results import RunResults
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
-from evaluation.scores.images import is_one_sided, show
+from evaluation.scores.images import show
+from evaluation.scores.summary import is_one_sided
 from utils.plots import BLUE, GREY, INK, ORANGE, line_style, style_axes
 from utils.records import NUMBER
 

@@ -11,7 +11,7 @@ import numpy as np
 from datasets.list_splits import group_names
 from evaluation.pages.evaluate import NAMED_FILES, ScoringOptions, score_folder
 from evaluation.pages.results import RunResults
-from evaluation.scores.images import ImageResult, show, title_of
+from evaluation.scores.images import TITLE_WIDTH, ImageResult, show, title_of
 from evaluation.scores.map_folder import COMPARISON
 from evaluation.scores.paired import group_means, paired_difference
 from utils.cli import UserError, counted, shortened
@@ -122,10 +122,10 @@ def print_comparison(content: dict[str, Any], num_classes: int) -> None:
     for number, differences in enumerate(content["differences"], start=1):
         letter = chr(ord("A") + number) if number < 26 else f"A{number}"
         print(f"\n{letter}: {content['folders'][number]}")
-        print(f"{'':22}{'A':>7}{letter:>8}   {f'{letter} − A [95 % interval]':34}{'p':>8}{'n':>6}")
+        print(f"{'':{TITLE_WIDTH}}{'A':>7}{letter:>8}   {f'{letter} − A [95 % interval]':34}{'p':>8}{'n':>6}")
         for name, row in differences.items():
             interval = f"[{show(row['low'])}, {show(row['high'])}]"
-            means = f"{title_of(name, num_classes):22}{show(row['first']):>7}{show(row['second']):>8}"
+            means = f"{title_of(name, num_classes):{TITLE_WIDTH}}{show(row['first']):>7}{show(row['second']):>8}"
             print(f"{means}   {show(row['difference']):9} {interval:24}{show(row['p']):>8}{row['pairs']:>6}")
     smallest = f"; with {units} the smallest possible is {show(2.0 ** (1 - units))}" if units <= 8 else ""
     print(f"p: permutation test of the signs of paired differences, two-sided{smallest}")

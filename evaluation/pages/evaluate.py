@@ -13,16 +13,18 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores import DEFAULT_THRESHOLD, calibration_error
-from evaluation.scores.images import TITLES, ImageResult, Scorer, score_maps, show, summarize, title_of
+from evaluation.scores.images import TITLE_WIDTH, TITLES, ImageResult, Scorer, score_maps, show, title_of
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
 from evaluation.scores.maps import integer_scale
+from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
 from utils.output_folder import replaced_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
+CLASS_FIGURES = ("iou", "f1", "precision", "sensitivity", "object_f1")  # in the printed line of a class
 
 
 class ScoringOptions(TypedDict, total=False):
@@ -261,7 +263,7 @@ def print_table(summary: dict[str, Any]) -> None:
     print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
     oracle = summary["oracle"]
     print(
-        f"{'':22}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
+        f"{'':{TITLE_WIDTH}}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"
         + (f"{'*oracle*':>11}" if oracle else "")
     )
     pooled = {**summary.get("objects", {}), **summary["pooled"]}
@@ -269,10 +271,10 @@ def print_table(summary: dict[str, Any]) -> None:
         interval = f"[{show(mean['low'])}, {show(mean['high'])}]"
         undefined = f"{mean['undefined']}" if mean["undefined"] else ""
         title = title_of(name, summary["num_classes"])
-        line = f"{title:22}{show(pooled.get(name)):>8}   {show(mean['mean']):8}{interval:24}"
+        line = f"{title:{TITLE_WIDTH}}{show(pooled.get(name)):>8}   {show(mean['mean']):8}{interval:24}"
         print(f"{line}{undefined:>9}" + (f"{show(oracle.get(name)):>11}" if oracle else ""))
     for row in summary.get("classes", ()):
-        figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in ("iou", "f1", "precision", "sensitivity"))
+        figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in CLASS_FIGURES)
         print(f"class {row['class']:<3} {figures}  ({row['pixels']} pixels)")
     for line in describe_objects(summary):
         print(line)
@@ -289,9 +291,10 @@ def describe_objects(summary: dict[str, Any]) -> list[str]:
     """How many objects there are and how they were told apart, and how long networks are."""
     if "objects" not in summary:
         return []
-    found, networks = summary["objects"], summary["networks"]
+    found = summary["objects"]
     told = f"numbered by the labels; of masks by {found['mask']}" if found["label"] == "numbered" else "components"
-    return [
-        f"objects ({told}): {found['labelled']} in labels, {found['predicted']} in masks",
-        f"skeletons: {show(networks['skeleton_px_label'])} px in labels, {show(networks['skeleton_px'])} px in masks",
-    ]
+    lines = [f"objects ({told}): {found['labelled']} in labels, {found['predicted']} in masks"]
+    if networks := summary.get("networks"):
+        lengths = [show(networks[name]) for name in ("skeleton_px_label", "skeleton_px")]
+        lines.append(f"skeletons: {lengths[0]} px in labels, {lengths[1]} px in masks")
+    return lines

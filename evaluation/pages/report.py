@@ -28,7 +28,7 @@ EXAMPLES_EACH = 2
 RANKS = ("best", "median", "worst")
 FIRST = 5  # images to look at first
 CARDS = ("iou", "f1", "auc", "accuracy")
-CLASS_METRICS = ("iou", "f1", "precision", "sensitivity", "specificity")
+CLASS_METRICS = ("iou", "f1", "precision", "sensitivity", "specificity", "object_f1", "object_f1_mean")
 SHOWN_METRICS = ("iou", "f1", "precision", "sensitivity")  # of an image, in the table of a single run
 SETTINGS = (
     "dataset",

@@ -14,8 +14,9 @@ from datasets.hot_pixels import without_hot_pixels
 from datasets.image_io import read_image, read_label
 from datasets.lists import Sample
 from evaluation.label_audit.verdict import read_audit
-from evaluation.scores.images import ImageResult, Scorer, Totals, is_one_sided
+from evaluation.scores.images import ImageResult, Scorer, Totals
 from evaluation.scores.maps import read_map
+from evaluation.scores.summary import is_one_sided
 from utils.files import read_json, read_jsonl
 from utils.lazy import LazySequence
 from utils.records import POSITIVE

@@ -1,4 +1,4 @@
-"""Score maps against labels: the metrics of each image, and their summary."""
+"""Score maps against labels: the metrics of each image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from datasets.image_scale import read_scale
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 from evaluation import scores as s
-from evaluation.objects.matching import NO_OBJECTS, THRESHOLDS, ObjectCounts, count_objects
+from evaluation.objects.matching import NO_OBJECTS, ObjectCounts, class_metrics, count_class_objects, count_objects
 from evaluation.objects.networks import network_metrics
 from evaluation.objects.splitting import label_objects
 from evaluation.scores.maps import read_map
@@ -27,8 +26,6 @@ from utils.cli import UserError
 from utils.run_folder import display_path
 
 CURVE_METRICS: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
-OBJECT_METRICS = ("object_f1", "object_f1_mean")
-OPTIONAL = ("hd95_um",)  # told only where at least one image defines it
 TITLES = {
     "iou": "IoU",
     "f1": "F1 (Dice)",
@@ -49,6 +46,7 @@ TITLES = {
     "betti1_error": "β1 error (holes)",
     "skeleton_length_error": "skeleton length error",
 }
+TITLE_WIDTH = 26  # letters and a space of the longest title, of means over classes
 
 
 def title_of(name: str, num_classes: int) -> str:
@@ -72,7 +70,7 @@ class ImageResult:
     """One image: its metrics by name, and what is added up over images: a score histogram or a confusion matrix.
 
     ``details`` are further numbers of per_image.csv; a name that ends in ``_label`` is the label's. ``largest`` is what
-    metrics cannot exceed, where that is not 1.
+    metrics cannot exceed, where that is not 1. ``class_objects`` are those of each class where there are several.
     """
 
     sample: Sample
@@ -84,6 +82,7 @@ class ImageResult:
     objects: ObjectCounts = NO_OBJECTS
     details: dict[str, float] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
+    class_objects: Sequence[ObjectCounts] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,21 @@ class Scorer:
 
     def _classes(self, pair: tuple[Sample, Path], classes: np.ndarray, label: np.ndarray) -> ImageResult:
         matrix = s.confusion_matrix(classes, label, self.num_classes)
-        return ImageResult(*pair, None, matrix, class_means(matrix), bool(matrix[0, 0] == matrix.sum()))
+        valid = label != IGNORE
+        by_class = count_class_objects(
+            np.where(valid, classes, 0), np.where(valid, label, 0), self.num_classes, min_area=self.min_area
+        )
+        objects = sum(by_class, NO_OBJECTS)
+        return ImageResult(
+            *pair,
+            None,
+            matrix,
+            {**class_means(matrix), **mean_object_metrics(by_class)},
+            both_empty=bool(matrix[0, 0] == matrix.sum()),
+            objects=objects,
+            details={"objects": objects.predicted, "objects_label": objects.labelled},
+            class_objects=by_class,
+        )
 
 
 def known_pixel_size(image: Path) -> tuple[float, float] | None:
@@ -180,100 +193,6 @@ def known_pixel_size(image: Path) -> tuple[float, float] | None:
         return read_scale(image).pixel_size
     except UserError:
         return None
-
-
-def class_means(matrix: np.ndarray) -> dict[str, float]:
-    """The metrics of `scores.COUNT_METRICS`: accuracy over pixels, the others as means over the classes defined."""
-    counts = s.class_counts(matrix)
-    metrics = {name: s.defined_mean(metric(counts)) for name, metric in s.COUNT_METRICS.items()}
-    total = matrix.sum()
-    overall = float(matrix.trace() / total) if total else float("nan")
-    return {**metrics, "iou": s.mean_iou(matrix), "f1": s.defined_mean(s.class_f1(matrix)), "accuracy": overall}
-
-
-@dataclass
-class Totals:
-    """Results of all images: one sum of histograms or matrices, and the metrics of each image."""
-
-    results: list[ImageResult] = field(default_factory=list)
-    sum: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
-    objects: ObjectCounts = NO_OBJECTS
-
-    def add(self, result: ImageResult) -> None:
-        """Take in an image; its own histogram is let go."""
-        self.sum = self.sum + result.totals
-        self.objects = self.objects + result.objects
-        self.results.append(replace(result, totals=np.zeros(())))
-
-
-def score_maps(
-    pairs: Sequence[tuple[Sample, Path]],
-    scorer: Scorer,
-    workers: int | None = None,
-    tick: Callable[[], None] | None = None,
-) -> Totals:
-    """Score every image, in threads; ``tick`` is called after each."""
-    totals = Totals()
-    workers = workers or min(8, os.cpu_count() or 1)
-    for result in read_ahead(scorer, pairs, ahead=2 * workers, workers=workers):
-        totals.add(result)
-        if tick is not None:
-            tick()
-    return totals
-
-
-OVERLAPS = ("iou", "f1")
-
-
-def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
-    """The content of metrics.json: pooled over pixels, at the oracle's threshold, and as means over images."""
-    results = totals.results
-    shared = {
-        "n_images": len(results),
-        "n_both_empty": sum(result.both_empty for result in results),
-        "num_classes": scorer.num_classes,
-    }
-    undefined = undefined_metrics(totals) if scorer.num_classes == 1 else ()
-    means = {
-        name: _mean_record(
-            [math.nan if name in undefined else result.metrics[name] for result in results],
-            [result.largest.get(name, 1.0) for result in results],
-        )
-        for name in results[0].metrics
-    }
-    means = {name: mean for name, mean in means.items() if name not in OPTIONAL or mean["undefined"] < len(results)}
-    if scorer.num_classes == 1:
-        binary = {**_summarize_binary(totals, scorer.threshold, scorer.offset), **summarize_objects(totals, scorer)}
-        return {**binary, **shared, "per_image_mean": means}
-    return {**_summarize_classes(totals.sum), **shared, "per_image_mean": means}
-
-
-def is_one_sided(histogram: np.ndarray) -> bool:
-    """Whether labels are all background or all foreground: an overlap with them means nothing, be it 1."""
-    return not histogram.sum(1).all()
-
-
-def undefined_metrics(totals: Totals) -> tuple[str, ...]:
-    """The metrics that mean nothing with these labels."""
-    return (*OVERLAPS, *OBJECT_METRICS) if is_one_sided(totals.sum) else ()
-
-
-def summarize_objects(totals: Totals, scorer: Scorer) -> dict[str, Any]:
-    """What metrics.json says of all objects and networks together."""
-    numbered = any(result.sample.reading is not None and result.sample.reading.objects for result in totals.results)
-    lengths = [sum(result.details[name] for result in totals.results) for name in ("skeleton_px", "skeleton_px_label")]
-    return {
-        "objects": {
-            "label": "numbered" if numbered else "components",
-            "mask": scorer.instances if numbered else "components",
-            "min_area": scorer.min_area,
-            **(dict.fromkeys(OBJECT_METRICS, math.nan) if is_one_sided(totals.sum) else totals.objects.metrics()),
-            "labelled": totals.objects.labelled,
-            "predicted": totals.objects.predicted,
-            "f1_by_iou": {f"{iou:.2f}": f1 for iou, f1 in zip(THRESHOLDS, totals.objects.f1, strict=True)},
-        },
-        "networks": {"skeleton_px": lengths[0], "skeleton_px_label": lengths[1]},
-    }
 
 
 def largest_values(shape: tuple[int, ...], pixel_size: tuple[float, float] | None) -> dict[str, float]:
@@ -293,48 +212,50 @@ def largest_values(shape: tuple[int, ...], pixel_size: tuple[float, float] | Non
     }
 
 
-def _mean_record(values: Sequence[float], largest: Sequence[float]) -> dict[str, Any]:
-    undefined = np.isnan(values)
-    limit = float(np.mean(np.array(largest)[~undefined])) if not undefined.all() else math.inf
-    mean, low, high = s.bootstrap_mean(np.array(values), limits=(0.0, limit))
-    return {"mean": mean, "low": low, "high": high, "undefined": int(undefined.sum())}
-
-
-def _summarize_binary(totals: Totals, threshold: float, offset: float) -> dict[str, Any]:
-    histogram = totals.sum
-    oracle, _ = s.best_threshold(histogram)
-    curves = {name: metric(histogram) for name, metric in CURVE_METRICS.items()}
-
-    def metrics(counts: s.Counts) -> dict[str, float]:
-        found = {**{name: metric(counts) for name, metric in s.COUNT_METRICS.items()}, **curves}
-        return {**found, **dict.fromkeys(OVERLAPS, math.nan)} if is_one_sided(histogram) else found
-
-    return {
-        "threshold": threshold,
-        "mask_offset": offset,
-        "oracle_threshold": oracle,
-        "pooled": metrics(sum((result.counts for result in totals.results if result.counts), s.Counts(0, 0, 0, 0))),
-        "oracle": metrics(s.counts_at(histogram, oracle)),
-        "calibration_error": s.calibration_error(histogram),
-    }
-
-
-def _summarize_classes(matrix: np.ndarray) -> dict[str, Any]:
+def class_means(matrix: np.ndarray) -> dict[str, float]:
+    """The metrics of `scores.COUNT_METRICS`: accuracy over pixels, the others as means over the classes defined."""
     counts = s.class_counts(matrix)
-    per_class = {"iou": s.class_iou(matrix), "f1": s.class_f1(matrix)}
-    per_class.update({name: metric(counts) for name, metric in s.COUNT_METRICS.items() if name not in per_class})
-    return {
-        "threshold": None,
-        "oracle_threshold": None,
-        "pooled": {**class_means(matrix), "auc": None, "average_precision": None},
-        "oracle": None,
-        "classes": [
-            {
-                "class": index,
-                "pixels": int(matrix[index].sum()),
-                **{name: row[index] for name, row in per_class.items()},
-            }
-            for index in range(len(matrix))
-        ],
-        "confusion": matrix,
-    }
+    metrics = {name: s.defined_mean(metric(counts)) for name, metric in s.COUNT_METRICS.items()}
+    total = matrix.sum()
+    overall = float(matrix.trace() / total) if total else float("nan")
+    return {**metrics, "iou": s.mean_iou(matrix), "f1": s.defined_mean(s.class_f1(matrix)), "accuracy": overall}
+
+
+def mean_object_metrics(by_class: Sequence[ObjectCounts]) -> dict[str, float]:
+    """The metrics of objects as means over the classes that have any."""
+    rows = class_metrics(by_class)
+    return {name: s.defined_mean(np.array([row[name] for row in rows])) for name in rows[0]}
+
+
+@dataclass
+class Totals:
+    """Results of all images: one sum of histograms or matrices, and the metrics of each image."""
+
+    results: list[ImageResult] = field(default_factory=list)
+    sum: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
+    objects: ObjectCounts = NO_OBJECTS
+    class_objects: Sequence[ObjectCounts] = ()
+
+    def add(self, result: ImageResult) -> None:
+        """Take in an image; its own histogram is let go."""
+        self.sum = self.sum + result.totals
+        self.objects = self.objects + result.objects
+        before = self.class_objects or [NO_OBJECTS] * len(result.class_objects)
+        self.class_objects = [one + other for one, other in zip(before, result.class_objects, strict=True)]
+        self.results.append(replace(result, totals=np.zeros(())))
+
+
+def score_maps(
+    pairs: Sequence[tuple[Sample, Path]],
+    scorer: Scorer,
+    workers: int | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Totals:
+    """Score every image, in threads; ``tick`` is called after each."""
+    totals = Totals()
+    workers = workers or min(8, os.cpu_count() or 1)
+    for result in read_ahead(scorer, pairs, ahead=2 * workers, workers=workers):
+        totals.add(result)
+        if tick is not None:
+            tick()
+    return totals

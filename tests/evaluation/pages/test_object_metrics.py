@@ -102,6 +102,33 @@ def test_distances_in_micrometres_follow_flat_pixels(tmp_path, capsys):
     assert "hd95" in read_json(root / "metrics.json")["per_image_mean"] and figures["per_image_mean"]["hd95_um"]
 
 
+def test_objects_of_several_classes_are_counted_class_by_class(tmp_path, capsys):
+    root = write_data(tmp_path, num_classes=4)
+    for number, found in enumerate((cells(missing=3), cells(shift=2))):
+        of_class = np.array([0, 1, 2, 2, 1])  # cells of either touch no other of their class; none is of class 3
+        label, mask = of_class[cells()].astype(np.uint8), of_class[found].astype(np.uint8)
+        label[-1, :], mask[-1, 5] = 255, 1  # an object where nothing counts
+        tifffile.imwrite(root / f"labels/{number}.tif", label)
+        tifffile.imwrite(root / f"pred/{number}.tif", mask)
+    figures = evaluate_maps(root)
+    assert [row["object_f1"] for row in figures["classes"]] == pytest.approx([np.nan, 1, 6 / 7, np.nan], nan_ok=True)
+    mean = {name: figures["objects"][name] for name in ("object_f1", "labelled", "predicted")}
+    assert mean == pytest.approx({"object_f1": (1 + 6 / 7) / 2, "labelled": 8, "predicted": 7})
+    assert figures["per_image_mean"]["object_f1"]["mean"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    # moved by two pixels all match up to an IoU of 0.6 or so, unmoved ones at every threshold
+    half, strict = (figures["classes"][1][name] for name in ("object_f1", "object_f1_mean"))
+    assert 0.5 < strict < half == 1
+    written = read_json(root / "metrics.json")
+    assert written["classes"][0]["object_f1"] is None is written["classes"][3]["object_f1_mean"]
+    first, second = rows_of(root)
+    assert float(first["object_f1"]) == pytest.approx((1 + 2 / 3) / 2) and float(second["object_f1"]) == 1
+    assert (first["objects"], first["objects_label"]) == ("3", "4")
+    said = capsys.readouterr().out
+    assert "mean object F1 (IoU 0.5)  " in said and "object F1 (IoU 0.5) 0.857  (" in said
+    assert "objects (components): 8 in labels, 7 in masks" in said
+    assert "<th>object F1 (IoU 0.5)</th>" in (root / "report.html").read_text()
+
+
 def test_no_distance_exceeds_the_diagonal_and_no_error_the_pieces_that_fit(tmp_path):
     root = write_data(tmp_path)
     label, found = (np.zeros((SIDE, SIDE), np.uint8) for _ in range(2))
