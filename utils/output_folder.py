@@ -69,8 +69,8 @@ def replaced_output(
 ) -> Iterator[Path]:
     """Fill a folder beside the files of ``folder``, and in the end let these take the place of the previous ones.
 
-    Until then the previous output stays whole. Files that the record of ``folder`` does not name are never removed and
-    never overwritten.
+    Until then the previous output stays whole, and where the work fails a folder that was made for it goes again. Files
+    that the record of ``folder`` does not name are never removed and never overwritten.
 
     Args:
         expected: names, below ``folder``, known before the work begins; they are checked at once.
@@ -81,8 +81,7 @@ def replaced_output(
     Raises:
         UserError: another process writes into ``folder``, or a file is in the way that this command did not write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder):
+    with _own(folder):
         owned = writer.written(folder) | set(earlier)
         _refuse_foreign(folder, expected, owned)
         partial = folder / (PARTIAL if job is not None else f"{PARTIAL}-{writer.name}")
@@ -95,6 +94,24 @@ def replaced_output(
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder``; where the work fails, a lock file and folders that were made for it go again."""
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    has_lock = os.path.lexists(folder / LOCK)
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder):
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # others may have put something there meanwhile
+                if not has_lock and not is_unfinished(folder):
+                    (folder / LOCK).unlink()
+                for place in made:
+                    place.rmdir()
+            raise
 
 
 def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None:

@@ -87,6 +87,29 @@ def test_work_that_fails_leaves_the_previous_output_whole(tmp_path, job):
     assert {name: text for name, text in content(tmp_path).items() if not name.startswith(".partial")} == before
 
 
+@pytest.mark.parametrize("there", ["", "a", "a/b", "a/b/mine"])
+def test_work_that_fails_leaves_no_folder_that_it_made(tmp_path, there):
+    folder = tmp_path / "a/b"
+    if there:
+        (tmp_path / there).mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError), replaced_output(folder, NOTES) as partial:
+        (partial / "1.txt").write_text("half")
+        raise ZeroDivisionError
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {parent.as_posix() for parent in (Path(there), *Path(there).parents)} - {"."}
+    with pytest.raises(ZeroDivisionError), replaced_output(folder, NOTES, job={"input": "a"}):
+        raise ZeroDivisionError
+    assert (folder / ".partial/job.json").is_file()  # what a rerun goes on with
+
+
+def test_a_failure_leaves_the_lock_file_that_was_there(tmp_path):
+    write(tmp_path, {"1.txt": "one"})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), replaced_output(tmp_path, NOTES):
+        raise ZeroDivisionError
+    assert sorted(tmp_path.iterdir()) == before and tmp_path / ".lock" in before
+
+
 def test_an_equal_job_goes_on_and_another_starts_anew(tmp_path):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), replaced_output(tmp_path, NOTES, job={"input": "a"}) as partial:
