@@ -162,13 +162,14 @@ def read_alone(values: np.ndarray, ignored: np.ndarray, path: Path) -> LabelRead
 
 
 def decide_reading(
-    files: Sequence[FileValues], paths: Sequence[Path], ignore_index: int | None = None
+    files: Sequence[FileValues], paths: Sequence[Path], ignore_index: int | None = None, *, only_binary: bool = False
 ) -> tuple[LabelReading, list[str]]:
     """Decide how the binary labels of a run are read.
 
     Args:
         files: their values.
         paths: the files, for messages.
+        only_binary: whether classes cannot be the remedy.
     Returns: the reading, and lines for the user: what is not plain 0 and one other value.
     Raises:
         UserError: values that do not say what is foreground; the message names them, a file and the remedy.
@@ -194,7 +195,7 @@ def decide_reading(
         cut = float((found[0] + found[-1]) / 2)
         _refuse_mixed(files, paths, cut)
         return replace(plain, cut=cut), [_smeared_line(files, found, cut)]
-    raise UserError(_other_values(found, files, paths))
+    raise UserError(_other_values(found, files, paths, only_binary=only_binary))
 
 
 def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path]) -> None:
@@ -253,7 +254,9 @@ def _smeared_line(files: Sequence[FileValues], found: np.ndarray, cut: float) ->
     )
 
 
-def _other_values(found: np.ndarray, files: Sequence[FileValues], paths: Sequence[Path]) -> str:
+def _other_values(
+    found: np.ndarray, files: Sequence[FileValues], paths: Sequence[Path], *, only_binary: bool = False
+) -> str:
     """The message for values that are neither two, nor smeared, nor numbers of objects."""
     order = sorted(range(len(files)), key=lambda place: -len(files[place].values))
     where = _named([paths[place] for place in order])
@@ -268,7 +271,9 @@ def _other_values(found: np.ndarray, files: Sequence[FileValues], paths: Sequenc
     classes = proper if has_void else found
     meaning = ",".join(f"{value:g}:{min(int(value), 1)}" for value in classes) + (",255:ignore" if has_void else "")
     remedies = [f"if 255 marks what does not count, --ignore_index {IGNORE}"] if has_void and len(classes) == 2 else []
-    if len(classes) > 2 and classes[-1] <= FEW_VALUES:
+    if only_binary:
+        remedies.append("no classes are told apart here, so take them together as foreground")
+    elif len(classes) > 2 and classes[-1] <= FEW_VALUES:
         remedies.append(f"if they are classes, --num_classes {int(classes[-1]) + 1}")
     said = "; ".join([*remedies, f'say what they mean, for example --label_map "{meaning}"'])
     return f"the labels hold the values {listed(found)} ({where}), more than background and foreground: {said}"

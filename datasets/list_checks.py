@@ -40,12 +40,14 @@ class Expectation:
         is_decided: whether nothing is left to decide, as for a list scored with the reading of a run.
         channels: of the images.
         selected: channels by number or OME name.
+        only_binary: whether the command knows background and foreground alone and has no ``--num_classes``.
     """
 
     reading: LabelReading = LabelReading()
     is_decided: bool = False
     channels: int = 1
     selected: tuple[str, ...] = ()
+    only_binary: bool = False
 
     @staticmethod
     def of(
@@ -206,7 +208,10 @@ def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: S
         return expected.reading
     known = [(check.values, sample.label) for check, sample in checks if check.values and sample.label]
     reading, lines = decide_reading(
-        [values for values, _ in known], [label for _, label in known], expected.reading.ignore_index
+        [values for values, _ in known],
+        [label for _, label in known],
+        expected.reading.ignore_index,
+        only_binary=expected.only_binary,
     )
     for line in lines:
         say(line)

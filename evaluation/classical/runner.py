@@ -86,7 +86,8 @@ def read_images(
     path = find_list(data_list, dataset)
     samples, reading = read_list(path, data_root, labels="optional"), None
     if any(sample.label for sample in samples):
-        reading = decide_labels(samples, path, Expectation.of(1, ignore_index, label_map))
+        expected = replace(Expectation.of(1, ignore_index, label_map), only_binary=True)
+        reading = decide_labels(samples, path, expected)
         samples = [replace(sample, reading=reading) for sample in samples]
     return ImageList(
         dataset,

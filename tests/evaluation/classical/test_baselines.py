@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 
-from datasets.image_io import read_image, read_label, read_scores
+from datasets.image_io import read_image, read_label, read_scores, write_label
 from datasets.simulation import simulate_image
 from evaluation.classical import BASELINES
 from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
 from evaluation.classical.methods import scores_from_mask, standardized
+from evaluation.classical.runner import run_methods
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
+from utils.cli import UserError
+from utils.files import read_json
 
 MIN_IOU = {"ridge": 0.75, "difference_of_gaussians": 0.6}  # of lines; the others find disks
 
@@ -164,6 +168,20 @@ def test_the_command_writes_what_metrics_scores(run_tool, workspace, tmp_path):
     assert shown == pytest.approx([pooled["f1"], pooled["iou"], pooled["auc"], figures["oracle"]["iou"]], abs=6e-5)
     with open(tmp_path / "otsu" / "per_image.csv") as file:
         assert len(list(csv.DictReader(file))) == 3
+
+
+def test_classes_are_joined_to_a_foreground_and_not_asked_for(disks, rng):
+    for number in range(3):
+        write_label(
+            disks / f"datasets/disks/test/labels/{number}.png", rng.integers(0, 3, (64, 64), np.uint8), num_classes=3
+        )
+    how = {"data_list": str(disks / "txt/disks/test.txt"), "data_root": str(disks), "out": disks / "out"}
+    with pytest.raises(UserError, match="--label_map") as refused:
+        run_methods("disks", ["otsu"], **how)
+    assert "--num_classes" not in str(refused.value)
+    advised = re.search('--label_map "(.*?)"', str(refused.value))[1]
+    run_methods("disks", ["otsu"], label_map=advised, **how)
+    assert read_json(disks / "out/otsu/predictions.json")["label_reading"]["label_map"] == "0:0,1:1,2:1"
 
 
 def test_the_command_names_bad_input(run_tool):
