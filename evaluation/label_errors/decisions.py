@@ -16,7 +16,7 @@ from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, decide_labels, find_list, list_folder, raise_faults, read_list, write_list
 from datasets.noise_files import MAX_TABLE, name_files, training_command
-from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, read_issues
+from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, is_issue_folder, read_issues
 from utils.cli import UserError, counted, map_with_progress
 from utils.files import write_json
 from utils.output_folder import new_folder
@@ -81,10 +81,14 @@ def find_issue_folder(record: dict[str, Any], path: Path, dataset: str) -> Issue
     """
     runs = LOG_ROOT / dataset
     places = [path.parent, *sorted(runs.glob("suspects_*")), *sorted(runs.glob("*/issues"))]
-    fitting = []
+    fitting, damaged = [], ""
     for place in places:
         try:
             found = read_issues(place)
+        except UserError as fault:
+            damaged = damaged or (f" ({fault})" if is_issue_folder(place) else "")
+            continue
+        try:
             match_decisions(record, found, path)
         except UserError:
             continue
@@ -93,7 +97,11 @@ def find_issue_folder(record: dict[str, Any], path: Path, dataset: str) -> Issue
             break
     if len(fitting) != 1:
         names = ", ".join(display_path(found.folder) for found in fitting)
-        fault = f"fit several folders: {names}" if fitting else f"are in no folder of issues of {display_path(runs)}"
+        fault = (
+            f"fit several folders: {names}"
+            if fitting
+            else f"are in no folder of issues of {display_path(runs)}{damaged}"
+        )
         raise UserError(f"the issues that {path} decides on {fault}; name the folder by --prd_dir DIR")
     return fitting[0]
 

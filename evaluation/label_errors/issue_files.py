@@ -125,6 +125,11 @@ def write_issue_files(found: IssueFolder) -> None:
     write_json(found.folder / RECORD, record)
 
 
+def is_issue_folder(folder: Path) -> bool:
+    """Whether label issues were written into a folder, be some of their files gone since."""
+    return any((folder / name).is_file() for name in (TABLE, RECORD))
+
+
 def read_issues(folder: Path) -> IssueFolder:
     """Read what `write_issue_files` wrote.
 
@@ -134,6 +139,10 @@ def read_issues(folder: Path) -> IssueFolder:
         UserError: no issues there, or damaged files.
     """
     folder = folder.parent if folder.name in (TABLE, RECORD) else folder
+    for name in (TABLE, RECORD):
+        if not (folder / name).is_file():
+            what = "put it back, or" if is_issue_folder(folder) else "the folder holds no label issues:"
+            raise UserError(f"{display_path(folder / name)} does not exist; {what} {REMEDY}")
     required = {"list": TEXT, "num_classes": POSITIVE, "images": OBJECT, "n_issues": COUNT}
     optional = {"ignore_index": COUNT.or_null(), "label_reading": OBJECT.or_null()}
     record = read_record(folder / RECORD, required, optional, remedy=REMEDY)
@@ -160,10 +169,8 @@ def _read_table(path: Path) -> list[LabelIssue]:
     """The lines of issues.csv.
 
     Raises:
-        UserError: no table there, or naming the line that is no issue.
+        UserError: no table, or naming the line that is no issue.
     """
-    if not path.is_file():
-        raise UserError(f"{display_path(path)} does not exist; {REMEDY}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))

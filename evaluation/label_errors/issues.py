@@ -12,7 +12,7 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, write_image
 from datasets.lists import Sample, default_training_list, find_list, read_list, write_list
 from datasets.noise_files import training_command
-from evaluation.label_errors.issue_files import REVIEW, TABLE, LabelIssue, read_issues
+from evaluation.label_errors.issue_files import REVIEW, LabelIssue, is_issue_folder, read_issues
 from evaluation.label_errors.object_issues import describe_issues, judge_objects, write_object_issues
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel, choose_predictions, rank_labels
 from evaluation.label_errors.sheet import issue_row, write_sheet
@@ -172,7 +172,7 @@ def find_label_issues(
     Raises:
         UserError: no list, no predictions, nothing that matches.
     """
-    if review and len(prd_dirs) == 1 and (prd_dirs[0] / TABLE).is_file():
+    if review and len(prd_dirs) == 1 and is_issue_folder(prd_dirs[0]):
         return review_issues(prd_dirs[0], dataset, channels)
     dataset = prepare_dataset(dataset, train_list)
     list_path = find_list(train_list, dataset) if train_list else default_training_list(dataset)

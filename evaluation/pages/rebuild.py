@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evaluation.label_errors.issue_files import is_issue_folder
 from evaluation.pages.evaluate import score_folder
 from evaluation.pages.report import write_report
 from evaluation.pages.results import RunResults, classic_methods
@@ -74,6 +75,11 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
         if results not in known:
             raise UserError(f"--results {results}: {display_path(run)} has {', '.join(sorted(known)) or 'none'}")
         known = {results: known[results]}
+    if not known and is_issue_folder(run):
+        raise UserError(
+            f"--train_dir {display_path(run)} holds label issues, whose page evaluation/suspect_labels.py --review "
+            f"writes; give the run or cross-fit, {display_path(run.parent)}"
+        )
     if not known:
         raise UserError(
             f"{display_path(run)} has no predictions; make some first: python evaluation/inference.py "

@@ -111,6 +111,13 @@ def find_maps(prd_dir: Path) -> MapFolder:
                 f"--prd_dir {display_path(folder)}: its prediction was stopped on the way; run the same "
                 "evaluation/inference.py command again, which goes on with it"
             )
+    from evaluation.label_errors.issue_files import is_issue_folder
+
+    if is_issue_folder(prd_dir):
+        raise UserError(
+            f"--prd_dir {display_path(prd_dir)} holds label issues, not predictions: look at them by "
+            "evaluation/suspect_labels.py --review, or give the folders of predictions that they were found from"
+        )
     inside, has_results = list_images(prd_dir), any(prd_dir.glob("*/predictions.json"))
     trees = [(prd_dir, inside), (prd_dir / "pred", list_image_tree(prd_dir / "pred"))]
     for folder, files in [*trees, (prd_dir, [] if has_results else list_image_tree(prd_dir))]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from datasets.labels import IGNORE
 from datasets.lists import read_list
 from evaluation.label_errors.decisions import apply_decisions, claim_names
 from evaluation.label_errors.issue_files import IssueFolder, write_issue_files
+from evaluation.label_errors.issues import find_label_issues
+from evaluation.pages.rebuild import find_results
+from evaluation.scores.map_folder import find_maps
 from utils.cli import UserError
 from utils.files import read_json, write_json
 
@@ -130,6 +134,26 @@ def test_a_label_of_another_size_is_refused(decide, issue_folder, tmp_path):
     with pytest.raises(UserError, match="has another size than what was judged"):
         mend(decide({1: "take"}), issue_folder, tmp_path)
     assert not (tmp_path / "txt").exists() and not list((tmp_path / "datasets" / "set" / "train").iterdir())
+
+
+@pytest.mark.parametrize("gone", ["issues.csv", "issues.json"])
+def test_a_file_of_the_issues_that_is_gone_is_named_with_the_remedy(decide, issue_folder, tmp_path, gone):
+    folder = issue_folder.folder
+    (folder / gone).unlink()
+    decisions = decide({1: "take"}).rename(folder / "decisions.json")
+    named = f"{folder / gone} does not exist; put it back, or run evaluation/suspect_labels.py again"
+    for command in (
+        lambda: main([str(decisions), "--dataset", "nowhere"]),
+        lambda: main([str(decisions), "--dataset", "nowhere", "--prd_dir", str(folder)]),
+        lambda: find_label_issues("nowhere", [folder], review=True),
+    ):
+        with pytest.raises(UserError, match=re.escape(named)):
+            command()
+    for other in (lambda: find_maps(folder), lambda: find_results(str(folder))):  # metrics.py and report.py
+        with pytest.raises(UserError, match="holds label issues"):
+            other()
+    (folder / "predicted").rename(tmp_path / "pred")
+    assert find_maps(tmp_path).maps == tmp_path / "pred"  # of a folder without issues
 
 
 def test_the_command_asks_for_the_folder_where_none_fits(decide, issue_folder):
