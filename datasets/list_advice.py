@@ -79,6 +79,8 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
         channels: of the images, by number or OME name; empty: those that there are.
     Returns: ``--num_classes``, ``--ignore_index``, ``--label_map`` and ``--in_channels`` where they are needed; notes
         say why, and name files that are broken, of another size than their label, or of values without meaning.
+    Raises:
+        UserError: no image can be read, or no label.
     """
     rows = list(dict.fromkeys((row[0], *row[1:2]) for each in contents.values() for row in each))
     rows = [rows[index] for index in spread(len(rows), LOOKED_AT)]
@@ -89,6 +91,7 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     look = functools.partial(_look, reading=LabelReading() if told is None else told.reading, channels=tuple(channels))
     jobs = [(row, index % step == 0) for index, row in enumerate(rows)]
     found = map_with_progress(look, jobs, "looking at images and labels")
+    _refuse_unreadable(rows, found)
     labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
     advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
@@ -135,8 +138,21 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
             if reading.label_map is not None:
                 stored.classes(reading, label)
     except UserError as error:
-        fault = f"label {str(error).removeprefix('label ')}"
+        fault = fault or f"label {str(error).removeprefix('label ')}"
     return LookedAt(count, is_color, size, label_size, values, fault)
+
+
+def _refuse_unreadable(rows: Sequence[Row], found: Sequence[LookedAt]) -> None:
+    """Refuse lists of which no image, or no label, can be read."""
+    labelled = [each for row, each in zip(rows, found, strict=True) if len(row) > 1]
+    for what, sizes, looked_at in (
+        ("image", [each.size for each in found], found),
+        ("label", [each.label_size for each in labelled], labelled),
+    ):
+        if sizes and not any(sizes):
+            raise UserError(
+                f"none of the {what}s ({len(sizes)}) can be read, so that no list is written: {looked_at[0].fault}"
+            )
 
 
 def _image_facts(image: Path, channels: tuple[str, ...]) -> tuple[int, bool, tuple[int, int]]:

@@ -75,7 +75,7 @@ def make_lists(
     Returns: what each list holds.
     Raises:
         UserError: no images; labels of several kinds and none named; equal names; images and labels of which no two
-            agree; a list that was changed by hand.
+            agree; no image or no label that can be read; a list that was changed by hand.
     """
     check_name(dataset)
     target, list_folder = root / "datasets" / dataset, root / "txt" / dataset
@@ -92,11 +92,11 @@ def make_lists(
         train = {row[0] for row in divided.get("train", [])}
         contents[f"train/{NOISY_LIST}"] = [row for row in noisy if row[0] in train]
     tell_repeats(contents, say)
+    advice = advise(contents, label_map, channels)
     write_lists(list_folder, contents, root=root, asked=asked, overwrite=overwrite, say=say)
     for name in (*LISTS.values(), f"train/{NOISY_LIST}"):
         if name not in contents:
             _tell_missing(name, contents, list_folder, say)
-    advice = advise(contents, label_map, channels)
     write_preview(list_folder / PREVIEW, dataset, contents, advice)
     say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
     for note in advice.notes:

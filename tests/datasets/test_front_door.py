@@ -572,6 +572,29 @@ def test_the_folder_of_images_alone_is_told_where_labels_may_lie(tmp_path: Path)
         made(tmp_path, ["images/0.tif"])
 
 
+@pytest.mark.parametrize("broken", ["images", "labels", "both"])
+def test_data_of_which_nothing_can_be_read_are_refused(tmp_path: Path, broken: str):
+    source = tmp_path / "datasets/own"
+    for number in range(3):
+        for kind, drawn in (("images", grey(number)), ("labels", binary(number))):
+            path = source / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).save(path)
+            if broken in (kind, "both"):
+                path.write_bytes(b"junk" + path.read_bytes()[4:])
+    named = "label" if broken == "labels" else "image"
+    with pytest.raises(UserError, match=rf"none of the {named}s \(3\) can be read.*: {named} .*\d\.png cannot be read"):
+        make_lists("own", root=tmp_path, say=lambda line: None)
+    assert not (tmp_path / "txt").exists()
+    for kind, drawn in (("images", grey(0)), ("labels", binary(0))):
+        Image.fromarray(drawn).save(source / kind / "0.png")
+    said: list[str] = []
+    make_lists("own", root=tmp_path, say=said.append)
+    assert (
+        sum(line.startswith("warning: ") for line in said) == 2 and (tmp_path / "txt/own/train/train_gt.txt").exists()
+    )
+
+
 def test_files_that_do_not_fit_each_other_are_a_warning(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "images/*.tif", range(4)), Files(binary, "labels/*.png", range(4))])
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "my data/labels/2.png")
