@@ -758,9 +758,10 @@ def test_what_values_and_channels_are_may_be_said(tmp_path):
     said = made(tmp_path, label_map="1:0,2:1", channels=("GFP",)).said
     assert said[-1] == NEXT + ' --label_map "1:0,2:1" --channels GFP'
     assert not any("warning" in line for line in said)
-    said = made(tmp_path, label_map="1:0,3:2", channels=("RFP",)).said
-    assert said[-1] == NEXT + ' --num_classes 3 --label_map "1:0,3:2" --channels RFP'
-    assert any("has no channel 'RFP'" in line for line in said)
+    said = made(tmp_path, label_map="1:0,3:2", channels=("GFP",)).said
+    assert said[-1] == NEXT + ' --num_classes 3 --label_map "1:0,3:2" --channels GFP'
+    with pytest.raises(UserError, match="has no channel 'RFP': --channels can be 0 to 1 or BF, GFP"):
+        made(tmp_path, channels=("RFP",))
     said = made(tmp_path, label_map="1:0").said  # 2 is named by nobody
     assert any('which --label_map "1:0" does not name' in line for line in said)
 
