@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from datasets.image_io import read_scores, read_stored_label
-from datasets.label_summary import COMPONENTS_LOOKED_AT, number_objects, summarize, union_of_values
+from datasets.label_summary import (
+    COMPONENTS_LOOKED_AT,
+    FileValues,
+    are_single_objects,
+    number_objects,
+    summarize,
+    union_of_values,
+)
 from datasets.label_values import FEW_VALUES, LabelReading, listed
 from utils.cli import UserError
 from utils.run_folder import display_path
@@ -22,34 +29,65 @@ def integer_scale(paths: Iterable[Path], say: Callable[[str], object] = print) -
     That is so where no map reaches half of its type's range and all hold 0 and one other value, or number objects.
 
     Args:
-        paths: the maps; they are read until one tells.
+        paths: the maps; they are read until one tells that they are scores.
         say: told of numbered objects, and of a foreground that is neither 1 nor the highest value.
     Raises:
-        UserError: maps of a few whole values that are no scores, such as class indices, or 1 and 2.
+        UserError: maps of a few whole values that are no scores, such as class indices, or 1 and 2; masks of 0 and 1,
+            or of numbered objects, beside masks of 0 and 255.
     """
-    files, first = [], None
+    low: dict[Path, FileValues] = {}
+    high: tuple[Path, np.ndarray] | None = None
     for path in paths:
         values = _stored_values(path)
-        if values.dtype.kind == "f" or values.max() > np.iinfo(values.dtype).max / 2:
+        if values.dtype.kind == "f":
             return 0.0
-        first = first or path
-        if len(files) < COMPONENTS_LOOKED_AT:
-            files.append(summarize(values, np.zeros(values.shape, bool)))
-    if first is None:
-        return 0.0
-    found = union_of_values(files)
+        highest = values.max()
+        if highest > np.iinfo(values.dtype).max / 2:
+            if not ((values == 0) | (values == highest)).all():
+                return 0.0
+            high = high or (path, np.unique([0, highest]))
+        elif len(low) < COMPONENTS_LOOKED_AT:
+            low[path] = summarize(values, np.zeros(values.shape, bool))
+    if high is None:
+        return _scale_of_low(low, say) if low else 0.0
+    marked = {path: file for path, file in low.items() if len(file.foreground)}
+    if marked:
+        files = [*marked.values()]
+        if all(len(file.foreground) == 1 for file in files) or are_single_objects(files):
+            path = next(iter(marked))
+            raise _mixed(high, (path, marked[path].values))
+        _scale_of_low(marked, say)
+    return 0.0
+
+
+def _scale_of_low(files: Mapping[Path, FileValues], say: Callable[[str], object]) -> float:
+    """The scale of maps that do not reach half of their type's range; arguments and errors as `integer_scale`."""
+    found = union_of_values([*files.values()])
     if found[-1] <= 1:
         return 1.0
-    if found[0] == 0 and (len(found) == 2 or number_objects(files)):
+    if found[0] == 0 and (len(found) == 2 or number_objects([*files.values()])):
         kind = f"hold 0 and {found[1]:g}" if len(found) == 2 else "number objects"
         say(f"the maps {kind}: all but 0 is foreground")
         return 1.0
-    if len(found) <= FEW_CLASSES and found[-1] <= FEW_VALUES and any(file.flat[1:].any() for file in files):
+    if len(found) <= FEW_CLASSES and found[-1] <= FEW_VALUES and any(file.flat[1:].any() for file in files.values()):
         raise UserError(
-            f"the maps hold {listed(found)} ({display_path(first)}, …), which are neither scores, nor 0 and one other "
-            "value, nor numbered objects: save foreground as 255, or scores from 0 to 1 as real numbers"
+            f"the maps hold {listed(found)} ({display_path(next(iter(files)))}, …), which are neither scores, nor 0 "
+            "and one other value, nor numbered objects: save foreground as 255, or scores from 0 to 1 as real numbers"
         )
+    masks = {float(file.values[-1]): (path, file.values) for path, file in files.items() if file.values[-1] > 0}
+    if len(masks) > 1 and all(len(file.foreground) <= 1 for file in files.values()):
+        raise _mixed(masks[max(masks)], masks[min(masks)])
     return 0.0
+
+
+def _mixed(one: tuple[Path, np.ndarray], other: tuple[Path, np.ndarray]) -> UserError:
+    """The fault of masks whose foreground has different values, told by a file of each kind and what it holds."""
+    (path, values), (other_path, other_values) = one, other
+    return UserError(
+        f"the map {display_path(path)} holds {listed(values)}, the map {display_path(other_path)} "
+        f"{listed(other_values)}: foreground of one passes for background in the other. Save all maps with the same "
+        "two values, or scores from 0 to 1 as real numbers"
+    )
 
 
 def read_map(path: Path, num_classes: int = 1, scale: float = 0.0) -> np.ndarray:

@@ -67,6 +67,42 @@ def test_scores_of_8_bits_stay_scores_however_low(tmp_path: Path):
     assert 0.2 < read_map(paths[0], scale=integer_scale(paths)).max() < 0.4
 
 
+@pytest.mark.parametrize(
+    "kinds", [("0 and 255", "0 and 1"), ("0 and 1", "0 and 255"), ("0 and 255", "objects of 16 bits")]
+)
+def test_masks_of_different_foregrounds_are_refused(kinds: tuple[str, str], tmp_path: Path):
+    paths = written(tmp_path, KINDS[kinds[0]])
+    KINDS[kinds[1]](mask_of(3), tmp_path / "3.tif")
+    with pytest.raises(UserError, match=r"the map .*\.tif holds 0, 255, the map .*\.tif 0, 1.*same two values"):
+        integer_scale(paths)
+
+
+@pytest.mark.parametrize("kind", ["0 and 255", "0 and 1", "0 and 7 of 16 bits"])
+def test_empty_masks_are_of_any_kind(kind: str, tmp_path: Path):
+    paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, np.zeros(mask.shape, np.uint8)))
+    assert read_map(paths[0], scale=integer_scale(paths)).max() == 0
+    KINDS[kind](mask_of(3), paths[3])
+    np.testing.assert_array_equal(read_map(paths[3], scale=integer_scale(paths)) >= 0.5, mask_of(3))
+
+
+def test_masks_of_16_bits_with_different_foregrounds_are_refused(tmp_path: Path):
+    paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, mask.astype(np.uint16)))
+    tifffile.imwrite(paths[1], mask_of(1) * np.uint16(255) * ~mask_of(2))
+    with pytest.raises(UserError, match=r"the map .*1\.tif holds 0, 255, the map .*3\.tif 0, 1"):
+        integer_scale(paths)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_dark_image_among_scores_stays_one(place: int, tmp_path: Path):
+    """It alone holds only 0 and 1 of 255, and others are as sure as masks are."""
+    paths = written(tmp_path, KINDS["0 and 255"])
+    KINDS["0 and 1"](mask_of(place), paths[place])
+    tifffile.imwrite(paths[1], mask_of(1) * np.linspace(0, 255, SIDE).astype(np.uint8))
+    assert read_map(paths[place], scale=integer_scale(paths)).max() == pytest.approx(1 / 255)
+    tifffile.imwrite(paths[1], mask_of(1) * np.linspace(0, 100, SIDE).astype(np.uint8))
+    assert read_map(paths[place], scale=integer_scale(paths)).max() == pytest.approx(1 / 255)
+
+
 def test_maps_that_are_neither_scores_nor_masks_are_refused(tmp_path: Path):
     paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, mask + np.uint8(1)))
     with pytest.raises(UserError, match=r"the maps hold 1, 2 \(.*0\.tif, …\), which are neither scores"):
