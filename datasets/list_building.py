@@ -15,6 +15,7 @@ from datasets.catalog import check_name
 from datasets.image_files import split_plane
 from datasets.list_advice import Advice, advise, next_command
 from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
+from datasets.list_films import FILMS, film_groups, film_rows
 from datasets.list_layouts import read_tree, tell_foreign
 from datasets.list_preview import legend_of, read_tile, spread, write_sheet
 from datasets.list_rows import Parts, Row, find_noisy, find_rows
@@ -86,6 +87,7 @@ def make_lists(
     else:
         parts, noisy = _folders(folders, target, labels, noisy_labels, label_suffix, say)
     settled = _settled(list_folder, root, asked)
+    group_by = group_by or film_groups(parts)
     divided = divide(parts, split, group_by, seed, settled=settled, root=root, say=say)
     contents = {LISTS[part]: divided[part] for part in SPLITS if divided.get(part)}
     if noisy is not None:
@@ -133,9 +135,15 @@ def _folders(
     kinds = [Path(name).name for name in labels]
     noisy_kind = None if noisy_labels is None else Path(noisy_labels).name
     merged = target / "labels_merged"
-    parts = find_rows(tree, kinds, label_suffix, noisy_labels=noisy_kind, merged_folder=merged, say=say)
+    noisy = None
+    if parts := {} if label_suffix else film_rows(tree, kinds, noisy_kind, say):
+        if noisy_kind is not None:
+            noisy = [row for rows in film_rows(tree, [noisy_kind], None, lambda line: None).values() for row in rows]
+    else:
+        parts = find_rows(tree, kinds, label_suffix, noisy_labels=noisy_kind, merged_folder=merged, say=say)
+        noisy = None if noisy_kind is None else find_noisy(tree, noisy_kind, say)
     parts = {part: expanded for part, rows in parts.items() if (expanded := expand_stacks(rows, say))}
-    return parts, None if noisy_kind is None else expand_stacks(find_noisy(tree, noisy_kind, say), say)
+    return parts, None if noisy is None else expand_stacks(noisy, say)
 
 
 def _folders_elsewhere(names: Sequence[str]) -> list[Path]:
@@ -195,9 +203,10 @@ def divide(
     files = [split_plane(row[0])[0] for row in rows]
     ids = [list_text([[file]], root).strip() for file in files]
     groups = _with_equal_content(files, group_names(ids, group_by))
-    if len(set(files)) < len(SPLITS) < len(rows):
-        drawn = split_in_order(len(rows), shares)
-        say("planes of a stack are divided in blocks, in their order: planes at the cuts resemble each other")
+    one_film = group_by == FILMS and len(set(groups)) == 1
+    if len(set(files)) < len(SPLITS) < len(rows) or one_film:
+        drawn, what = split_in_order(len(rows), shares), "frames of a film" if one_film else "planes of a stack"
+        say(f"{what} are divided in blocks, in their order: {what.split()[0]} at the cuts resemble each other")
     else:
         known = {group: settled[name] for group, name in zip(groups, ids, strict=True) if name in settled}
         drawn = split_groups(groups, shares, seed, known)
