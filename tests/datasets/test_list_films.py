@@ -104,7 +104,7 @@ def test_labels_of_planes_meet_the_planes_of_their_frame(tmp_path: Path):
         f"01/t00{frame}.tif::{plane} SEG/man_seg_00{frame}_00{plane}.tif" for frame, plane in ((0, 2), (0, 3), (2, 0))
     ]
     assert names(lists["train/train_gt.txt"]) == expected
-    assert len(read_checked_list(tmp_path / "txt/films/train/train_gt.txt", tmp_path)[0].samples) == 3
+    assert len(read_checked_list(tmp_path / "txt/films/train/train_gt.txt", tmp_path)[0]) == 3
 
 
 def test_folders_that_divide_films_are_kept(tmp_path: Path):
