@@ -30,6 +30,7 @@ INITS = (*WEIGHT_INITS, "default")
 # that it began with, and while weights change fast it lags behind. The loss then says *learned*, predictions nothing.
 FEW_STEPS = 200  # of the optimizer, until which statistics are counted anew after every epoch
 MAX_BATCHES = 8  # that they are counted on then
+LOCAL_FLOOR, MAX_SIGMA = 0.05, 64  # deviations of the whole image; pixels
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -74,6 +75,65 @@ def conv_norm_relu(
         bias=False,
     )
     return nn.Sequential(conv, norm_layer(norm)(out_channels), nn.ReLU(inplace=True))
+
+
+class LocalContrast(nn.Module):
+    r"""Put beside every channel its brightness relative to the surroundings, in their own deviations.
+
+    .. math:: v = \frac{x - G_\sigma * x}{\sqrt{G_\sigma * (x - G_\sigma * x)^2 + f^2}}
+
+    The Gaussian mean is over what of its window lies inside the image, and computed on one of every ``step``² pixels,
+    four or more to a :math:`\sigma`. Float32 under any precision, without weights, and part of every export.
+
+    Args:
+        sigma: :math:`\sigma`, reach of the surroundings in pixels.
+        stride: of the network; H and W are multiples of it.
+        floor: f, the deviation below which surroundings count as flat.
+
+    Source: local contrast normalization, Jarrett, Kavukcuoglu, Ranzato, LeCun, *What is the Best Multi-Stage
+    Architecture for Object Recognition?*, ICCV 2009, section 2.1.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, sigma: float, stride: int, floor: float = LOCAL_FLOOR) -> None:
+        super().__init__()
+        self.step = max(step for step in (1, 2, 4, 8, 16) if step == 1 or (step <= sigma / 4 and stride % step == 0))
+        self.reach, self.floor = round(3 * sigma / self.step), floor
+        places = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64)
+        weights = torch.exp(-((places * self.step / sigma) ** 2) / 2)
+        self.register_buffer("kernel", (weights / weights.sum()).float(), persistent=False)
+
+    def blur(self, images: Tensor) -> Tensor:
+        """(B, C, h, w), weighted by a Gaussian whose window holds zeros outside the image."""
+        planes = images.flatten(0, 1).unsqueeze(1)
+        planes = F.conv2d(planes, self.kernel.view(1, 1, 1, -1), padding=(0, self.reach))
+        planes = F.conv2d(planes, self.kernel.view(1, 1, -1, 1), padding=(self.reach, 0))
+        return planes.view_as(images)
+
+    def mean(self, images: Tensor) -> Tensor:
+        """The Gaussian mean (B, C, H, W) of (B, C, H, W)."""
+        coarse = F.avg_pool2d(images, self.step) if self.step > 1 else images
+        means = self.blur(coarse) / self.blur(torch.ones_like(coarse[:1, :1]))
+        return F.interpolate(means, scale_factor=self.step, mode="bilinear") if self.step > 1 else means
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 2C, H, W): the images, then their local contrast."""
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.float().contiguous()
+            excess = images - self.mean(images)
+            return torch.cat([images, excess / torch.sqrt(self.mean(excess**2) + self.floor**2)], dim=1)
+
+
+def local_contrast_layer(sigma: float, stride: int) -> nn.Module:
+    """:class:`LocalContrast`, which doubles the channels, or for 0 nothing.
+
+    Raises:
+        UserError: no number of pixels.
+    """
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not (sigma == 0 or 1 <= sigma <= MAX_SIGMA):
+        raise UserError(f"local_contrast must be 0 or from 1 to {MAX_SIGMA} pixels, not {sigma!r}")
+    return LocalContrast(sigma, stride) if sigma else nn.Identity()
 
 
 def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SegmentationNetwork, check_count, conv_norm_relu, initialize
+from models.blocks import SegmentationNetwork, check_count, conv_norm_relu, initialize, local_contrast_layer
 
 
 def double_conv(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
@@ -46,6 +46,8 @@ class UNet(SegmentationNetwork):
         norm: ``batch`` or ``group``.
         init: see :func:`models.blocks.initialize`.
         activation_checkpointing: trade time for memory.
+        local_contrast: reach in pixels of the surroundings that a second copy of the channels is relative to, see
+            :class:`models.blocks.LocalContrast`; 0: the images alone.
 
     Raises:
         UserError: a value that the option does not take.
@@ -62,10 +64,13 @@ class UNet(SegmentationNetwork):
         norm: str = "batch",
         init: str = "normal",
         activation_checkpointing: bool = False,
+        local_contrast: float = 0,
     ) -> None:
         super().__init__(activation_checkpointing)
         widths = [check_count(width, "width") * 2**level for level in range(self.poolings + 1)]
         self.stride = 2**self.poolings
+        self.local_contrast = local_contrast_layer(local_contrast, self.stride)
+        in_channels *= 2 if local_contrast else 1
         self.down = nn.ModuleList(
             double_conv(before, after, norm) for before, after in zip([in_channels, *widths], widths, strict=False)
         )
@@ -74,7 +79,7 @@ class UNet(SegmentationNetwork):
         initialize(self, init)
 
     def compute_logits(self, images: Tensor) -> Tensor:
-        features = self.run_stage(self.down[0], images)  # (B, width, H, W)
+        features = self.run_stage(self.down[0], self.local_contrast(images))  # (B, width, H, W)
         skips = []
         for stage in self.down[1:]:
             skips.append(features)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.local_background import above_local_background
 from models import NETWORKS, build_network, network_options, start_from_shares, to_scores
-from models.blocks import fold_batch_norms, initialize, split_padding
+from models.blocks import LOCAL_FLOOR, LocalContrast, fold_batch_norms, initialize, split_padding
 from utils.cli import UserError
 
 SIZES = [(64, 64), (16, 16), (33, 47)]
 # Settings that change the shape of a network, beside each network as it is.
 VARIANTS = [
     ("unet", {"norm": "group"}),
+    ("unet", {"local_contrast": 16}),
     ("deeplabv3plus", {"output_stride": 8}),
     ("deeplabv3plus", {"norm": "group", "backbone": "resnet101"}),
     ("hrnet", {"stem_stride": 2}),
@@ -284,6 +287,8 @@ def test_unknown_network_lists_those_that_exist() -> None:
         ("unet", {"norm": "layer"}, "norm 'layer' is unknown; choose from: batch, group"),
         ("lightunet", {"init": "zeros"}, "init 'zeros' is unknown; choose from: normal, kaiming, xavier, default"),
         ("hrnet", {"stem_stride": 3}, "stem_stride must be 1, 2 or 4, not 3"),
+        ("unet", {"local_contrast": -2}, "local_contrast must be 0 or from 1 to 64 pixels, not -2"),
+        ("unet", {"local_contrast": True}, "local_contrast must be 0 or from 1 to 64 pixels, not True"),
         ("deeplabv3plus", {"output_stride": 32}, "output_stride must be 16 or 8, not 32"),
         ("deeplabv3plus", {"backbone": "resnet18"}, "backbone 'resnet18' is unknown"),
     ],
@@ -299,6 +304,47 @@ def test_defaults_are_what_network_options_says(name: str) -> None:
     options = network_options(name)
     assert {"width", "norm", "init", "activation_checkpointing"} <= set(options)
     assert count_parameters(name, **options) == count_parameters(name)
+
+
+# Local contrast
+
+
+@pytest.mark.parametrize(("sigma", "near"), [(4, 0.01), (16, 0.08)])  # 16: on every fourth pixel
+def test_local_contrast_is_what_opencv_finds_away_from_the_border(sigma: float, near: float) -> None:
+    rng, scales = np.random.default_rng(0), np.array([1, 5])[:, None, None]
+    image = np.cumsum(scales * rng.normal(size=(2, 192, 160)), axis=1).astype(np.float32)
+    both = LocalContrast(sigma, stride=16)(torch.from_numpy(image)[None])[0].numpy()
+    expected = [above_local_background(plane, sigma, LOCAL_FLOOR) for plane in image]
+    inner = np.s_[:, 64:-64, 64:-64]
+    assert both.shape == (4, 192, 160) and np.array_equal(both[:2], image)
+    assert np.abs(both[2:] - expected)[inner].max() < near  # OpenCV's windows reach to 4 σ, these to 3
+
+
+def test_local_contrast_of_even_images_is_nothing_up_to_the_border() -> None:
+    slope = torch.linspace(0, 1, 64).repeat(64, 1)
+    even, steps = (LocalContrast(8, 8)(image[None, None])[0, 1] for image in (torch.full((24, 16), 7.0), slope))
+    assert even.abs().max() < 1e-4
+    assert steps[32, 32].abs() < 0.05  # an even slope has none either
+
+
+@pytest.mark.parametrize("name", ["unet", "lightunet"])
+def test_a_network_with_local_contrast_sees_dim_places_as_bright_ones(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, width=4, init="kaiming", local_contrast=4).eval()
+    assert "local_contrast.kernel" not in network.state_dict()  # follows from the option
+    assert network.down[0][0].in_channels == 2
+    with torch.no_grad():
+        network.down[0][0].weight[:, 0] = 0  # it looks at contrast alone
+        texture = torch.randn(1, 1, 48, 48)
+        logits, dimmer = (network(image) for image in (texture, texture * 0.5 + 3))
+    torch.testing.assert_close(logits, dimmer, rtol=0.1, atol=0.02)
+
+
+def test_local_contrast_is_computed_in_full_precision() -> None:
+    images = 100 + torch.randn(1, 1, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = LocalContrast(4, 16)(images)
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, LocalContrast(4, 16)(images))
 
 
 # Scores

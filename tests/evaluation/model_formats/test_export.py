@@ -25,6 +25,7 @@ SIZES = [(17, 16), (300, 340), (65, 64), (64, 65), (65, 65), (1, 5)]  # one more
 TOLERANCE = 1e-4
 SMALL = {
     "unet": {"width": 4, "init": "kaiming"},
+    "lightunet": {"width": 4, "init": "kaiming", "local_contrast": 16},
     "hrnet": {"width": 4, "stem_stride": 4},
     "deeplabv3plus": {},
     "unet_resnet18": {"norm": "group"},
