@@ -66,7 +66,7 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Se
         LazySequence(lambda place: validation.image(indices[place]), len(indices)),
         LazySequence(lambda place: validation.label(indices[place]), len(indices)),
     )
-    where = f"{'the same' if len(indices) == len(validation) else 'of these'} {len(indices)} images"
+    where = f"{len(indices)} of these" if len(indices) < len(validation) else f"the same {len(indices)} images"
     if not classic > reached:
         return f"best classic method on {where}: {method}, iou {classic:.4f}; this run {reached:.4f}"
     return (
