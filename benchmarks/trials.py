@@ -65,6 +65,10 @@ def audit_noise(spec: str, train_list: Path, num_classes: int = 1, seed: int = 0
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
 
 
+# What quick U-Nets were trained by when grids were begun that are not finished: a grid holds one way.
+RECORDED = {"ema": 0.0, "network_options": {"local_contrast": 0}}
+
+
 def train(dataset: str, name: str, **options: Any) -> Path:
     """Train with the quick recipe and return the run folder; what an interrupted trial left is removed first."""
     from training.fit import configure, fit

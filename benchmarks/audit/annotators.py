@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import predict, train
+from benchmarks.trials import RECORDED, predict, train
 from datasets.lists import find_list, read_list, write_list
 from evaluation.scores.bootstrap import bootstrap_mean
 from utils.cli import run_command
@@ -61,6 +61,7 @@ def run_trial(arm: str, width: int, steps: int, seed: int) -> dict[str, Any]:
     run = train(
         DATASET,
         f"annotators_{name}_{seed}",
+        **RECORDED,
         train_list=str(training_list(folders, f"{name}_{seed}")),
         fusion=fusion,
         width=width,

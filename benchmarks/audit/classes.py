@@ -22,7 +22,7 @@ import shutil
 from typing import Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import audit_noise, part_of_list, predict, train
+from benchmarks.trials import RECORDED, audit_noise, part_of_list, predict, train
 from utils.cli import run_command
 from utils.files import read_json
 from utils.run_folder import REPO_ROOT
@@ -58,6 +58,7 @@ def run_trial(dataset: str, spec: str, width: int, repeat: int, seed: int) -> di
     run = train(
         dataset,
         f"classes_{spec.replace(':', '-')}",
+        **RECORDED,
         num_classes=num_classes,
         label_noise=spec,
         width=width,

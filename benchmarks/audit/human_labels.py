@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import chosen_samples, train
+from benchmarks.trials import RECORDED, chosen_samples, train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label, write_label
 from datasets.label_noise import make_noisy_label
@@ -152,6 +152,7 @@ def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:
     run = train(
         dataset,
         f"human_{name}",
+        **RECORDED,
         train_list=str(folder / "train.txt"),
         val_list=str(folder / "val.txt"),
         width=WIDTH,

@@ -19,7 +19,7 @@ import shutil
 from typing import Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import audit_noise, part_of_list, predict, train
+from benchmarks.trials import RECORDED, audit_noise, part_of_list, predict, train
 from utils.cli import run_command
 from utils.files import read_json
 from utils.run_folder import REPO_ROOT
@@ -69,7 +69,7 @@ def train_on(dataset: str, spec: str, *, name: str, width: int, steps: int, **op
     repeat = max(1, round(steps * BATCH / EPOCHS / len(read_list(train_list))))
     given = {"train_list": str(train_list), "val_list": str(part_of_list(dataset, "val", VAL_IMAGES, "noise_grid"))}
     length = {"batch_size": BATCH, "epochs": EPOCHS, "repeat": repeat, "checkpoint_every": EPOCHS}
-    return train(dataset, name, label_noise=spec, width=width, **given, **length, **options)
+    return train(dataset, name, **RECORDED, label_noise=spec, width=width, **given, **length, **options)
 
 
 def implied_phi(folder: Path, samples: list) -> float:

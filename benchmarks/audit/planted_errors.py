@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import train
+from benchmarks.trials import RECORDED, train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
@@ -113,6 +113,7 @@ def predict_fold(dataset: str, folder: Path, fold: int, seed: int) -> Path:
     run = train(
         dataset,
         f"{folder.name}_fold{fold}",
+        **RECORDED,
         train_list=str(folder / "planted.txt"),
         val_list=str(folder / "val.txt"),
         fold=f"{fold}/{FOLDS}",

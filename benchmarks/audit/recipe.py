@@ -21,7 +21,7 @@ import shutil
 from typing import Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import part_of_list, predict, train
+from benchmarks.trials import RECORDED, part_of_list, predict, train
 from utils.cli import run_command
 from utils.files import read_json
 from utils.run_folder import LOG_ROOT
@@ -83,6 +83,7 @@ def run_trial(dataset: str, noise: str, recipe: str, width: int, steps: int, see
     run = train(
         f"recipe_{dataset}",
         f"{given['train_list']}_{recipe}_{seed}",
+        **RECORDED,
         recipe=recipe,
         audit=True,
         width=width,

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import part_of_list, train
+from benchmarks.trials import RECORDED, part_of_list, train
 from utils.cli import run_command
 from utils.files import read_json
 from utils.run_folder import LOG_ROOT
@@ -60,7 +60,7 @@ def trained(source: str, recipe: str, seed: int) -> Path:
     if (run / "checkpoints" / "best.pth").is_file() and "took" in (run / "log.txt").read_text(encoding="utf-8"):
         return run
     files = {"train_list": str(lists["train_gt"]), "val_list": str(lists["val"])}
-    return train(source, name, seed=seed, **files, **TRAINING, **RECIPES[recipe])
+    return train(source, name, seed=seed, **files, **RECORDED, **TRAINING, **RECIPES[recipe])
 
 
 def run_trial(source: str, recipe: str, seed: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.grid import Record, Study, run_study
 from benchmarks.label_free.pictures import draw_curves, draw_overlays
 from benchmarks.label_free.tables import tables
-from benchmarks.trials import part_of_list, predict, train
+from benchmarks.trials import RECORDED, part_of_list, predict, train
 from utils.cli import run_command
 from utils.files import read_jsonl
 from utils.run_folder import LOG_ROOT
@@ -34,7 +34,7 @@ TRAINING = {"width": 8, "crop": 128, "batch_size": 8}
 REPEAT = {5: 2, 100: 1}  # epochs → draws of an image in each
 METHODS: dict[str, dict[str, Any]] = {
     "ours": {"igtt": "best"},
-    "supervised": {},
+    "supervised": RECORDED,
     "published": {"igtt": "published"},
     "no_ems": {"igtt": "published", "igtt_ems": "clean"},
 }

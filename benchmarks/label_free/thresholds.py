@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
 from benchmarks.label_free.first_labels import simulated_pairs
-from benchmarks.trials import part_of_list, predict, train
+from benchmarks.trials import RECORDED, part_of_list, predict, train
 from utils.cli import run_command
 from utils.run_folder import LOG_ROOT
 
@@ -70,7 +70,7 @@ def run_trial(dataset: str, snr: int | None, method: str, seed: int) -> dict[str
 
     lists = {name: make_list(dataset, snr, name) for name in IMAGES}
     given = {"train_list": str(lists["train_gt"]), "val_list": str(lists["val"]), "seed": seed, **TRAINING}
-    run = train(dataset, f"thresholds_{method}", **given, **({"igtt": "best"} if method == "igtt" else {}))
+    run = train(dataset, f"thresholds_{method}", **given, **({"igtt": "best"} if method == "igtt" else RECORDED))
     folder = predict(run, "--data_list", str(lists["val"]))
     own = evaluate_maps(folder, report=False)
     thresholds = {"run": own["threshold"], "0.5": 0.5, "oracle": own["oracle_threshold"]}

@@ -53,6 +53,22 @@ def test_quick_hrnet_computes_at_a_quarter_of_the_resolution_unless_told_otherwi
     assert resolve_options(given, False).network.options.get("stem_stride") == stride
 
 
+@pytest.mark.parametrize(
+    ("given", "sigma"),
+    [
+        ({}, 16),
+        ({"network": "lightunet"}, 16),
+        ({"network": "unet(local_contrast=0)"}, 0),
+        ({"igtt": "best"}, 0),
+        ({"igtt": "published", "network": "unet(local_contrast=8)"}, 8),
+        ({"preset": "paper"}, None),
+        ({"network": "unet_resnet18"}, None),
+    ],
+)
+def test_quick_unets_see_local_contrast_where_labels_are_learned(given, sigma):
+    assert resolve_options(given, False).network.options.get("local_contrast") == sigma
+
+
 def test_a_network_is_given_with_its_options():
     given = parse_given(["--network", "deeplabv3plus(backbone=resnet101, norm=group,width=8)", "--preset", "paper"])
     network = resolve_options(given, False).network

@@ -38,7 +38,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # At the image's full resolution HRNet needs twenty times the U-Net's arithmetic, at a quarter of it as much.
-NETWORK_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("quick", "hrnet"): {"stem_stride": 4}}
+NETWORK_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("quick", "unet"): {"local_contrast": 16},
+    ("quick", "lightunet"): {"local_contrast": 16},
+    ("quick", "hrnet"): {"stem_stride": 4},
+}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
@@ -50,11 +54,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "foreground": "auto",
         "loss": "bce",
         "ema": 0.99,
-        "normalization": "local",
+        "normalization": "local",  # of the whole image, so the network need not do it
+        "network_options": {"local_contrast": 0},
     },
     "published": {
         "steps": None,
         "ema": 0.0,
+        "network_options": {"local_contrast": 0},
         "igtt_init": "black",
         "igtt_ems": "skeleton+shift:1+sample:0.1",  # tested equal to label_noise.EMS_SPEC
         "igtt_criterion": "dmi",

@@ -119,6 +119,7 @@ def _network_options(values: Mapping[str, Any], given: Mapping[str, Any], repeat
     network, preset = values.get("network", DEFAULTS["network"]), values["preset"]
     known = network_options(network)
     base = PRESETS[preset]["network_options"] | NETWORK_OPTIONS.get((preset, network), {})
+    base |= _recipe(given).get("network_options", {})
     base = {name: value for name, value in base.items() if name in known}
     base = repeated.get("network_options", base)
     flags = {name: values[name] for name in OWN_FLAGS if values.get(name) is not None}
