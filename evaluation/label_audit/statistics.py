@@ -27,6 +27,7 @@ INVERTED_BELOW = -0.3  # correlation of an inverted-looking label with what its 
 CLEAR_SIGNAL = 0.3  # median correlation from which on single labels can be called odd
 BETTER_BY = 0.3  # how much better a label must correlate with another image
 CLOSE = 0.6  # the least correlation with that image, relative to the median
+BASE = 4  # features of a cell that are no products of others
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,22 @@ def _standardized(maps: np.ndarray) -> np.ndarray:
     return np.divide(centered, length, out=np.zeros_like(centered), where=length > 1e-6)
 
 
+def _agreement(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """How well any one feature shows each label in its own image, in the direction that it does in most images.
+
+    The fit cannot be trusted on images that are unlike the others, such as very few very bright objects on black:
+    there it may say the opposite of what everybody sees.
+
+    Args:
+        labels: standardized, (n, cells); features: (n, cells, F).
+    Returns: correlations (n,); −1 where no feature has a clear direction.
+    """
+    planes = [_standardized(features[..., place]) for place in range(BASE)]
+    single = np.stack([(labels * plane).sum(1) for plane in planes])  # (BASE, n)
+    usual = np.median(single, axis=1, keepdims=True)
+    return np.where(np.abs(usual) >= CLEAR_SIGNAL, np.sign(usual) * single, -1.0).max(0)
+
+
 def find_mismatches(maps: np.ndarray, features: np.ndarray) -> tuple[float, list, list]:
     """Labels opposed to their image, and labels that fit another image better.
 
@@ -184,10 +201,12 @@ def find_mismatches(maps: np.ndarray, features: np.ndarray) -> tuple[float, list
     signal = float(np.median(own[judged])) if judged.any() else float("nan")
     if not signal >= CLEAR_SIGNAL:
         return signal, [], []
-    inverted = [(int(i), float(own[i])) for i in np.flatnonzero(judged & (own < INVERTED_BELOW))]
+    agreement = _agreement(labels, features)
+    opposed = judged & (own < INVERTED_BELOW) & (agreement < CLEAR_SIGNAL)
+    inverted = [(int(i), float(own[i])) for i in np.flatnonzero(opposed)]
     best = table.argmax(1)
     top = table[np.arange(len(table)), best]
-    better = judged & (top > own + BETTER_BY) & (top >= CLOSE * signal)
+    better = judged & (top > own + BETTER_BY) & (top >= CLOSE * signal) & (top > agreement)
     others = [(int(i), int(best[i]), float(own[i]), float(top[i])) for i in np.flatnonzero(better)]
     return signal, inverted, others
 

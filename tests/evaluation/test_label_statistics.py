@@ -54,3 +54,24 @@ def test_statistics_without_images_and_with_ignored_pixels():
     np.testing.assert_allclose(found.class_shares, [0.25, 0.25, 0.5])
     assert found.ignored_share == pytest.approx(8 / 12)
     assert np.isnan(found.foreground_shares[1]) and found.empty == []
+
+
+def _disks(rng: np.random.Generator, count: int, brightness: float) -> tuple[np.ndarray, np.ndarray]:
+    """An image of disks between dim and five times as bright, all labelled."""
+    y, x = np.mgrid[:128, :128]
+    image, label = rng.normal(10, 1.5, (128, 128)), np.zeros((128, 128), np.uint8)
+    for row, column in rng.integers(10, 118, (count, 2)):
+        disk = (y - row) ** 2 + (x - column) ** 2 < 36
+        image[disk] += brightness * rng.uniform(0.5, 2.5)
+        label[disk] = 1
+    return image.astype(np.float32), label
+
+
+def test_right_labels_of_images_unlike_the_others_are_not_suspected():
+    rng = np.random.default_rng(0)
+    scenes = [_disks(rng, 100, 20) for _ in range(30)] + [_disks(rng, 1, 200) for _ in range(4)]
+    images, labels = [image for image, _ in scenes], [label for _, label in scenes]
+    found = label_statistics(labels, images)
+    assert found.signal > 0.5 and found.inverted_looking == found.fits_another == []
+    labels[3] = 1 - labels[3]
+    assert [i for i, _ in label_statistics(labels, images).inverted_looking] == [3]
