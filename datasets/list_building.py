@@ -22,7 +22,7 @@ from datasets.list_rows import Parts, Row, find_noisy, find_rows
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
-from utils.files import atomic_write, same_content, write_json
+from utils.files import atomic_write, check_places, same_content, write_json
 from utils.records import OBJECT, read_record
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -80,6 +80,7 @@ def make_lists(
     """
     check_name(dataset)
     target, list_folder = root / "datasets" / dataset, root / "txt" / dataset
+    check_places(list_folder / name for name in (*LISTS.values(), RECORD, PREVIEW))
     folders = [Path(folder) for folder in folders] or [target]
     asked = {"split": split, "group_by": group_by, "seed": seed}
     if layout == "cityscapes":

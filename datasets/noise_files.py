@@ -19,7 +19,7 @@ from datasets.list_files import NOISY_LIST, find_list, list_folder, read_list, w
 from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import UserError, map_with_progress, shortened
-from utils.files import atomic_write, unique_stems, write_json
+from utils.files import atomic_write, check_places, unique_stems, write_json
 from utils.output_folder import new_folder
 from utils.records import LIST, read_record
 from utils.run_folder import REPO_ROOT, display_path, quoted
@@ -108,6 +108,7 @@ def write_noisy_labels(
     folder = root / "datasets" / dataset / "train" / f"labels_{name}"
     new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
     check_replaceable(folder, samples, settings, say=say)
+    check_places([folder, new_list])
     reading = decide_labels(samples, source, Expectation.of(num_classes, ignore_index, label_map), say)
     try:
         with new_folder(folder) as into:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,41 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             error.filename = str(path)
         raise
     flush_folder(path.parent)
+
+
+def check_places(paths: Iterable[Path]) -> None:
+    """Raise what the system would say of making, replacing or removing files, before any of it is begun.
+
+    Looked at are permissions: of the nearest folders that exist and, in sticky ones such as /tmp, who owns the files.
+
+    Raises:
+        PermissionError: naming the folder, or the file of another user.
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    sticky: dict[Path, bool] = {}
+    for path in paths:
+        parent = next(place for place in path.parents if place.is_dir())
+        if parent not in sticky:
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise _denied(parent)
+            state = parent.stat()
+            sticky[parent] = bool(state.st_mode & stat.S_ISVTX) and user not in (0, state.st_uid)
+        if sticky[parent] and os.path.lexists(path) and path.lstat().st_uid != user:
+            raise _denied(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise what the system would say of writing to a file, where there is one.
+
+    Raises:
+        PermissionError: naming it.
+    """
+    if path.exists() and not os.access(path, os.W_OK):
+        raise _denied(path)
+
+
+def _denied(path: Path) -> PermissionError:
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def flush_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import UserError, shortened
-from utils.files import flush_folder, plain, read_json_if_whole, write_json
+from utils.files import check_places, check_writable, flush_folder, plain, read_json_if_whole, write_json
 from utils.paths import display_path
 from utils.run_lock import LOCK, TEMPORARY, is_running, run_lock
 
@@ -82,6 +82,8 @@ def replaced_output(
         UserError: another process writes into ``folder``, or a file is in the way that this command did not write.
     """
     with _own(folder):
+        expected = list(expected)
+        check_output(folder, writer, [*expected, *earlier], outdated)
         owned = writer.written(folder) | set(earlier)
         _refuse_foreign(folder, expected, owned)
         partial = folder / (PARTIAL if job is not None else f"{PARTIAL}-{writer.name}")
@@ -94,6 +96,19 @@ def replaced_output(
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output(folder: Path, writer: Writer, names: Iterable[str] = (), outdated: Sequence[Writer] = ()) -> None:
+    """Raise what the system would say of writing files into ``folder``, before any work is done for them.
+
+    Args:
+        names: of the files, as far as they are known; `replaced_output` has ``outdated``, too.
+    Raises:
+        PermissionError: another user's folder, or files in it that cannot be replaced.
+    """
+    check_writable(folder / LOCK)
+    written = {name for each in (writer, *outdated) for name in each.written(folder)}
+    check_places(folder / name for name in sorted({*names, *written, writer.record, WRITTEN}))
 
 
 @contextmanager
@@ -157,6 +172,7 @@ def _swap_in(folder: Path, partial: Path, writer: Writer, owned: set[str], outda
     """Remove the previous output and move the new one into its place, the describing file last."""
     new = files_below(partial)
     _refuse_foreign(folder, new, owned)
+    check_output(folder, writer, new, outdated)
     stale = (owned | {name for other in outdated for name in other.written(folder)}) - set(new)
     _write_record(folder, writer, owned | set(new), outdated)
     # From here to the end the folder has no describing file, so that no half of one passes for a whole.

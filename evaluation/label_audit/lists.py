@@ -24,7 +24,7 @@ from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.cli import UserError
 from utils.files import write_json
 from utils.lazy import LazySequence
-from utils.output_folder import Writer, replaced_output
+from utils.output_folder import Writer, check_output, replaced_output
 from utils.plots import write_figure
 from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted
 
@@ -173,6 +173,9 @@ def audit_list(
     expected = Expectation.of(num_classes, ignore_index, label_map, how_many, channels)
     reader = Reader(dataset, root, expected, data_root)
     list_path, samples = reader.annotated(train_list or default_training_list(dataset, label_noise is not None, root))
+    noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
+    folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
+    check_output(folder, AUDIT, AUDIT_FILES)
     images = reader.images(samples)
     if label_noise is not None:
         truth, matched = reader.labels(samples), samples
@@ -199,8 +202,6 @@ def audit_list(
     )
     if pilot is not None:
         audit = with_pilot(audit, pilot, samples, matched or (), seed=seed, say=say)
-    noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
-    folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
     judged = judge_annotators(samples, truth, num_classes, seed=seed, say=say) if label_noise is None else []
     names = [sample.image_id for sample in samples]
     with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:

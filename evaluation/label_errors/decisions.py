@@ -18,7 +18,7 @@ from datasets.lists import Sample, decide_labels, find_list, list_folder, raise_
 from datasets.noise_files import MAX_TABLE, name_files, training_command
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, is_issue_folder, read_issues
 from utils.cli import UserError, counted, map_with_progress
-from utils.files import write_json
+from utils.files import check_places, write_json
 from utils.output_folder import new_folder
 from utils.paths import absolute_path
 from utils.records import LIST, POSITIVE, TEXT, check_record, read_record
@@ -272,6 +272,7 @@ def claim_names(dataset: str, root: Path) -> tuple[Path, Path]:
         name = MENDED if number == 1 else f"{MENDED}-{number}"
         folder = root / "datasets" / dataset / "train" / f"labels_{name}"
         new_list = list_folder(dataset, root) / "train" / f"train_{name}.txt"
+        check_places([folder, new_list])
         with contextlib.suppress(FileExistsError):  # another process may be taking the same name
             if not new_list.exists():
                 folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import MapFolder, find_maps
 from utils.cli import shortened
 from utils.files import write_csv, write_json
-from utils.output_folder import Writer, replaced_output
+from utils.output_folder import Writer, check_output, replaced_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
@@ -177,6 +177,9 @@ def find_label_issues(
     dataset = prepare_dataset(dataset, train_list)
     list_path = find_list(train_list, dataset) if train_list else default_training_list(dataset)
     samples = read_list(list_path, data_root)
+    folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
+    expected = (ISSUES.record, *ISSUES.others)
+    check_output(folder, ISSUES, expected)
     folders = [find_maps(folder) for folder in prd_dirs]
     recorded = next((folder.record for folder in folders if folder.record), {})
     classes = num_classes or int(recorded.get("num_classes") or 1)
@@ -187,10 +190,8 @@ def find_label_issues(
     predictions = choose_predictions(samples, folders)
     report_provenance(samples, predictions, folders)
     ranked, assessor = rank_labels(predictions, folders, classes, ignore_index=ignore_index)
-    folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     channels = channels or tuple(recorded.get("channels") or ())
     how = {"in_channels": len(channels) or recorded.get("in_channels", 1), "channels": channels}
-    expected = (ISSUES.record, *ISSUES.others)
     with replaced_output(folder, ISSUES, expected=expected, earlier=(REVIEW,)) as partial:
         write_issues(partial, ranked, assessor, top=top, **how)
         reading = samples[0].reading

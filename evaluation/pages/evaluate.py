@@ -20,7 +20,7 @@ from evaluation.scores.maps import integer_scale
 from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
-from utils.output_folder import replaced_output
+from utils.output_folder import check_output, replaced_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
@@ -59,6 +59,8 @@ def evaluate_maps(
     Raises:
         UserError: as `score_folder`; also an audit that is not there.
     """
+    expected = (METRICS.record, *METRICS.others)
+    check_output(out or find_maps(prd_dir).folder, METRICS, expected)
     folder, results = score_folder(prd_dir, test_data_dir, **options)
     summary = results.summary
     stated = None
@@ -70,7 +72,7 @@ def evaluate_maps(
     if report:
         summary["classic"] = classic_methods(results)
     target = out or folder.folder
-    with replaced_output(target, METRICS, expected=(METRICS.record, *METRICS.others)) as partial:
+    with replaced_output(target, METRICS, expected=expected) as partial:
         write_per_image(partial / "per_image.csv", results.totals.results, folder.record.get("unlike"))
         if report:
             write_examples(partial / "overlays", results)

@@ -13,6 +13,7 @@ from evaluation.pages.results import RunResults, classic_methods
 from evaluation.prediction.out_of_fold import OUT_OF_FOLD
 from evaluation.scores.map_folder import METRICS, read_predictions
 from utils.cli import UserError
+from utils.files import check_places
 from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
 from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
 
@@ -38,8 +39,6 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
     folders = [find_results(name, results) for name in train_dirs]
     if len(set(folders)) < len(folders):
         raise UserError("--train_dir names a run more than once")
-    runs = [score_again(folder) for folder in folders]
-    check_comparable(runs)
     path = out or figures_of(folders[0]).with_name("report.html")
     if out is None and len(folders) > 1:
         dataset = read_predictions(folders[0] / "predictions.json").get("dataset", "")
@@ -50,6 +49,9 @@ def rebuild_report(train_dirs: Sequence[str], *, results: str | None = None, out
         )
     if path.is_dir():
         raise UserError(f"--out {display_path(path)} is a folder: give the name of a file, such as report.html in it")
+    check_places([path])
+    runs = [score_again(folder) for folder in folders]
+    check_comparable(runs)
     write_report(path, name_apart(runs))
     print(f"report: {display_path(path)}")
     return path

@@ -14,12 +14,13 @@ from datasets.lists import Sample, write_list
 from training.configuration.resolve import check_values, resolve_options, resume_options
 from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.options import DEFAULTS, TrainingOptions
+from training.run.logger import METRICS
 from training.run.state import AUTO, TrainingState, has_checkpoint
 from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_device
 from utils.distributed import world_size
-from utils.files import plain, read_json, write_json
+from utils.files import check_places, check_writable, plain, read_json, write_json
 from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, Kind, check_record, read_record
 from utils.run_folder import (
     REPO_ROOT,
@@ -30,7 +31,7 @@ from utils.run_folder import (
     find_run,
     plain_name,
 )
-from utils.run_lock import remove_temporary_files, run_lock
+from utils.run_lock import LOCK, remove_temporary_files, run_lock
 
 if TYPE_CHECKING:
     from evaluation.label_audit.verdict import Audit
@@ -95,6 +96,11 @@ def check_folder(options: TrainingOptions, previous: Path | None, root: Path) ->
     """
     parent = root / "train_log" / options.data.dataset
     check_place(previous or parent, plain_name(options.run.run_name) or "")
+    if previous is not None:
+        check_writable(previous / "log.txt")
+        check_writable(previous / LOCK)
+        names = ("best.pth", "last.pth", *(path.name for path in (previous / "checkpoints").glob("epoch_*.pth")))
+        check_places([previous / CONFIG, previous / METRICS, *(previous / "checkpoints" / name for name in names)])
 
 
 def named_run(dataset: str, run_name: str | None, root: Path) -> Path | None:
