@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from datasets.list_files import find_list, list_folder
 from utils.errors import UserError
+from utils.files import check_open
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
 
@@ -94,14 +95,16 @@ def check_name(name: str) -> None:
 
 def has_lists(name: str, root: Path = REPO_ROOT) -> bool:
     """Whether a data set has at least one list."""
-    return any(list_folder(name, root).rglob("*.txt"))
+    check_open(folder := list_folder(name, root))
+    return any(folder.rglob("*.txt"))
 
 
 def has_files(name: str, root: Path = REPO_ROOT) -> bool:
     """Whether a data set has images, in folders of whatever layout."""
     from datasets.list_pairing import is_image_file
 
-    return any(map(is_image_file, (root / "datasets" / name).rglob("*")))
+    check_open(folder := root / "datasets" / name)
+    return any(map(is_image_file, folder.rglob("*")))
 
 
 def known_datasets(root: Path = REPO_ROOT) -> list[str]:

@@ -26,6 +26,7 @@ from datasets.list_pairing import (
     is_entered,
     is_image_file,
     natural_key,
+    refuse_closed,
     stem,
     without_affix,
 )
@@ -122,7 +123,7 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
         labels: the folders' names that ``--labels`` and ``--noisy_labels`` give: labels, whatever they are called.
         label_suffix: the endings of labels' names in folders that hold images and labels.
     Raises:
-        UserError: a folder that does not exist.
+        UserError: a folder that does not exist; PermissionError: one that may not be read.
     """
     seen: set[str] = set()
     folders = [Path(os.path.abspath(folder)) for folder in folders]
@@ -189,7 +190,7 @@ def tell_foreign(tree: Tree, say: Say) -> None:
 
 def _walk(folder: Path, labels: Sequence[str]) -> Iterator[Path]:
     """Every file below a folder, links followed, but none that systems leave behind; folders such as .zarr as files."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=refuse_closed, followlinks=True):
         here = Path(parent)
         if WRITTEN_HERE.intersection(files) and not any(_same_name(label, here.name) for label in labels):
             folders.clear()  # noisy, repaired or merged labels, taken where they are asked for

@@ -44,7 +44,8 @@ LABEL_BEGINNINGS = (
 IMAGE_ENDINGS = ("_image", "_img", "_raw", "_volume", "_im", "_0000")  # the last is nnU-Net's first channel
 IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_")
 SEPARATORS = "_-. "
-SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir"}  # the last holds the thumbnails of network drives
+SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "lost+found", "system volume information", "$recycle.bin"}
+# "@eadir" holds the thumbnails of network drives; the last three are closed, at the top of a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +83,25 @@ def is_entered(parent: Path, name: str) -> bool:
     return not Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(parent / name))
 
 
+def refuse_closed(error: OSError) -> None:
+    """Raise what `os.walk` would pass over: a folder that may not be read, whose files would be missed in silence."""
+    raise error
+
+
 def list_image_tree(folder: Path) -> list[Path]:
     """The image files inside a folder and the folders below it, links followed, in natural order.
 
     Folders below it are left out as `is_entered` says, and those that hold this project's results.
+
+    Raises:
+        PermissionError: a folder that may not be read.
     """
     from utils.output_folder import WRITTEN
 
     found: list[Path] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    if not folder.is_dir():
+        return []
+    for place, folders, files in os.walk(folder, onerror=refuse_closed, followlinks=True):
         if WRITTEN in files and Path(place) != folder:
             folders.clear()
             continue

@@ -166,7 +166,7 @@ def _parse_line(line: str, places: _Places, label_required: bool) -> list[Path]:
             raise UserError(f"'{line}' is not a file and has {len(parts)} parts between spaces; {cause}")
     found = [_find(part, places) for part in parts]
     faults = [
-        f"{kind} {part} {'is a folder' if _is_folder(part, places) else 'does not exist'}"
+        f"{kind} {part} {_why_missing(part, places)}"
         for kind, part, file in zip(("image", *["label"] * len(parts)), parts, found, strict=False)
         if file is None
     ]
@@ -230,8 +230,13 @@ def _find(text: str, places: _Places) -> Path | None:
     return None
 
 
-def _is_folder(text: str, places: _Places) -> bool:
-    return any(os.path.isdir(os.path.join(place, text)) for place in places.in_order)
+def _why_missing(text: str, places: _Places) -> str:
+    candidates = [Path(place, text) for place in places.in_order]
+    if any(map(os.path.isdir, candidates)):
+        return "is a folder"
+    folders = [next(filter(os.path.isdir, candidate.parents), candidate) for candidate in candidates]
+    closed = [folder for folder in folders if os.path.isdir(folder) and not os.access(folder, os.X_OK)]
+    return f"may not be read: {display_path(closed[0])} is closed" if closed else "does not exist"
 
 
 def _image_id(image: Path, places: _Places) -> str:

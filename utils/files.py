@@ -82,6 +82,16 @@ def check_writable(path: Path) -> None:
         raise _denied(path)
 
 
+def check_open(folder: Path) -> None:
+    """Raise what the system would say of looking into a folder, which `Path.glob` takes for an empty one.
+
+    Raises:
+        PermissionError: naming it.
+    """
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise _denied(folder)
+
+
 def _denied(path: Path) -> PermissionError:
     return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from datasets.catalog import has_files, has_lists
 from datasets.list_building import make_lists
+from datasets.list_pairing import list_image_tree
+from datasets.lists import read_list
 from datasets.noise_files import write_noisy_labels
 from training.run.config import check_folder
+from utils.errors import UserError
 from utils.files import check_places, write_json
 from utils.output_folder import Writer, check_output, replaced_output
 
@@ -38,7 +42,7 @@ def place() -> Iterator[Path]:
 
 
 def refusal(work: Callable[[], object]) -> str:
-    """The file that a PermissionError names where ``work`` is done by a user who owns nothing; empty where it is done.
+    """What is refused where ``work`` is done by a user who owns nothing: the file that is named, or the message.
 
     Who is not root is refused his own folders, too, once they are closed.
     """
@@ -67,6 +71,8 @@ def _named(work: Callable[[], object]) -> str:
         work()
     except PermissionError as error:
         return str(error.filename)
+    except UserError as error:
+        return str(error)
     return ""
 
 
@@ -150,6 +156,28 @@ def test_a_run_of_another_user_is_not_gone_on_with(place, closed):
     assert refusal(lambda: check_folder(options, run, place)) == ""
     (run / closed).chmod(0o555 if (run / closed).is_dir() else 0o444)
     assert refusal(lambda: check_folder(options, run, place)) == str(run / closed)
+
+
+@pytest.mark.parametrize("closed", ["train/labels", "test", "."])
+def test_files_in_a_closed_folder_are_not_taken_for_absent(place, closed, draw_many_disks):
+    draw_many_disks(place, counts=(2, 1, 1))
+    source = place / "datasets/disks"
+    (place / "txt").chmod(0o777)
+    listed = lambda: read_list(place / "txt/disks/train/train_gt.txt", place, labels="required")  # noqa: E731
+    assert len(list_image_tree(source)) == 8 and len(listed()) == 2 and has_files("disks", place)
+    (source / closed).chmod(0)
+    for work in (
+        lambda: list_image_tree(source),
+        lambda: make_lists("own", [source], root=place, say=lambda line: None),
+    ):
+        assert refusal(work) == str(source / closed)
+    assert not (place / "txt/own").exists()
+    message = refusal(listed)
+    assert (f"{source / closed} is closed" in message) == (closed != "test") and "does not exist" not in message
+    if closed == ".":
+        assert refusal(lambda: has_files("disks", place)) == str(source)
+        (place / "txt/disks").chmod(0)
+        assert refusal(lambda: has_lists("disks", place)) == str(place / "txt/disks")
 
 
 @pytest.mark.parametrize("closed", ["txt/disks/train", "datasets/disks/train"])
