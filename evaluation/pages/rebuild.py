@@ -94,7 +94,10 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
             f"{results or 'no prediction'} of {display_path(run)} was {'not ' if results else ''}scored; do so first: "
             f"python evaluation/metrics.py --prd_dir {quoted(folder)}"
         )
-    return max(scored, key=lambda folder: figures_of(folder).stat().st_mtime)
+    latest = max(scored, key=lambda folder: figures_of(folder).stat().st_mtime)
+    if len(scored) > 1:
+        print(f"of {len(scored)} scored predictions the one dated last: {latest.name} (--results NAME takes another)")
+    return latest
 
 
 def figures_of(folder: Path) -> Path:

@@ -189,10 +189,17 @@ def write_instances(measure: Measuring, maps: Mapping[Path, str]) -> tuple[int, 
             if found is not None:
                 tables.append(found)
                 for entry, content in found.outlines:
-                    outlines.writestr(entry, content)
+                    outlines.writestr(archive_entry(entry), content)
                 found.outlines.clear()
     write_tables(measure.folder, tables)
     return sum(found.count for found in tables), failed
+
+
+def archive_entry(name: str) -> zipfile.ZipInfo:
+    """A file of an archive that every user may read, dated 1980: of clocks further back archives hold no time."""
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    return entry
 
 
 def utf8(name: str) -> str:

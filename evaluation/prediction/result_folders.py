@@ -14,7 +14,7 @@ from typing import Any
 from evaluation.scores.map_folder import PREDICTIONS, read_predictions
 from utils.cli import UserError
 from utils.files import cut_to_bytes, plain, read_json_if_whole
-from utils.output_folder import JOB, PARTIAL, is_free
+from utils.output_folder import JOB, PARTIAL, files_below, is_free
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 MAX_ENDING_BYTES = 200  # of a folder's name
@@ -90,10 +90,14 @@ def finished_results(
     known = recorded_images(folder, digest)
     if not known:
         return {}
+    stamps = (read_json_if_whole(folder / PREDICTIONS.record) or {}).get("results")
     written = (folder / PREDICTIONS.record).stat().st_mtime_ns
 
-    def is_whole(name: str) -> bool:  # and nobody has changed it since
-        return (folder / name).is_file() and (folder / name).stat().st_mtime_ns <= written
+    def is_whole(name: str) -> bool:  # and nobody has changed it since; no clock that is set back hides that
+        if not (folder / name).is_file():
+            return False
+        now = stamp(folder / name)
+        return stamps.get(name) == now if isinstance(stamps, dict) else now[1] <= written  # of earlier versions
 
     return {
         image: list(names)
@@ -122,8 +126,18 @@ def keep_finished(folder: Path, partial: Path, names: Iterable[str]) -> None:
 
 def describe_images(paths: Sequence[Path]) -> dict[str, list[int]]:
     """Size in bytes and time of change of image files, by which a changed one is noticed."""
-    stats = {path: os.stat(path) for path in dict.fromkeys(paths) if path.is_file()}
-    return {path.as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+    return {path.as_posix(): stamp(path) for path in dict.fromkeys(paths) if path.is_file()}
+
+
+def describe_results(folder: Path) -> dict[str, list[int]]:
+    """The same of the files that a prediction has written into a partial folder, by their names below it."""
+    return {name: stamp(folder / name) for name in files_below(folder)}
+
+
+def stamp(path: Path) -> list[int]:
+    """Size in bytes and time of change of a file."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 def content_digest(path: Path) -> str:

@@ -28,6 +28,7 @@ from evaluation.prediction.result_folders import (
     check_chosen_folder,
     describe_images,
     describe_job,
+    describe_results,
     finished_results,
     job_digest,
     keep_finished,
@@ -177,7 +178,8 @@ def predict_source(
         record |= describe_maps(pictures, settings, stacks) | ({"unlike": unlike} if unlike else {})
         if objects is not None:
             record["instances"] = measure_objects(partial_folder, pictures, stacks, settings, objects, failed)
-        write_json(partial_folder / PREDICTIONS.record, {**record, "job": job_digest(job), "images": images})
+        record |= {"job": job_digest(job), "images": images, "results": describe_results(partial_folder)}
+        write_json(partial_folder / PREDICTIONS.record, record)
     for line in (summarize(pictures, folder, record), *describe_unlike(unlike, kinds)):
         print(line, flush=True)
     if failed:

@@ -163,7 +163,7 @@ def test_files_in_a_closed_folder_are_not_taken_for_absent(place, closed, draw_m
     draw_many_disks(place, counts=(2, 1, 1))
     source = place / "datasets/disks"
     (place / "txt").chmod(0o777)
-    listed = lambda: read_list(place / "txt/disks/train/train_gt.txt", place, labels="required")  # noqa: E731
+    listed = lambda: read_list(place / "txt/disks/train/train_gt.txt", place, place)  # noqa: E731
     assert len(list_image_tree(source)) == 8 and len(listed()) == 2 and has_files("disks", place)
     (source / closed).chmod(0)
     for work in (

@@ -153,6 +153,20 @@ def test_what_is_predicted_already_is_taken_over(run, tmp_path, monkeypatch, cap
     assert len(predicted) == 6
 
 
+def test_a_clock_that_was_set_back_hides_no_change_and_costs_no_map(run, tmp_path, capsys):
+    folder = images(tmp_path / "cells", "0", "1")
+    results = predict(run, folder)
+    os.utime(results / "predictions.json", (1000, 1000))  # the clock was set back before the record was written
+    predict(run, folder)
+    assert "2 of 2 images are predicted already" in capsys.readouterr().out
+    changed = (results / "pred/1.tif").read_bytes()
+    (results / "pred/1.tif").write_bytes(changed[::-1])
+    os.utime(results / "pred/1.tif", (1000, 1000))  # or afterwards
+    predict(run, folder)
+    assert "1 of 2 images are predicted already" in capsys.readouterr().out
+    assert (results / "pred/1.tif").read_bytes() == changed
+
+
 def before_file(contents: dict[Path, bytes], stem: str) -> io.BytesIO:
     return io.BytesIO(next(content for path, content in contents.items() if path.stem == stem))
 

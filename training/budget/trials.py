@@ -239,10 +239,12 @@ def measure_seconds(experiment: Experiment, trial: Trial) -> float:
     length = experiment.length(trial)
     if done >= length.epochs:
         return 0.0
-    started = time.time()
+    started, started_at = time.monotonic(), time.time()
     run = train_trial(experiment, trial, stop_after=done + 1)
-    began = (run / "config.json").stat().st_mtime  # written when everything is read and checked
-    return max(began - started, 0) + length.epochs * (time.time() - began)
+    took = time.monotonic() - started
+    before = (run / "config.json").stat().st_mtime - started_at  # until everything is read and checked
+    before = before if 0 <= before <= took else 0.0  # clocks of the disk and of this machine differ, or one was set
+    return before + length.epochs * (took - before)
 
 
 def finish_trial(experiment: Experiment, trial: Trial) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from evaluation.pages import charts, choose_examples, pictures
 from evaluation.pages.charts import METHODS
 from evaluation.pages.evaluate import evaluate_maps
 from evaluation.pages.pictures import quantize_scores
-from evaluation.pages.rebuild import rebuild_report, score_again
+from evaluation.pages.rebuild import find_results, rebuild_report, score_again
 from evaluation.pages.report import threshold_counts
 from evaluation.pages.sentences import first_sentence, than_expected
 from evaluation.report import main
@@ -235,6 +236,16 @@ def test_several_classes_are_told_by_their_mean_iou():
         for name, iou in zip("ab", (0.2, 0.3), strict=True)
     ]
     assert first_sentence(runs) == "Of 2 runs b reaches the highest mean IoU, 0.300, a 0.200."
+
+
+def test_of_several_scored_predictions_the_one_dated_last_is_taken_and_named(run, capsys):
+    shutil.copytree(run / "results/epoch_2", run / "results/epoch_1")
+    for name, seconds in (("epoch_1", 2000), ("epoch_2", 1000)):
+        evaluate_maps(run / "results" / name, report=False)
+        os.utime(run / "results" / name / "metrics.json", (seconds, seconds))
+    assert find_results(str(run)) == run / "results/epoch_1"
+    assert "of 2 scored predictions the one dated last: epoch_1 (--results NAME" in capsys.readouterr().out
+    assert find_results(str(run), "epoch_2") == run / "results/epoch_2" and not capsys.readouterr().out
 
 
 def test_what_cannot_be_reported_is_named(run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -82,6 +83,14 @@ def test_a_name_that_is_not_utf_8_has_objects_too(run, tmp_path):
     assert rows_of(tmp_path / "out/objects.csv")[0]["image"].endswith("caf?.tif")
     with zipfile.ZipFile(tmp_path / "out/rois.zip") as outlines:
         assert outlines.namelist()[0].startswith("caf%udce9_0001")
+
+
+def test_outlines_are_written_whatever_year_the_clock_shows(run, tmp_path, monkeypatch):
+    write_stack(tmp_path / "cells/s.tif", 0)
+    monkeypatch.setattr("time.localtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))
+    predict(run, "--input", tmp_path / "cells", "--out", tmp_path / "out", "--instances")
+    with zipfile.ZipFile(tmp_path / "out/rois.zip") as outlines:
+        assert {entry.external_attr >> 16 for entry in outlines.infolist()} == {0o644}
 
 
 @pytest.mark.parametrize("kind", ["ome", "imagej"])

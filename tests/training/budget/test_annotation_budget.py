@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from training.budget.plan import (
     trial_length,
 )
 from training.budget.session import Results, run_trials, show_time
-from training.budget.trials import finish_trial, open_experiment, train_trial
+from training.budget.trials import finish_trial, measure_seconds, open_experiment, train_trial
 from utils.cli import UserError
 
 TINY = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 2, "device": "cpu"}
@@ -228,6 +229,16 @@ def test_what_the_time_does_not_hold_is_left_out_and_named(disks, capsys):
     assert "left out, as what tells least: 20 % of the pixels, 8 images, repeat 1; 20 %" in capsys.readouterr().out
     with pytest.raises(UserError, match="about 10.0 min, more than the 5.0 min left of --time_budget"):
         show_time(grid, seconds=600, left=300)
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_was_set_does_not_change_how_long_a_training_is_said_to_take(disks, monkeypatch, hours):
+    experiment = open_experiment(TINY, steps=12, data_list="test", folder=None, root=disks)
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() + 3600 * hours)  # of this machine; files have the disk's
+    started = time.monotonic()
+    seconds = measure_seconds(experiment, make_grid((1,), (8,), 1, 8)[0])
+    assert 0 < seconds <= experiment.full.epochs * (time.monotonic() - started)
 
 
 def test_scores_are_those_of_a_clean_list_and_never_of_the_test_list_unasked(disks):
