@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -101,7 +103,8 @@ def drop_optimizer(path: Path) -> None:
 
 def spoil_weights(path: Path) -> None:
     checkpoint = load_checkpoint(path)
-    next(iter(checkpoint["model"].values())).view(-1)[0] = torch.inf
+    first = next(iter(checkpoint["model"].values()))
+    first[(0,) * first.ndim] = torch.inf
     torch.save(checkpoint, path)
 
 
@@ -119,6 +122,21 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_last_one(disks
     resume(disks)
     assert "going on after epoch 2 from epoch_2.pth" in capsys.readouterr().out
     assert same_weights(run / "checkpoints/last.pth", expected)
+
+
+def test_a_run_whose_times_lie_ahead_or_run_backwards_is_gone_on_with_by_epoch(disks, run, capsys):
+    owner = {"host": platform.node(), "process": 2**22 - 1, "since": "2090-01-01 00:00:00"}
+    (run / ".lock").write_text(json.dumps(owner))
+    (run / "checkpoints/.last.pth.12345.tmp").touch()
+    for path in run.rglob("*"):
+        os.utime(path, (2**32, 2**32))  # of a clock that was set back since
+    for epoch in (1, 2):
+        os.utime(run / f"checkpoints/epoch_{epoch}.pth", (2**32 - epoch, 2**32 - epoch))
+    (run / "checkpoints/last.pth").unlink()
+    resume(disks)
+    assert "going on after epoch 2 from epoch_2.pth" in capsys.readouterr().out
+    assert [record["epoch"] for record in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+    assert not (run / "checkpoints/.last.pth.12345.tmp").exists()
 
 
 def test_all_checkpoints_damaged_is_one_message(disks, run):
