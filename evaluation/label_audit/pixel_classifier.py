@@ -51,9 +51,9 @@ def features_at(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.
     for level in range(LEVELS):
         if level:
             plane = cv2.pyrDown(plane)
-        maps, scale = _level_features(plane), 0.5**level
-        x = ((columns + 0.5) * scale - 0.5).astype(np.float32).reshape(1, -1)
-        y = ((rows + 0.5) * scale - 0.5).astype(np.float32).reshape(1, -1)
+        maps, scale = _level_features(plane), 0.5**level  # pyrDown keeps every other pixel where it is
+        x = (columns * scale).astype(np.float32).reshape(1, -1)
+        y = (rows * scale).astype(np.float32).reshape(1, -1)
         found += [cv2.remap(m, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0] for m in maps]
     return np.stack(found, 1)
 
