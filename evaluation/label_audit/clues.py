@@ -76,6 +76,11 @@ class Clues:
             found.append("The labels mark the larger part of the images: a guess is that they are inverted.")
         return found
 
+    def nothing_found(self) -> str:
+        """That no clue speaks against the labels, for those of which `lines` says nothing."""
+        edge = "" if np.isnan(self.edge) else f", within {abs(self.edge):.1f} pixels of their edges"
+        return f"They lie where the images show them{edge}, and no part of every image lacks them."
+
     @property
     def has_clear_edge(self) -> bool:
         """Whether edges lie beside the outlines beyond their error."""

@@ -118,9 +118,12 @@ class ImageAudit(Audit):
     def reason(self) -> str:
         """Why the verdict is what it is, in a sentence."""
         found = self.evidence
-        if found.has_signal and found.has_structure and found.clues is not None and (said := found.clues.lines()):
+        if not (found.has_signal and found.has_structure and found.clues is not None):
+            return self.notes()[-1]
+        if said := found.clues.lines():
             return " ".join(said)
-        return self.notes()[-1]
+        guess = " They mark the smaller part: a guess is that they are not inverted." if found.direction is None else ""
+        return f"Images predict the labels (correlation {found.correlation:.2f}). {found.clues.nothing_found()}{guess}"
 
     def notes(self) -> list[str]:
         """What can be said without a reference."""

@@ -219,4 +219,6 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 
 def _audit_line(report: Audit) -> str:
-    return f"audit of {report.images} labels against {report.reference}: {report.line()}"
+    """The verdict; where it says only that nothing is known, what images show."""
+    line = f"audit of {report.images} labels against {report.reference}: {report.line()}"
+    return f"{line}. {report.reason()}" if report.verdict == "unknown" else line
