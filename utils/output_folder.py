@@ -232,16 +232,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def tidy_after_kills(parent: Path) -> None:
-    """Put back labels that a killed process of this host had moved aside, and remove what it had not finished."""
+    """Put back labels that a killed process of this host had moved aside, and remove what it had not finished.
+
+    What belongs to another user stays: it is his to tidy up.
+    """
     for path in sorted(parent.glob(".*-*-*")):
         parts = UNFINISHED.fullmatch(path.name)
         if parts is None or parts["host"] != _this_host() or is_running(int(parts["process"])):
             continue
         place = path.with_name(parts["name"])
-        if parts["kind"] == "old" and not place.exists():
-            path.rename(place)
-        else:
-            shutil.rmtree(path)
+        with contextlib.suppress(PermissionError):
+            if parts["kind"] == "old" and not place.exists():
+                path.rename(place)
+            else:
+                shutil.rmtree(path)
 
 
 def _this_host() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -54,7 +55,8 @@ def remove_temporary_files(folder: Path) -> None:
     """Remove what processes that were killed while writing have left in a folder that this process owns."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # of another user, in a sticky folder
+                path.unlink(missing_ok=True)
 
 
 def _lock(file: BinaryIO) -> None:

@@ -21,7 +21,8 @@ from datasets.noise_files import write_noisy_labels
 from training.run.config import check_folder
 from utils.errors import UserError
 from utils.files import check_places, write_json
-from utils.output_folder import Writer, check_output, replaced_output
+from utils.output_folder import Writer, _this_host, check_output, new_folder, replaced_output
+from utils.run_lock import remove_temporary_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
 NOBODY = 65534
@@ -190,6 +191,33 @@ def test_labels_are_not_written_where_their_list_cannot_be(place, closed, draw_m
     close(place / closed)
     assert refusal(lambda: work(0.2)) == str(place / closed)
     assert not (place / "datasets/disks/train/labels_flip-0.2").exists()
+
+
+@pytest.mark.parametrize("kind", ["tmp", "old"])
+def test_what_a_killed_process_of_another_user_left_stops_nobody(place, kind):
+    left = place / f".labels_x.{_this_host()}-{2**22 - 1}-0123abcd.{kind}"
+    left.mkdir()
+    (left / "1.png").write_text("theirs")
+    close(left)
+    if kind == "old":
+        (place / "labels_x").mkdir()  # in place again, so that the old one is to go
+    place.chmod(0o777)
+
+    def work() -> None:
+        with new_folder(place / "labels_y") as fresh:
+            (fresh / "1.png").write_text("mine")
+
+    assert refusal(work) == "" and (place / "labels_y/1.png").read_text() == "mine"
+    assert (left / "1.png").read_text() == "theirs"
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs two users")
+def test_temporary_files_of_another_user_in_a_sticky_folder_stay(place):
+    place.chmod(0o1777)
+    (place / ".last.pth.12345.tmp").touch()
+    assert refusal(lambda: remove_temporary_files(place)) == "" and (place / ".last.pth.12345.tmp").exists()
+    remove_temporary_files(place)
+    assert not (place / ".last.pth.12345.tmp").exists()
 
 
 def test_lists_are_written_all_or_none(place, draw_many_disks):
