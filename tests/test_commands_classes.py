@@ -50,7 +50,8 @@ def said(workspace: Path) -> dict[str, str]:
             image, label = draw_shapes(rng)
             write_image(workspace / f"datasets/shapes/{split}/images/{number}.png", image)
             write_label(workspace / f"datasets/shapes/{split}/labels/{number}.png", label, CLASSES)
-    small = "--preset quick --device cpu --width 8 --crop 48 --batch_size 4 --epochs 8 --repeat 3 --network lightunet"
+    small = "--preset quick --device cpu --width 8 --crop 48 --batch_size 4 --epochs 8 --repeat 3 --seed 1"
+    small += " --network lightunet"
     commands = {
         "lists": "datasets/make_lists.py --dataset shapes",
         "noise": f"datasets/make_noisy_labels.py --dataset shapes --num_classes 3 --make_default --label_noise {NOISE}",
