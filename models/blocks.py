@@ -83,7 +83,7 @@ class LocalContrast(nn.Module):
     .. math:: v = \frac{x - G_\sigma * x}{\sqrt{G_\sigma * (x - G_\sigma * x)^2 + f^2}}
 
     The Gaussian mean is over what of its window lies inside the image, and computed on one of every ``step``² pixels,
-    four or more to a :math:`\sigma`. Float32 under any precision, without weights, and part of every export.
+    four or more to a :math:`\sigma`. Never in mixed precision, without weights, and part of every export.
 
     Args:
         sigma: :math:`\sigma`, reach of the surroundings in pixels.
@@ -102,7 +102,7 @@ class LocalContrast(nn.Module):
         self.reach, self.floor = round(3 * sigma / self.step), floor
         places = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64)
         weights = torch.exp(-((places * self.step / sigma) ** 2) / 2)
-        self.register_buffer("kernel", (weights / weights.sum()).float(), persistent=False)
+        self.register_buffer("kernel", (weights / weights.sum()).to(torch.get_default_dtype()), persistent=False)
 
     def blur(self, images: Tensor) -> Tensor:
         """(B, C, h, w), weighted by a Gaussian whose window holds zeros outside the image."""
@@ -120,7 +120,7 @@ class LocalContrast(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 2C, H, W): the images, then their local contrast."""
         with torch.autocast(images.device.type, enabled=False):
-            images = images.float().contiguous()
+            images = images.to(self.kernel.dtype).contiguous()
             excess = images - self.mean(images)
             return torch.cat([images, excess / torch.sqrt(self.mean(excess**2) + self.floor**2)], dim=1)
 
