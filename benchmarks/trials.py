@@ -47,8 +47,10 @@ def pooled_iou(masks: Iterable[np.ndarray], labels: Iterable[np.ndarray], num_cl
     return float(iou(sum(others, first)))
 
 
-def audit_noise(spec: str, train_list: Path, num_classes: int = 1, seed: int = 0) -> dict[str, Any]:
-    """The audit of a list's clean labels after noise, as JSON, with the seconds that it took."""
+def audit_noise(
+    spec: str, train_list: Path, num_classes: int = 1, *, seed: int = 0, steps: int | None = None
+) -> dict[str, Any]:
+    """The audit of a list's clean labels after noise, for so many steps, as JSON, with the seconds that it took."""
     from datasets.image_io import read_image, read_label
     from datasets.label_noise import make_noisy_label
     from datasets.lists import read_list
@@ -61,7 +63,7 @@ def audit_noise(spec: str, train_list: Path, num_classes: int = 1, seed: int = 0
         for label, sample in zip(truth, samples, strict=True)
     ]
     started = time.monotonic()
-    report = audit_labels(noisy, truth, [read_image(sample.image) for sample in samples], num_classes)
+    report = audit_labels(noisy, truth, [read_image(sample.image) for sample in samples], num_classes, steps=steps)
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
 
 

@@ -54,7 +54,7 @@ def run_trial(dataset: str, spec: str, width: int, repeat: int, seed: int) -> di
     """Audit before the first step, train, test."""
     num_classes = len(CLASSES[dataset])
     lists = {name: part_of_list(dataset, name, count, "classes") for name, count in IMAGES.items()}
-    audit = audit_noise(spec, lists["train_gt"], num_classes, seed)
+    audit = audit_noise(spec, lists["train_gt"], num_classes, seed=seed)
     run = train(
         dataset,
         f"classes_{spec.replace(':', '-')}",

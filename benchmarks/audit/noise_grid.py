@@ -101,7 +101,7 @@ def run_trial(dataset: str, spec: str, width: int, steps: int) -> dict[str, Any]
     from datasets.lists import find_list, read_list
     from evaluation.pages.evaluate import evaluate_maps
 
-    audit = audit_noise(spec, part_of_list(dataset, "train_gt", TRAIN_IMAGES, "noise_grid"))
+    audit = audit_noise(spec, part_of_list(dataset, "train_gt", TRAIN_IMAGES, "noise_grid"), steps=steps)
     run = train_on(dataset, spec, name=f"grid_{spec.replace(':', '-')}", width=width, steps=steps)
     folder = predict(run)
     metrics = evaluate_maps(folder, report=False)
