@@ -26,6 +26,7 @@ from utils.lazy import LazySequence
 from utils.output_folder import replaced_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 
+NAME_WIDTH = max(map(len, BASELINES)) + 1
 IMAGES_FOR_DIRECTION = 64
 
 
@@ -150,7 +151,7 @@ def print_row(name: str, pooled: np.ndarray, ious: Sequence[float], seconds: flo
     counts = counts_at(pooled, 0.5)
     mean, low, high = bootstrap_mean(np.array(ious))
     print(
-        f"{name:18}{f1(counts):7.4f}{iou(counts):8.4f}{auc(pooled):8.4f}{best_threshold(pooled)[1]:13.4f}"
+        f"{name:{NAME_WIDTH}}{f1(counts):7.4f}{iou(counts):8.4f}{auc(pooled):8.4f}{best_threshold(pooled)[1]:13.4f}"
         f"{mean:10.4f} [{low:.4f}, {high:.4f}]{seconds:9.3f}",
         flush=True,
     )
@@ -192,7 +193,8 @@ def run_methods(
     labelled = sum(sample.label is not None for sample in source.samples)
     print(f"{len(images)} images of {display_path(source.path)}, {labelled} with labels; foreground: {foreground}")
     if labelled:
-        print(f"{'':18}{'Dice':>7}{'IoU':>8}{'AUC':>8}{'*oracle* IoU':>13}{'IoU, mean of images':>27}{'s/image':>9}")
+        pooled = f"{'':{NAME_WIDTH}}{'Dice':>7}{'IoU':>8}{'AUC':>8}{'*oracle* IoU':>13}"
+        print(f"{pooled}{'IoU, mean of images':>27}{'s/image':>9}")
     for name, method in segmenters.items():
         folder = out / name
         with replaced_output(folder, PREDICTIONS, earlier=earlier_files(folder), outdated=[METRICS]) as partial:
