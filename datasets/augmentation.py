@@ -20,6 +20,7 @@ from utils.device import pinned
 
 MAX_STRENGTH = 1000
 MIN_SPREAD = 1e-6  # of intensities, below which an image is constant
+DEFAULT_BLUR, MAX_REACH = 1.5, 15  # pixels: σ, and of its window, less than the least crop
 OCTAVES = 6  # of spatial frequency, from half a cycle a pixel down
 
 
@@ -151,9 +152,10 @@ def spectrum(strength: float = 0.3) -> list[v2.Transform]:
     return [RandomSpectrum(strength)]
 
 
-def blur(sigma: float = 1.5) -> list[v2.Transform]:
+def blur(sigma: float = DEFAULT_BLUR) -> list[v2.Transform]:
     """Blur by a Gaussian of up to ``sigma`` pixels."""
-    return [v2.GaussianBlur(5, sigma=(0.1, sigma))]
+    reach = min(math.ceil(3 * sigma), MAX_REACH) if sigma > DEFAULT_BLUR else 2  # the default as it was measured
+    return [v2.GaussianBlur(2 * reach + 1, sigma=(0.1, sigma))]
 
 
 def noise(deviation: float = 0.3) -> list[v2.Transform]:

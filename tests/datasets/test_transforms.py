@@ -220,3 +220,14 @@ def test_quantiles_by_counting_are_those_of_numpy(rng):
             values = rng.integers(0, largest, count).astype(np.uint16)
             fractions = (0.0, 0.005, 0.37, 0.5, 0.995, 1.0)
             assert np.array_equal(quantiles(values, fractions), np.quantile(values, fractions))
+
+
+def test_a_stronger_blur_blurs_more():
+    noise = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(64, 64, dtype=torch.uint8)
+
+    def least_deviation(spec: str) -> float:
+        return min(float(augment(noise, label, [spec], np.random.default_rng(seed))[0].std()) for seed in range(20))
+
+    assert least_deviation("blur:5") < 0.5 * least_deviation("blur:1.5")
+    assert 0 < least_deviation("blur:1000") < least_deviation("blur:5")
