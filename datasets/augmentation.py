@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from utils.device import pinned
 
 MAX_STRENGTH = 1000
 MIN_SPREAD = 1e-6  # of intensities, below which an image is constant
-DEFAULT_BLUR, MAX_REACH = 1.5, 15  # pixels: σ, and of its window, less than the least crop
+DEFAULT_BLUR = 1.5  # pixels
 OCTAVES = 6  # of spatial frequency, from half a cycle a pixel down
 
 
@@ -56,6 +57,16 @@ class AddNoise(v2.Transform):
             return inpt
         noise = self.deviation * torch.rand(()) * torch.randn(inpt.shape)  # drawn on the host for every device
         return tv_tensors.wrap(inpt + pinned(noise, inpt.device).to(inpt.device, non_blocking=True), like=inpt)
+
+
+class RandomBlur(v2.GaussianBlur):
+    """torchvision's blur, in a window that the image can be mirrored into."""
+
+    def transform(self, inpt, params: dict[str, Any]):
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        window = min(*self.kernel_size, 2 * min(inpt.shape[-2:]) - 1)
+        return v2.functional.gaussian_blur(inpt, [window, window], **params)
 
 
 class RandomGamma(v2.Transform):
@@ -154,8 +165,8 @@ def spectrum(strength: float = 0.3) -> list[v2.Transform]:
 
 def blur(sigma: float = DEFAULT_BLUR) -> list[v2.Transform]:
     """Blur by a Gaussian of up to ``sigma`` pixels."""
-    reach = min(math.ceil(3 * sigma), MAX_REACH) if sigma > DEFAULT_BLUR else 2  # the default as it was measured
-    return [v2.GaussianBlur(2 * reach + 1, sigma=(0.1, sigma))]
+    reach = math.ceil(3 * sigma) if sigma > DEFAULT_BLUR else 2  # the default as it was measured
+    return [RandomBlur(2 * reach + 1, sigma=(0.1, sigma))]
 
 
 def noise(deviation: float = 0.3) -> list[v2.Transform]:

@@ -79,7 +79,7 @@ class Clues:
     def nothing_found(self) -> str:
         """That no clue speaks against the labels, for those of which `lines` says nothing."""
         edge = "" if np.isnan(self.edge) else f", within {abs(self.edge):.1f} pixels of their edges"
-        return f"They lie where the images show them{edge}, and no part of every image lacks them."
+        return f"They lie where the images show them{edge}, and no part was left out in all images."
 
     @property
     def has_clear_edge(self) -> bool:

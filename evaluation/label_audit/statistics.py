@@ -147,7 +147,7 @@ def _cell_features(image: np.ndarray) -> np.ndarray:
     around = cv2.GaussianBlur(mean, (0, 0), 2.0)
     spread = np.sqrt(np.maximum(square - mean**2, 0))
     base = np.stack([np.clip(item, -6, 6).ravel() for item in (mean, around, spread, edge / 8)], 1)
-    products = [base[:, i] * base[:, j] for i in range(4) for j in range(i, 4)]
+    products = [base[:, i] * base[:, j] for i in range(BASE) for j in range(i, BASE)]
     return np.concatenate([base, np.stack(products, 1), np.ones((len(base), 1), np.float32)], 1)
 
 

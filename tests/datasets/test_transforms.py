@@ -231,3 +231,5 @@ def test_a_stronger_blur_blurs_more():
 
     assert least_deviation("blur:5") < 0.5 * least_deviation("blur:1.5")
     assert 0 < least_deviation("blur:1000") < least_deviation("blur:5")
+    small, _ = augment(noise[:, :6, :5], label[:6, :5], ["blur:5"], np.random.default_rng(0))
+    assert small.shape == (1, 6, 5) and torch.isfinite(small).all()
