@@ -81,7 +81,7 @@ def classic_reaches(results: RunResults) -> str | None:
     reached, own = classic["iou"][best], classic["network_iou"]
     same = classic["images"] == results.summary["n_images"]
     where = "" if same else f" on {classic['images']} of them, where the network has {show(own, 3)}"
-    said = f"the best classic method, {METHODS.get(best, best)}, reaches {show(reached, 3)}{where}"
+    said = f"the best quick classic method, {METHODS.get(best, best)}, reaches {show(reached, 3)}{where}"
     if reached > own + CLOSE:
         return f"{said}: it wins without any training"
     return f"{said}: hardly a difference" if reached > own - CLOSE else said

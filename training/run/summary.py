@@ -68,7 +68,7 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Se
     )
     where = f"{len(indices)} of these" if len(indices) < len(validation) else f"the same {len(indices)} images"
     if not classic > reached:
-        return f"best classic method on {where}: {method}, iou {classic:.4f}; this run {reached:.4f}"
+        return f"best quick classic method on {where}: {method}, iou {classic:.4f}; this run {reached:.4f}"
     return (
         f"warning: {method}, a classic method without training, wins on {where}: iou {classic:.4f}, this run "
         f"{reached:.4f}. More --steps or more images may help; or look at the labels"
