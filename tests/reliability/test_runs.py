@@ -139,6 +139,26 @@ def test_a_run_whose_times_lie_ahead_or_run_backwards_is_gone_on_with_by_epoch(d
     assert not (run / "checkpoints/.last.pth.12345.tmp").exists()
 
 
+@pytest.mark.parametrize("began", [2**32, 0])
+def test_curves_go_on_by_epoch_where_the_clock_was_set_back(disks, began):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    curves = train(disks, epochs=3, stop_after=2, tensorboard=True, run_name="curves") / "tensorboard"
+    (first,) = curves.iterdir()
+    first.rename(curves / f"events.out.tfevents.{began:010d}.host.1.0")
+    with SummaryWriter(str(curves), purge_step=3) as killed:  # it went on to epochs that are discarded
+        for epoch in (3, 4):
+            killed.add_scalar("train/loss", -1, epoch)
+        written = Path(killed.file_writer.event_writer._file_name)
+    written.rename(curves / f"events.out.tfevents.{2**32 + 5:010d}.host.2.0")
+    (curves / "events.out.mine").touch()
+    fit(configure({"resume": str(curves.parent), "device": "cpu"}, disks), disks)
+    shown = EventAccumulator(str(curves)).Reload().Scalars("train/loss")
+    assert [event.step for event in shown] == [1, 2, 3] and min(event.value for event in shown) > 0
+    assert (curves / "events.out.mine").exists()
+
+
 def test_all_checkpoints_damaged_is_one_message(disks, run):
     for path in (run / "checkpoints").iterdir():
         truncate(path)

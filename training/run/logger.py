@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from utils.records import POSITIVE
 
 METRICS = "metrics.jsonl"
 CLOSING_S = 1.0
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)")
 
 
 class RunLogger:
@@ -34,6 +37,7 @@ class RunLogger:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            put_before(run / "tensorboard", int(time.time()))
             self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=completed + 1 if completed else None)
 
     def log(self, line: str) -> None:
@@ -93,6 +97,20 @@ class RunLogger:
     def _close_curves(self) -> None:
         with contextlib.suppress(OSError):  # a full disk costs the curves their end
             self.writer.close()
+
+
+def put_before(curves: Path, second: int) -> None:
+    """Rename files of curves whose names lie at or after ``second``, a time in their names, in order and before it.
+
+    TensorBoard reads files in the order of their names. Where the clock was set back, what a resumed run discards
+    came last and took the place of its new curves.
+    """
+    files = [(int(name[1]), path) for path in curves.glob("events.out.*") if (name := EVENTS.match(path.name))]
+    for begun, path in sorted(files, reverse=True):
+        second = min(begun, second - 1)
+        if second < begun:
+            with contextlib.suppress(OSError):  # on Windows TensorBoard may have it open
+                path.rename(path.with_name(EVENTS.sub(f"events.out.tfevents.{second:010d}", path.name)))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
