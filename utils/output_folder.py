@@ -19,6 +19,7 @@ from typing import Any
 from utils.cli import UserError, shortened
 from utils.files import check_places, check_writable, flush_folder, plain, read_json_if_whole, write_json
 from utils.paths import display_path
+from utils.run_folder import check_place
 from utils.run_lock import LOCK, TEMPORARY, is_running, run_lock
 
 WRITTEN = ".written.json"  # which command wrote which files of a folder
@@ -82,10 +83,7 @@ def replaced_output(
         UserError: another process writes into ``folder``, or a file is in the way that this command did not write.
     """
     with _own(folder):
-        expected = list(expected)
-        check_output(folder, writer, [*expected, *earlier], outdated)
-        owned = writer.written(folder) | set(earlier)
-        _refuse_foreign(folder, expected, owned)
+        owned = _check_names(folder, writer, list(expected), earlier, outdated)
         partial = folder / (PARTIAL if job is not None else f"{PARTIAL}-{writer.name}")
         _open_partial(partial, job)
         try:
@@ -96,6 +94,34 @@ def replaced_output(
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def try_output(
+    folder: Path,
+    writer: Writer,
+    *,
+    expected: Iterable[str] = (),
+    earlier: Iterable[str] = (),
+    outdated: Sequence[Writer] = (),
+) -> None:
+    """Raise what `replaced_output` would at its beginning, long before it, and leave all as it was; see there.
+
+    Raises:
+        UserError: as there; OSError: nothing can be written.
+    """
+    with _own(folder, as_trial=True):
+        check_place(folder)
+        _check_names(folder, writer, list(expected), earlier, outdated)
+
+
+def _check_names(
+    folder: Path, writer: Writer, expected: Sequence[str], earlier: Iterable[str], outdated: Sequence[Writer]
+) -> set[str]:
+    """Raise where the files of ``folder`` cannot be replaced; else the names of those that the command owns."""
+    check_output(folder, writer, [*expected, *earlier], outdated)
+    owned = writer.written(folder) | set(earlier)
+    _refuse_foreign(folder, expected, owned)
+    return owned
 
 
 def check_output(folder: Path, writer: Writer, names: Iterable[str] = (), outdated: Sequence[Writer] = ()) -> None:
@@ -112,21 +138,31 @@ def check_output(folder: Path, writer: Writer, names: Iterable[str] = (), outdat
 
 
 @contextmanager
-def _own(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``; where the work fails, a lock file and folders that were made for it go again."""
+def _own(folder: Path, as_trial: bool = False) -> Iterator[None]:
+    """Hold the lock of ``folder``; where the work fails, a lock file and folders that were made for it go again.
+
+    Args:
+        as_trial: they go in any case.
+    """
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     has_lock = os.path.lexists(folder / LOCK)
     folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder):
+    with run_lock(folder, **({"say": str} if as_trial else {})):
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):  # others may have put something there meanwhile
-                if not has_lock and not is_unfinished(folder):
-                    (folder / LOCK).unlink()
-                for place in made:
-                    place.rmdir()
+            _undo(folder, made, has_lock)
             raise
+        if as_trial:
+            _undo(folder, made, has_lock)
+
+
+def _undo(folder: Path, made: Iterable[Path], has_lock: bool) -> None:
+    with contextlib.suppress(OSError):  # others may have put something there meanwhile
+        if not has_lock and not is_unfinished(folder):
+            (folder / LOCK).unlink()
+        for place in made:
+            place.rmdir()
 
 
 def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None:

@@ -22,10 +22,10 @@ from evaluation.prediction.other_labs import (
     watching_own,
 )
 from evaluation.prediction.pictures import MEGAPIXEL, predict_pictures
+from evaluation.prediction.plan import Plan, known_files, make_plan, planned_validation
 from evaluation.prediction.predictor import Predictor
 from evaluation.prediction.record import describe_course, describe_maps, failure_text, summarize
 from evaluation.prediction.result_folders import (
-    check_chosen_folder,
     describe_images,
     describe_job,
     describe_results,
@@ -33,13 +33,12 @@ from evaluation.prediction.result_folders import (
     job_digest,
     keep_finished,
     recorded_images,
-    result_folder,
 )
 from evaluation.prediction.settings import MapSettings, Picture, decide_settings
-from evaluation.prediction.sources import Source, choose_images, make_pictures
+from evaluation.prediction.sources import Source, choose_images
 from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, whole_file, whole_map
 from evaluation.prediction.unlikeness import Watch
-from evaluation.scores.map_folder import COMPARISON, METRICS, PREDICTIONS, earlier_files
+from evaluation.scores.map_folder import COMPARISON, METRICS, PREDICTIONS
 from utils.cli import Progress, UserError
 from utils.files import write_json
 from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
@@ -114,25 +113,26 @@ def predict_run(
     data_root = data_root or members.config.get("data_root")
     source = choose_images(members.config, data_list, inputs, data_root)
     tell_changes(members.runs)
-    settings = decide_settings(members.decisions, pred_invert, channels=channels, label_map=label_map)
+    plain = decide_settings(members.decisions, pred_invert, channels=channels, label_map=label_map)
+    settings = replace(plain, masks=masks, save_scores=save_scores, spread=spread)
+    plan = make_plan(members, source, settings, overlays=overlays, out=out)
     batch_size = batch_size or BATCH_SIZE[members.device.type]
     shared = {"recalibrate_norm": recalibrate_norm, "batch_size": batch_size, "tile": tile, "overlap": overlap}
     predict = partial(predict_source, members, data_root=data_root, **shared)
     if calibrate:
         from evaluation.prediction.calibration import calibrated, fit_calibration, validation_list
 
-        val_list = validation_list(members.config.get("val_list"), settings.num_classes)
-        judged = predict(choose_images(members.config, val_list, (), data_root), settings)
-        noisy = members.config.get("val_labels") == "noisy"
-        settings = calibrated(settings, fit_calibration(judged, noisy))
-    settings = replace(settings, masks=masks, save_scores=save_scores, spread=spread)
-    objects = None if instances is None else (instances, min_area)
-    return predict(source, settings, overlays=overlays, objects=objects, out=out)
+        val_list = validation_list(members.config.get("val_list"), plain.num_classes)
+        validation = choose_images(members.config, val_list, (), data_root)
+        with planned_validation(members, validation, plain, has_place=out is not None) as validated:
+            judged = predict(validated, plain)
+            settings = calibrated(settings, fit_calibration(judged, members.config.get("val_labels") == "noisy"))
+    return predict(plan, settings, objects=None if instances is None else (instances, min_area))
 
 
 def predict_source(
     members: Members,
-    source: Source,
+    plan: Plan,
     settings: MapSettings,
     *,
     data_root: str | None,
@@ -140,18 +140,14 @@ def predict_source(
     batch_size: int,
     tile: int,
     overlap: int,
-    overlays: int = 0,
     objects: tuple[str, int] | None = None,
-    out: Path | None = None,
 ) -> Path:
     """Predict images with loaded runs, write what the settings say and record it; see `predict_run`.
 
     Args:
         objects: method and least area of the objects that are told apart, if they are.
     """
-    pictures, failed = make_pictures(source, settings, overlays)
-    inputs = [*source.inputs, *(f"with {display_path(run)}" for run in members.runs[1:])]
-    folder = choose_folder(out, members.home, members.result_name, source.ending, inputs)
+    source, inputs, folder, pictures, failed = plan.source, plan.inputs, plan.folder, plan.pictures, plan.failed
     if recalibrate_norm:
         members.recalibrate(pictures, settings)
     predictor = members.predictor(settings.spread)
@@ -196,14 +192,6 @@ def tell_changes(runs: Sequence[Path]) -> None:
         print(f"note: {line}", flush=True)
 
 
-def choose_folder(out: Path | None, run: Path, name: str, ending: str, inputs: Sequence[str]) -> Path:
-    """The folder given, if it holds nothing else, or the input's own below the run's ``results/``."""
-    if out is None:
-        return result_folder(run, name, ending, inputs)
-    check_chosen_folder(out, run, inputs)
-    return out
-
-
 def find_finished(
     folder: Path, pictures: Sequence[Picture], settings: MapSettings, *, source: Source, job: dict[str, Any]
 ) -> dict[Path, list[str]]:
@@ -231,14 +219,12 @@ def open_results(
     Args:
         finished: what `find_finished` told; it is taken over, and where that is all, metrics stay.
     """
-    written = {joined_name(name) for picture in pictures for name in settings.files(picture)}
     is_same = finished.keys() == {Path(path) for path in recorded_images(folder)} and len(finished) == len(
         job["images"]
     )
     outdated = [] if is_same else [METRICS, COMPARISON]
-    with replaced_output(
-        folder, PREDICTIONS, expected=written, earlier=earlier_files(folder), outdated=outdated, job=job
-    ) as partial:
+    known = known_files(folder, pictures, settings)
+    with replaced_output(folder, PREDICTIONS, **known, outdated=outdated, job=job) as partial:
         keep_finished(folder, partial, [name for names in finished.values() for name in names])
         yield partial
 

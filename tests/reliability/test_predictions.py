@@ -238,6 +238,42 @@ def test_the_longest_names_have_maps(run, tmp_path):
     assert len(maps(predict(run, folder))) == 2
 
 
+@pytest.fixture
+def judged_run(run, tmp_path) -> Path:
+    """The run, with a validation list of four images."""
+    folder = images(tmp_path / "val", *map(str, range(4)))
+    label = np.eye(20, dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "label.png"), 255 * label)
+    (tmp_path / "val.txt").write_text("".join(f"{path}\t{tmp_path}/label.png\n" for path in folder.iterdir()))
+    state = load_checkpoint(run / "checkpoints/best.pth")
+    state["config"] |= {"val_list": str(tmp_path / "val.txt")}
+    save_checkpoint(run / "checkpoints/best.pth", state)
+    return run
+
+
+@pytest.mark.parametrize("taken", ["pred/0.tif", "pred", "."])
+def test_the_folder_is_refused_before_validation_images_are_predicted(judged_run, tmp_path, taken):
+    out = tmp_path / "out"
+    (out / taken).parent.mkdir(parents=True, exist_ok=True)
+    (out / taken).write_text("mine")
+    with pytest.raises((UserError, FileExistsError)):
+        predict(judged_run, images(tmp_path / "cells", "0"), calibrate=True, out=out)
+    assert not (judged_run / "results").exists() and (out / taken).read_text() == "mine"
+    assert [path for path in out.rglob("*") if path.is_file()] == ([] if taken == "." else [out / taken])
+
+
+def test_a_run_that_cannot_be_written_to_is_calibrated_too_where_the_maps_go_elsewhere(judged_run, tmp_path):
+    cells = images(tmp_path / "cells", "0")
+    kept = predict(judged_run, cells, calibrate=True, out=tmp_path / "kept")
+    assert maps(judged_run / "results/epoch_2_val") == ["0.tif", "1.tif", "2.tif", "3.tif"]
+    shutil.rmtree(judged_run / "results")
+    (judged_run / "results").touch()
+    apart = predict(judged_run, cells, calibrate=True, out=tmp_path / "apart")
+    assert (apart / "pred/0.tif").read_bytes() == (kept / "pred/0.tif").read_bytes()
+    with pytest.raises(NotADirectoryError):
+        predict(judged_run, cells, calibrate=True)
+
+
 def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     path = run / "checkpoints/best.pth"
     checkpoint = load_checkpoint(path)
