@@ -66,8 +66,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     signal stopped it (130 for Ctrl-C).
     """
     try:
-        listen_to_stop_signals()
         make_streams_lasting()
+        listen_to_stop_signals()
         try:
             main()
         except Exception as error:  # a library may answer a signal by an error of its own
@@ -92,7 +92,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         _complain("interrupted" if str(stop) in ("", "SIGINT") else f"stopped by {stop}", stop)
         _leave_at_once(exit_status(stop))
     except OSError as error:  # of a place for output, or of a file that went away
-        is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         if error.filename is None and not is_disk:
             raise
         _complain(f"error: {describe_os_error(error)}", error)
@@ -114,6 +114,7 @@ def describe_os_error(error: OSError) -> str:
     """What the operating system refused, with the file and what to do about it."""
     remedies = {
         errno.ENOSPC: "make room on the disk",
+        errno.EFBIG: "the place takes no files of this size: choose another",
         errno.EDQUOT: "your quota is used up: make room, or choose another place",
         errno.EROFS: "choose a place that can be written",
         errno.EACCES: "change its permissions, or choose another place",

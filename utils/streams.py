@@ -44,6 +44,7 @@ class LastingStream:
 
 def make_streams_lasting() -> None:
     """Let standard output and error go on into nothing where they fail, or are closed from the start."""
+    _open_closed_descriptors()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -51,3 +52,12 @@ def make_streams_lasting() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows may not know every character
             setattr(sys, name, LastingStream(stream))
+
+
+def _open_closed_descriptors() -> None:
+    """Have 0, 1 and 2 lead somewhere: the next file opened would be one of them, and libraries in C write to 2."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free

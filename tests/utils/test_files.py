@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -38,6 +39,11 @@ def test_json_is_strict_and_keeps_what_numpy_held(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("nan"), np.array([1.0, math.nan])[1]])
 def test_undefined_numbers_become_null(value):
     assert plain(value) is None
+
+
+def test_json_saved_by_windows_editors_is_read(tmp_path):
+    (tmp_path / "q.json").write_bytes(codecs.BOM_UTF8 + b'{\r\n  "classes": 2\r\n}\r\n')
+    assert read_json(tmp_path / "q.json") == {"classes": 2}
 
 
 def test_broken_json_is_named(tmp_path):

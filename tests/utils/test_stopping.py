@@ -55,13 +55,17 @@ def main():
 run_command(main)
 """
 PRINTS = """
-import sys
+import os, sys, time
 from utils.cli import run_command
 def main():
     for number in range(20000):
         print("a line", number)
         print("another", file=sys.stderr)
-    open(sys.argv[1], "w").write("done")
+    with open(sys.argv[1], "w") as done:
+        for _ in range(2):  # as a library in C warns
+            os.write(2, b"warning\\n")
+            time.sleep(0.4)
+        done.write("done")
 run_command(main)
 """
 
@@ -144,7 +148,9 @@ def test_what_is_ignored_stays_ignored():
     assert process.returncode == 143
 
 
-@pytest.mark.parametrize("redirection", ["> /dev/full", "2> /dev/full", ">&-", "2>&-", ">&- 2>&-", "| head -1"])
+@pytest.mark.parametrize(
+    "redirection", ["> /dev/full", "2> /dev/full", ">&-", "2>&-", ">&- 2>&-", "<&- 2>&-", "| head -1"]
+)
 def test_lost_output_does_not_end_the_work(tmp_path, redirection):
     if "/dev/full" in redirection and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
