@@ -34,6 +34,8 @@ def find_list(name: str | Path, dataset: str, root: Path = REPO_ROOT) -> Path:
         for candidate in (place / name, place / f"{name}.txt"):
             if candidate.is_file():
                 return candidate
+    if os.path.exists(name):
+        raise UserError(f"{name} is a folder or a pipe: a list must be a file, which is read more than once")
     known = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.txt"))
     where = display_path(folder)
     raise UserError(

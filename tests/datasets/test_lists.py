@@ -242,6 +242,8 @@ def test_lists_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest
         find_list("val", "set", tmp_path)
     with pytest.raises(UserError, match="has no lists"):
         find_list("val", "unknown", tmp_path)
+    with pytest.raises(UserError, match="is a folder or a pipe"):
+        find_list(tmp_path, "set", tmp_path)
 
 
 def test_older_trees_keep_their_lists_below_datasets(tmp_path: Path):
