@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +99,7 @@ def raise_faults(path: Path, faults: Sequence[tuple[int, str]], note: str = "") 
 
 
 HEADER = re.compile(
-    r"\W*(images?|img|file[ _]?(name|path)?s?|path)(_?(path|name|file|id))?\W+"
+    r"\W*(images?|img|file[ _]?(name|path)?s?|path)([ _]?(path|name|file|id))?\W+"
     r"(labels?|masks?|annotations?|segmentations?|targets?|gt)(?![^\W_]).*",
     re.IGNORECASE,
 )
@@ -198,13 +201,17 @@ def _likely_cause(line: str, places: _Places) -> str:
         return "it has quotation marks around paths: leave them out"
     if any(mark in line for mark in INVISIBLE) and has_file(re.split(f"[\t{INVISIBLE}]", line)):
         return "it has a space that is no plain one, or an invisible character: put a tab between image and label"
-    if " #" in line.replace("\t", " ") and has_file(re.split(r"[ \t]#", line)[0].split("\t")):
+    before = re.split(r"[ \t]#", line)[0]
+    if before != line and has_file([*before.split("\t"), *before.split(" ")]):
         return "a comment has a line of its own"
     if any(_is_plane_misspelt(part, places) for part in re.split(r"[\t ]", line)):
         return "a plane of a stack is written stack.tif::N, N one number from 0 on"
     if HEADER.fullmatch(line):
         return "it seems to be a header: leave it out, or begin it with #"
-    return ""
+    found = next(
+        filter(None, (_find_in_other_case(part, places) for part in (*slashed.split("\t"), *slashed.split(" ")))), None
+    )
+    return f"upper and lower case differ: there is {display_path(found)}" if found else ""
 
 
 def _is_plane_misspelt(text: str, places: _Places) -> bool:
@@ -220,14 +227,38 @@ def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:
 
 
 def _find(text: str, places: _Places) -> Path | None:
-    for place in places.in_order:
-        candidate = os.path.join(place, text)  # an absolute ``text`` replaces the place
+    """The file of a path, whichever form its accents have: systems write them differently."""
+    forms = dict.fromkeys((text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))))
+    for form, place in itertools.product(forms, places.in_order):
+        candidate = os.path.join(place, form)  # an absolute path replaces the place
         if os.path.isfile(candidate):  # unlike Path.is_file, also False for names that no file can have
             return Path(os.path.abspath(candidate))
         file, plane = split_plane(Path(candidate))
         if plane is not None and os.path.isfile(file):
             return Path(f"{os.path.abspath(file)}::{plane}")
     return None
+
+
+def _find_in_other_case(text: str, places: _Places) -> Path | None:
+    """The file whose name differs from a path by upper and lower case alone, which is one on Windows."""
+    for place in places.in_order:
+        here = Path(os.path.abspath(os.path.join(place, split_plane(Path(text))[0])))
+        found: Path | None = Path(here.anchor)
+        for name in here.parts[1:]:
+            if found is not None:
+                found = found / name if os.path.exists(found / name) else _names_in(found).get(name.casefold())
+        if found is not None and found != here and os.path.isfile(found):
+            return found
+    return None
+
+
+@lru_cache(maxsize=8)
+def _names_in(folder: Path) -> dict[str, Path]:
+    """The files and folders in a folder by their names without regard to case."""
+    try:
+        return {path.name.casefold(): path for path in folder.iterdir()}
+    except OSError:
+        return {}
 
 
 def _why_missing(text: str, places: _Places) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -397,6 +398,10 @@ def test_masks_whose_foreground_is_all_ignored_are_refused(num_classes: int, ign
         ("7.png\t\u200b7_mask.png", "an invisible character"),
         ("7.png\t7_mask.png # checked", "a comment has a line of its own"),
         ("7.png\t7_mask.png\t# checked", "a comment has a line of its own"),
+        ("7.png 7_mask.png # checked", "a comment has a line of its own"),
+        ("Image Path\tMask Path", "it seems to be a header"),
+        ("7.PNG\t7_mask.png", r"upper and lower case differ: there is .*7\.png"),
+        ("7.png\t0.93", "label 0.93 does not exist\n"),
         ("D:\\set\\8.png\tD:\\set\\8_mask.png", "backslashes"),
         ("7.png::0-3\t7_mask.png::0-3", r"written stack\.tif::N, N one number from 0"),
         ("7.png:1\t7_mask.png:1", r"written stack\.tif::N"),
@@ -409,6 +414,17 @@ def test_what_is_wrong_with_a_line_is_guessed(tmp_path, line, cause):
     (tmp_path / "list.txt").write_text(line + "\n")
     with pytest.raises(UserError, match=cause):
         read_list(tmp_path / "list.txt", root=tmp_path)
+
+
+@pytest.mark.parametrize("listed, stored", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_found_in_either_form(tmp_path: Path, listed: str, stored: str):
+    image, label = (tmp_path / unicodedata.normalize(stored, name) for name in ("é 7.png", "ü_7.png"))
+    for path in (image, label):
+        path.write_bytes(b"x")
+    line = unicodedata.normalize(listed, "é 7.png\tü_7.png\n")
+    (tmp_path / "list.txt").write_text(line)
+    (sample,) = read_list(tmp_path / "list.txt", root=tmp_path)
+    assert (sample.image, sample.label) == (image, label)
 
 
 def test_a_label_that_is_its_image_is_refused_and_one_of_several_images_said(tmp_path):
