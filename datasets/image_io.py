@@ -212,8 +212,7 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
         raise UserError(f"label {display_path(path)} holds {pixels.values.dtype} values; whole numbers are expected")
     values = _by_brightness(pixels) if reading.num_classes == 1 else pixels.values
     if values.dtype == bool:
-        plain = reading.num_classes > 1 or reading.label_map is not None
-        values = values.astype(np.uint8) if plain else values.astype(np.uint8) * np.uint8(255)
+        values = values.astype(np.uint8) * np.uint8(_value_of_white(reading))
     values, is_color = _one_plane(values, pixels.alpha, path)
     _check_finite(values, path)
     stated = _stated(split_plane(path)[0].parent / "manifest.json")
@@ -221,6 +220,14 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     skips = ignore_index is None or is_color
     ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
     return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, stated.keys() == WRITTEN)
+
+
+def _value_of_white(reading: LabelReading) -> int:
+    """What the lighter pixels of a 1-bit file are: 1, but 255, as viewers show them, where that is what is meant."""
+    if reading.label_map is None:
+        return 255 if reading.num_classes == 1 else 1
+    named = reading.label_map.grey_values()
+    return 255 if 255 in named and 1 not in named else 1
 
 
 def _by_brightness(pixels: Pixels) -> np.ndarray:

@@ -102,6 +102,8 @@ def decode_tiff(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
         values = _read_plane(tiff, series, stack, stack.check(path, plane, wanted))
         selected = choose_channels(stack.channels, _channel_names(tiff), wanted, path)
         page = series.keyframe
+    if wanted.is_label:
+        _check_slices(values, stack, path)
     values = _as_displayed(upright(values, _orientation(page)), page)
     inverting = page.photometric == MIN_IS_WHITE and page.bitspersample > 1
     if selected is not None:
@@ -135,6 +137,17 @@ def _read_plane(tiff: TiffFile, series: TiffPageSeries, stack: PlaneStack, plane
     axes = "".join(axis for axis in stack.axes if axis in "YXCS")
     values = np.moveaxis(values, [axes.index("Y"), axes.index("X")], [0, 1])
     return values if values.ndim == 2 else values.reshape(*values.shape[:2], -1)
+
+
+def _check_slices(values: np.ndarray, stack: PlaneStack, path: Path) -> None:
+    """Refuse a label whose samples are whole planes that differ: tifffile marks a stack of 3 or 4 slices as RGB."""
+    is_planar = "S" in stack.axes and stack.axes.index("S") < stack.axes.index("Y")
+    if is_planar and (values != values[..., :1]).any():
+        shape = "×".join(map(str, stack.shape))
+        raise UserError(
+            f"label {display_path(path)} has planes that differ, {shape}, which are marked as red, green and blue; "
+            "where they are slices, save them with tifffile.imwrite(…, photometric='minisblack'), the image's as well"
+        )
 
 
 def _axes(tiff: TiffFile, series: TiffPageSeries) -> PlaneStack:

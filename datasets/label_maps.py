@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.paths import display_path
 
 WHITE = 0xFFFFFF
+LISTED_VALUES = 10
 FORM = '"VALUE:CLASS,…", a value a number or a colour #rrggbb, a class a number or ignore: "1:0,2:1,-1:ignore"'
 ENTRY = re.compile(r"\s*(?:(#[0-9a-fA-F]{6})|([+-]?\d+(?:\.\d+)?))\s*:\s*(\d+|ignore)\s*")
 
@@ -114,11 +115,15 @@ class LabelMap:
         label[stays] = values[stays]
         unknown &= ~stays
         if unknown.any():
-            found = np.unique(values[unknown])[:10]
-            names = ", ".join(color_name(int(value)) if is_color else f"{value:g}" for value in found)
+            found = np.unique(values[unknown])
+            names = ", ".join(color_name(int(value)) if is_color else f"{value:g}" for value in found[:LISTED_VALUES])
+            remedy = f"add what {'it means' if len(found) == 1 else 'they mean'}"
+            if len(found) > LISTED_VALUES:
+                names += f" and {len(found) - LISTED_VALUES} more"
+                remedy = "if JPEG or anti-aliasing left them between the others, save the labels as PNG, without either"
             raise UserError(
                 f"{display_path(path)} holds {names} in {int(unknown.sum())} pixels, which --label_map "
-                f'"{self.text}" does not name: add what {"it means" if len(found) == 1 else "they mean"}'
+                f'"{self.text}" does not name: {remedy}'
             )
         label[ignored] = IGNORE
         return label

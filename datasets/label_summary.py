@@ -162,6 +162,12 @@ def number_objects(files: Sequence[FileValues]) -> bool:
     return (len(highest) > 1 or max(highest) > NUMBERED_FROM) and are_single_objects(files)
 
 
+def color_objects(files: Sequence[FileValues]) -> bool:
+    """Whether colours tell objects apart: each one connected, and their number differs between images or exceeds 30."""
+    numbers = {len(file.foreground) for file in files if len(file.foreground)}
+    return (len(numbers) > 1 or max(numbers) > NUMBERED_FROM) and are_single_objects(files)
+
+
 def has_strays_only(file: FileValues) -> bool:
     """Whether nearly all foreground pixels have the highest value, and the others lie singly."""
     between = (file.values != 0) & (file.values != file.values[-1])

@@ -21,6 +21,7 @@ from datasets.label_summary import (
     are_single_objects,
     are_smeared,
     are_usual,
+    color_objects,
     has_flat_patches,
     has_strays_only,
     number_objects,
@@ -82,6 +83,14 @@ class LabelReading:
         label_map = content["label_map"] and LabelMap.parse(content["label_map"], content["num_classes"])
         return LabelReading(**{name: content[name] for name in READING_FIELDS} | {"label_map": label_map or None})
 
+    def presence(self, file: FileValues) -> tuple[bool, bool]:
+        """Whether the values of a binary label are foreground somewhere, and whether any are background."""
+        if file.is_color and self.label_map is not None:
+            meaning = {self.label_map.colors.get(int(value), 0) for value in file.values}
+            return 1 in meaning, 0 in meaning
+        is_foreground = file.values != 0 if self.cut is None else file.values >= self.cut
+        return bool(is_foreground.any()), bool((~is_foreground).any())
+
     def classes(self, values: np.ndarray, ignored: np.ndarray, path: Path, is_color: bool = False) -> np.ndarray:
         """Values (H, W) of one label → uint8 class indices with `IGNORE`.
 
@@ -93,7 +102,7 @@ class LabelReading:
         """
         if self.label_map is not None:
             return self.label_map.classes(values, ignored, path, is_color, self.num_classes)
-        if is_color:
+        if is_color and not self.objects:
             raise UserError(_color_message(path, values))
         if self.num_classes > 1:
             ignored = ignored | (values == IGNORE)
@@ -169,7 +178,7 @@ def decide_reading(
     Args:
         files: their values.
         paths: the files, for messages.
-        only_binary: whether classes cannot be the remedy.
+        only_binary: whether there are no classes: then values that are one connected object each are objects.
     Returns: the reading, and lines for the user: what is not plain 0 and one other value.
     Raises:
         UserError: values that do not say what is foreground; the message names them, a file and the remedy.
@@ -188,14 +197,21 @@ def decide_reading(
     _refuse_impossible(files, paths)
     several = [file for file in files if len(file.values) > 2]
     has_strays = bool(several) and all(map(has_strays_only, several))
-    if found[0] == 0 and not has_strays and number_objects(files):
-        most = max(len(file.foreground) for file in files)
-        return replace(plain, objects=True), [f"labels number objects, up to {most} in an image: all are foreground"]
+    are_objects = number_objects(files) or (only_binary and are_single_objects(files))
+    if found[0] == 0 and not has_strays and are_objects:
+        return _as_objects(files, plain)
     if are_smeared(files):
         cut = float((found[0] + found[-1]) / 2)
         _refuse_mixed(files, paths, cut)
         return replace(plain, cut=cut), [_smeared_line(files, found, cut)]
     raise UserError(_other_values(found, files, paths, only_binary=only_binary))
+
+
+def _as_objects(
+    files: Sequence[FileValues], plain: LabelReading, said: str = "labels number objects"
+) -> tuple[LabelReading, list[str]]:
+    most = max(len(file.foreground) for file in files)
+    return replace(plain, objects=True), [f"{said}, up to {most} in an image: all are foreground"]
 
 
 def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path]) -> None:
@@ -282,7 +298,7 @@ def _other_values(
 def _decide_colors(
     files: Sequence[FileValues], paths: Sequence[Path], plain: LabelReading
 ) -> tuple[LabelReading, list[str]]:
-    """Black and one colour are background and foreground; more colours must be named."""
+    """Black and one colour are background and foreground, colours of single objects too; others must be named."""
     found = reduce(np.union1d, (file.values.astype(np.int64) for file in files if file.is_color))
     greys = [file.values for file in files if not file.is_color]
     found = np.union1d(found, np.concatenate([np.rint(grey).astype(np.int64) * 0x010101 for grey in greys] or [[]]))
@@ -291,6 +307,8 @@ def _decide_colors(
         text = f"#000000:0,{color_name(int(found[1]))}:1"
         line = f"labels are in colours: black is background, {color_name(int(found[1]))} foreground"
         return replace(plain, label_map=LabelMap.parse(text)), [line]
+    if found[0] == 0 and color_objects(files):
+        return _as_objects(files, plain, "labels give every object a colour of its own")
     path = next(path for file, path in zip(files, paths, strict=True) if file.is_color)
     raise UserError(_color_message(path, found, len(paths) - 1))
 

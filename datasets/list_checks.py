@@ -100,7 +100,7 @@ class ListSurvey:
     def presence(self, reading: LabelReading) -> tuple[bool, bool]:
         """Whether any label has foreground, and whether any has background."""
         found = [(check.has_foreground, check.has_background) for check in self.checks if check.values is None]
-        found += [_presence(check.values, reading) for check in self.checks if check.values is not None]
+        found += [reading.presence(check.values) for check in self.checks if check.values is not None]
         return any(foreground for foreground, _ in found), any(background for _, background in found)
 
 
@@ -177,15 +177,6 @@ def _check_label(stored: StoredLabel, path: Path, expected: Expectation, count_p
     label = stored.classes(expected.reading, path)
     foreground = bool(((label != 0) & (label != IGNORE)).any())
     return Check(None, [], None, foreground, bool((label == 0).any()), bool((label == IGNORE).any()), is_min_is_white)
-
-
-def _presence(file: FileValues, reading: LabelReading) -> tuple[bool, bool]:
-    values = file.values
-    if file.is_color and reading.label_map is not None:
-        meaning = {reading.label_map.colors.get(int(value), 0) for value in values}
-        return 1 in meaning, 0 in meaning
-    is_foreground = values != 0 if reading.cut is None else values >= reading.cut
-    return bool(is_foreground.any()), bool((~is_foreground).any())
 
 
 # All lists of a run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -276,6 +277,46 @@ def test_two_colours_are_background_and_foreground(tmp_path: Path):
     for seed, label in enumerate(labels):
         np.testing.assert_array_equal(label == 1, mask(seed))
     assert reading.label_map is not None and "#ff7f00 foreground" in said
+
+
+COLORS = np.random.default_rng(0).permutation(np.arange(1, 256))[:27].reshape(9, 3).astype(np.uint8)
+
+
+def test_colours_of_single_objects_are_foreground(tmp_path: Path):
+    def painted(seed: int, count: int) -> bytes:
+        label = numbered(seed, count)
+        return picture(np.where(label[..., None] > 0, COLORS[label], 0))
+
+    read, reading, said = read_set(tmp_path, [painted(0, 3), painted(1, 5)])
+    assert [label.sum() for label in read] == [(numbered(seed, count) > 0).sum() for seed, count in ((0, 3), (1, 5))]
+    assert (
+        reading.objects
+        and said == "labels give every object a colour of its own, up to 5 in an image: all are foreground"
+    )
+    with pytest.raises(UserError, match="is a label in colours"):  # the same few in every image may be classes
+        read_set(tmp_path, [painted(0, 3), painted(1, 3)])
+
+
+def test_a_few_numbers_alone_are_objects_where_there_are_no_classes(tmp_path: Path):
+    path = make_list(tmp_path, [tiff(numbered(0).astype(np.uint16))])
+    for only_binary in (True, False):
+        expected = replace(Expectation(), only_binary=only_binary)
+        if only_binary:
+            assert read_checked_lists([path], expected, root=tmp_path, say=print)[1].objects
+        else:
+            with pytest.raises(UserError, match="--num_classes 5"):
+                read_checked_lists([path], expected, root=tmp_path, say=print)
+
+
+@pytest.mark.parametrize("label_map", ["255:0,0:1", "1:0,0:1"])
+def test_a_label_map_names_the_values_of_1_bit_files_either_way(label_map: str, tmp_path: Path):
+    read, _, _ = read_set(tmp_path, [picture(~mask(seed)) for seed in (0, 1)], label_map=label_map)
+    assert all(np.array_equal(label, mask(seed)) for seed, label in enumerate(read))
+
+
+def test_a_label_map_of_jpeg_says_what_to_do_about_the_rest(tmp_path: Path):
+    with pytest.raises(UserError, match=r"and \d+ more in \d+ pixels.*save the labels as PNG"):
+        read_set(tmp_path, [picture(255 - mask8(0), "JPEG")], label_map="255:0,0:1")
 
 
 def test_an_inverting_look_up_table_of_8_bits_is_said_once(tmp_path: Path):
