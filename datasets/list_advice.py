@@ -17,6 +17,7 @@ from datasets.label_maps import LabelMap, background_first, color_name
 from datasets.label_summary import FileValues, summarize
 from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
 from datasets.labels import IGNORE
+from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, stem, without_affix
 from datasets.list_preview import spread
 from utils.cli import UserError, counted, map_with_progress
 from utils.run_folder import display_path, quoted
@@ -38,6 +39,7 @@ class LookedAt(NamedTuple):
     Args:
         size, label_size: height and width, None where the file cannot be read.
         values: of the label; None without one.
+        presence: whether there is foreground, and background, where the user says what values mean.
         fault: what is wrong with a file.
     """
 
@@ -47,6 +49,7 @@ class LookedAt(NamedTuple):
     label_size: tuple[int, int] | None
     values: FileValues | None
     fault: str
+    presence: tuple[bool, bool] | None = None
 
 
 @dataclass(slots=True)
@@ -96,8 +99,7 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
         advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
-    if not labels:
-        advice.notes += _masks_among([row[0] for row in rows])
+    advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
     if channels:
         advice.in_channels, advice.channels = len(channels), tuple(channels)
         advice.options.append(f"--channels {quoted(','.join(channels))}")
@@ -125,7 +127,7 @@ def next_command(dataset: str, contents: Mapping[str, Sequence[Row]], options: S
 
 def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...]) -> LookedAt:
     (image, *labels), count_pieces = job
-    count, is_color, size, label_size, values, fault = 1, False, None, None, None, ""
+    count, is_color, size, label_size, values, fault, presence = 1, False, None, None, None, "", None
     try:
         count, is_color, size = _image_facts(image, channels)
     except UserError as error:
@@ -136,10 +138,11 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
             label_size = stored.values.shape[:2]
             values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
             if reading.label_map is not None:
-                stored.classes(reading, label)
+                classes = stored.classes(reading, label)
+                presence = bool(((classes != 0) & (classes != IGNORE)).any()), bool((classes == 0).any())
     except UserError as error:
         fault = fault or f"label {str(error).removeprefix('label ')}"
-    return LookedAt(count, is_color, size, label_size, values, fault)
+    return LookedAt(count, is_color, size, label_size, values, fault, presence)
 
 
 def _refuse_unreadable(rows: Sequence[Row], found: Sequence[LookedAt]) -> None:
@@ -196,16 +199,27 @@ def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Adv
         advice.notes.append(f"{counted(colored, 'image')} in colour: without --in_channels 3 they are read as grey")
 
 
+def _one_sided(found: Sequence[LookedAt], advice: Advice) -> list[str]:
+    """A warning where no label has any foreground, or any background: nothing can be learned from them."""
+    if advice.classes or any(each.fault for each in found):
+        return []
+    present = [each.presence or advice.reading.presence(each.values) for each in found if each.values is not None]
+    there = dict(zip(("foreground", "background"), map(any, zip(*present, strict=True)), strict=True))
+    ask = "are these the right labels? (--label_map says what values mean)"
+    return [f"warning: no label has any {what}: {ask}" for what, is_there in there.items() if not is_there]
+
+
 def _masks_among(images: Sequence[Path]) -> list[str]:
-    """A warning where images that have no labels seem to be labels."""
+    """A warning where images that have no labels seem to be labels, by their names or by their values."""
     looked_at = [images[index] for index in spread(len(images), COLORS_LOOKED_AT)]
-    masks = [image for image in looked_at if _has_two_values(image)]
+    named = [image for image in looked_at if without_affix(stem(image), LABEL_BEGINNINGS, LABEL_ENDINGS) != stem(image)]
+    masks = named or [image for image in looked_at if _has_two_values(image)]
     if not masks:
         return []
+    why = "are named as labels are" if named else "hold two values, as masks do"
     return [
-        f"warning: {len(masks)} of {counted(looked_at, 'image')} looked at hold two values, as masks do "
-        f"({masks[0].name}): are they labels? Name their folder (--labels) or what their names end with "
-        "(--label_suffix)"
+        f"warning: {len(masks)} of {counted(looked_at, 'image')} looked at {why} ({masks[0].name}): are they labels? "
+        "Name their folder (--labels), or what their names end or begin with (--label_suffix)"
     ]
 
 
@@ -256,7 +270,7 @@ def advise_labels(files: Sequence[FileValues], paths: Sequence[Path]) -> Advice:
         reading, notes = decide_reading(files, paths)
     except UserError as error:
         return _advise_classes(files) or Advice(notes=[f"warning: {error}"])
-    if reading.objects:
+    if reading.objects and not any(file.is_color for file in files):
         notes.append("(to train on them as classes instead: --num_classes, one more than the highest number)")
     return Advice(notes=notes, reading=reading)
 

@@ -6,6 +6,7 @@ The work of the command ``datasets/make_lists.py``.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -209,6 +210,7 @@ def divide(
         drawn, what = split_in_order(len(rows), shares), "frames of a film" if one_film else "planes of a stack"
         say(f"{what} are divided in blocks, in their order: {what.split()[0]} at the cuts resemble each other")
     else:
+        settled = _where_they_are_now(settled, ids)
         known = {group: settled[name] for group, name in zip(groups, ids, strict=True) if name in settled}
         drawn = split_groups(groups, shares, seed, known)
         _tell_split(groups, group_by, seed, len(known), say)
@@ -253,8 +255,19 @@ def _settled(list_folder: Path, root: Path, asked: Mapping[str, Any]) -> dict[st
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
-            settled |= {split_plane(Path(image))[0].as_posix(): part for image in images}
+            known = {split_plane(Path(image))[0].as_posix(): part for image in images}
+            settled = known | settled  # a stack whose planes were divided has been trained on
     return settled
+
+
+def _where_they_are_now(settled: Mapping[str, str], ids: Sequence[str]) -> Mapping[str, str]:
+    """The parts of images under their names of today, where the folder that has them was moved or renamed."""
+    if not settled or any(name in settled for name in ids):
+        return settled
+    before, now = (os.path.commonpath([os.path.dirname(f"/{name}") for name in names]) for names in (settled, ids))
+    tails = {os.path.relpath(f"/{name}", now): name for name in ids}
+    parts = {os.path.relpath(f"/{name}", before): part for name, part in settled.items()}
+    return {tails[tail]: part for tail, part in parts.items() if tail in tails}
 
 
 # Writing

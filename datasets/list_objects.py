@@ -13,6 +13,7 @@ import numpy as np
 
 from datasets.image_io import read_label, write_image
 from datasets.list_layouts import MERGED, Found
+from datasets.list_pairing import stem
 from utils.cli import UserError, map_with_progress
 from utils.files import unique_stems, write_json
 from utils.run_folder import display_path
@@ -21,7 +22,10 @@ MAX_OBJECTS = 2**16 - 1
 
 
 def objects_by_image(images: Sequence[Found], labels: Sequence[Found]) -> dict[Path, list[Path]]:
-    """The masks of every image, if every folder holds one image and the masks of its objects; else nothing."""
+    """The masks of every image, if every folder holds one image and the masks of its objects; else nothing.
+
+    A single folder counts only where its files are called so, ``images.tif`` and ``masks.tif``.
+    """
     image_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     masks_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for found in images:
@@ -29,7 +33,8 @@ def objects_by_image(images: Sequence[Found], labels: Sequence[Found]) -> dict[P
     for found in labels:
         masks_of[found.place].append(found.path)
     shared = image_of.keys() & masks_of.keys()
-    if len(shared) < 2 or any(len(image_of[place]) != 1 for place in shared):
+    by_name = all(found.kind == stem(found.path) for found in labels)
+    if len(shared) < (1 if by_name else 2) or any(len(image_of[place]) != 1 for place in shared):
         return {}
     return {image_of[place][0]: masks_of[place] for place in image_of if place in shared}
 

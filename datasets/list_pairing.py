@@ -41,8 +41,11 @@ LABEL_BEGINNINGS = (
     "mask of ",
     "count masks of ",
 )  # the last two are ImageJ's
-IMAGE_ENDINGS = ("_image", "_img", "_raw", "_volume", "_im", "_0000")  # the last is nnU-Net's first channel
-IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_")
+IMAGE_ENDINGS = (
+    *("_images", "_image", "_imgs", "_img", "_inputs", "_input", "_raw", "_volume", "_im"),
+    "_0000",  # nnU-Net's first channel
+)
+IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_", "x_")
 SEPARATORS = "_-. "
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "lost+found", "system volume information", "$recycle.bin"}
 # "@eadir" holds the thumbnails of network drives; the last three are closed, at the top of a disk

@@ -115,8 +115,14 @@ def split_fold(groups: Sequence[Hashable], fold: str) -> list[bool]:
 def split_in_order(count: int, shares: Sequence[float]) -> list[str]:
     """The part of each of ``count`` items in a row, cut at the shares: first train, then val, then test.
 
+    A part with a share gets at least one item while there are enough.
+
     >>> split_in_order(4, (0.5, 0.25, 0.25))
     ['train', 'train', 'val', 'test']
     """
-    ends = np.floor(np.cumsum(shares) * count + 0.5).astype(int)
-    return [SPLITS[int(np.searchsorted(ends, index, side="right"))] for index in range(count)]
+    sizes = np.diff(np.floor(np.cumsum(shares) * count + 0.5).astype(int), prepend=0)
+    for part, share in enumerate(shares):
+        if share > 0 and sizes[part] == 0 and sizes.max() > 1:
+            sizes[np.argmax(sizes)] -= 1
+            sizes[part] += 1
+    return [part for part, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]

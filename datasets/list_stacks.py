@@ -32,29 +32,39 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
     if not planes:
         return list(rows)
     expanded: list[Row] = []
+    listed: list[Path] = []
     unequal: list[str] = []
     for row in rows:
-        counts = [planes.get(path, 1) for path in row]
-        if len(set(counts)) > 1:
-            unequal.append(f"{row[0].name} ({' and '.join(map(str, counts))} planes)")
-        elif counts[0] == 1:
-            expanded.append(row)
+        if differing := _disagreement([stacks.get(path) for path in row]):
+            unequal.append(f"{row[0].name} ({differing})")
+        elif row[0] in planes:
+            listed.append(row[0])
+            expanded += [tuple(Path(f"{path}::{number}") for path in row) for number in range(planes[row[0]])]
         else:
-            expanded += [tuple(Path(f"{path}::{number}") for path in row) for number in range(counts[0])]
+            expanded.append(row)
     if unequal:
         noun = "image" if len(unequal) == 1 else "images"
-        say(f"left out: {len(unequal)} {noun} whose label has another number of planes: {shortened(unequal, 3)}")
+        what = "another number of planes" if unequal[0].endswith("planes)") else "planes in another order"
+        say(f"left out: {len(unequal)} {noun} whose label has {what}: {shortened(unequal, 3)}")
     if unequal and not expanded:
         raise UserError(
             f"no label has as many planes as its image: {shortened(unequal, 3)}. Label every plane, or save the planes "
             "that are labelled as images; where channels were taken for planes or planes for channels, exchange them "
             "(in ImageJ with Image > Properties; in .npy files channels come last)"
         )
-    listed = [row[0] for row in rows if row[0] in planes and len({planes.get(path, 1) for path in row}) == 1]
     if listed:
         shapes = [f"{path.name} {_described(stacks[path])}" for path in listed]
         say(f"{counted(listed, 'stack')}, listed plane by plane: {shortened(shapes, 3)}")
     return expanded
+
+
+def _disagreement(stacks: Sequence[PlaneStack | None]) -> str:
+    """How the planes of a row's files differ: in number, or in the order or the lengths of equal axes; else nothing."""
+    counts = [1 if stack is None else stack.planes for stack in stacks]
+    if len(set(counts)) > 1:
+        return f"{' and '.join(map(str, counts))} planes"
+    kinds = {(stack.plane_axes, stack.plane_shape): _described(stack) for stack in stacks if stack is not None}
+    return " and ".join(kinds.values()) if len(kinds) > len({"".join(sorted(axes)) for axes, _ in kinds}) else ""
 
 
 def _stack(path: Path) -> PlaneStack | None:

@@ -791,6 +791,44 @@ def test_labels_of_other_planes_than_their_images_are_an_error(tmp_path: Path, a
         made(tmp_path)
 
 
+def test_slices_that_are_marked_as_colours_are_no_label(tmp_path: Path):
+    path = tmp_path / "7.tif"
+    tifffile.imwrite(path, volume_of_labels(7)[:3], photometric="rgb", planarconfig="separate")
+    with pytest.raises(UserError, match=r"^label .*7\.tif has planes that differ, 3×48×48.*photometric='minisblack'"):
+        read_label(path)
+    tifffile.imwrite(path, np.stack([binary(7)] * 3), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_label(path), binary(7) > 0)
+
+
+def test_one_stack_of_images_and_one_of_masks_belong_together(tmp_path: Path):
+    put(tmp_path / "my data", [Files(volume, "images.tif", "1"), Files(volume_of_labels, "masks.tif", "1")])
+    lists, _ = made(tmp_path)
+    assert {row for rows in lists.values() for row in rows} == {f"images.tif::{n}\tmasks.tif::{n}" for n in range(10)}
+
+
+def test_a_test_part_may_lack_the_labels_that_are_named(tmp_path: Path):
+    files = [Files(grey, "*/images/1.png", ("training", "test")), Files(binary, "*/mask/1.png", ("training", "test"))]
+    put(tmp_path / "my data", [*files, Files(binary, "training/1st_manual/*.png", (1,))])
+    lists, said = made(tmp_path, labels=["1st_manual"])
+    assert lists["test.txt"] == ["test/images/1.png"]
+    assert "DATA/test/images has no labels of 1st_manual; it has: mask" in said
+    (tmp_path / "my data/training").rename(tmp_path / "my data/test2")
+    (tmp_path / "my data/test").rename(tmp_path / "my data/training")
+    (tmp_path / "my data/test2").rename(tmp_path / "my data/test")
+    with pytest.raises(UserError, match="training/images has no labels of 1st_manual; it has: mask"):
+        made(tmp_path, labels=["1st_manual"])
+
+
+@pytest.mark.parametrize("value, missing", [(0, "foreground"), (255, "background")])
+def test_labels_that_teach_nothing_are_a_warning(value: int, missing: str, tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, "images/*.png", range(4))])
+    put(tmp_path / "my data", [Files(lambda number: np.full_like(binary(number), value), "masks/*.png", range(4))])
+    warning = f"warning: no label has any {missing}: are these the right labels? (--label_map says what values mean)"
+    assert warning in made(tmp_path).said
+    other = "255:1,0:1" if missing == "foreground" else "255:0,0:0"
+    assert warning not in made(tmp_path, label_map=other).said
+
+
 def test_channels_of_a_label_are_no_channels_to_choose(tmp_path: Path):
     path = tmp_path / "7.tif"
     tifffile.imwrite(path, volume_of_labels(7), imagej=True, metadata={"axes": "CYX"})

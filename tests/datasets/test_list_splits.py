@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasets.list_splits import split_fold
+from datasets.list_splits import split_fold, split_in_order
 
 
 @pytest.mark.parametrize("count, parts", [(9, 3), (72, 5), (7, 7)])
@@ -21,3 +21,12 @@ def test_groups_stay_whole_and_parts_are_of_nearly_equal_size():
     assert (parts.sum(0) == 1).all() and parts.sum(1).tolist() == [5, 5, 5, 5]
     for group in set(groups):
         assert parts[:, np.array(groups) == group].any(1).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "count, sizes", [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 1]), (5, [3, 1, 1]), (20, [14, 3, 3])]
+)
+def test_every_part_of_a_row_has_an_item_while_there_are_enough(count: int, sizes: list[int]):
+    parts = split_in_order(count, (0.7, 0.15, 0.15))
+    assert parts == sorted(parts, key=("train", "val", "test").index)
+    assert [parts.count(name) for name in ("train", "val", "test")] == sizes

@@ -103,6 +103,8 @@ def test_every_file_is_paired_or_alone(images: set[int], labels: set[int], endin
         (("1.tif", "2.tif"), ("1-GT.png", "2-GT.png")),
         (("Cell1.tif", "Cell2.tif"), ("cell1.png", "CELL2.png")),
         (("im0001.ppm", "im0002.ppm"), ("im0001.ah.ppm", "im0002.ah.ppm")),
+        (("train-input.tif",), ("train-labels.tif",)),
+        (("train_images.npy",), ("train_masks.npy",)),
         ((unicodedata.normalize("NFD", "Präparat.tif"),), (unicodedata.normalize("NFC", "Präparat.png"),)),
     ],
 )
@@ -382,6 +384,53 @@ def test_images_that_come_later_move_none_between_the_parts(tmp_path: Path):
     after = {name: set(lines(tmp_path / "txt/own" / name)) for name in before}
     assert all(before[name] < after[name] for name in before)
     assert json.loads((tmp_path / "txt/own/make_lists.json").read_text())["asked"]["seed"] == 0
+
+
+def test_a_folder_that_moved_keeps_the_parts_of_its_images(tmp_path: Path):
+    source = tmp_path / "disk/own"
+    for count in (6, 12):  # drawn in two goes, which no single draw repeats
+        put(source / "images", *(f"{number}.tif" for number in range(count)))
+        put(source / "labels", *(f"{number}.png" for number in range(count)))
+        make_lists("own", [source], root=tmp_path, say=lambda line: None)
+    before = {name: lines(tmp_path / "txt/own" / name) for name in ("train/train_gt.txt", "val.txt", "test.txt")}
+    said: list[str] = []
+    make_lists("own", [source.rename(tmp_path / "moved")], root=tmp_path, say=said.append)
+    assert "12 stay in the part in which the lists had them" in "\n".join(said)
+    assert before == {
+        name: [line.replace("moved/", "disk/own/") for line in lines(tmp_path / "txt/own" / name)] for name in before
+    }
+
+
+def test_a_stack_that_was_trained_on_is_not_tested_on_later(tmp_path: Path):
+    source = tmp_path / "datasets/own"
+    for number, stacks in enumerate((range(1), range(1, 8))):
+        for stack in stacks:
+            planes = np.stack([IMAGE + np.uint8(8 * stack + plane) for plane in range(5)])
+            for kind, values in (("images", planes), ("labels", np.stack([LABEL * np.uint8(255)] * 5))):
+                (source / kind).mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(source / kind / f"{stack}.tif", values, photometric="minisblack")
+        made(tmp_path)
+        parts = {
+            name
+            for name in ("train/train_gt.txt", "val.txt", "test.txt")
+            for line in lines(tmp_path / "txt/own" / name)
+            if "images/0.tif" in line
+        }
+        assert len(parts) == (1 if number else 3)
+    assert parts == {"train/train_gt.txt"}
+
+
+def test_stacks_of_other_orders_are_not_paired_plane_by_plane(tmp_path: Path):
+    values = np.arange(6, dtype=np.uint8).repeat(256).reshape(2, 3, 16, 16)
+    tifffile.imwrite(tmp_path / "a.tif", values, ome=True, metadata={"axes": "TZYX"})
+    tifffile.imwrite(tmp_path / "b.tif", values.transpose(1, 0, 2, 3), ome=True, metadata={"axes": "ZTYX"})
+    tifffile.imwrite(tmp_path / "c.tif", values.reshape(6, 16, 16), photometric="minisblack")
+    with pytest.raises(
+        UserError,
+        match=r"no label has as many planes as its image: a\.tif \(2×3×16×16 \(TZYX\) and 3×2×16×16 \(ZTYX\)\)",
+    ):
+        expand_stacks([(tmp_path / "a.tif", tmp_path / "b.tif")], print)
+    assert len(expand_stacks([(tmp_path / "a.tif", tmp_path / "c.tif")], lambda line: None)) == 6
 
 
 def test_equal_content_is_said_and_stays_together(tmp_path: Path):
