@@ -19,8 +19,7 @@ from typing import NoReturn, TypeVar
 
 from utils.errors import RunFailed as RunFailed
 from utils.errors import UserError as UserError
-from utils.signals import exit_status, listen_to_stop_signals, received_stop
-from utils.streams import make_streams_lasting
+from utils.signals import exit_status, listen_to_stop_signals, make_streams_lasting, received_stop
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
