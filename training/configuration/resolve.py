@@ -12,7 +12,7 @@ from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
 from utils.cli import UserError, one_of
-from utils.specs import plain_value, split_call
+from utils.option_fields import plain_value, split_call
 
 CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
 WITH_PARAMS = {"network": NETWORKS, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}

@@ -14,7 +14,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from utils.cli import UserError, one_of
-from utils.specs import split_params
+from utils.option_fields import split_params
 
 if TYPE_CHECKING:
     from torch import Tensor
