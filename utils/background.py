@@ -1,10 +1,10 @@
-"""Work beside the computation: reading ahead, making items and writing in threads."""
+"""Work beside the computation, in threads: reading ahead, writing; and sequences whose items are made on demand."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice, repeat
 from types import TracebackType
@@ -127,3 +127,32 @@ class BackgroundWriter:
         except BaseException:
             self._waiting = {}
             raise
+
+
+class LazySequence(Sequence[Item]):
+    """``load(0)``, ``load(1)``, …, each made whenever it is asked for.
+
+    Args:
+        load: makes the item of a place.
+        length: number of items.
+        keep_bytes: items are kept while their arrays take no more memory than this in all.
+    """
+
+    def __init__(self, load: Callable[[int], Item], length: int, keep_bytes: int = 0) -> None:
+        self._load, self._length, self._room = load, length, keep_bytes
+        self._kept: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: int) -> Item:  # type: ignore[override]  # no slices
+        if not 0 <= place < self._length:
+            raise IndexError(place)
+        if place in self._kept:
+            return self._kept[place]
+        item = self._load(place)
+        size = getattr(item, "nbytes", 0)
+        if size <= self._room:
+            self._room -= size
+            self._kept[place] = item
+        return item

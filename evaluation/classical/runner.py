@@ -20,9 +20,9 @@ from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, resolve_foreground
 from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
+from utils.background import LazySequence
 from utils.cli import Progress, one_of
 from utils.files import unique_stems, write_json
-from utils.lazy import LazySequence
 from utils.output_folder import replaced_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record, quoted
 

@@ -21,9 +21,9 @@ from evaluation.label_audit.statistics import label_statistics
 from evaluation.label_audit.text import audit_lines, first_lines
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
+from utils.background import LazySequence
 from utils.cli import UserError
 from utils.files import write_json
-from utils.lazy import LazySequence
 from utils.output_folder import Writer, check_output, replaced_output
 from utils.plots import write_figure
 from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted

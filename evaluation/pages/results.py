@@ -17,8 +17,8 @@ from evaluation.label_audit.verdict import read_audit
 from evaluation.scores.images import ImageResult, Scorer, Totals
 from evaluation.scores.maps import read_map
 from evaluation.scores.summary import is_one_sided
+from utils.background import LazySequence
 from utils.files import read_json, read_jsonl
-from utils.lazy import LazySequence
 from utils.records import POSITIVE
 
 CLASSIC_IMAGES = 24  # on which classic methods are tried beside the network

@@ -27,8 +27,8 @@ from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
 from training.selection import Selection, is_inverted, with_logged_metrics
+from utils.background import LazySequence
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
-from utils.lazy import LazySequence
 
 FOREGROUND_IMAGES = 50  # from which ``--foreground auto`` and ``--igtt_init auto`` are resolved
 NOISE_IMAGES = 6  # on which it is tried whether noise drew the first labels

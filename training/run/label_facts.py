@@ -19,8 +19,8 @@ from training.data import class_counts, run_steps
 from training.losses import needs_transition_matrix, parse_loss
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
+from utils.background import LazySequence
 from utils.cli import UserError
-from utils.lazy import LazySequence
 from utils.records import OBJECT, TEXT, read_record
 from utils.run_folder import display_path, quoted
 

@@ -12,7 +12,7 @@ from evaluation.classical.comparison import best_cheap_method
 from evaluation.scores import mean_iou
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.few_images import MIN_IMAGES
-from utils.lazy import LazySequence
+from utils.background import LazySequence
 
 COMPARED_IMAGES = 64  # on which classic methods are tried
 
