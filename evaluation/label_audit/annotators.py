@@ -19,8 +19,7 @@ from datasets.label_fusion import annotators_of, consensus, label_overlap
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from evaluation.label_audit.by_distance import signed_distance
-from evaluation.label_audit.moves import Moved, as_maps, find_move
-from evaluation.label_audit.outline_offset import find_offset
+from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.repair import choose_repair
 from evaluation.scores.bootstrap import (
     MIN_IMAGES,

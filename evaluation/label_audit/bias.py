@@ -19,8 +19,7 @@ import numpy as np
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import bin_shares, location_table, signed_distance
-from evaluation.label_audit.moves import SURE, Labels, Moved, as_maps, find_move
-from evaluation.label_audit.outline_offset import find_offset
+from evaluation.label_audit.geometry import SURE, Labels, Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
 from evaluation.scores.bootstrap import (

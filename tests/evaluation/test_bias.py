@@ -10,7 +10,7 @@ from datasets.label_noise import make_noisy_label
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.bias import find_biases
 from evaluation.label_audit.by_distance import signed_distance
-from evaluation.label_audit.moves import find_move
+from evaluation.label_audit.geometry import find_move
 from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
 
 SIZE = 96
