@@ -11,7 +11,7 @@ from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
 from evaluation.scores.few_images import group_numbers
 from training.fit import configure, fit
-from training.run.summary import classic_line, metric_text, missed_classes, missed_line
+from training.run.reports import classic_line, metric_text, missed_classes, missed_line
 from utils.checkpoint import load_checkpoint
 from utils.files import read_jsonl
 
