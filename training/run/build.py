@@ -1,10 +1,10 @@
-"""What a run trains with, built from its options: networks, loss, optimizer; or brought back from a checkpoint."""
+"""What a run trains with, from its options: networks, their first weights, loss, optimizer; or from a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from training.optimizers import build_optimizer, can_be_fused
 from training.options import TrainingOptions
 from training.run.state import AUTO, TrainingState, add_schedule, check_work_left, load_last, restore, seed_everything
 from training.selection import LabelNoiseFacts
+from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
 from utils.distributed import distributed, say_once, synchronize_batch_norm
+from utils.run_folder import display_path
 
 COUNTED_LABELS = 500  # from which class shares are estimated
+NAMED = ("network", "network_options", "in_channels", "num_classes")  # what the shape of a network follows from
 
 
 class Networks(Protocol):
@@ -91,8 +94,6 @@ def build_state(
             shares = class_counts / class_counts.sum()
             start_from_shares(made, labels.true_shares(shares) if corrects else shares)
         if is_new and options.run.init_from is not None:
-            from training.run.initial_weights import take_weights
-
             take_weights(made, Path(options.run.init_from), options.flat())
         return made
 
@@ -151,3 +152,30 @@ def class_weights(given: Sequence[str], num_classes: int, class_counts: np.ndarr
             "background first"
         )
     return weights
+
+
+def take_weights(network: nn.Module, run: Path, own: dict[str, Any]) -> None:
+    """Give a network the weights and statistics of another run's best checkpoint.
+
+    Args:
+        network: as it is built, without any wrapper.
+        run: the folder of the other run.
+        own: the options of this run by flat name, for the message.
+    Raises:
+        UserError: no checkpoint, or one of another network; the message says in what they differ.
+    """
+    from evaluation.prediction.predictor import find_checkpoint
+
+    checkpoint = load_checkpoint(find_checkpoint(run, "best"))
+    ours, theirs = network.state_dict(), checkpoint["model"]
+    if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
+        config = checkpoint["config"]
+        differ = [
+            f"{name} {config.get(name)} there, {own[name]} here" for name in NAMED if config.get(name) != own[name]
+        ]
+        first = next((name for name in ours if name not in theirs or ours[name].shape != theirs[name].shape), "")
+        raise UserError(
+            f"--init_from {display_path(run)}: its network does not match this run's: "
+            f"{'; '.join(differ) or f'they differ from {first!r} on'}. Give this run the options of that one"
+        )
+    network.load_state_dict(theirs)
