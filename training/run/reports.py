@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets.segmentation import SegmentationDataset, steps_before
-from evaluation.scores import mean_iou
+from evaluation.scores import mean_iou, table_iou
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.few_images import MIN_IMAGES
 from training.configuration.resolve import as_typed
@@ -255,16 +255,10 @@ def metric_text(tables: np.ndarray, threshold: float | None, images: int, offset
         return ", the last one: the validation labels have a single class, which is nothing to choose by"
     if threshold is None:
         return f": val miou {mean_iou(tables.sum(0)):.4f} {interval(tables, mean_iou)} over {images} images"
-    reached = foreground_iou(tables.sum(0))
-    within = interval(tables, foreground_iou)
+    reached = table_iou(tables.sum(0))
+    within = interval(tables, table_iou)
     moved = f", outlines moved by {offset:+g} px" if offset else ""
     return f": val iou {reached:.4f} {within} over {images} images, threshold {threshold:.3g}{moved}"
-
-
-def foreground_iou(table: np.ndarray) -> float:
-    """IoU of the foreground from a confusion matrix (2, 2); NaN where there is none."""
-    union = table.sum() - table[0, 0]
-    return float(table[1, 1] / union) if union else math.nan
 
 
 def interval(tables: np.ndarray, metric: Callable[[np.ndarray], float]) -> str:
@@ -288,7 +282,7 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Se
     n = len(tables)
     compared = max(1, n * COMPARED_IMAGES // len(validation)) if len(validation) > COMPARED_IMAGES else n
     indices = [index for index, group in enumerate(groups) if group < compared]
-    reached = foreground_iou(tables[:compared].sum(0))
+    reached = table_iou(tables[:compared].sum(0))
     method, classic = best_cheap_method(
         LazySequence(lambda place: validation.image(indices[place]), len(indices)),
         LazySequence(lambda place: validation.label(indices[place]), len(indices)),
