@@ -21,13 +21,7 @@ from datasets.list_parser import Sample
 from evaluation.label_audit.by_distance import signed_distance
 from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.repair import choose_repair
-from evaluation.scores.bootstrap import (
-    MIN_IMAGES,
-    bootstrap_counts,
-    bootstrap_mean,
-    percentile_interval,
-    small_sample_reach,
-)
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
 from evaluation.scores.confusion import ratio
 
 CLEAN, CONSENSUS = "clean labels", "the consensus of the others"
@@ -149,8 +143,6 @@ def _judge(
     iou, *iou_bounds = bootstrap_mean(overlaps[:, 0], seed=seed)
     behind, *behind_bounds = bootstrap_mean(overlaps[:, 0] - overlaps[:, 1], limits=(-1.0, 1.0), seed=seed)
     areas = np.array([_areas(*pair) for pair in pairs], float)
-    resampled = bootstrap_counts(areas, seed)
-    area_bounds = percentile_interval(ratio(resampled[:, 0], resampled[:, 1]), small_sample_reach(len(areas)))
     moved, offset, offset_bounds = Moved(), 0.0, (float("nan"),) * 2
     if num_classes == 1:
         moved = find_move(as_maps(truths), as_maps(labels), seed)
@@ -165,7 +157,7 @@ def _judge(
         behind=behind,
         behind_bounds=_bounds(behind_bounds),
         area=float(ratio(*areas.sum(0))),
-        area_bounds=(float(area_bounds[0]), float(area_bounds[1])),
+        area_bounds=counts_interval(lambda sums: ratio(*sums.T), areas, seed),
         offset=float(offset),
         offset_bounds=_bounds(offset_bounds),
         moved=(moved.down, moved.right),

@@ -22,13 +22,7 @@ from evaluation.label_audit.by_distance import bin_shares, location_table, signe
 from evaluation.label_audit.geometry import SURE, Labels, Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
-from evaluation.scores.bootstrap import (
-    MIN_IMAGES,
-    bootstrap_counts,
-    percentile_interval,
-    small_sample_reach,
-    student_reach,
-)
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
 AT_BOUNDARIES, BY_IMAGE, BY_PLACE, MOVED = "at boundaries", "by image", "by place", "moved"
@@ -173,11 +167,7 @@ class ResidualAnalysis:
         index = self.image * 64 + level
         sides = [np.clip(sign * self.rest, 0, None) * use for sign in (-1, 1)]
         table = np.stack([np.bincount(index, side, len(self.places) * 64).reshape(-1, 64) for side in sides], 1)
-        value = float(_auc(table.sum(0)))
-        if len(table) < MIN_IMAGES:
-            return value, float("nan"), float("nan")
-        bounds = percentile_interval(_auc(bootstrap_counts(table, seed, 400)), small_sample_reach(len(table)))
-        return value, float(bounds[0]), float(bounds[1])
+        return float(_auc(table.sum(0))), *counts_interval(_auc, table, seed, 400)
 
     def _structures(self, predicted: np.ndarray) -> str:
         """Which structures the image-dependent errors concern, in words."""

@@ -20,7 +20,7 @@ from datasets.noise_steps import signed_distance
 from evaluation.label_audit.by_distance import local_density
 from evaluation.label_audit.geometry import Moved, best_move
 from evaluation.label_audit.pixel_classifier import PixelLearner, as_grey
-from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, small_sample_reach
 from evaluation.scores.confusion import ratio
 
 SHIFTS = 6  # pixels by which labels may lie off, each way
@@ -149,8 +149,7 @@ def _edge_position(labels: Labels, images: Labels, seed: int) -> tuple[float, fl
     pooled = ratio(table.sum(0)[0], table.sum(0)[1])
     if len(table) < MIN_IMAGES or not np.nanmax(pooled) > CLEAR_EDGE * np.nanmedian(pooled):
         return np.nan, np.nan, np.nan
-    low, high = percentile_interval(peak(bootstrap_counts(table, seed, 400)), small_sample_reach(len(table)))
-    return float(peak(table.sum(0))), float(low), float(high)
+    return float(peak(table.sum(0))), *counts_interval(peak, table, seed, 400)
 
 
 def _left_out(labels: Labels, scores: Sequence[np.ndarray], positions: Positions, seed: int) -> bool:

@@ -12,13 +12,8 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
-from evaluation.scores.bootstrap import (
-    MIN_IMAGES,
-    bootstrap_counts,
-    percentile_interval,
-    small_sample_reach,
-    student_reach,
-)
+from datasets.noise_steps import move
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
 Labels = Sequence[np.ndarray]
@@ -46,14 +41,7 @@ class Moved:
 
     def undo(self, label: np.ndarray) -> np.ndarray:
         """The label moved back; what comes in is ignored."""
-        back = np.full_like(label, IGNORE)
-        height, width = label.shape
-        rows = slice(max(-self.down, 0), height - max(self.down, 0))
-        columns = slice(max(-self.right, 0), width - max(self.right, 0))
-        source_rows = slice(max(self.down, 0), height + min(self.down, 0))
-        source_columns = slice(max(self.right, 0), width + min(self.right, 0))
-        back[rows, columns] = label[source_rows, source_columns]
-        return back
+        return move(label, -self.down, -self.right, num_classes=2)
 
 
 def centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -98,12 +86,12 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
     error = gains.std(ddof=1) * np.sqrt(len(gains))
     if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
         return Moved()
-    sides = 2 * reach + 1
-    places = np.stack(np.divmod(bootstrap_counts(flat, seed, 400).argmax(1), sides), 1) - reach
-    lengths = np.hypot(*places.T)
-    down, right = (int(value) - reach for value in divmod(best, sides))
-    low, high = percentile_interval(lengths, small_sample_reach(len(stack)))
-    return Moved(down, right, float(low), float(high))
+
+    def place(sums: np.ndarray) -> np.ndarray:
+        return np.stack(np.divmod(sums.argmax(-1), 2 * reach + 1)) - reach
+
+    bounds = counts_interval(lambda sums: np.hypot(*place(sums)), flat, seed, 400)
+    return Moved(*place(flat.sum(0)).tolist(), *bounds)
 
 
 def as_maps(labels: Labels) -> list[np.ndarray]:
@@ -143,11 +131,7 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     best = float(_best_step(pooled))
     if abs(best) < MIN_OFFSET or pooled.max() - at_truth < OFFSET_GAIN * pooled.max():
         return 0.0, float("nan"), float("nan")
-    if len(table) < MIN_IMAGES:
-        return best, float("nan"), float("nan")
-    resampled = bootstrap_counts(table, seed, 400)
-    found = _best_step(_explained(resampled[:, 0], resampled[:, 1]))
-    low, high = (float(bound) for bound in percentile_interval(found, small_sample_reach(len(table))))
+    low, high = counts_interval(lambda sums: _best_step(_explained(sums[:, 0], sums[:, 1])), table, seed, 400)
     return (0.0 if low <= 0 <= high else best), low, high
 
 

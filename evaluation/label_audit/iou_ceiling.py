@@ -19,7 +19,7 @@ import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, normalize_rows
 from evaluation.label_audit.estimate import Transitions
-from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.bootstrap import counts_interval
 from evaluation.scores.confusion import ratio
 
 DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
@@ -253,11 +253,8 @@ def iou_ceiling(
         else:
             results = [_class_half(*half, transitions.merged, transitions.invertible) for half in halves]
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))
-    low = high = float("nan")
-    if len(matrices) >= MIN_IMAGES:
-        resampled = pooled_iou(bootstrap_counts(matrices, seed, 400), num_classes)
-        bounds = percentile_interval(resampled, small_sample_reach(len(matrices)))
-        low, high = float(bounds[0]), float(max(bounds[1], pooled_iou(unmerged.sum(0), num_classes)))
+    low, high = counts_interval(lambda sums: pooled_iou(sums, num_classes), matrices, seed, 400)
+    high = float(np.maximum(high, pooled_iou(unmerged.sum(0), num_classes)))  # NaN stays
     value, distance_free = (float(pooled_iou(item.sum(0), num_classes)) for item in (matrices, alone))
     # A constant mask for the best-informed learner and for the class-only one: there is nothing to be learned.
     nothing = bool((matrices.sum((0, 1)) > 0).sum() == 1 and (alone.sum((0, 1)) > 0).sum() == 1)

@@ -22,7 +22,7 @@ from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
 from evaluation.label_audit.verdict import HOPELESS, Audit
-from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
 from evaluation.scores.confusion import ratio
 
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
@@ -185,12 +185,7 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
 
 def _with_interval(moments: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Pooled correlation of moments per image (n, K, 6) and its bounds from resampling images."""
-    value = float(_correlation(moments.sum(0)))
-    if len(moments) < MIN_IMAGES:
-        return value, float("nan"), float("nan")
-    resampled = _correlation(bootstrap_counts(moments, seed))
-    low, high = percentile_interval(resampled, small_sample_reach(len(moments)))
-    return value, float(low), float(high)
+    return float(_correlation(moments.sum(0))), *counts_interval(_correlation, moments, seed)
 
 
 def _moments(s: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ should know about the bootstrap, 2015, section 3.4 (expanded percentiles).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -62,6 +64,22 @@ def percentile_interval(resampled: np.ndarray, reach: float) -> tuple[np.ndarray
     defined = np.isfinite(resampled).any(0)
     low, high = np.nanquantile(np.where(defined, resampled, 0.0), (tail, 1 - tail), axis=0)
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
+
+
+def counts_interval(
+    metric: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Bounds of the 95 % interval of a metric of pooled counts; NaN with fewer than MIN_IMAGES.
+
+    Args:
+        metric: of summed tables of counts, (B, …) → (B,).
+        counts: a table per image, (n, …).
+    """
+    if len(counts) < MIN_IMAGES:
+        return float("nan"), float("nan")
+    resampled = metric(bootstrap_counts(counts, seed, resamples))
+    low, high = percentile_interval(resampled, small_sample_reach(len(counts)))
+    return float(low), float(high)
 
 
 def bootstrap_mean(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
-from evaluation.scores.bootstrap import bootstrap_counts, student_reach
+from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 
 MAX_GROUPS = 32  # of validation images that are counted apart: enough for errors, 32 MB of histograms
 MIN_IMAGES = 4  # fewer move no threshold
@@ -61,7 +61,7 @@ def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tup
     candidates = np.linspace(prior, best, CANDIDATES)
     counts = np.array([iou_counts(histogram, candidates) for histogram in told])  # (n, CANDIDATES, 2)
     found, resampled = (table[..., 0] / table[..., 1] for table in (counts.sum(0), bootstrap_counts(counts, seed)))
-    errors = student_reach(images) * (images / (images - 1)) ** 0.5 * (resampled[:, -1:] - resampled).std(0)
+    errors = small_sample_reach(images) * (resampled[:, -1:] - resampled).std(0)
     first = np.argmax(found[-1] - found <= errors)  # the best loses nothing, so there is one
     return float(candidates[first]), float(found[first])
 
@@ -87,6 +87,4 @@ def is_inverted_beyond_error(histograms: np.ndarray, seed: int = 0) -> bool:
         return shortfall > ERROR_OF_ONE
     coarse = told.reshape(len(told), 2, COARSE, BINS // COARSE).sum(-1)
     resampled = np.array([auc(histogram) for histogram in bootstrap_counts(coarse, seed)])
-    images = len(told)
-    error = np.nanstd(resampled) * (images / (images - 1)) ** 0.5
-    return bool(shortfall > student_reach(images) * error)
+    return bool(shortfall > small_sample_reach(len(told)) * np.nanstd(resampled))

@@ -11,7 +11,7 @@ import numpy as np
 from datasets.labels import IGNORE
 from datasets.noise_steps import offset as offset_label
 from datasets.noise_steps import signed_distance
-from evaluation.scores.bootstrap import bootstrap_counts, student_reach
+from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.few_images import MIN_IMAGES
 
 OFFSETS = np.arange(-12, 13) / 2  # pixels; the middle one leaves masks as they are
@@ -57,8 +57,8 @@ def choose_offset(tables: np.ndarray, seed: int = 0) -> tuple[int, int]:
         return 0, zero
     pairs = np.stack([told[:, threshold, offset], told[:, 0, zero]], 1)
     resampled = _iou(bootstrap_counts(pairs, seed))
-    error = (resampled[:, 0] - resampled[:, 1]).std() * (len(told) / (len(told) - 1)) ** 0.5
-    is_sure = found[threshold, offset] - found[0, zero] > student_reach(len(told)) * error
+    error = small_sample_reach(len(told)) * (resampled[:, 0] - resampled[:, 1]).std()
+    is_sure = found[threshold, offset] - found[0, zero] > error
     return (int(threshold), int(offset)) if is_sure else (0, zero)
 
 
