@@ -89,16 +89,18 @@ class Step:
         """
         weights = sum_over_ranks(self.loss.weights(labels))
         total = torch.zeros((), device=images.device)
-        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
-        for number, (part_images, part_labels) in enumerate(parts, start=1):
-            last = number == len(parts)
-            with nullcontext() if last or world_size() == 1 else self.network.no_sync():
-                with autocast(images.device, self.precision):
-                    logits = self.network(part_images)
-                value = self.loss(logits, part_labels, weights)
-                self.scaler.scale(value * world_size()).backward()
+        for part_images, part_labels in self._parts(images, labels):
+            value = self.loss(self.logits(part_images), part_labels, weights)
+            self.scaler.scale(value * world_size()).backward()
             total += value.detach()
         return sum_over_ranks(total)
+
+    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parts of a batch; processes exchange gradients with the last one alone."""
+        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) or world_size() == 1 else self.network.no_sync():
+                yield part
 
     def logits(self, images: Tensor) -> Tensor:
         """What the network makes of images, in the precision of the run."""
@@ -112,12 +114,9 @@ class Step:
             objective: of a part's images and labels, in the order of the parts; a scalar, mean over these images.
         """
         total = torch.zeros((), device=images.device)
-        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
-        for number, (part_images, part_labels) in enumerate(parts, start=1):
-            last = number == len(parts)
-            with nullcontext() if last or world_size() == 1 else self.network.no_sync():
-                value = objective(part_images, part_labels) * (len(part_images) / len(images))
-                self.scaler.scale(value).backward()
+        for part_images, part_labels in self._parts(images, labels):
+            value = objective(part_images, part_labels) * (len(part_images) / len(images))
+            self.scaler.scale(value).backward()
             total += value.detach()
         return sum_over_ranks(total) / world_size()
 
