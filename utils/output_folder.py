@@ -183,7 +183,8 @@ def _open_partial(partial: Path, job: dict[str, Any] | None) -> None:
     """Make the partial folder, empty unless it belongs to an equal job; the job in it says that it is ours."""
     wanted = None if job is None else json.loads(json.dumps(plain(job)))
     if os.path.lexists(partial):
-        inside = [path.name for path in partial.iterdir()] if partial.is_dir() else [partial.name]
+        is_folder = partial.is_dir() and not partial.is_symlink()
+        inside = [path.name for path in partial.iterdir()] if is_folder else [partial.name]
         if not all(map(TEMPORARY.fullmatch, inside)) and JOB not in inside:
             raise UserError(
                 f"{display_path(partial)} holds {shortened(inside, NAMED_FILES)} and no {JOB}: remove it if it is what "

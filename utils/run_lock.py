@@ -17,6 +17,8 @@ from utils.cli import UserError
 
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # see utils.files.atomic_write
+OWNED = b'{"host"'  # how a lock file begins while its owner lives, or where it was killed; else it is empty
+REMEDY = "rename it, or choose another folder"
 HELD_BY_OTHERS = (BlockingIOError, PermissionError)  # what the kernel answers where another process has the lock
 
 
@@ -34,7 +36,7 @@ def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[Non
         UserError: another process owns the folder; the message names it.
     """
     path = folder / LOCK
-    with open(path, "r+b" if path.exists() else "w+b") as file:
+    with _open(path) as file:
         try:
             _lock(file)
         except HELD_BY_OTHERS:
@@ -44,11 +46,31 @@ def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[Non
             if _is_alive_here(owner):
                 raise UserError(_refusal(folder, owner)) from None
             say(f"the file system of {folder} has no locks ({error.strerror}): do not resume this run twice at once")
+        _check_own(file, path)
         _write_owner(file)
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a lock file for reading and writing, made where there is none.
+
+    Raises:
+        UserError: it is a link or a pipe, through which something else would be written to.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise UserError(f"{path} is a link or no plain file, and a lock is to be there: {REMEDY}")
+    return open(path, "r+b" if path.exists() else "w+b")
+
+
+def _check_own(file: BinaryIO, path: Path) -> None:
+    """Raise a UserError where a file holds what no owner of this project wrote, and would be emptied."""
+    file.seek(0)
+    content = file.read(len(OWNED)).strip(b"\0")  # after a power cut
+    if not OWNED.startswith(content):
+        raise UserError(f"{path} is a file of something else, and a lock is to be there: {REMEDY}")
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -134,6 +134,12 @@ def test_a_partial_folder_of_somebody_else_is_refused(tmp_path, job):
     with pytest.raises(UserError, match=r"holds mine\.txt and no job\.json"):
         write(tmp_path, {"1.txt": "new"}, job=job)
     assert (partial / "mine.txt").read_text() == "precious" and (tmp_path / "1.txt").read_text() == "one"
+    (partial / "job.json").write_text("{}")
+    partial.rename(tmp_path / "elsewhere")
+    partial.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=partial.name):
+        write(tmp_path, {"1.txt": "new"}, job=job)
+    assert (tmp_path / "elsewhere/mine.txt").exists()
 
 
 HOLD = """

@@ -100,13 +100,26 @@ def test_without_locks_a_live_process_of_this_host_is_respected(without_locks, t
         pytest.fail("two owners")
 
 
-@pytest.mark.parametrize("content", ["", "[", "[]", '{"host": "elsewhere", "process": 1}', '{"process": "x"}'])
+@pytest.mark.parametrize("content", ["", "\0\0", '{"host', '{"host": "elsewhere", "process": 1}', '{"host": 1}'])
 def test_without_locks_the_run_goes_on_and_says_so(without_locks, tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     said = []
     with run_lock(tmp_path, said.append):
         assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
     assert len(said) == 1 and "no locks" in said[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "pipe"])
+def test_a_lock_file_of_something_else_is_refused_and_stays(tmp_path, kind):
+    precious = tmp_path / (LOCK if kind == "file" else "precious.txt")
+    precious.write_text('{"pages": 3}')
+    if kind == "link":
+        (tmp_path / LOCK).symlink_to(precious)
+    elif kind == "pipe":
+        os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(UserError, match=r"\.lock is a (file of something else|link)"), run_lock(tmp_path):
+        pytest.fail("owned")
+    assert precious.read_text() == '{"pages": 3}'
 
 
 def test_temporary_files_of_dead_writers_are_removed_and_nothing_else(tmp_path):
