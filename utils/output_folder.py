@@ -177,6 +177,16 @@ def _refuse_foreign(folder: Path, names: Iterable[str], owned: set[str]) -> None
             f"{display_path(folder)} holds {shortened(foreign, NAMED_FILES)}, which this command did not write and "
             "does not overwrite: move or rename that, or choose another folder"
         )
+    apart = [place for place in above if os.path.isdir(folder / place) and _disk(folder / place) != _disk(folder)]
+    if apart:
+        raise UserError(
+            f"{display_path(folder / apart[0])} lies on another disk, and what is written is put in place as a whole: "
+            f"have all of {display_path(folder)} there, or choose another folder"
+        )
+
+
+def _disk(folder: Path) -> int:
+    return folder.stat().st_dev
 
 
 def _open_partial(partial: Path, job: dict[str, Any] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,20 @@ def test_a_partial_folder_of_somebody_else_is_refused(tmp_path, job):
     with pytest.raises(UserError, match=partial.name):
         write(tmp_path, {"1.txt": "new"}, job=job)
     assert (tmp_path / "elsewhere/mine.txt").exists()
+
+
+def test_a_link_to_another_disk_is_refused_before_the_previous_output_goes(tmp_path):
+    disk = Path("/dev/shm")
+    if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems")
+    write(tmp_path, {"pages/1.txt": "one"})
+    with tempfile.TemporaryDirectory(dir=disk) as elsewhere:
+        (tmp_path / "pages").rename(tmp_path / "moved")
+        (tmp_path / "pages").symlink_to(elsewhere)
+        before = content(tmp_path)
+        with pytest.raises(UserError, match="lies on another disk"):
+            write(tmp_path, {"pages/1.txt": "new"})
+        assert content(tmp_path) == before
 
 
 HOLD = """
