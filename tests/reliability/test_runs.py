@@ -139,6 +139,21 @@ def test_a_run_whose_times_lie_ahead_or_run_backwards_is_gone_on_with_by_epoch(d
     assert not (run / "checkpoints/.last.pth.12345.tmp").exists()
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(disks, run, capsys):
+    shutil.copy(run / "checkpoints/epoch_1.pth", run / "checkpoints/last.pth")  # its own are
+    other = train(disks, epochs=3, seed=7, run_name="other")
+    shutil.copy(other / "checkpoints/last.pth", run / "checkpoints/epoch_2.pth")
+    resume(disks, stop_after=2)
+    assert "of another run" not in capsys.readouterr().out
+    shutil.copy(other / "checkpoints/last.pth", run / "checkpoints/last.pth")
+    resume(disks)
+    assert (
+        "last.pth is of another run: it has seed 7, and config.json 0; going on after epoch 2"
+        in capsys.readouterr().out
+    )
+    assert load_checkpoint(run / "checkpoints/last.pth")["rng"] == {"seed": 0, "epoch": 3}
+
+
 @pytest.mark.parametrize("began", [2**32, 0])
 def test_curves_go_on_by_epoch_where_the_clock_was_set_back(disks, began):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -39,6 +39,8 @@ CHECKPOINT_FIELDS = {
     "best": OBJECT,
     "config": OBJECT,
 }
+# That no run changes, and that tell runs apart; not the folder's name or the data's, which move.
+OWN_OPTIONS = ("network", "loss", "optimizer", "batch_size", "crop", "label_noise", "seed")
 REAL = Kind("a number", lambda value: isinstance(value, (int, float)))  # NaN where nothing can be chosen by
 AUTO = "auto"  # of --resume
 
@@ -192,9 +194,11 @@ def load_last(run: Path, say: Callable[[str], object] = print) -> dict[str, Any]
         last = _checkpoints(run)[0]
         raise UserError(f"{display_path(last)} does not exist: the run ended before its first epoch; start it anew")
     faults: list[str] = []
+    config = read_json_if_whole(run / "config.json")
     for path in _checkpoints(run):
         try:
             checkpoint = check_content(load_checkpoint(path), path)
+            _check_own(checkpoint, config, path)
         except UserError as fault:
             faults.append(str(fault))
             continue
@@ -220,6 +224,17 @@ def check_content(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if broken:
         raise UserError(f"{display_path(path)} holds weights that are not finite ({broken[0]}); {remedy}")
     return checkpoint
+
+
+def _check_own(checkpoint: dict[str, Any], config: Any, path: Path) -> None:
+    """Raise a UserError where a checkpoint was put into the folder of a run that was made in another way."""
+    made, wanted = checkpoint["config"], config if isinstance(config, dict) else {}
+    other = [name for name in OWN_OPTIONS if name in made and name in wanted and made[name] != wanted[name]]
+    if other:
+        name = other[0]
+        raise UserError(
+            f"{display_path(path)} is of another run: it has {name} {made[name]!r}, and config.json {wanted[name]!r}"
+        )
 
 
 def is_finished(run: Path, epochs: int, completed: int) -> bool:
