@@ -14,8 +14,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, whose names shadow
 
-from datasets.list_layouts import LAYOUTS
-from datasets.list_splits import DEFAULT_SPLIT
 from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 EPILOG = """Layouts: {train,val,test}/{images,labels}, images/ and masks/ without split, imagesTr/ and labelsTr/,
@@ -34,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_parser() -> CommandParser:
     """The options of the command."""
+    from datasets.list_layouts import LAYOUTS
+    from datasets.list_splits import DEFAULT_SPLIT
+
     parser = CommandParser(
         description="Write the lists of a data set, txt/X/train/train_gt.txt, txt/X/val.txt and txt/X/test.txt, from "
         "folders of images and labels, and a contact sheet of them. Images and labels are paired by name.",

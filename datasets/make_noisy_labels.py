@@ -14,17 +14,16 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from datasets.catalog import prepare_dataset
-from datasets.label_noise import STEPS, UNLABELLED, parse_spec
-from datasets.list_files import NOISY_LIST, default_training_list
-from datasets.noise_files import SOURCE_LIST, training_command, write_noisy_labels
-from datasets.simulation import SIMULATED
 from utils.cli import CommandParser, run_command, whole_number
 from utils.run_folder import display_path
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
+    from datasets.label_noise import STEPS, UNLABELLED
+    from datasets.list_files import NOISY_LIST
+    from datasets.noise_files import SOURCE_LIST
+
     steps = ", ".join("ntm:FILE.json" if name == "ntm" else rule.form(name) for name, rule in STEPS.items())
     parser = CommandParser(
         prog="datasets/make_noisy_labels.py",
@@ -56,6 +55,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the noisy labels that the command line asks for, and say how to train on them."""
     options = vars(parse_options(arguments))
+    from datasets.catalog import prepare_dataset
+    from datasets.label_noise import parse_spec
+    from datasets.list_files import NOISY_LIST, default_training_list
+    from datasets.noise_files import SOURCE_LIST, training_command, write_noisy_labels
+    from datasets.simulation import SIMULATED
+
     spec = options.pop("label_noise")
     parse_spec(spec, options["num_classes"])  # a slip is told before a data set is simulated
     dataset = prepare_dataset(options.pop("dataset"), options["source_list"])

@@ -11,7 +11,6 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from datasets.catalog import prepare_dataset
 from datasets.registries import FUSIONS
 from utils.cli import CommandParser, UserError, run_command, whole_number
 
@@ -42,6 +41,7 @@ def make_parser() -> CommandParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Correct the labels that the command line names, and say how to train on them."""
     options = vars(make_parser().parse_args(arguments))
+    from datasets.catalog import prepare_dataset
     from evaluation.label_audit.repaired_lists import fuse_list, repair_list
 
     dataset = prepare_dataset(options.pop("dataset"), options["train_list"])

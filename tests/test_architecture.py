@@ -103,6 +103,14 @@ def test_commands_only_parse_and_call(name):
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_COMMAND_LINES
 
 
+def test_commands_import_nothing_large_before_they_listen_to_signals():
+    code = (
+        f"import importlib, sys\nfor name in {COMMANDS}: importlib.import_module(name)\nprint('numpy' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True)
+    assert answer.stdout == "False\n", answer.stderr
+
+
 def test_a_plain_run_loads_little(workspace, tmp_path):
     given = {"dataset": "disks", "epochs": 1, "width": 2, "crop": 32, "device": "cpu", "tensorboard": False}
     command = [sys.executable, "-c", PLAIN_RUN, json.dumps({**given, "preset": "quick"})]

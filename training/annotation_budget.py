@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from training.budget.plan import SET_HERE
 from training.options import make_parser
 from utils.cli import CommandParser, positive_fraction, run_command
 from utils.option_fields import positive_float, positive_int
@@ -51,6 +50,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> tuple[argparse.Name
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(training.parse_args(rest)).items()
     }
+    from training.budget.plan import SET_HERE
+
     for name in sorted(SET_HERE.keys() & given.keys()):
         parser.error(f"--{name} is set by this tool; use {SET_HERE[name]}")
     return own, {"preset": "quick", **given}

@@ -67,6 +67,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     try:
         make_streams_lasting()
         listen_to_stop_signals()
+        _check_current_folder()
         try:
             main()
         except Exception as error:  # a library may answer a signal by an error of its own
@@ -74,6 +75,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             if stop is None or isinstance(error, RunFailed):  # in which another process may have said all
                 raise
             raise stop from error
+        if stop := received_stop():  # what a library has swallowed
+            raise stop
     except UserError as error:
         if not error.said_elsewhere:
             _complain(f"error: {error}", error)
@@ -102,6 +105,13 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         traceback.print_exc()
         _leave(EXIT_FAILED)
     sys.exit(EXIT_DONE)
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # libraries fail on it in ways of their own
+        raise UserError("the current folder was removed or replaced: change to one that exists, cd FOLDER") from None
 
 
 def _complain(message: str, error: BaseException) -> None:

@@ -28,8 +28,16 @@ from utils.files import write_json
 
 T = TypeVar("T")
 
-# Of a process that waits for the others: a stopped or hanging one ends all after this time.
-PATIENCE = timedelta(seconds=max(1.0, float(os.environ.get("SEG_PATIENCE_S", "600"))))
+
+def _patience() -> timedelta:
+    text = os.environ.get("SEG_PATIENCE_S", "600")
+    try:
+        return timedelta(seconds=max(1.0, float(text)))
+    except (OverflowError, ValueError):
+        raise UserError(f"SEG_PATIENCE_S={text} must be a number of seconds") from None
+
+
+PATIENCE = _patience()  # of a process that waits for the others: a stopped or hanging one ends all after this time
 TIME_TO_SPEAK_S = 3.0  # that a process whose connection broke leaves the one that broke it to say why
 TORCHRUNS_TICK_S = 1.1  # torchrun calls the failure of the earliest second the cause
 FAILURES = "failures"  # counted in the store that the processes share

@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, NoReturn, TextIO
+from types import FrameType
+from typing import Any, TextIO
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
 SAME_STOP_S = 0.3  # launchers send a signal several times; within this time they mean one stop
+IMPORT_S = 3.0  # an import is waited for at most so long
+RETRY_S = 0.02
 SIGNALLED = 128  # a shell's exit status of a process that a signal stopped is this plus the signal's number
 
 
@@ -52,12 +55,27 @@ def received_stop() -> Stopped | None:
     return _received[0] if _received else None
 
 
-def _stop(number: int, _: object) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> None:
     for heard in STOP_SIGNALS:  # nothing may interrupt what tidies up, but the thread that counts
         if signal.getsignal(heard) == _stop:
             signal.signal(heard, _already_stopping)
     _received.append(Stopped(number))
+    _unwind(time.monotonic() + IMPORT_S, frame)
+
+
+def _unwind(deadline: float, frame: FrameType | None) -> None:
+    """Raise the stop that was received, but not amid an import, which might swallow it, or abort the process."""
+    if hasattr(signal, "setitimer") and _is_importing(frame) and time.monotonic() < deadline:
+        signal.signal(signal.SIGALRM, lambda _, frame: _unwind(deadline, frame))
+        signal.setitimer(signal.ITIMER_REAL, RETRY_S)
+        return
     raise _received[0]
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _already_stopping(number: int, _: object) -> None:

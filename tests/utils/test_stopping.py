@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -41,6 +42,26 @@ def main():
         time.sleep(60)
     except BaseException:
         raise ImportError("initialization failed") from None
+run_command(main)
+"""
+SWALLOWS = """
+import time
+print("ready", flush=True)
+try:
+    time.sleep(1)
+except BaseException:
+    pass
+"""
+IMPORTS = """
+import sys, time
+from utils.cli import run_command
+def main():
+    sys.path.insert(0, {folder!r})
+    import swallows
+    try:
+        time.sleep(60)
+    finally:
+        print("tidied up", flush=True)
 run_command(main)
 """
 TIDIES_LONG = """
@@ -105,6 +126,22 @@ def test_a_library_that_answers_a_signal_by_an_error_does_not_change_the_exit_st
     assert (process.returncode, error) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
 
 
+def test_a_stop_amid_an_import_is_raised_after_it(tmp_path):
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
+    process = started(IMPORTS.format(folder=str(tmp_path)))
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out, error) == (128 + signal.SIGTERM, "tidied up\n", "stopped by SIGTERM\n")
+
+
+def test_a_stop_that_was_swallowed_is_in_the_exit_status():
+    main = f"def main():\n{textwrap.indent(SWALLOWS, '    ')}"
+    process = started(f"from utils.cli import run_command\n{main}\nrun_command(main)")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("code", [TAKES_LONG, TIDIES_LONG])
 def test_a_second_signal_waits_for_nothing(code):
     process = started(code)
@@ -165,3 +202,14 @@ def test_lost_output_does_not_end_the_work(tmp_path, redirection):
         stderr=subprocess.DEVNULL,
     )
     assert answer.returncode == 0 and done.read_text() == "done"
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (tmp_path / "waits.py").write_text(WAITS)
+    command = ["bash", "-c", f"rmdir {gone}; exec {sys.executable} {tmp_path}/waits.py"]
+    answer = subprocess.run(
+        command, cwd=gone, env={**os.environ, "PYTHONPATH": str(REPO_ROOT)}, capture_output=True, text=True
+    )
+    assert answer.returncode == 2 and "the current folder was removed" in answer.stderr
