@@ -16,7 +16,7 @@ from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speck
 from evaluation.label_errors.quality import Calibration, LabelQuality, assess, image_quality, outliers
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.map_folder import MapFolder, match_maps
-from evaluation.scores.maps import integer_scale, read_map
+from evaluation.scores.maps import read_map, whole_numbers
 from utils.background import read_ahead
 from utils.cli import Progress, UserError
 from utils.files import read_json
@@ -185,7 +185,7 @@ def rank_labels(
     Returns: the labels, the worst first, and what can assess single ones again.
     """
     paths = [[item.map_path for item in predictions if item.folder == number] for number in range(len(folders))]
-    scales = [integer_scale(maps) if num_classes == 1 and maps else 0.0 for maps in paths]
+    scales = [whole_numbers(maps).scale if num_classes == 1 and maps else 0.0 for maps in paths]
     assessor = calibrate(LabelAssessor(num_classes, ignore_index, scales), predictions)
     found = []
     with Progress(len(predictions), "judging") as progress:

@@ -13,10 +13,10 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores import DEFAULT_THRESHOLD, calibration_error
-from evaluation.scores.images import TITLE_WIDTH, TITLES, ImageResult, Scorer, score_maps, show, title_of
+from evaluation.scores.images import NUMBERED, TITLE_WIDTH, TITLES, ImageResult, Scorer, score_maps, show, title_of
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
-from evaluation.scores.maps import integer_scale
+from evaluation.scores.maps import WholeNumbers, whole_numbers
 from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
@@ -106,7 +106,7 @@ def score_folder(
         label_map: what values of labels mean; default: as the run decided, else by the labels.
         channels: of the images that are drawn; default: as inference recorded them.
         instances: how objects of masks are told apart where labels number theirs, see `evaluation.objects.INSTANCES`;
-            default: as inference recorded it, else by components.
+            default: as inference recorded it, or as maps number them, else by components.
     Raises:
         UserError: no maps, no labels, nothing that matches, files that cannot be read or sizes that differ.
     """
@@ -178,13 +178,15 @@ def make_scorer(
 ) -> Scorer:
     """The scorer of maps by what is given, else by what inference recorded; a threshold given moves no outlines."""
     binary, recorded = num_classes == 1, record.get("instances") or {}
+    meaning = whole_numbers(maps) if binary else WholeNumbers()
+    by_default = NUMBERED if meaning.number_objects else recorded.get("method", "components")
     return Scorer(
         num_classes,
         ignore_index,
         resolve_threshold(threshold, record, num_classes),
-        scale=integer_scale(maps) if binary else 0.0,
+        scale=meaning.scale,
         offset=float(record.get("mask_offset", 0.0)) if binary and threshold is None else 0.0,
-        instances=instances or recorded.get("method", "components"),
+        instances=instances or by_default,
         min_area=int(recorded.get("min_area", 1)),
     )
 
@@ -294,7 +296,10 @@ def describe_objects(summary: dict[str, Any]) -> list[str]:
     if "objects" not in summary:
         return []
     found = summary["objects"]
-    told = f"numbered by the labels; of masks by {found['mask']}" if found["label"] == "numbered" else "components"
+    told = "components"
+    if found["label"] == "numbered":
+        of_masks = "as their maps number them" if found["mask"] == NUMBERED else f"by {found['mask']}"
+        told = f"numbered by the labels; of masks {of_masks}"
     lines = [f"objects ({told}): {found['labelled']} in labels, {found['predicted']} in masks"]
     if networks := summary.get("networks"):
         lengths = [show(networks[name]) for name in ("skeleton_px_label", "skeleton_px")]

@@ -16,7 +16,7 @@ from evaluation.scores import BINS, score_histogram
 from evaluation.scores.few_images import choose_threshold, group_numbers
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, find_maps, match_maps, read_predictions
-from evaluation.scores.maps import integer_scale, read_map
+from evaluation.scores.maps import read_map, whole_numbers
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.files import read_json, unique_stems, write_json
@@ -91,7 +91,7 @@ def grouped_histograms(predictions: Path) -> np.ndarray:
     folder = find_maps(predictions)
     samples = labelled(folder.record)
     pairs = match_maps(samples, folder).pairs
-    scale = integer_scale(path for _, path in pairs)
+    scale = whole_numbers(path for _, path in pairs).scale
     ignore_index = folder.record.get("ignore_index")
 
     def count(pair: tuple[Sample, Path]) -> np.ndarray:

@@ -18,7 +18,7 @@ from evaluation import scores as s
 from evaluation.objects.matching import NO_OBJECTS, ObjectCounts, class_metrics, count_class_objects, count_objects
 from evaluation.objects.networks import network_metrics
 from evaluation.objects.splitting import label_objects
-from evaluation.scores.maps import read_map
+from evaluation.scores.maps import read_map, read_numbers
 from evaluation.scores.mask_offset import offset_mask
 from evaluation.scores.surface import skeletons_of, surface_metrics
 from utils.background import read_ahead
@@ -46,6 +46,7 @@ TITLES = {
     "betti1_error": "β1 error (holes)",
     "skeleton_length_error": "skeleton length error",
 }
+NUMBERED = "numbered"  # objects of masks are those that their maps number
 TITLE_WIDTH = 26  # letters and a space of the longest title, of means over classes
 
 
@@ -92,8 +93,8 @@ class Scorer:
     Args:
         scale: what whole numbers in binary maps are divided by; 0 stands for their type's maximum.
         offset: pixels by which the outlines of masks are moved outwards.
-        instances: how objects of masks are told apart where labels number theirs; elsewhere those of both are connected
-            components.
+        instances: how objects of masks are told apart where labels number theirs, NUMBERED where maps do so too;
+            elsewhere those of both are connected components.
         min_area: pixels of an object of a mask, at least.
     """
 
@@ -145,7 +146,7 @@ class Scorer:
         histogram = s.score_histogram(scores, label)
         found, truth = mask & valid, label == 1
         skeletons = skeletons_of(found, truth)
-        objects = self._count_objects(found, truth, numbers)
+        objects = self._count_objects(found, truth, numbers, pair[1])
         topology, lengths = network_metrics(found, truth, skeletons)
         pixel_size = known_pixel_size(pair[0].image)
         metrics = {
@@ -160,13 +161,17 @@ class Scorer:
         largest = largest_values(truth.shape, pixel_size)
         return ImageResult(*pair, counts, histogram, metrics, both_empty, objects, details, largest)
 
-    def _count_objects(self, found: np.ndarray, truth: np.ndarray, numbers: np.ndarray | None) -> ObjectCounts:
+    def _count_objects(
+        self, found: np.ndarray, truth: np.ndarray, numbers: np.ndarray | None, map_path: Path
+    ) -> ObjectCounts:
         """Objects of a mask and of its label, bool (H, W), whose pixels have ``numbers`` where they are known."""
         if numbers is None:
             return count_objects(label_objects(found, min_area=self.min_area), label_objects(truth))
-        known = np.unique(np.where(truth, numbers, 0), return_inverse=True)[1].reshape(truth.shape)
-        predicted = label_objects(found, self.instances, self.min_area)
-        return count_objects(predicted, np.where(truth, known + 1, 0))
+        if self.instances == NUMBERED:
+            predicted = numbers_within(found, read_numbers(map_path))
+        else:
+            predicted = label_objects(found, self.instances, self.min_area)
+        return count_objects(predicted, numbers_within(truth, numbers))
 
     def _classes(self, pair: tuple[Sample, Path], classes: np.ndarray, label: np.ndarray) -> ImageResult:
         matrix = s.confusion_matrix(classes, label, self.num_classes)
@@ -185,6 +190,12 @@ class Scorer:
             details={"objects": objects.predicted, "objects_label": objects.labelled},
             class_objects=by_class,
         )
+
+
+def numbers_within(mask: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The numbers of objects, of any type, (H, W), counted from 1; 0 outside a mask, bool (H, W)."""
+    known = np.unique(np.where(mask, numbers, 0), return_inverse=True)[1].reshape(mask.shape)
+    return np.where(mask, known + 1, 0)
 
 
 def known_pixel_size(image: Path) -> tuple[float, float] | None:

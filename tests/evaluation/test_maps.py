@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 from skimage.measure import label as connected
 
-from evaluation.scores.maps import integer_scale, read_map
+from evaluation.scores.maps import read_map, whole_numbers
 from utils.cli import UserError
 
 SIDE = 48
@@ -41,6 +41,11 @@ KINDS: dict[str, Save] = {
     "0 and 7 of 16 bits": lambda mask, path: tifffile.imwrite(path, mask * np.uint16(7)),
     "objects of 16 bits": lambda mask, path: tifffile.imwrite(path, numbered(mask).astype(np.uint16)),
     "objects of 32 bits": lambda mask, path: tifffile.imwrite(path, numbered(mask).astype(np.int32)),
+    "objects of 8 bits, above half of its range": lambda mask, path: tifffile.imwrite(
+        path, (numbered(mask) * 40).clip(0, 255).astype(np.uint8)
+    ),
+    "objects as real numbers": lambda mask, path: tifffile.imwrite(path, numbered(mask).astype(np.float32)),
+    "0 and 255 as real numbers": lambda mask, path: tifffile.imwrite(path, mask * np.float32(255)),
     "scores": lambda mask, path: tifffile.imwrite(path, mask.astype(np.float32)),
     "palette of red": lambda mask, path: save_palette(mask, path, [0, 0, 0, 255, 0, 0]),
     "palette from white": lambda mask, path: save_palette(~mask, path, [255, 255, 255, 0, 0, 0]),
@@ -56,7 +61,7 @@ def written(folder: Path, save: Save) -> list[Path]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_of_any_program_are_read_as_they_look(kind: str, tmp_path: Path):
     paths = written(tmp_path, KINDS[kind])
-    scale = integer_scale(paths)
+    scale = whole_numbers(paths).scale
     for number, path in enumerate(paths):
         np.testing.assert_array_equal(read_map(path, scale=scale) >= 0.5, mask_of(number))
 
@@ -64,7 +69,7 @@ def test_masks_of_any_program_are_read_as_they_look(kind: str, tmp_path: Path):
 def test_scores_of_8_bits_stay_scores_however_low(tmp_path: Path):
     ramp = np.linspace(0, 100, SIDE).astype(np.uint8)
     paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, mask * ramp))
-    assert 0.2 < read_map(paths[0], scale=integer_scale(paths)).max() < 0.4
+    assert 0.2 < read_map(paths[0], scale=whole_numbers(paths).scale).max() < 0.4
 
 
 @pytest.mark.parametrize(
@@ -74,22 +79,29 @@ def test_masks_of_different_foregrounds_are_refused(kinds: tuple[str, str], tmp_
     paths = written(tmp_path, KINDS[kinds[0]])
     KINDS[kinds[1]](mask_of(3), tmp_path / "3.tif")
     with pytest.raises(UserError, match=r"the map .*\.tif holds 0, 255, the map .*\.tif 0, 1.*same two values"):
-        integer_scale(paths)
+        whole_numbers(paths)
+
+
+def test_as_many_objects_in_every_map_are_no_scores(tmp_path: Path):
+    y, x = np.mgrid[:SIDE, :SIDE]
+    grid = np.where((y % 12 < 9) & (x % 12 < 9), y // 12 * 4 + x // 12 + 1, 0).astype(np.uint8)  # 16 of them
+    tifffile.imwrite(tmp_path / "0.tif", grid)
+    assert whole_numbers([tmp_path / "0.tif"]) == (1.0, True)
 
 
 @pytest.mark.parametrize("kind", ["0 and 255", "0 and 1", "0 and 7 of 16 bits"])
 def test_empty_masks_are_of_any_kind(kind: str, tmp_path: Path):
     paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, np.zeros(mask.shape, np.uint8)))
-    assert read_map(paths[0], scale=integer_scale(paths)).max() == 0
+    assert read_map(paths[0], scale=whole_numbers(paths).scale).max() == 0
     KINDS[kind](mask_of(3), paths[3])
-    np.testing.assert_array_equal(read_map(paths[3], scale=integer_scale(paths)) >= 0.5, mask_of(3))
+    np.testing.assert_array_equal(read_map(paths[3], scale=whole_numbers(paths).scale) >= 0.5, mask_of(3))
 
 
 def test_masks_of_16_bits_with_different_foregrounds_are_refused(tmp_path: Path):
     paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, mask.astype(np.uint16)))
     tifffile.imwrite(paths[1], mask_of(1) * np.uint16(255) * ~mask_of(2))
     with pytest.raises(UserError, match=r"the map .*1\.tif holds 0, 255, the map .*3\.tif 0, 1"):
-        integer_scale(paths)
+        whole_numbers(paths)
 
 
 @pytest.mark.parametrize("place", [0, 2])
@@ -98,15 +110,15 @@ def test_a_dark_image_among_scores_stays_one(place: int, tmp_path: Path):
     paths = written(tmp_path, KINDS["0 and 255"])
     KINDS["0 and 1"](mask_of(place), paths[place])
     tifffile.imwrite(paths[1], mask_of(1) * np.linspace(0, 255, SIDE).astype(np.uint8))
-    assert read_map(paths[place], scale=integer_scale(paths)).max() == pytest.approx(1 / 255)
+    assert read_map(paths[place], scale=whole_numbers(paths).scale).max() == pytest.approx(1 / 255)
     tifffile.imwrite(paths[1], mask_of(1) * np.linspace(0, 100, SIDE).astype(np.uint8))
-    assert read_map(paths[place], scale=integer_scale(paths)).max() == pytest.approx(1 / 255)
+    assert read_map(paths[place], scale=whole_numbers(paths).scale).max() == pytest.approx(1 / 255)
 
 
 def test_maps_that_are_neither_scores_nor_masks_are_refused(tmp_path: Path):
     paths = written(tmp_path, lambda mask, path: tifffile.imwrite(path, mask + np.uint8(1)))
     with pytest.raises(UserError, match=r"the maps hold 1, 2 \(.*0\.tif, …\), which are neither scores"):
-        integer_scale(paths)
+        whole_numbers(paths)
     colors = np.zeros((SIDE, SIDE, 3), np.uint8)
     colors[..., 0] = mask_of(0) * 255
     Image.fromarray(colors).save(tmp_path / "red.png")

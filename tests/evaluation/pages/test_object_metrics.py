@@ -74,6 +74,22 @@ def test_the_method_may_be_given_and_without_one_touching_cells_are_one(tmp_path
     assert evaluate_maps(root, report=False, instances="watershed")["objects"]["predicted"] == 7
 
 
+@pytest.mark.parametrize("first", [0, 200])  # above half of a type's range, too
+def test_maps_that_number_objects_keep_touching_ones_apart(tmp_path, capsys, first: int):
+    root = write_data(tmp_path)
+    (root / "predictions.json").unlink()  # of another program
+    for number, found in enumerate((cells(missing=3), cells(shift=2))):
+        tifffile.imwrite(root / f"pred/{number}.tif", np.where(found > 0, found + first + number, 0).astype(np.uint8))
+    figures = evaluate_maps(root / "pred", str(root / "list.txt"), report=False)
+    assert (figures["objects"]["labelled"], figures["objects"]["predicted"]) == (8, 7)
+    assert figures["objects"]["object_f1"] == pytest.approx(2 * 7 / 15)
+    assert figures["pooled"]["precision"] > 0.8
+    assert "of masks as their maps number them): 8 in labels, 7 in masks" in capsys.readouterr().out
+    assert (
+        evaluate_maps(root, str(root / "list.txt"), report=False, instances="components")["objects"]["predicted"] == 5
+    )
+
+
 def test_of_plain_labels_both_sides_are_components(tmp_path):
     root = write_data(tmp_path, numbered=False, instances={"method": "watershed", "min_area": 1, "objects": 7})
     figures = evaluate_maps(root, report=False)
