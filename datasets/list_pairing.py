@@ -94,23 +94,29 @@ def refuse_closed(error: OSError) -> None:
 def list_image_tree(folder: Path) -> list[Path]:
     """The image files inside a folder and the folders below it, links followed, in natural order.
 
-    Folders below it are left out as `is_entered` says, and those that hold this project's results.
+    Folders below it are left out as `is_entered` says, and results of this project wherever they lie. Links to what is
+    gone are there: whoever opens them says so.
 
     Raises:
         PermissionError: a folder that may not be read.
     """
-    from utils.output_folder import WRITTEN
+    from utils.output_folder import WRITTEN, written_names
 
     found: list[Path] = []
     if not folder.is_dir():
         return []
     for place, folders, files in os.walk(folder, onerror=refuse_closed, followlinks=True):
-        if WRITTEN in files and Path(place) != folder:
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if is_entered(Path(place), name)]
-        found += [file for name in files if is_image_file(file := Path(place, name)) and file.is_file()]
+        here = Path(place)
+        results = written_names(here) if WRITTEN in files else set()
+        tops = {name.partition("/")[0] for name in results}
+        folders[:] = [name for name in folders if name not in tops and is_entered(here, name)]
+        found += [file for name in files if name not in tops and is_image_file(file := here / name) and is_there(file)]
     return sorted(found, key=natural_key)
+
+
+def is_there(file: Path) -> bool:
+    """Whether a name is that of a file, or of a link that leads nowhere."""
+    return file.is_file() or (file.is_symlink() and not file.exists())
 
 
 def stem(path: Path) -> str:

@@ -58,6 +58,13 @@ class Writer:
         return set()
 
 
+def written_names(folder: Path) -> set[str]:
+    """All files in ``folder`` that commands wrote, by its record."""
+    known = read_json_if_whole(folder / WRITTEN)
+    lists = known.values() if isinstance(known, dict) else ()
+    return {str(name) for names in lists if isinstance(names, list) for name in names}
+
+
 @contextmanager
 def replaced_output(
     folder: Path,

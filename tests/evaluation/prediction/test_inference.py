@@ -181,6 +181,19 @@ def test_input_folders_are_followed_through_links_and_without_litter(tmp_path, r
     assert sorted(maps.values()) == ["pred/9.tif", "pred/day1/7.tif"]
 
 
+def test_results_among_the_images_are_not_predicted_and_links_to_nothing_are_named(tmp_path, run):
+    folder = tmp_path / "mine"
+    write_images(folder, {"9": (20, 20)})
+    write_images(folder / "day1", {"7": (20, 20)})
+    for _ in range(2):
+        predict(run, "--input", folder, "--out", folder, "--masks")
+        predict(run, "--input", folder / "day1", "--out", folder / "day1", "--overlays", 1)
+        assert sorted(read_json(folder / "predictions.json")["maps"].values()) == ["pred/9.tif", "pred/day1/7.tif"]
+    (folder / "8.png").symlink_to(tmp_path / "unmounted/8.png")
+    with pytest.raises(UserError, match=r"1 of 3 images could not .*\n.*mine/8\.png does not exist"):
+        predict(run, "--input", folder, "--out", folder, "--masks")
+
+
 def test_another_list_has_its_own_folder(tmp_path, images, run):
     other = write_list(tmp_path / "lists" / "other.txt", images[:2])
     predict(run, "--data_list", other)
