@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets.image_files import split_plane
-from datasets.list_pairing import list_image_tree, list_images, natural_key
+from datasets.list_pairing import list_image_tree, list_images, natural_key, stem
 from datasets.lists import Sample
 from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
@@ -155,14 +156,15 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
         known = [file for file in list_image_tree(folder.maps) if file.suffix.lower() in MAP_SUFFIXES]
     found = [_recorded_map(sample.image, recorded) for sample in samples]
     if not any(found):  # no record, or the images have moved since
-        by_stem = dict(zip(unique_stems([file.relative_to(folder.maps) for file in known]), known, strict=True))
+        named = dict(zip(unique_stems([file.relative_to(folder.maps) for file in known]), known, strict=True))
         if len({file.with_suffix("") for file in known}) < len(known):
             raise UserError(f"{display_path(folder.maps)} has maps that differ by suffix alone: keep one of each")
         images = [sample.image for sample in samples]
         top = os.path.commonpath([image.parent for image in images])
         in_tree = unique_stems([image.relative_to(top) for image in images])
+        by_stem = _by_stem(named)
         found = [
-            by_stem.get(name) or by_stem.get(below) or _plane_of(by_stem.get(image.stem), image)
+            by_stem(name) or by_stem(below) or _plane_of(by_stem(image.stem), image)
             for name, below, image in zip(unique_stems(images), in_tree, images, strict=True)
         ]
         _check_shared(samples, found)
@@ -175,6 +177,19 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
     used = {file for _, path in pairs for file in (path, split_plane(path)[0])}
     missing = [sample.image for sample, path in zip(samples, found, strict=True) if path is None]
     return Matches(pairs, missing, [path for path in known if path not in used])
+
+
+def _by_stem(named: Mapping[str, Path]) -> Callable[[str], Path | None]:
+    """What finds the map of a name without suffix, else the one whose name is the same but for ``.ome`` or accents."""
+    plain: dict[str, list[Path]] = defaultdict(list)
+    for name, path in named.items():
+        plain[stem(Path(f"{name}.tif"))].append(path)
+
+    def find(name: str) -> Path | None:
+        alike = plain.get(stem(Path(f"{name}.tif")), [])
+        return named.get(name) or (alike[0] if len(alike) == 1 else None)
+
+    return find
 
 
 def _recorded_map(image: Path, recorded: dict[Path, Path]) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from sklearn import metrics as sklearn
 
 from datasets.image_io import write_image, write_label, write_scores
@@ -171,6 +172,25 @@ def test_maps_from_elsewhere_match_by_stem(tmp_path, cases, capsys, kind):
     expected = scores >= 0.5 if kind == "0/1 masks" else scores
     assert summary["pooled"]["auc"] == pytest.approx(sklearn.roc_auc_score(labels, expected))
     assert (folder / "metrics.json").is_file()
+
+
+def test_maps_match_whatever_ome_or_accents_make_of_the_name_and_images_may_have_channels(tmp_path):
+    lines, scores = [], np.eye(32, dtype=np.float32)
+    for place, (image, name) in enumerate({"zelle_ä.ome": "zelle_a\u0308", "8.ome": "8", "9": "9.ome"}.items()):
+        path = tmp_path / "images" / f"{image}.tif"
+        path.parent.mkdir(exist_ok=True)
+        values = np.full((3, 32, 32), place + 1, np.uint8)
+        values[:, 5] = 9
+        tifffile.imwrite(path, values, photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
+        write_label(tmp_path / "labels" / f"{place}.png", (scores > 0).astype(np.uint8))
+        write_scores(tmp_path / "maps" / f"{name}.tif", scores)
+        lines.append(f"{path}\t{tmp_path}/labels/{place}.png\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    for _ in range(2):  # the second time among the files of the first
+        main(["--prd_dir", str(tmp_path / "maps"), "--test_data_dir", str(tmp_path / "list.txt")])
+        written = read_json(tmp_path / "maps" / "metrics.json")
+        assert written["n_images"] == 3 and written["pooled"]["iou"] == 1
+    assert (tmp_path / "maps" / "report.html").is_file()
 
 
 def test_what_has_no_partner_is_named(tmp_path, cases, capsys):
