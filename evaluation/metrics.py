@@ -44,9 +44,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     truth = "run or audit.json: estimate IoU and F1 against the truth from labels that err as this audit found"
     add("--label_audit", metavar="RUN|FILE", help=truth)
     add("--data_root", metavar="DIR", help="folder that relative paths in the list start from")
-    objects = (
-        "how objects of masks are told apart where labels number theirs (default: as recorded or numbered in maps)"
-    )
+    objects = "how objects of masks are told apart where labels number theirs (default: as recorded, or as maps do)"
     add("--instances", choices=[*INSTANCES], help=objects)
     add("--out", type=Path, metavar="DIR", help="where the figures go (default: beside pred/)")
     add("--no_report", action="store_true", help="write no report.html and no overlays")

@@ -63,7 +63,8 @@ def write_out_of_fold(folder: Path, runs: Sequence[Path], predictions: Sequence[
             "environment": environment_record(),
         }
         write_json(partial / PREDICTIONS.record, record)
-        if record["threshold"] is not None and not knows_noise(config):
+        belongs_to_offset = bool(record["mask_offset"])  # which was chosen at that threshold, and undoes another
+        if record["threshold"] is not None and not belongs_to_offset and not knows_noise(config):
             threshold = pooled_threshold(partial, record["threshold"])
             write_json(partial / PREDICTIONS.record, {**record, "threshold": threshold})
     return target

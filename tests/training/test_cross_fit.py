@@ -17,6 +17,7 @@ from evaluation.label_errors.ranking import trained_pairs
 from evaluation.metrics import evaluate_maps
 from evaluation.pages.rebuild import rebuild_report
 from evaluation.prediction.ensemble import find_members
+from evaluation.prediction.out_of_fold import write_out_of_fold
 from evaluation.prediction.runs import predict_run
 from evaluation.scores.map_folder import find_maps, match_maps
 from evaluation.scores.platt import PlattScaling
@@ -80,6 +81,19 @@ def test_metrics_and_issues_are_of_the_whole_list(folder):
     (folder / "report.html").unlink()
     assert rebuild_report([str(folder)]) == folder / "report.html"
     assert "by the audits of 3 parts" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.5])
+def test_the_threshold_of_an_offset_stays_with_it(folder, tmp_path, offset):
+    runs, parts = [folder / f"fold_{number}" for number in range(1, FOLDS + 1)], []
+    for run in runs:
+        (results,) = run.glob("results/*_held_out")
+        parts.append(shutil.copytree(results, tmp_path / run.name))
+        record = json.loads((results / "predictions.json").read_text())
+        changed = {**record, "threshold": 0.99, "mask_offset": offset}
+        (parts[-1] / "predictions.json").write_text(json.dumps(changed))
+    record = find_maps(write_out_of_fold(tmp_path / "f", runs, parts)).record
+    assert record["mask_offset"] == offset and (record["threshold"] > 0.98) == bool(offset)
 
 
 def test_the_folder_is_the_ensemble_of_its_runs(folder, root):
