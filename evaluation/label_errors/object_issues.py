@@ -16,10 +16,11 @@ from datasets.labels import IGNORE
 from evaluation.label_errors.issue_files import KINDS, IssueFolder, JudgedImage, LabelIssue, write_issue_files
 from evaluation.label_errors.objects import Region, find_regions
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel
+from evaluation.label_errors.sheet import show_posterior
 from utils.background import WriterPool, read_ahead
-from utils.cli import Progress
+from utils.cli import map_with_progress
 from utils.files import unique_stems
-from utils.overlays import INVENTED, beside, show_classes, show_image, show_scores
+from utils.overlays import INVENTED, beside, show_classes, show_image
 
 SPECKLED = 0.02  # median share of lone pixels from which labels are noisy by pixels and have no outlines
 EVIDENCE_IN_IMAGE = 12.8  # nats: half the quantile of χ² at 0.1 % over the 2500 windows of 7×7 that an image may have
@@ -121,11 +122,9 @@ def judge_objects(assessor: LabelAssessor, ranked: Sequence[RankedLabel]) -> tup
     elif assessor.num_classes == 1:
         assessor = with_outlines(assessor, [entry.prediction for entry in ranked])
     predictions = sorted((entry.prediction for entry in ranked), key=lambda item: item.sample.line)
-    found = []
-    with Progress(len(predictions), "looking for issues") as progress:
-        for entry in read_ahead(lambda item: judge_label(assessor, item, outlines), predictions, ahead=4, workers=2):
-            found.append(entry)
-            progress.update()
+    found = map_with_progress(
+        lambda item: judge_label(assessor, item, outlines), predictions, "looking for issues", workers=2
+    )
     return found, assessor
 
 
@@ -161,10 +160,7 @@ def draw_crop(image: np.ndarray, label: np.ndarray, posterior: np.ndarray, regio
     inside = np.zeros(label.shape, np.uint8)
     inside[region.window] = region.mask
     window, classes = (rows, columns), len(posterior)
-    expected = (
-        show_scores(posterior[1]) if classes == 2 else show_classes(posterior.argmax(0).astype(np.uint8), classes)
-    )
-    views = [image, show_classes(label, 1 if classes == 2 else classes), expected]
+    views = [image, show_classes(label, 1 if classes == 2 else classes), show_posterior(posterior)]
     scale = SHOWN_SIDE / side
     size = (round((columns.stop - columns.start) * scale), round((rows.stop - rows.start) * scale))
     shown = [cv2.resize(view[window], size, interpolation=cv2.INTER_NEAREST) for view in views]

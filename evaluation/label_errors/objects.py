@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from datasets.noise_steps import move
+
 # What an issue must be sure of to be told: more where outlines are at stake, along which networks blur.
 MIN_CONFIDENCE = {"missing": 0.6, "invented": 0.6, "moved": 0.6}
 MIN_CONFIDENCE |= {"merged": 0.8, "split": 0.8, "too wide": 0.8, "too narrow": 0.8}
@@ -203,12 +205,7 @@ def lone_objects(label: Objects, expected: Objects, evidence: np.ndarray, least:
 
 def shifted(mask: np.ndarray, down: int, right: int) -> np.ndarray:
     """A mask (H, W) moved by whole pixels; what comes in is empty."""
-    height, width = mask.shape
-    moved = np.zeros_like(mask)
-    moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = mask[
-        max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
-    ]
-    return moved
+    return move(mask.view(np.uint8), down, right).view(bool)
 
 
 def best_move(given: np.ndarray, expected: np.ndarray, reach: int = REACH) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.map_folder import MapFolder, match_maps
 from evaluation.scores.maps import read_map, whole_numbers
 from utils.background import read_ahead
-from utils.cli import Progress, UserError
+from utils.cli import UserError, map_with_progress
 from utils.files import read_json
 from utils.run_folder import REPO_ROOT, display_path
 
@@ -187,11 +187,7 @@ def rank_labels(
     paths = [[item.map_path for item in predictions if item.folder == number] for number in range(len(folders))]
     scales = [whole_numbers(maps).scale if num_classes == 1 and maps else 0.0 for maps in paths]
     assessor = calibrate(LabelAssessor(num_classes, ignore_index, scales), predictions)
-    found = []
-    with Progress(len(predictions), "judging") as progress:
-        for entry in read_ahead(assessor.score, predictions, ahead=4, workers=2):
-            found.append(entry)
-            progress.update()
+    found = map_with_progress(assessor.score, predictions, "judging", workers=2)
     ranked = [entry for entry, *_ in found]
     names = [display_path(prediction.sample.image) for prediction in predictions]
     others = Others(np.stack([given for _, given, _ in found]), np.stack([expected for *_, expected in found]), names)

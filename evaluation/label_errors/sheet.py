@@ -50,6 +50,13 @@ def show_issues(image: np.ndarray, label: np.ndarray, assessed: LabelQuality, co
     return picture.round().astype(np.uint8)
 
 
+def show_posterior(posterior: np.ndarray) -> np.ndarray:
+    """What is expected, P(label = k) (K, H, W): scores of the foreground, or the likeliest classes; uint8 (H, W, 3)."""
+    if len(posterior) == 2:
+        return show_scores(posterior[1])
+    return show_classes(posterior.argmax(0).astype(np.uint8), len(posterior))
+
+
 def issue_row(
     image: np.ndarray,
     label: np.ndarray,
@@ -66,13 +73,10 @@ def issue_row(
         posterior: P(label = k), (K, H, W).
     """
     classes = len(posterior)
-    expected = (
-        show_scores(posterior[1]) if classes == 2 else show_classes(posterior.argmax(0).astype(np.uint8), classes)
-    )
     pictures = [
         show_image(shrink(image, SIDE, average=True)),
         show_classes(shrink(label, SIDE, average=False), 1 if classes == 2 else classes),
-        shrink(expected, SIDE, average=classes == 2),
+        shrink(show_posterior(posterior), SIDE, average=classes == 2),
         shrink(show_issues(image, label, assessed, confidence=confidence), SIDE, average=False),
     ]
     row = beside(pictures)
