@@ -31,6 +31,7 @@ DISTANCE_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, np.inf])  # pixels from 
 DEPTH_EDGES = np.array([0, 0.25, 0.5, 0.75, 1 - 1e-6, np.inf])  # the last bin is the skeleton itself
 GRADIENT = np.array([[-0.5, 0, 0.5]], np.float32)
 SHRINKAGE = 20  # labels that the share of its class weighs in the share of a bin
+WORKERS = 4
 DISTANCES, DEPTHS = len(DISTANCE_EDGES) - 1, len(DEPTH_EDGES) - 1
 
 
@@ -126,8 +127,7 @@ def boundary_coordinates(truth: np.ndarray, num_classes: int = 1) -> tuple[np.nd
         mask = truth == true_class
         if not mask.any():
             continue
-        inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        np.minimum(inside, sum(truth.shape), out=inside)  # without any other class the transform is infinite
+        inside = _distance_inside(mask)
         center = skeletonize(mask) if true_class else _ridge(inside)
         to_center = cv2.distanceTransform((~center).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         distance[mask] = inside[mask] - 0.5
@@ -135,10 +135,19 @@ def boundary_coordinates(truth: np.ndarray, num_classes: int = 1) -> tuple[np.nd
     return distance, depth
 
 
+def _distance_inside(mask: np.ndarray) -> np.ndarray:
+    """Distance of each pixel of a mask to the nearest one outside it, float32 (H, W); without any, finite."""
+    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.minimum(inside, sum(mask.shape))
+
+
 def signed_distance(truth: np.ndarray) -> np.ndarray:
     """Distance to the true boundary in pixels: positive in the foreground, negative outside; float32 (H, W)."""
-    distance, _ = boundary_coordinates(truth)
-    return np.where(truth == 1, distance, -distance)
+    distance = np.zeros(truth.shape, np.float32)
+    for true_class, sign in ((0, -1), (1, 1)):
+        mask = truth == true_class
+        distance[mask] = sign * (_distance_inside(mask)[mask] - 0.5)
+    return distance
 
 
 def location_bins(truth: np.ndarray, num_classes: int = 1) -> np.ndarray:
@@ -165,13 +174,13 @@ def location_counts(bins: np.ndarray, noisy: np.ndarray, num_classes: int = 1) -
 
 
 def location_table(
-    truths: Sequence[np.ndarray], noisy: Sequence[np.ndarray], num_classes: int = 1, workers: int = 4
+    truths: Sequence[np.ndarray], noisy: Sequence[np.ndarray], num_classes: int = 1
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Location bins and label counts of a set of images.
 
     Returns: (bins of every image, counts (n, K, DISTANCES, DEPTHS, K)).
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         bins = list(pool.map(lambda truth: location_bins(truth, num_classes), truths))
     return bins, np.stack([location_counts(*pair, num_classes) for pair in zip(bins, noisy, strict=True)])
 

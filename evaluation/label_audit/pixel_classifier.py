@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 LEVELS = 5  # pyramid levels: features reach about 2**LEVELS pixels
-FEATURES_PER_LEVEL = 4
 UNITS = 192
 RIDGE = 1e-3
+WORKERS = 4
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
@@ -66,10 +66,10 @@ def sample_positions(shape: tuple[int, int], count: int, rng: np.random.Generato
 
 
 def image_features(
-    images: Sequence[np.ndarray], positions: Sequence[tuple[np.ndarray, np.ndarray]], workers: int = 4
+    images: Sequence[np.ndarray], positions: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[np.ndarray]:
     """`features_at` chosen (rows, columns) of every image."""
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(lambda pair: features_at(pair[0], *pair[1]), zip(images, positions, strict=True)))
 
 

@@ -138,7 +138,6 @@ class IoUPredictor:
         truths: clean labels with 255 ignored, (H, W) each.
         bins: of ``label_density.location_bins``, (H, W) each.
         num_classes: 1 for binary labels.
-        pixels: sampled pixels per image.
         training_images: images that the network will be trained on; None: these.
         steps: optimizer steps that it will be trained for; None: as many as it takes.
     """
@@ -150,12 +149,11 @@ class IoUPredictor:
         bins: Sequence[np.ndarray],
         num_classes: int = 1,
         seed: int = 0,
-        pixels: int = PIXELS,
         training_images: int | None = None,
         steps: int | None = None,
     ) -> None:
         self.seed, rng = seed, np.random.default_rng(seed)
-        self.positions = [sample_positions(truth.shape, pixels, rng) for truth in truths]
+        self.positions = [sample_positions(truth.shape, PIXELS, rng) for truth in truths]
         self.truths, self.features = truths, image_features(images, self.positions)
         self.learner, self._outlined = PixelLearner(self.features, seed), None
         self.truth = np.concatenate([truth[place] for truth, place in zip(truths, self.positions, strict=True)])

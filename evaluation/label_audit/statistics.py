@@ -28,6 +28,7 @@ CLEAR_SIGNAL = 0.3  # median correlation from which on single labels can be call
 BETTER_BY = 0.3  # how much better a label must correlate with another image
 CLOSE = 0.6  # the least correlation with that image, relative to the median
 BASE = 4  # features of a cell that are no products of others
+WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def find_mismatches(maps: np.ndarray, features: np.ndarray) -> tuple[float, list
 
 
 def label_statistics(
-    labels: Sequence[np.ndarray], images: Sequence[np.ndarray] | None = None, num_classes: int = 1, workers: int = 4
+    labels: Sequence[np.ndarray], images: Sequence[np.ndarray] | None = None, num_classes: int = 1
 ) -> LabelStatistics:
     """Describe a label set.
 
@@ -221,7 +222,7 @@ def label_statistics(
         images: of the same length, any dtype; None leaves out what needs images.
     """
     classes = label_classes(num_classes)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         described = list(pool.map(lambda i: _describe(labels[i], classes), range(len(labels))))
     counts = np.stack([item[0] for item in described])
     labelled = np.maximum(counts[:, :-1].sum(1), 1)
@@ -233,7 +234,7 @@ def label_statistics(
     signal, inverted, others, compared = float("nan"), [], [], 0
     if images is not None and len(labels) >= MIN_COMPARED:
         compared = min(len(labels), MAX_COMPARED)
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             features = np.stack(list(pool.map(lambda i: _cell_features(images[i]), range(compared))))
         maps = np.stack([item[2].ravel() for item in described[:compared]])
         signal, inverted, others = find_mismatches(maps, features)
