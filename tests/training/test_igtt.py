@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from datasets.label_noise import EMS_SPEC, make_noisy_label
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import choose_vote
 from training.label_free.masks import (
@@ -15,7 +16,6 @@ from training.label_free.masks import (
     INITIAL_LABELS,
     bce_mask,
     dmi_mask,
-    extract_structure,
     initial_mask,
     mask_agreement,
     orient_masks,
@@ -124,10 +124,13 @@ def test_auto_must_be_resolved_before_masks_are_oriented():
 
 
 def test_structures_are_a_tenth_of_the_shifted_skeleton():
+    def extract_structure(mask: np.ndarray, seed: int, epoch: int, image_id: str, spec: str = EMS_SPEC) -> np.ndarray:
+        return make_noisy_label(mask, spec, seed, image_id, epoch=epoch)
+
     mask = np.zeros((64, 64), np.uint8)
     mask[10:21, 8:56] = mask[40:45, 8:56] = 1
-    label = extract_structure(mask, seed=3, epoch=2, image_id="a.tif")
-    shifted = extract_structure(mask, seed=3, epoch=2, image_id="a.tif", spec="skeleton+shift:1")
+    label = extract_structure(mask, 3, 2, "a.tif")
+    shifted = extract_structure(mask, 3, 2, "a.tif", "skeleton+shift:1")
     assert label.sum() == np.floor(0.1 * shifted.sum() + 0.5)
     assert not label[(shifted == 0)].any(), "a prefix of a spec draws the same"
     rows = np.unique(np.nonzero(shifted)[0])
@@ -135,7 +138,7 @@ def test_structures_are_a_tenth_of_the_shifted_skeleton():
     assert np.array_equal(label, extract_structure(mask, 3, 2, "a.tif")), "deterministic"
     for seed, epoch, image_id in ((4, 2, "a.tif"), (3, 1, "a.tif"), (3, 2, "b.tif")):
         assert not np.array_equal(label, extract_structure(mask, seed, epoch, image_id))
-    assert np.array_equal(extract_structure(mask, 3, 2, "a.tif", spec="clean"), mask)
+    assert np.array_equal(extract_structure(mask, 3, 2, "a.tif", "clean"), mask)
 
 
 @pytest.mark.parametrize("name", INITIAL_LABELS)

@@ -1,11 +1,13 @@
-r"""Building blocks of label-free training (iGTT): masks from predictions, structures from masks.
+r"""Building blocks of label-free training (iGTT): the first masks, and masks from predictions.
 
 One refresh of the pseudo-labels is, image by image and without any label,
 
-    scores → ``select_masks`` → ``orient_masks`` → (stored) → ``extract_structure`` → labels of the next epoch
+    scores → ``select_masks`` → ``orient_masks`` → (stored) → noise (``igtt_ems``) → labels of the next epoch
 
 Notation: :math:`p \in [0,1]^N` the scores of an image, :math:`s \in \{0,1\}^N` a mask. Everything here is a function
-of its arguments; what is random derives from (seed, epoch, image id).
+of its arguments; what is random derives from (seed, image id). The published noise, ``label_noise.EMS_SPEC``, extracts
+the meta-structure: a mask's skeleton keeps the place of an object and drops what the mask got wrong at its border,
+shift and sampling leave only its density.
 
 Source: Luo et al., *Deep Neural Networks Learn Meta-Structures from Noisy Labels in Semantic Segmentation*, AAAI-22.
 """
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.label_noise import EMS_SPEC, make_noisy_label
+from datasets.label_noise import make_noisy_label
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import Vote, choose_vote
 from evaluation.classical.foreground import orient
@@ -104,19 +106,7 @@ def orient_masks(masks: Tensor, images: Tensor, foreground: str) -> Tensor:
     return masks ^ swap
 
 
-# From masks to labels
-
-
-def extract_structure(mask: np.ndarray, seed: int, epoch: int, image_id: str, spec: str = EMS_SPEC) -> np.ndarray:
-    """Extraction of the meta-structure (EMS) from an oriented mask: skeleton, shift by up to 1 px, a tenth of it.
-
-    Args:
-        mask: uint8 (H, W), 0/1.
-        spec: any noise spec; the mask's skeleton keeps the place of an object and drops what the mask got wrong at
-            its border, shift and sampling leave only its density. ``clean`` trains on the mask itself.
-    Returns: uint8 (H, W), a function of its arguments alone.
-    """
-    return make_noisy_label(mask, spec, seed, image_id, epoch=epoch)
+# The first masks
 
 
 def initial_mask(
