@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from models import to_scores
 from utils.background import read_ahead
 from utils.device import pinned
 
@@ -120,34 +119,3 @@ def _reflect(strip: Tensor, height: int, width: int) -> Tensor:
     """A strip (C, h, w) continued to (C, height, width) by its reflection at the bottom and on the right."""
     missing = (0, width - strip.shape[-1], 0, height - strip.shape[-2])
     return F.pad(strip, missing, mode="reflect") if any(missing) else strip
-
-
-def predict_tiled(
-    network: nn.Module,
-    image: Tensor,
-    window: int = 512,
-    overlap: int = 64,
-    batch: int = 8,
-    device: str | torch.device = "cpu",
-) -> np.ndarray:
-    """Scores of an image of any size; the network is taken as it is, in evaluation mode or not.
-
-    Args:
-        network: images to logits; lies on ``device``.
-        image: float32 (C, H, W), on the host.
-        window, overlap, batch: as in `predict_bands`.
-    Returns: float32 (K, H, W).
-    """
-
-    def read_rows(top: int, bottom: int) -> Tensor:
-        return image[:, top:bottom]
-
-    height, width = image.shape[-2:]
-
-    def predict(tiles: Tensor) -> Tensor:
-        return to_scores(network(tiles))
-
-    bands = predict_bands(
-        predict, read_rows, (height, width), window=window, overlap=overlap, batch=batch, device=device
-    )
-    return torch.cat([scores for _, scores in bands], dim=1).cpu().numpy()

@@ -15,7 +15,7 @@ from datasets.transforms import normalize
 from evaluation.inference import main
 from evaluation.prediction import MapSettings, Picture, Predictor, find_checkpoint, load_network, predict_pictures
 from evaluation.prediction.score_maps import band_writer
-from evaluation.prediction.tiling import predict_tiled
+from evaluation.prediction.tiling import predict_bands
 from models import build_network, to_scores
 from utils.checkpoint import save_checkpoint
 from utils.cli import Progress, UserError
@@ -152,7 +152,16 @@ def test_large_images_are_tiled_and_older_results_removed(run):
     assert tiled.shape == whole.shape == SIZES["10"]
     network, _, _ = load_network(run)
     image = torch.from_numpy(normalize(read_image(run.parents[2] / "images" / "10.png")))
-    assert tiled == pytest.approx(predict_tiled(network, image, window=96, overlap=48)[0], abs=1e-5)
+    bands = predict_bands(
+        lambda tiles: to_scores(network(tiles)),
+        lambda top, bottom: image[:, top:bottom],
+        SIZES["10"],
+        window=96,
+        overlap=48,
+    )
+    with torch.inference_mode():
+        expected = torch.cat([scores[0] for _, scores in bands]).numpy()
+    assert tiled == pytest.approx(expected, abs=1e-5)
     assert read_label(run / "results" / "epoch_2" / "masks" / "10.png").shape == SIZES["10"]
     assert not (run / "results" / "epoch_2" / "overlays").exists()  # of the earlier prediction
 

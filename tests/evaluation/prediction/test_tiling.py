@@ -7,10 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.prediction.tiling import ALIGNMENT, predict_bands, predict_tiled, tile_starts, tile_weights
+from evaluation.prediction.tiling import ALIGNMENT, predict_bands, tile_starts, tile_weights
 from models import build_network, to_scores
 
 AXES = [(1, 16, 4), (16, 16, 4), (17, 16, 4), (40, 16, 0), (41, 16, 15), (100, 64, 8), (97, 48, 20), (1001, 512, 64)]
+
+
+def predict_tiled(network: nn.Module, image: torch.Tensor, device: str = "cpu", **how: int) -> np.ndarray:
+    """Scores float32 (K, H, W) of an image (C, H, W)."""
+    shape = (image.shape[1], image.shape[2])
+    bands = predict_bands(
+        lambda tiles: to_scores(network(tiles)), lambda top, bottom: image[:, top:bottom], shape, device=device, **how
+    )
+    return torch.cat([scores for _, scores in bands], dim=1).cpu().numpy()
 
 
 @pytest.mark.parametrize(("length", "window", "overlap"), AXES)
