@@ -149,22 +149,20 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         hashed.close_with_checksum()
 
 
-def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint without executing anything that it may contain.
 
     Raises:
         UserError: missing, broken, damaged or foreign file, or one that holds more than plain tensors and containers.
     """
-    state = load_tensors(path, map_location, what="checkpoint", verify=True)
+    state = load_tensors(path, what="checkpoint", verify=True)
     if not isinstance(state, dict) or not set(CHECKPOINT_KEYS) <= set(state):
         raise UserError(f"{path} is not a checkpoint of this project: expected the keys {', '.join(CHECKPOINT_KEYS)}")
     return state
 
 
-def load_tensors(
-    path: Path, map_location: str | torch.device = "cpu", *, what: str = "file", verify: bool = False
-) -> Any:
-    """What a file of ``torch.save`` holds, tensors and plain containers only; nothing in it is executed.
+def load_tensors(path: Path, *, what: str = "file", verify: bool = False) -> Any:
+    """What a file of ``torch.save`` holds, tensors on the CPU and plain containers only; nothing in it is executed.
 
     Args:
         what: the word for such a file in messages.
@@ -175,7 +173,7 @@ def load_tensors(
     try:
         if verify and not verify_checksum(path):
             print(f"note: {what} {path} has no checksum (it was written by an earlier version)", flush=True)
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
     except (UserError, MemoryError):

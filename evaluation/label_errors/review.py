@@ -90,20 +90,13 @@ class ImageReader:
 
 
 def write_review(
-    path: Path,
-    found: IssueFolder,
-    dataset: str,
-    *,
-    folder: Path | None = None,
-    in_channels: int = 1,
-    channels: Sequence[str] = (),
+    path: Path, found: IssueFolder, dataset: str, *, in_channels: int = 1, channels: Sequence[str] = ()
 ) -> None:
     """Write the page that shows the issues of a folder, the surest first, and takes decisions.
 
     Args:
         path: the HTML file.
         dataset: the name that the command at the end is to have.
-        folder: where the issues will lie when the page is read; default: ``found.folder``.
         in_channels, channels: of the images, as for `datasets.image_io.read_image`.
     """
     issues = found.issues[:MAX_PICTURES]
@@ -118,7 +111,7 @@ def write_review(
     list_name = display_path(found.list_path)
     common, names = short_names([display_path(issue.image) for issue in issues]) if issues else ("", [])
     command = ["python datasets/apply_decisions.py", "--dataset", quoted(dataset), "--train_list", quoted(list_name)]
-    command += ["--prd_dir", quoted(display_path(folder or found.folder)), "decisions.json"]
+    command += ["--prd_dir", quoted(display_path(found.folder)), "decisions.json"]
     page = page_template("review.html").render(
         list=list_name,
         total=len(found.issues),

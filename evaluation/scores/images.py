@@ -256,15 +256,10 @@ class Totals:
         self.results.append(replace(result, totals=np.zeros(())))
 
 
-def score_maps(
-    pairs: Sequence[tuple[Sample, Path]],
-    scorer: Scorer,
-    workers: int | None = None,
-    tick: Callable[[], None] | None = None,
-) -> Totals:
+def score_maps(pairs: Sequence[tuple[Sample, Path]], scorer: Scorer, tick: Callable[[], None] | None = None) -> Totals:
     """Score every image, in threads; ``tick`` is called after each."""
     totals = Totals()
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = min(8, os.cpu_count() or 1)
     for result in read_ahead(scorer, pairs, ahead=2 * workers, workers=workers):
         totals.add(result)
         if tick is not None:
