@@ -198,13 +198,18 @@ def decide_reading(
     several = [file for file in files if len(file.values) > 2]
     has_strays = bool(several) and all(map(has_strays_only, several))
     are_objects = number_objects(files) or (only_binary and are_single_objects(files))
-    if found[0] == 0 and not has_strays and are_objects:
+    if found[0] == 0 and not has_strays and are_objects and not _has_void(found):
         return _as_objects(files, plain)
     if are_smeared(files):
         cut = float((found[0] + found[-1]) / 2)
         _refuse_mixed(files, paths, cut)
         return replace(plain, cut=cut), [_smeared_line(files, found, cut)]
     raise UserError(_other_values(found, files, paths, only_binary=only_binary))
+
+
+def _has_void(found: np.ndarray) -> bool:
+    """Whether 255 seems to mark what does not count: all other values, ascending as they are, are small."""
+    return IGNORE in found and len(found) > 2 and found[found != IGNORE][-1] <= FEW_VALUES
 
 
 def _as_objects(
@@ -282,9 +287,8 @@ def _other_values(
             "values, nor classes, nor numbered objects: are image and label exchanged, or is it a map of "
             "probabilities? A binary label has two values"
         )
-    proper = found[found != IGNORE]
-    has_void = IGNORE in found and proper[-1] <= FEW_VALUES
-    classes = proper if has_void else found
+    has_void = _has_void(found)
+    classes = found[found != IGNORE] if has_void else found
     meaning = ",".join(f"{value:g}:{min(int(value), 1)}" for value in classes) + (",255:ignore" if has_void else "")
     remedies = [f"if 255 marks what does not count, --ignore_index {IGNORE}"] if has_void and len(classes) == 2 else []
     if only_binary:

@@ -25,7 +25,7 @@ SAMPLES = 12
 COLUMNS = 3
 PANEL = 256  # pixels: the longer side of every picture
 MAX_ENLARGED = 4
-TEXT_SIZE, LINE_HEIGHT = 13, 17
+TEXT_SIZE, LINE_HEIGHT = 12, 17
 PAPER, INK, PALE_INK = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 OUTLINES = ((255, 170, 0), (0, 200, 255), (255, 60, 200), (120, 255, 60))  # of the labels of several annotators
 QUALITY = 90
@@ -136,6 +136,8 @@ Words = tuple[str, tuple[int, int, int]]
 def write_sheet(path: Path, tiles: Sequence[Tile], title: str, legend: Sequence[Words] = ()) -> None:
     """Write the sheet of some tiles as a JPEG, atomically; ``legend`` names the outlines' colours behind the title."""
     pictures = [draw_tile(tile) for tile in tiles]
+    if any((label == IGNORE).any() for tile in tiles if not tile.is_objects for label in tile.labels):
+        legend = [*legend, ("not counted", IGNORED)]
     rows = [beside(pictures[start : start + COLUMNS]) for start in range(0, len(pictures), COLUMNS)]
     sheet = beside(rows, axis=0)
     head = np.full((LINE_HEIGHT + 2 * GAP, max(sheet.shape[1], 2 * PANEL), 3), PAPER, np.uint8)
@@ -156,11 +158,13 @@ def legend_of(kinds: Sequence[str], classes: Sequence[object]) -> list[Words]:
 
 
 def draw_tile(tile: Tile) -> np.ndarray:
-    """The image, beside it the image with outlines, two lines of text below; uint8 (h, w, 3)."""
+    """The image, beside it with outlines and grey where no pixel counts, two lines of text below; uint8 (h, w, 3)."""
     plain = to_panel(show_image(shrink(tile.image, 4 * PANEL, average=True)), smooth=True)
     outlined = plain.copy()
     for number, label in enumerate(tile.labels):
         label = to_panel(label, smooth=False, size=plain.shape[:2])
+        if not tile.is_objects:
+            outlined[label == IGNORE] = IGNORED
         draw_outline(outlined, label, _colors(tile, number, label))
     pictures = [_centred(plain), _centred(outlined)] if tile.labels else [_centred(plain)]
     row = beside(pictures)
@@ -170,7 +174,7 @@ def draw_tile(tile: Tile) -> np.ndarray:
 
 
 def draw_outline(picture: np.ndarray, label: np.ndarray, colors: np.ndarray) -> None:
-    """Draw the inner border of every region of a label into a picture, uint8 (H, W, 3); ignored pixels half grey.
+    """Draw the inner border of every region of a label into a picture, uint8 (H, W, 3).
 
     Args:
         label: whole numbers (H, W), 0 background.
@@ -222,9 +226,11 @@ def _centred(picture: np.ndarray) -> np.ndarray:
 
 def _with_text(picture: np.ndarray, lines: Sequence[Sequence[Words]]) -> np.ndarray:
     """A picture with lines of text, each of words in several colours; what is too long loses its beginning."""
+    from matplotlib import get_data_path
     from PIL import ImageDraw, ImageFont
 
-    font = ImageFont.load_default(TEXT_SIZE)
+    # Pillow's own font has neither accents nor µ, × and ≠
+    font = ImageFont.truetype(str(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")), TEXT_SIZE)
     canvas = pillow_module().fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):

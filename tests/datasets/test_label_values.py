@@ -308,6 +308,16 @@ def test_a_few_numbers_alone_are_objects_where_there_are_no_classes(tmp_path: Pa
                 read_checked_lists([path], expected, root=tmp_path, say=print)
 
 
+@pytest.mark.parametrize("only_binary", [False, True])
+def test_a_void_border_around_a_single_object_is_no_object(tmp_path: Path, only_binary: bool):
+    path = make_list(
+        tmp_path,
+        [picture(np.where(numbered(seed, 2) == 2, 255, numbered(seed, 2) > 0).astype(np.uint8)) for seed in (0, 1)],
+    )
+    with pytest.raises(UserError, match="if 255 marks what does not count, --ignore_index 255"):
+        read_checked_lists([path], replace(Expectation(), only_binary=only_binary), root=tmp_path, say=print)
+
+
 @pytest.mark.parametrize("label_map", ["255:0,0:1", "1:0,0:1"])
 def test_a_label_map_names_the_values_of_1_bit_files_either_way(label_map: str, tmp_path: Path):
     read, _, _ = read_set(tmp_path, [picture(~mask(seed)) for seed in (0, 1)], label_map=label_map)

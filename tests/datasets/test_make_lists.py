@@ -20,7 +20,7 @@ from datasets.labels import IGNORE
 from datasets.list_building import make_lists
 from datasets.list_layouts import folder_name
 from datasets.list_pairing import list_images, natural_key, pair_by_name, pair_files
-from datasets.list_preview import OUTLINES, Tile, draw_outline, draw_tile, write_sheet
+from datasets.list_preview import IGNORED, OUTLINES, Tile, draw_outline, draw_tile, write_sheet
 from datasets.list_splits import group_names, parse_shares, split_groups
 from datasets.list_stacks import expand_stacks
 from datasets.lists import SPLITS, read_list
@@ -263,6 +263,15 @@ def test_a_tile_shows_image_and_outline_beside_each_other(size: tuple[int, int])
     both = draw_tile(Tile(np.full(size, 50, np.uint8), [label], False, "7.png", "values 0, 1"))
     assert both.shape[0] == plain.shape[0] and both.shape[1] > 2 * plain.shape[1] - 8
     assert (both == OUTLINES[0]).all(axis=2).any() and not (plain == OUTLINES[0]).all(axis=2).any()
+
+
+def test_a_tile_shows_what_does_not_count_and_names_as_they_are():
+    label = np.where(np.arange(64 * 64).reshape(64, 64) < 2048, IGNORE, 0)
+    one, other = (draw_tile(Tile(np.zeros((64, 64), np.uint8), [label], False, name, "×")) for name in "äö")
+    assert (one == IGNORED).all(axis=2).sum() == 128 * 256
+    assert (one != other).any()  # not twice the box of a letter that a font lacks
+    objects = draw_tile(Tile(np.zeros((64, 64), np.uint8), [label], True, "ä", "×"))
+    assert not (objects == IGNORED).all(axis=2).any()
 
 
 def test_a_sheet_holds_any_kind_of_image(tmp_path: Path):
