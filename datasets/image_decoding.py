@@ -38,6 +38,7 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 PNG_MAGIC = b"\x89PNG"
 PNG_DEPTH, PNG_COLOR = 24, 25  # byte offsets of bit depth and colour type
 PNG_GREY = 0
+LFS_POINTER = b"version https://git-lfs"
 PNG_END = b"IEND\xaeB`\x82"
 PNG_TAIL = 65536  # bytes; EXIF data that were added later lie behind the pixels
 PLAIN_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA")  # Pillow modes whose arrays are taken as they are
@@ -64,6 +65,10 @@ def _open_picture(path: Path, plane: int | None, wanted: Wanted) -> Iterator[Ima
         try:
             image = pillow_module().open(file, formats=PICTURE_FORMATS)
         except UnidentifiedImageError:
+            if first_bytes(path).startswith(LFS_POINTER):
+                raise UserError(
+                    f"{display_path(path)} is a pointer of Git LFS: fetch the file with git lfs pull"
+                ) from None
             known = ", ".join(("TIFF", ".npy", *PICTURE_FORMATS))
             raise ValueError(f"its content is of no format that is read: {known}") from None
         check_plausible(image.height, image.width, len(image.getbands()), path.stat().st_size)

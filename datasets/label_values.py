@@ -189,7 +189,7 @@ def decide_reading(
     files, paths = [file for file, _ in known], [path for _, path in known]
     plain = LabelReading(ignore_index=ignore_index)
     if any(file.is_color for file in files):
-        return _decide_colors(files, paths, plain)
+        return _decide_colors(files, paths, plain, only_binary=only_binary)
     found = union_of_values(files)
     if len(found) <= 2 and (len(found) == 1 or found[0] == 0) or are_usual(files):
         _refuse_impossible(files, paths)
@@ -300,7 +300,7 @@ def _other_values(
 
 
 def _decide_colors(
-    files: Sequence[FileValues], paths: Sequence[Path], plain: LabelReading
+    files: Sequence[FileValues], paths: Sequence[Path], plain: LabelReading, *, only_binary: bool
 ) -> tuple[LabelReading, list[str]]:
     """Black and one colour are background and foreground, colours of single objects too; others must be named."""
     found = reduce(np.union1d, (file.values.astype(np.int64) for file in files if file.is_color))
@@ -311,7 +311,7 @@ def _decide_colors(
         text = f"#000000:0,{color_name(int(found[1]))}:1"
         line = f"labels are in colours: black is background, {color_name(int(found[1]))} foreground"
         return replace(plain, label_map=LabelMap.parse(text)), [line]
-    if found[0] == 0 and color_objects(files):
+    if found[0] == 0 and (color_objects(files) or (only_binary and are_single_objects(files))):
         return _as_objects(files, plain, "labels give every object a colour of its own")
     path = next(path for file, path in zip(files, paths, strict=True) if file.is_color)
     raise UserError(_color_message(path, found, len(paths) - 1))

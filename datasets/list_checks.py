@@ -22,7 +22,7 @@ from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
 from datasets.label_values import LabelReading, decide_reading
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample, raise_faults
-from utils.cli import UserError, map_with_progress
+from utils.cli import UserError, map_with_progress, shortened
 from utils.files import same_content
 from utils.paths import display_path
 
@@ -64,7 +64,10 @@ class Expectation:
 
 
 class Check(NamedTuple):
-    """What the check of one sample found; ``values`` are None without a label, and where their meaning is settled."""
+    """What the check of one sample found; ``values`` are None without a label, and where their meaning is settled.
+
+    ``classes`` are those of a label of K classes.
+    """
 
     header: Header | None
     faults: list[str]
@@ -73,6 +76,7 @@ class Check(NamedTuple):
     has_background: bool = False
     has_ignored: bool = False
     is_min_is_white: bool = False
+    classes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,9 @@ def _check_label(stored: StoredLabel, path: Path, expected: Expectation, count_p
         found = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
         return Check(None, [], found, has_ignored=bool(stored.ignored.any()), is_min_is_white=is_min_is_white)
     label = stored.classes(expected.reading, path)
-    foreground = bool(((label != 0) & (label != IGNORE)).any())
-    return Check(None, [], None, foreground, bool((label == 0).any()), bool((label == IGNORE).any()), is_min_is_white)
+    found = frozenset(np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORE + 1)).tolist())
+    classes = found - {IGNORE}
+    return Check(None, [], None, bool(classes - {0}), 0 in found, IGNORE in found, is_min_is_white, classes)
 
 
 # All lists of a run
@@ -260,6 +265,14 @@ def tell_one_sided(survey: ListSurvey, reading: LabelReading, say: Say = print) 
             f"{display_path(survey.path)}: no label has any {missing}: IoU, F1 and other figures that need it are "
             "undefined; where they would choose the best epoch, the last is taken"
         )
+
+
+def tell_missing_classes(survey: ListSurvey, reading: LabelReading, use: str, say: Say = print) -> None:
+    """Say which classes no label of a list holds; ``use`` is what that means for them."""
+    present = frozenset[int]().union(*(check.classes for check in survey.checks))
+    missing = [str(number) for number in range(reading.num_classes) if number not in present]
+    if reading.num_classes > 1 and present and missing:
+        say(f"{display_path(survey.path)}: no label holds class {shortened(missing)}: {use}")
 
 
 def tell_color(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = print) -> None:

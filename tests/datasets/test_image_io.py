@@ -207,6 +207,13 @@ def test_what_is_no_image_is_named(read, content: bytes | str | None, message: s
         read(path)
 
 
+@pytest.mark.parametrize("read", [read_image, read_label, read_shape])
+def test_what_git_left_in_place_of_a_file_is_named(read, tmp_path: Path):
+    path = written(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 480\n")
+    with pytest.raises(UserError, match=r"7\.tif is a pointer of Git LFS: fetch the file with git lfs pull"):
+        read(path)
+
+
 # Labels
 
 

@@ -358,3 +358,16 @@ def test_a_jpeg_alone_is_cut_at_half(tmp_path: Path):
     path = tmp_path / "7.jpg"
     path.write_bytes(picture(mask8(3), "JPEG", quality=75))
     assert abs((read_label(path) == 1).mean() - mask(3).mean()) < 0.02 * mask(3).mean()
+
+
+def test_classes_that_no_label_holds_are_said(tmp_path: Path):
+    full, part = numbered(0, 2).astype(np.uint8), np.minimum(numbered(1, 2), 1).astype(np.uint8)
+    lists = [make_list(tmp_path, [picture(label)], name) for name, label in (("train", full), ("val", part))]
+    said: list[str] = []
+    options = {"labels": ["required"] * 2, "root": tmp_path, "say": said.append}
+    read_checked_lists(lists, Expectation.of(3), **options)
+    assert said[0].endswith("val.txt: no label holds class 2: its figures are undefined")
+    assert not any("train.txt: no label" in line for line in said)
+    said.clear()
+    read_checked_lists(lists[:1], Expectation.of(5), **options | {"labels": ["required"]})
+    assert said[0].endswith("train.txt: no label holds class 3, 4: it cannot be learned from them")

@@ -216,6 +216,7 @@ def test_the_preset_loss_is_proper_under_noise(given):
     [
         (["--network", "vnet"], ["--network", "vnet", "unet"]),
         (["--epochs", "0"], ["--epochs", "'0'", "from 1 to"]),
+        (["--threads", "two"], ["--threads", "'two'", "from 1 to", "or auto"]),
         (["--lr", "nan"], ["--lr", "'nan'", "finite"]),
         (["--seed", str(2**63)], ["--seed", str(2**63), "whole number from 0"]),
         (["--lr", "fast"], ["--lr", "'fast'", "finite"]),

@@ -6,6 +6,7 @@ checks follow from it. Nothing here imports torch, so that ``main.py --help`` an
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,12 @@ INITIAL_LABELS = ("black", "random", "auto", *BASELINES)
 
 def auto_or_count(text: str) -> int | str:
     """A whole number of at least 1, or ``auto``."""
-    return text if text == "auto" else whole_number(1, MAX_COUNT)(text)
+    if text == "auto":
+        return text
+    try:
+        return whole_number(1, MAX_COUNT)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 
 
 seed_number = whole_number(0, 2**63 - 1)  # that torch takes
