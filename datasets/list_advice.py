@@ -14,7 +14,7 @@ import numpy as np
 from datasets.image_files import TURNED, Wanted
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_image, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name
-from datasets.label_summary import FileValues, summarize
+from datasets.label_summary import FileValues, are_single_objects, summarize
 from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
 from datasets.labels import IGNORE
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, stem, without_affix
@@ -201,7 +201,7 @@ def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Adv
 
 def _one_sided(found: Sequence[LookedAt], advice: Advice) -> list[str]:
     """A warning where no label has any foreground, or any background: nothing can be learned from them."""
-    if advice.classes or any(each.fault for each in found):
+    if advice.classes or any(each.fault for each in found) or any(note.startswith("warning") for note in advice.notes):
         return []
     present = [each.presence or advice.reading.presence(each.values) for each in found if each.values is not None]
     there = dict(zip(("foreground", "background"), map(any, zip(*present, strict=True)), strict=True))
@@ -213,22 +213,27 @@ def _masks_among(images: Sequence[Path]) -> list[str]:
     """A warning where images that have no labels seem to be labels, by their names or by their values."""
     looked_at = [images[index] for index in spread(len(images), COLORS_LOOKED_AT)]
     named = [image for image in looked_at if without_affix(stem(image), LABEL_BEGINNINGS, LABEL_ENDINGS) != stem(image)]
-    masks = named or [image for image in looked_at if _has_two_values(image)]
+    found = {} if named else {image: why for image in looked_at if (why := _seems_label(image))}
+    masks = named or list(found)
     if not masks:
         return []
-    why = "are named as labels are" if named else "hold two values, as masks do"
+    why = "are named as labels are" if named else found[masks[0]]
     return [
         f"warning: {len(masks)} of {counted(looked_at, 'image')} looked at {why} ({masks[0].name}): are they labels? "
         "Name their folder (--labels), or what their names end or begin with (--label_suffix)"
     ]
 
 
-def _has_two_values(image: Path) -> bool:
+def _seems_label(image: Path) -> str:
+    """Why an image seems to be a label; empty where it does not."""
     try:
-        values = read_image(image)
+        stored = read_stored_label(image, LabelReading())
+        file = summarize(stored.values, stored.ignored, stored.is_color)
     except UserError:
-        return False
-    return len(np.unique(values)) == 2
+        return ""
+    if len(file.values) == 2:
+        return "hold two values, as masks do"
+    return "number objects, as labels do" if file.values[0] == 0 and are_single_objects([file]) else ""
 
 
 def _channels_differ(image: Path) -> bool:

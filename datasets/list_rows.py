@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets.list_files import SPLITS
 from datasets.list_layouts import Found, Tree, folder_name
 from datasets.list_objects import merge_object_masks, objects_by_image
-from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, pair_by_name
+from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, pair_by_name, stem
 from utils.cli import UserError, counted, shortened
 from utils.run_folder import display_path
 
@@ -161,8 +161,12 @@ def _pair_part(
         if masks and max(map(len, masks.values())) == 1:  # img.png and label.png in a folder of every sample
             pairing, masks = Pairing([(image, label) for image, (label,) in masks.items()], [], []), {}
         if masks:
-            merged = merge_object_masks(masks, merged_folder, say)
-            pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], [])
+            merged, used = (
+                merge_object_masks(masks, merged_folder, say),
+                {mask for each in masks.values() for mask in each},
+            )
+            labels_alone = [found.path for found in group if found.path not in used]
+            pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], labels_alone)
         if not pairing.pairs:
             raise UserError(_no_pair(pairing, kind))
         columns.append(_tell_pairing(pairing, kind, say))
@@ -258,6 +262,13 @@ def _without_labels(rows: Sequence[Row], split: str | None, top: Path) -> str:
 
 def _no_pair(pairing: Pairing, kind: str) -> str:
     image, label = pairing.images_alone[0], pairing.labels_alone[0]
+    names = set(map(stem, pairing.images_alone))
+    folders = sorted({label.parent.name for label in pairing.labels_alone if stem(label) in names})
+    if len(folders) > 1:
+        return (
+            f"the images of {_common_folder(pairing.images_alone)} have labels in several folders of {kind}: "
+            f"{shortened(folders)}; name the one that is meant, or those of several annotators, with --labels"
+        )
     return (
         f"no image of {_common_folder(pairing.images_alone)} has a label of the same name in {kind}: {image.name}, "
         f"{label.name}, …; name what the labels' names end with (--label_suffix), or rename them after their images"

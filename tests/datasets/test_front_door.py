@@ -737,6 +737,35 @@ def test_merged_masks_are_objects(tmp_path: Path):
         assert np.array_equal(label > 0, np.isin(numbered(seed), (1, 2))) and len(np.unique(label)) == 3
 
 
+@pytest.mark.parametrize("pattern", ["masks/{}/{}.png", "masks/{}_{}.png", "masks/{}_mask_{}.png"])
+def test_masks_of_objects_are_merged_by_their_names(pattern: str, tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, "images/*.png", "abc")])
+    for seed, name in enumerate("abc"):
+        for value in range(1, 3):
+            put(tmp_path / "my data", [Files(one_object(value), pattern.format(name, value), seed=seed)])
+    lists, said = made(tmp_path)
+    rows = {row for name in lists for row in lists[name]}
+    assert rows == {f"images/{name}.png\tdatasets/own/labels_merged/{name}.tif" for name in "abc"}
+    assert "merged 6 masks of single objects into 3 labels of numbered objects in datasets/own/labels_merged" in said
+    merged = tifffile.imread(tmp_path / "datasets/own/labels_merged/b.tif")
+    assert np.array_equal(merged > 0, (numbered(1) > 0) & (numbered(1) <= 2)) and len(np.unique(merged)) == 3
+
+
+def test_slices_are_not_merged_as_objects(tmp_path: Path):
+    files = [Files(grey, "images/*.png", "ab"), *(Files(binary, f"masks/*_{n}.png", "ab") for n in range(3))]
+    put(tmp_path / "my data", files)
+    with pytest.raises(UserError, match=r"a_0\.png and the 2 masks beside it lie upon each other.*slices, frames"):
+        made(tmp_path)
+
+
+def test_several_folders_of_masks_are_named(tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, "images/*.png", "ab"), Files(binary, "masks/cyto/*.png", "ab")])
+    put(tmp_path / "my data", [Files(binary, "masks/nuclei/*.png", "ab")])
+    with pytest.raises(UserError, match=r"labels in several folders of masks: cyto, nuclei; name the one.*--labels"):
+        made(tmp_path)
+    assert made(tmp_path, labels=["nuclei"]).lists["train_gt.txt"] == ["images/a.png\tmasks/nuclei/a.png"]
+
+
 @pytest.mark.parametrize("samples", [(1, 2, 3), (1, 2, 7)])
 def test_numbers_of_objects_are_not_taken_for_those_of_images(samples: tuple[int, ...], tmp_path: Path):
     files = [Files(grey, "*/images/*.png", samples)]
