@@ -124,6 +124,14 @@ def read_stack(path: Path, channels: int = 1) -> PlaneStack:
         return _decoder(path).stack(path, Wanted(channels))
 
 
+def stored_channels(path: Path) -> int:
+    """How many channels an image has on an axis of their own; 1 of a picture in colours, and where it is broken."""
+    try:
+        return read_stack(path).sizes.get("C", 1)
+    except UserError:  # told where it is read
+        return 1
+
+
 def _decoder(path: Path) -> Decoder:
     start = first_bytes(path)
     if start[:4] in TIFF_MAGIC:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from datasets.catalog import prepare_dataset
     from datasets.label_noise import parse_spec
     from datasets.list_files import NOISY_LIST, default_training_list
-    from datasets.noise_files import SOURCE_LIST, training_command, write_noisy_labels
+    from datasets.noise_files import SOURCE_LIST, channels_of_list, training_command, write_noisy_labels
     from datasets.simulation import SIMULATED
 
     spec = options.pop("label_noise")
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     equal = f"; {NOISY_LIST} beside it is now equal to it" if options["make_default"] else ""
     print(f"wrote {display_path(new_list)}{equal}")
     read = {name: options[name] for name in ("num_classes", "ignore_index", "label_map", "data_root")}
+    read["in_channels"] = channels_of_list(new_list, options["data_root"])
     print(f"train on it with: {training_command(dataset, new_list.stem, **read)}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
+from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, stored_channels, write_label
 from datasets.label_noise import noisy_stages, parse_repair, parse_spec, spec_folder_name, spec_transition_matrix
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE, label_classes
@@ -124,6 +124,11 @@ def write_noisy_labels(
     except OSError as error:
         raise UserError(f"the noisy labels could not be written to {display_path(folder)}: {error}") from None
     return new_list
+
+
+def channels_of_list(list_path: Path, data_root: Path | str | None = None, root: Path = REPO_ROOT) -> int:
+    """How many channels the images of a list have on an axis of their own, by the first."""
+    return stored_channels(read_list(list_path, data_root, root, say=lambda line: None)[0].image)
 
 
 def training_command(

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 
 from datasets.clean_labels import tell_clean, with_clean_labels
-from datasets.image_io import read_label, write_image, write_label
+from datasets.image_io import read_label, stored_channels, write_image, write_label
 from datasets.label_fusion import annotators_of, with_fusion
 from datasets.label_noise import make_noisy_label, parse_repair
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, default_training_list, find_list, list_folder, read_checked_lists, write_list
-from datasets.noise_files import NoiseSettings, check_replaceable, name_files, training_command, write_noisy_labels
+from datasets.noise_files import (
+    NoiseSettings,
+    channels_of_list,
+    check_replaceable,
+    name_files,
+    training_command,
+    write_noisy_labels,
+)
 from evaluation.label_audit.annotators import repairs_of_samples
 from evaluation.label_audit.repair import choose_repair, labels_iou
 from utils.cli import UserError
@@ -75,6 +82,7 @@ def repair_list(
     }
     new_list = write_noisy_labels(dataset, chosen, source_list=source, root=root, repair=True, say=say, **reading)
     say(f"wrote {display_path(new_list)}")
+    reading["in_channels"] = channels_of_list(new_list, data_root, root)
     say(f"train on it with: {training_command(dataset, new_list.stem, clean_list=clean_list, **reading)}")
     return new_list
 
@@ -175,6 +183,7 @@ def fuse_list(
         label_map=label_map,
         data_root=data_root,
         clean_list=clean_list,
+        in_channels=stored_channels(samples[0].image),
     )
     say(f"train on the shares themselves with: {given} --fusion {how}")
     return new_list

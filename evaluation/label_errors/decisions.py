@@ -196,6 +196,8 @@ def apply_decisions(
         ignore_index=reading.ignore_index,
         label_map=reading.label_map and reading.label_map.text,
         data_root=data_root,
+        in_channels=found.in_channels,
+        channels=found.channels,
     )
     say(f"train on it with: {command}")
     return new_list

@@ -17,7 +17,7 @@ from datasets.label_values import LabelReading
 from utils.cli import UserError
 from utils.files import write_csv, write_json
 from utils.paths import absolute_path, display_path
-from utils.records import COUNT, OBJECT, POSITIVE, TEXT, check_record, read_record
+from utils.records import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
 
 KINDS = ("missing", "invented", "merged", "split", "too wide", "too narrow", "moved")
 TABLE, RECORD, REVIEW = "issues.csv", "issues.json", "review.html"
@@ -73,6 +73,7 @@ class IssueFolder:
         list_path: the list whose labels were judged.
         reading: what the values of these labels mean.
         images: every judged image.
+        in_channels, channels: of the images, as for `datasets.image_io.read_image`.
     """
 
     folder: Path
@@ -82,6 +83,8 @@ class IssueFolder:
     reading: LabelReading | None
     images: Mapping[Path, JudgedImage]
     issues: Sequence[LabelIssue]
+    in_channels: int = 1
+    channels: Sequence[str] = ()
 
     def read_regions(self, image: Path) -> np.ndarray:
         """For every pixel the number of its issue, 0 for none, int64 (H, W); of an image with issues."""
@@ -112,6 +115,8 @@ def write_issue_files(found: IssueFolder) -> None:
         "num_classes": found.num_classes,
         "ignore_index": found.ignore_index,
         "label_reading": found.reading and found.reading.to_json(),
+        "in_channels": found.in_channels,
+        "channels": list(found.channels),
         "n_issues": len(found.issues),
         "images": {
             display_path(image): {
@@ -145,6 +150,7 @@ def read_issues(folder: Path) -> IssueFolder:
             raise UserError(f"{display_path(folder / name)} does not exist; {what} {REMEDY}")
     required = {"list": TEXT, "num_classes": POSITIVE, "images": OBJECT, "n_issues": COUNT}
     optional = {"ignore_index": COUNT.or_null(), "label_reading": OBJECT.or_null()}
+    optional |= {"in_channels": POSITIVE, "channels": TEXTS}
     record = read_record(folder / RECORD, required, optional, remedy=REMEDY)
     images = {}
     for name, files in record["images"].items():
@@ -162,6 +168,8 @@ def read_issues(folder: Path) -> IssueFolder:
         LabelReading.from_json(record.get("label_reading")),
         images,
         issues,
+        record.get("in_channels", 1),
+        tuple(record.get("channels", ())),
     )
 
 

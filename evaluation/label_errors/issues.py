@@ -215,14 +215,14 @@ def find_label_issues(
     kept = display_path(folder / "without_suspects.txt")
     command = training_command(dataset, kept, num_classes=classes, data_root=data_root, **meaning, **how)
     report_issues(folder, ranked, issues, command, top=top)
-    return review_issues(folder, dataset, channels, how["in_channels"]) if review else folder
+    return review_issues(folder, dataset, channels) if review else folder
 
 
-def review_issues(folder: Path, dataset: str, channels: Sequence[str] = (), in_channels: int = 1) -> Path:
-    """Write the review page of a folder of issues into it."""
+def review_issues(folder: Path, dataset: str, channels: Sequence[str] = ()) -> Path:
+    """Write the review page of a folder of issues into it; ``channels`` are others to show than those recorded."""
     from evaluation.label_errors.review import write_review
 
     found = read_issues(folder)
-    write_review(folder / REVIEW, found, dataset, in_channels=len(channels) or in_channels, channels=channels)
+    write_review(folder / REVIEW, found, dataset, channels=channels)
     print(f"review: open {display_path(folder / REVIEW)} in a browser; it ends with the command that mends the labels")
     return folder

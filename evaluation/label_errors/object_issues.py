@@ -195,8 +195,9 @@ def write_object_issues(
             if numbered:
                 writer.submit(_write_image_issues, folder, entry, name, numbered, assessor, in_channels, channels)
     issues.sort(key=lambda issue: issue.id)
-    found = IssueFolder(folder, list_path, assessor.num_classes, assessor.ignore_index, reading, images, issues)
-    write_issue_files(found)
+    classes, ignored = assessor.num_classes, assessor.ignore_index
+    how = (in_channels, tuple(channels))
+    write_issue_files(IssueFolder(folder, list_path, classes, ignored, reading, images, issues, *how))
     return issues
 
 

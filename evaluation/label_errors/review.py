@@ -62,8 +62,9 @@ def stretched(image: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
 class ImageReader:
     """Reads what belongs to the issues of an image; the files of the latest one are kept."""
 
-    def __init__(self, found: IssueFolder, in_channels: int, channels: Sequence[str]) -> None:
-        self.found, self.in_channels, self.channels = found, in_channels, channels
+    def __init__(self, found: IssueFolder, channels: Sequence[str]) -> None:
+        self.found, self.channels = found, channels or found.channels
+        self.in_channels = len(channels) or found.in_channels
         self._latest: tuple[Path, tuple[np.ndarray, ...]] | None = None
 
     def read(self, image: Path) -> tuple[np.ndarray, ...]:
@@ -90,18 +91,19 @@ class ImageReader:
 
 
 def write_review(
-    path: Path, found: IssueFolder, dataset: str, *, in_channels: int = 1, channels: Sequence[str] = ()
+    path: Path, found: IssueFolder, dataset: str, *, folder: Path | None = None, channels: Sequence[str] = ()
 ) -> None:
     """Write the page that shows the issues of a folder, the surest first, and takes decisions.
 
     Args:
         path: the HTML file.
         dataset: the name that the command at the end is to have.
-        in_channels, channels: of the images, as for `datasets.image_io.read_image`.
+        folder: where the issues will lie when the page is read; default: ``found.folder``.
+        channels: of the images, where others are shown than those that were judged by.
     """
     issues = found.issues[:MAX_PICTURES]
     by_image = sorted(issues, key=lambda issue: (str(issue.image), issue.id))  # each file is read once
-    reader = ImageReader(found, in_channels, channels)
+    reader = ImageReader(found, channels)
     pictures: dict[int, dict[str, Any]] = {}
     with Progress(len(issues), "review page") as progress:
         made = fit_pictures([partial(reader.embed, issue) for issue in by_image], PAGE_BYTES)
@@ -111,7 +113,7 @@ def write_review(
     list_name = display_path(found.list_path)
     common, names = short_names([display_path(issue.image) for issue in issues]) if issues else ("", [])
     command = ["python datasets/apply_decisions.py", "--dataset", quoted(dataset), "--train_list", quoted(list_name)]
-    command += ["--prd_dir", quoted(display_path(found.folder)), "decisions.json"]
+    command += ["--prd_dir", quoted(display_path(folder or found.folder)), "decisions.json"]
     page = page_template("review.html").render(
         list=list_name,
         total=len(found.issues),

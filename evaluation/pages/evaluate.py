@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from datasets.image_io import read_stack
+from datasets.image_io import stored_channels
 from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
@@ -166,14 +166,6 @@ def score_folder(
         unlike=record.get("unlike") or {},
     )
     return folder, results
-
-
-def stored_channels(image: Path) -> int:
-    """How many channels an image is drawn with where no record says so: its own, but 1 of a picture in colours."""
-    try:
-        return read_stack(image).sizes.get("C", 1)
-    except UserError:
-        return 1  # told where it is drawn: scoring needs labels and maps alone
 
 
 def make_scorer(

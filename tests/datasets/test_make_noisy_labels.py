@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from datasets.image_io import read_label, write_label
@@ -16,7 +17,7 @@ from datasets.label_noise import make_noisy_label, spec_transition_matrix
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import read_checked_lists, read_list
-from datasets.noise_files import training_command, write_noisy_labels
+from datasets.noise_files import channels_of_list, training_command, write_noisy_labels
 from datasets.transition_matrix import TransitionMatrix, count_transitions
 from utils.cli import UserError
 from utils.run_folder import quoted
@@ -241,6 +242,14 @@ def test_an_ignored_value_of_the_source_stays_ignored(root):
     write_noisy_labels("disks", "flip:0.3", root=root, ignore_index=128, say=quiet)
     noisy = read_label(root / "datasets/disks/train/labels_flip-0.3/0.png")  # the manifest states the value
     assert np.array_equal(noisy == IGNORE, label == IGNORE)
+
+
+def test_the_channels_of_a_list_are_those_of_its_first_image(tmp_path):
+    tifffile.imwrite(tmp_path / "7.tif", np.zeros((4, 20, 20), np.uint8), imagej=True, metadata={"axes": "CYX"})
+    Image.new("RGB", (20, 20)).save(tmp_path / "8.png")
+    for name, channels in (("7.tif", 4), ("8.png", 1)):  # colours are read as grey
+        (tmp_path / "list.txt").write_text(f"{tmp_path / name}\t{tmp_path / name}\n")
+        assert channels_of_list(tmp_path / "list.txt") == channels
 
 
 def test_the_command_makes_labels_and_says_how_to_go_on(run_tool, workspace):

@@ -78,9 +78,9 @@ def test_a_dropped_image_leaves_the_list(decide, issue_folder, tmp_path):
 
 def test_the_command_to_train_reads_other_lists_as_the_labels_were_read(decide, issue_folder, tmp_path):
     reading, said = LabelReading(1, 7, LabelMap.parse("0:0,255:1")), []
-    write_issue_files(replace(issue_folder, reading=reading))
+    write_issue_files(replace(issue_folder, reading=reading, in_channels=3))
     mend(decide({1: "take"}), issue_folder, tmp_path, say=said.append)
-    assert said[-1].endswith("--dataset set --ignore_index 7 --label_map 0:0,255:1 --train_list train_mended")
+    assert said[-1].endswith("--in_channels 3 --ignore_index 7 --label_map 0:0,255:1 --train_list train_mended")
 
 
 def test_nothing_that_exists_is_replaced(decide, issue_folder, tmp_path):

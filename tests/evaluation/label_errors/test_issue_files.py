@@ -28,7 +28,7 @@ def written(tmp_path: Path) -> IssueFolder:
         image: JudgedImage(tmp_path / "label.png", "regions/a.tif", "predicted/a.png"),
         other: JudgedImage(tmp_path / "7.png"),
     }
-    found = IssueFolder(tmp_path, tmp_path / "list.txt", 1, None, None, judged, issues)
+    found = IssueFolder(tmp_path, tmp_path / "list.txt", 1, None, None, judged, issues, 2, ("0", "DAPI"))
     write_issue_files(found)
     return found
 

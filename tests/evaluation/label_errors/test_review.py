@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from datasets.image_io import read_label
 from datasets.lists import read_list
 from evaluation.label_errors.decisions import apply_decisions
+from evaluation.label_errors.issue_files import write_issue_files
 from evaluation.label_errors.review import crop_window, write_review
 from evaluation.suspect_labels import main
 from tests.evaluation.conftest import canvas_pixels
@@ -153,6 +155,16 @@ def test_nothing_is_wider_than_the_window(open_page, review, width):
     page = open_page(review, width)
     page.wait_for_selector("#issue-1 [data-drawn]")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_images_of_several_channels_are_shown_as_they_were_judged(issue_folder):
+    page = issue_folder.folder / "review.html"
+    for image in issue_folder.images:
+        values = np.zeros((3, *read_label(issue_folder.images[image].label).shape), np.uint8)
+        tifffile.imwrite(image, values, photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
+    write_issue_files(dataclasses.replace(issue_folder, in_channels=3))
+    main(["--dataset", "set", "--prd_dir", str(issue_folder.folder), "--review"])
+    assert page.is_file()
 
 
 def test_labels_without_issues_have_a_page_too(open_page, issue_folder, tmp_path):
