@@ -183,8 +183,8 @@ class PlaneStack(NamedTuple):
             )
         if channels > 1 and not wanted.selected and wanted.channels != channels:
             raise UserError(
-                f"{shown} is a stack of {shape}, {channels} channels, where {wanted.channels} is expected: give "
-                f"--in_channels {channels}, or choose among them, for example --channels 0"
+                f"{shown} is a stack of {shape}, {channels} channels, where {wanted.channels} is expected: choose "
+                f"among them, for example --channels 0, or train with --in_channels {channels}"
             )
         if plane is not None and plane >= self.planes:
             last = "it has one plane, ::0" if self.planes == 1 else f"its planes are ::0 to ::{self.planes - 1}"

@@ -352,7 +352,8 @@ def _check_channels(found: int, wanted: Wanted, path: Path) -> None:
         return
     asked = "--in_channels 1 is grey" if wanted.channels == 1 else f"{wanted.channels} are asked for (--in_channels)"
     raise UserError(
-        f"{display_path(path)} has {found} channels, {asked}: give --in_channels {found}, or choose some, --channels 0"
+        f"{display_path(path)} has {found} channels, {asked}: choose some, --channels 0, or train with "
+        f"--in_channels {found}"
     )
 
 

@@ -22,6 +22,7 @@ from datasets.list_pairing import (
     LABEL_BEGINNINGS,
     LABEL_ENDINGS,
     SEPARATORS,
+    agree_but_for_shared,
     has_mark,
     is_entered,
     is_image_file,
@@ -288,7 +289,7 @@ def known_marks(paths: Sequence[Path]) -> list[str]:
     """The known endings and beginnings of labels' names by which at least one label meets an image of the folder."""
     endings = {mark: None for name in LABEL_ENDINGS for mark in (name, name.replace("_", "-"))}
     found: dict[str, list[str]] = defaultdict(list)
-    images = set()
+    images, plain = set(), []
     for name in map(stem, paths):
         ending = next((mark for mark in endings if name.lower().endswith(mark) and len(name) > len(mark)), None)
         start = next((mark for mark in LABEL_BEGINNINGS if name.lower().startswith(mark) and len(name) > len(mark)), "")
@@ -297,8 +298,9 @@ def known_marks(paths: Sequence[Path]) -> list[str]:
         elif start:
             found[name[: len(start)]].append(name[len(start) :])
         else:
+            plain.append(name)
             images |= {name, without_affix(name, IMAGE_BEGINNINGS, IMAGE_ENDINGS)}
-    return [mark for mark, bases in found.items() if images.intersection(bases)]
+    return [mark for mark, bases in found.items() if images.intersection(bases) or agree_but_for_shared(plain, bases)]
 
 
 def unknown_marks(paths: Sequence[Path]) -> list[str]:

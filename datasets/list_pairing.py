@@ -308,6 +308,12 @@ def shared_affix(names: Sequence[str]) -> tuple[str, str]:
     return beginning, ending
 
 
+def agree_but_for_shared(some: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether the same names are left where each side leaves away what all its names share: ``7_orig`` and ``7``."""
+    one, other = ({_strip(name, shared_affix(names)) for name in names} for names in (some, others))
+    return len(one) > 1 and one == other
+
+
 def _is_border(name: str, index: int) -> bool:
     if not 0 < index < len(name):
         return False

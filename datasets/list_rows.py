@@ -169,11 +169,14 @@ def _pair_part(
             pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], labels_alone)
         if not pairing.pairs:
             raise UserError(_no_pair(pairing, kind))
-        columns.append(_tell_pairing(pairing, kind, say))
+        columns.append(_tell_pairing(pairing, kind, say, is_only=len(labels) == 1))
     rows = [(path, *(column[path] for column in columns if path in column)) for path in paths]
     partial = [row for row in rows if 1 < len(row) <= len(columns)]
     if partial:
         say(f"{counted(partial, 'image')} with labels of some of the {len(columns)} annotators only")
+    lost = [row[0].name for row in rows if len(row) == 1]
+    if lost and len(columns) > 1:
+        say(f"left out: {counted(lost, 'image')} without any label: {shortened(lost)}")
     return [row for row in rows if len(row) > 1]
 
 
@@ -184,9 +187,11 @@ def _met_by_chance(pairing: Pairing) -> bool:
     return is_loose and len(pairing.labels_alone) > len(pairing.pairs)
 
 
-def _tell_pairing(pairing: Pairing, kind: str, say: Say) -> dict[Path, Path]:
+def _tell_pairing(pairing: Pairing, kind: str, say: Say, *, is_only: bool) -> dict[Path, Path]:
     """Say what has no partner, and which names are not simply equal.
 
+    Args:
+        is_only: whether there are no other labels, so that images without one of this kind are left out.
     Returns: image → label, without the images that have labels in several files, as ``7_mask.png``, ``7_mask_1.png``.
     """
     if pairing.note:
@@ -206,7 +211,8 @@ def _tell_pairing(pairing: Pairing, kind: str, say: Say) -> dict[Path, Path]:
         if alone:
             lack = f"without label of {kind}" if noun == "image" else "without image"
             names = shortened([file.name for file in alone])
-            say(f"left out: {counted(alone, noun)} {lack} in {_common_folder(alone)}: {names}")
+            head = "left out: " if is_only or noun == "label" else ""
+            say(f"{head}{counted(alone, noun)} {lack} in {_common_folder(alone)}: {names}")
     return {image: label for image, label in label_of.items() if image not in several}
 
 

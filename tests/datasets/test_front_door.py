@@ -848,6 +848,26 @@ def test_a_test_part_may_lack_the_labels_that_are_named(tmp_path: Path):
         made(tmp_path, labels=["1st_manual"])
 
 
+def test_images_without_the_label_of_one_annotator_are_not_left_out(tmp_path: Path):
+    files = [Files(grey, "images/*.png", "abcd"), Files(binary, "A/*.png", "abc"), Files(binary, "B/*.png", "ab")]
+    put(tmp_path / "my data", files)
+    lists, said = made(tmp_path, labels=["A", "B"])
+    assert sorted(row.count("\t") for rows in lists.values() for row in rows) == [1, 2, 2]
+    assert said[:4] == [
+        "1 image without label of A in DATA/images: d.png",
+        "2 images without label of B in DATA/images: c.png, d.png",
+        "1 image with labels of some of the 2 annotators only",
+        "left out: 1 image without any label: d.png",
+    ]
+
+
+@pytest.mark.parametrize("image, label", [("*_orig.png", "*_mask.png"), ("s*_ch00.png", "s*-label.png")])
+def test_labels_in_one_folder_are_told_whatever_images_are_called(image: str, label: str, tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, image, range(3)), Files(binary, label, range(3))])
+    rows = {row for rows in made(tmp_path).lists.values() for row in rows}
+    assert rows == {f"{image.replace('*', str(n))}\t{label.replace('*', str(n))}" for n in range(3)}
+
+
 @pytest.mark.parametrize("value, missing", [(0, "foreground"), (255, "background")])
 def test_labels_that_teach_nothing_are_a_warning(value: int, missing: str, tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "images/*.png", range(4))])
