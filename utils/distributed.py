@@ -118,6 +118,8 @@ def _join(device: torch.device) -> Store:
             timeout=PATIENCE,
             device_id=device if on_gpu else None,
         )
+    except ValueError as error:
+        raise UserError(f"{error}: start several processes by torchrun, or unset WORLD_SIZE") from None
     except RuntimeError as error:
         raise RunFailed(f"the processes of the run could not join: {error}") from error
     return store
