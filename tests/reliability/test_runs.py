@@ -17,7 +17,9 @@ import torch
 
 from tests.conftest import write_disk_dataset
 from training.fit import configure, fit
+from training.methods.supervised import Supervised
 from training.run.reports import closing_warnings, is_collapsed, warnings_of_epoch
+from training.selection import Selection
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
@@ -137,6 +139,24 @@ def test_a_run_whose_times_lie_ahead_or_run_backwards_is_gone_on_with_by_epoch(d
     assert "going on after epoch 2 from epoch_2.pth" in capsys.readouterr().out
     assert [record["epoch"] for record in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
     assert not (run / "checkpoints/.last.pth.12345.tmp").exists()
+
+
+@pytest.mark.parametrize(("lost", "best"), [((), 1), (("best.pth",), 1), (("epoch_1.pth",), 3)])
+def test_the_best_checkpoint_is_of_the_epoch_that_a_resumed_run_knows(disks, monkeypatch, capsys, lost, best):
+    metrics = iter([0.8, 0.5, 0.9, 0.1])
+    monkeypatch.setattr(Supervised, "decide", lambda *_: Selection(0.25, False, next(metrics)))
+    folder = train(disks, epochs=4, stop_after=3, run_name="chosen") / "checkpoints"
+    assert load_checkpoint(folder / "best.pth")["epoch"] == 3
+    for name in ("last.pth", "epoch_3.pth", *lost):
+        (folder / name).unlink()
+    capsys.readouterr()
+    fit(configure({"resume": str(folder.parent), "device": "cpu", "stop_after": 3}, disks), disks)
+    said = capsys.readouterr().out
+    assert ("best.pth is put back from epoch_1.pth" in said) == (best == 1)
+    assert (
+        load_checkpoint(folder / "last.pth")["best"]["epoch"] == load_checkpoint(folder / "best.pth")["epoch"] == best
+    )
+    assert load_checkpoint(folder / "best.pth")["threshold"] == 0.25
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(disks, run, capsys):

@@ -18,12 +18,21 @@ from training.losses.module import SegmentationLoss, frequency_weights
 from training.losses.spec import needs_transition_matrix
 from training.optimizers import build_optimizer, can_be_fused
 from training.options import TrainingOptions
-from training.run.state import AUTO, TrainingState, add_schedule, check_work_left, load_last, restore, seed_everything
+from training.run.state import (
+    AUTO,
+    TrainingState,
+    add_schedule,
+    check_work_left,
+    load_last,
+    put_best_back,
+    restore,
+    seed_everything,
+)
 from training.selection import LabelNoiseFacts
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
 from utils.device import choose_precision
-from utils.distributed import distributed, say_once, synchronize_batch_norm
+from utils.distributed import distributed, from_main, say_once, synchronize_batch_norm
 from utils.run_folder import display_path
 
 COUNTED_LABELS = 500  # from which class shares are estimated
@@ -64,6 +73,9 @@ def make_state(
         if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
             check_work_left(options, previous, checkpoint["epoch"])
         restore(options.optimization, state, checkpoint, data.train_batches.steps_per_epoch)
+        best, is_over = checkpoint["best"]["epoch"], state.epoch >= options.optimization.epochs
+        if not from_main(lambda: is_over or put_best_back(previous, best)):
+            state.best = None
     state.network = distributed(state.network, device)
     return state
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from training.options import OptimizationOptions, TrainingOptions
 from training.selection import LabelNoiseFacts, Selection
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.files import read_json_if_whole
+from utils.files import atomic_write, plain, read_json_if_whole
 from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
 from utils.run_folder import display_path
 
@@ -208,6 +210,27 @@ def load_last(run: Path, say: Callable[[str], object] = print) -> dict[str, Any]
     raise UserError(faults[0])
 
 
+def put_best_back(run: Path, best: int, say: Callable[[str], object] = print) -> bool:
+    """Have ``best.pth`` be of the epoch that a resumed run knows as its best; what came later is discarded.
+
+    Args:
+        best: that epoch.
+    Returns: whether it is; else its weights are lost, and the next epoch is the best.
+    """
+    folder = run / "checkpoints"
+    for path in (folder / f"{name}.pth" for name in ("best", f"epoch_{best}", "last")):
+        with contextlib.suppress(UserError):
+            if load_checkpoint(path)["epoch"] != best:
+                continue
+            if path.name != "best.pth":
+                say(f"best.pth is put back from {path.name}: it was not, or no longer, that of epoch {best}")
+                with open(path, "rb") as source, atomic_write(folder / "best.pth") as copy:
+                    shutil.copyfileobj(source, copy)
+            return True
+    say(f"the best epoch so far, {best}, is lost with its checkpoint: the best one is chosen from the next on")
+    return False
+
+
 def check_content(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """The checkpoint, where what a resumed run takes from it is there.
 
@@ -229,7 +252,7 @@ def check_content(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 def _check_own(checkpoint: dict[str, Any], config: Any, path: Path) -> None:
     """Raise a UserError where a checkpoint was put into the folder of a run that was made in another way."""
     made, wanted = checkpoint["config"], config if isinstance(config, dict) else {}
-    other = [name for name in OWN_OPTIONS if name in made and name in wanted and made[name] != wanted[name]]
+    other = [name for name in OWN_OPTIONS if name in made and name in wanted and plain(made[name]) != wanted[name]]
     if other:
         name = other[0]
         raise UserError(
