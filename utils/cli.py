@@ -47,6 +47,11 @@ class CommandParser(argparse.ArgumentParser):
             shown = argument.encode(errors="replace").decode()
             if argument.endswith("=--") or shown != argument:
                 self.error(f"{shown!r} has no value that can be read")
+            if not argument or re.fullmatch(r"--\w+=", argument):
+                place = argument or (f"after {joined[-1]}" if joined else "at the beginning")
+                self.error(
+                    f"there is an empty value, {place}: leave the option out, or is a variable of the shell not set?"
+                )
             if joined and re.match(r"-\d+(\.\d+)?:", argument) and joined[-1].startswith("--"):
                 joined[-1] += f"={argument}"
             else:

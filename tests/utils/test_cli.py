@@ -66,6 +66,15 @@ def test_a_bad_option_is_one_line(capsys):
     assert all(word in error for word in ("--network", "vnet", "unet"))
 
 
+@pytest.mark.parametrize("arguments", [["--input", ""], ["--input="], ["--input", "a", ""], [""]])
+def test_an_empty_value_is_refused(arguments, capsys):
+    parser = CommandParser(prog="tool.py")
+    parser.add_argument("--input", nargs="+")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(arguments)
+    assert "there is an empty value" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("254", 254)])
 def test_whole_numbers_within_limits_are_taken(text, number):
     assert whole_number(0, 254)(text) == number
