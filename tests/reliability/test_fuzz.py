@@ -123,11 +123,17 @@ def use_audit(path: Path) -> object:
 
 
 def experiment_of(path: Path) -> Experiment:
-    shared = {"train_list": path, "scored_on": path, "data_list": None, "full": Length(epochs=1, repeat=1, steps=1)}
+    shared = {
+        "train_list": path,
+        "scored_on": path.parent / "val.txt",
+        "data_list": None,
+        "full": Length(epochs=1, repeat=1, steps=1),
+    }
     return Experiment({}, TrainingOptions(), samples=[], folder=path.parent, root=path.parent, **shared)
 
 
 def write_cells(path: Path) -> None:
+    write_list(path.parent / "val.txt")
     cells = {"a": {"share": 1, "images": 4, "repeat": 1, "score": 0.5, "seconds": 2.5}}
     write_json(path, {"settings": experiment_of(path).settings(), "cells": cells})
 

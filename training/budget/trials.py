@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from datasets.catalog import prepare_dataset
+from datasets.image_files import split_plane
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation
 from datasets.lists import CLEAN_LIST, Sample, find_list, list_folder, read_list, survey_samples, write_list
@@ -36,6 +36,7 @@ from utils.checkpoint import load_checkpoint
 from utils.cli import RunFailed, UserError
 from utils.device import choose_device
 from utils.files import read_jsonl
+from utils.fingerprint import combined_digest, take_fingerprint
 from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
@@ -83,15 +84,21 @@ class Experiment:
 
     def settings(self) -> dict[str, Any]:
         """What a trial's score depends on besides the trial itself."""
-        pairs = [(display_path(sample.image), display_path(sample.require_label())) for sample in self.samples]
         options = {name: value for name, value in self.options.to_dict().items() if name not in NO_SETTINGS}
         return {
             **options,
             "train_list": display_path(self.train_list),
-            "list_content": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12],
+            "list_content": self._content(),
             "scored_on": display_path(self.scored_on),
             "steps": self.full.steps,
         }
+
+    def _content(self) -> str:
+        """A digest of all images and labels, whose files may have been changed since trials were trained on them."""
+        scored = read_list(self.scored_on, self.options.data.data_root, self.root, say=str)
+        pairs = ((sample.image, sample.label) for sample in (*self.samples, *scored))
+        files = (split_plane(file)[0] for pair in pairs for file in pair if file is not None)
+        return combined_digest(take_fingerprint(files))
 
     def length(self, trial: Trial) -> Length:
         """Epochs and draws of a trial."""

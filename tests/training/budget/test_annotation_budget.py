@@ -167,6 +167,10 @@ def test_a_study_is_gone_on_with_and_repeats_nothing(disks, capsys):
     assert json.loads((folder / "cells.json").read_text()) == trials
     with pytest.raises(UserError, match="other settings .*seed 0 → 1"):
         main([*arguments, "--seed", "1"], disks)
+    label = next(disks.glob("datasets/*/train/labels/*"))
+    label.write_bytes(next(path for path in label.parent.iterdir() if path != label).read_bytes())  # corrected
+    with pytest.raises(UserError, match="other settings .*list_content"):
+        main(arguments, disks)
 
 
 @pytest.mark.parametrize("name", ["table.csv", "curve.png", "log.txt", "runs/p1_n8_r1/mine.txt"])
