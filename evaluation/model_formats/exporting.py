@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,7 @@ def export_run(
     model = TrainedModel(network, settings, run, checkpoint, state, val_list, tuple(authors), license)
     folder = run / "export" / to
     with replaced_output(folder, WRITER) as partial:
+        check_room(partial, network)
         facts = FORMATS[to](partial, model)
         described = describe_export(model, to, epoch) | {"checked": facts}
         described["files"] = {name: content_digest(partial / name) for name in files_below(partial)}
@@ -61,6 +65,13 @@ def export_run(
     for name, value in facts.items():
         print(f"{name.replace('_', ' ')}: {value}", flush=True)
     return folder
+
+
+def check_room(folder: Path, network: torch.nn.Module) -> None:
+    """Raise where a disk has no room for the weights: what writes them says nothing of that, or of which file."""
+    needed = sum(weights.nbytes for weights in network.state_dict().values())
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), display_path(folder.parent))
 
 
 def describe_export(model: TrainedModel, to: str, epoch: int) -> dict[str, Any]:

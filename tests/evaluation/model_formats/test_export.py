@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,6 +199,14 @@ def test_the_card_says_what_the_run_is(make_run):
     assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
     text = (export_to(run, "torchscript") / "README.md").read_text()
     assert text.count("**missing**") == 2
+
+
+def test_a_full_disk_is_named_before_anything_is_written(make_run, monkeypatch):
+    run = make_run()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="No space left") as failure:
+        export_to(run, "safetensors")
+    assert failure.value.filename.endswith("export/safetensors") and not (run / "export").exists()
 
 
 def test_the_gate_refuses_what_int8_hurts():
