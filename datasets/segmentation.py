@@ -341,7 +341,12 @@ class SegmentationLoader(DataLoader):
 def make_loader(
     dataset: SegmentationDataset, batches: Sampler[list], workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream."""
+    """A loader over ``batches``; its generator is its own, so loading never moves torch's global random stream.
+
+    Args:
+        workers: processes that read; no more are started than there are batches.
+    """
+    workers = min(workers, len(batches))
     return SegmentationLoader(
         dataset,
         batch_sampler=batches,

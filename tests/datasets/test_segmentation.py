@@ -146,3 +146,10 @@ def test_workers_change_nothing(samples):
         return results
 
     assert all(torch.equal(one, many) for one, many in zip(epoch(0), epoch(2), strict=True))
+
+
+def test_no_more_workers_are_started_than_there_are_batches(samples):
+    dataset = SegmentationDataset(samples, TrainingTransform(32))
+    batches = OrderedBatches(len(dataset), 3)
+    assert make_loader(dataset, batches, workers=100_000).num_workers == len(batches)
+    assert make_loader(dataset, batches, workers=1).num_workers == 1
