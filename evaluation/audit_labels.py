@@ -40,7 +40,7 @@ def make_parser() -> CommandParser:
     add("--num_classes", type=whole_number(1, 254), default=1, metavar="K", help="1 for binary labels (default)")
     add("--ignore_index", type=whole_number(), metavar="V", help="label value that is ignored")
     add("--label_map", metavar="V:CLASS,…", help='what label values or colours mean: "1:0,2:1,-1:ignore"')
-    add("--in_channels", type=whole_number(1), metavar="N", help="1 reads images as grey (default), 3 as RGB")
+    add("--in_channels", type=whole_number(1, 1024), metavar="N", help="1 reads images as grey (default), 3 as RGB")
     add("--channels", type=channel_list, default=(), metavar="C,…", help="channels to read, by number or OME name: 0,2")
     add("--data_root", metavar="DIR", help="folder that relative paths in lists start from (default: $SEG_ROOT)")
     becomes = "what sampling in --label_noise drops becomes (default: background)"

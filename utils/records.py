@@ -32,6 +32,7 @@ def _is_number(value: Any) -> bool:
 TEXT = Kind("text", lambda value: isinstance(value, str))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 NUMBER = Kind("a number", _is_number)
+FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 COUNT = Kind("a whole number of at least 0", lambda value: _is_number(value) and value == int(value) and value >= 0)
 POSITIVE = Kind("a whole number above 0", lambda value: _is_number(value) and value == int(value) and value > 0)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from datasets.hot_pixels import without_hot_pixels
-from datasets.image_io import read_image, read_label
+from datasets.image_io import read_image, read_label, read_shape
 from datasets.lists import Sample
 from evaluation.label_audit.verdict import read_audit
 from evaluation.scores.images import ImageResult, Scorer, Totals
 from evaluation.scores.maps import read_map
 from evaluation.scores.summary import is_one_sided
 from utils.background import LazySequence
+from utils.errors import UserError
 from utils.files import read_json, read_jsonl
+from utils.paths import display_path
 from utils.records import POSITIVE
 
 CLASSIC_IMAGES = 24  # on which classic methods are tried beside the network
@@ -86,8 +88,19 @@ class RunResults:
         return [record for record in records if POSITIVE.accepts(record.get("epoch"))]
 
     def image(self, sample: Sample) -> np.ndarray:
-        """The image of a sample, (H, W) or (H, W, C)."""
-        return read_image(sample.image, self.in_channels, self.channels)
+        """The image of a sample, (H, W) or (H, W, C).
+
+        Raises:
+            UserError: it has another size than its label, as it had not when it was predicted.
+        """
+        image = read_image(sample.image, self.in_channels, self.channels)
+        height, width = read_shape(sample.require_label())
+        if image.shape[:2] != (height, width):
+            raise UserError(
+                f"{display_path(sample.image)} is {image.shape[0]}×{image.shape[1]}, its label {height}×{width}: the "
+                "image was changed since it was predicted"
+            )
+        return image
 
     def label(self, sample: Sample) -> np.ndarray:
         """The label of a sample, class indices with IGNORE, (H, W)."""

@@ -19,6 +19,7 @@ from utils.output_folder import Writer, is_unfinished
 from utils.paths import absolute_path, display_path
 from utils.records import (
     COUNT,
+    FRACTION,
     NUMBER,
     NUMBER_BY_TEXT,
     OBJECT,
@@ -40,7 +41,7 @@ OPTIONAL_FIELDS = {
     "num_classes": POSITIVE,
     "in_channels": POSITIVE,
     "ignore_index": COUNT.or_null(),
-    "threshold": NUMBER.or_null(),
+    "threshold": FRACTION.or_null(),
     "inverted": SWITCH,
     "mask_offset": NUMBER,
     "list": TEXT.or_null(),

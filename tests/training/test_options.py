@@ -220,7 +220,7 @@ def test_the_preset_loss_is_proper_under_noise(given):
         (["--lr", "nan"], ["--lr", "'nan'", "finite"]),
         (["--seed", str(2**63)], ["--seed", str(2**63), "whole number from 0"]),
         (["--lr", "fast"], ["--lr", "'fast'", "finite"]),
-        (["--in_channels", "0"], ["--in_channels", "0", "at least 1"]),
+        (["--in_channels", "0"], ["--in_channels", "0", "from 1 to"]),
         (["--channels", "0,,1"], ["--channels", "0,,1", "separated by commas"]),
         (["--epoch", "3"], ["--epoch"]),
     ],

@@ -88,7 +88,7 @@ class DataOptions:
         needs="fold",
     )
     num_classes: int = option(1, "1 for binary labels, else the number of classes", positive_int, metavar="K")
-    in_channels: int = option(1, "channels of an image: 1 reads as grey, 3 as RGB", positive_int, metavar="N")
+    in_channels: int = option(1, "channels of an image: 1 reads as grey, 3 as RGB", whole_number(1, 1024), metavar="N")
     channels: tuple[str, ...] = option((), "channels to read, by number or OME name: 0,2", channel_list, metavar="C,…")
     ignore_index: int | None = option(None, "label value that is ignored", non_negative_int, metavar="V")
     label_map: str | None = option(None, 'what label values or colours mean: "1:0,2:1,-1:ignore"', metavar="V:CLASS,…")

@@ -327,6 +327,23 @@ def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
 
 
+def test_an_image_that_was_changed_since_it_was_predicted_is_named(tmp_path, cases):
+    write_data(tmp_path, cases)
+    folder = write_prediction(tmp_path, cases)
+    image = next((tmp_path / "images").iterdir())
+    write_image(image, np.zeros((60, 60), np.uint8))
+    with pytest.raises(UserError, match=f"{image.name} is 60×60, its label .* was changed since"):
+        evaluate_maps(folder)
+
+
+@pytest.mark.parametrize("threshold", [7, -0.5])
+def test_a_recorded_threshold_that_cannot_be_is_named(tmp_path, cases, threshold):
+    write_data(tmp_path, cases)
+    folder = write_prediction(tmp_path, cases, threshold=threshold)
+    with pytest.raises(UserError, match=r"predictions\.json.*threshold.*from 0 to 1"):
+        evaluate_maps(folder)
+
+
 def test_masks_of_other_programs_are_scored_as_they_look_and_low_scores_said(tmp_path, cases, capsys):
     path = write_data(tmp_path, cases)
     for name, (_, label) in cases.items():
