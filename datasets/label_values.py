@@ -198,7 +198,7 @@ def decide_reading(
     several = [file for file in files if len(file.values) > 2]
     has_strays = bool(several) and all(map(has_strays_only, several))
     are_objects = number_objects(files) or (only_binary and are_single_objects(files))
-    if found[0] == 0 and not has_strays and are_objects and not _has_void(found):
+    if found[0] == 0 and not has_strays and are_objects and not any(_has_void(file.values) for file in files):
         return _as_objects(files, plain)
     if are_smeared(files):
         cut = float((found[0] + found[-1]) / 2)

@@ -308,6 +308,14 @@ def test_a_few_numbers_alone_are_objects_where_there_are_no_classes(tmp_path: Pa
                 read_checked_lists([path], expected, root=tmp_path, say=print)
 
 
+def test_masks_of_0_and_255_go_with_numbered_objects(tmp_path: Path):
+    read, reading, _ = read_set(
+        tmp_path, [picture(mask8(0)), tiff(numbered(1, 3).astype(np.uint16)), picture(mask8(2))]
+    )
+    assert reading.objects and all(np.array_equal(label, mask(seed)) for seed, label in ((0, read[0]), (2, read[2])))
+    assert np.array_equal(read[1], numbered(1, 3) > 0)
+
+
 @pytest.mark.parametrize("only_binary", [False, True])
 def test_a_void_border_around_a_single_object_is_no_object(tmp_path: Path, only_binary: bool):
     path = make_list(
