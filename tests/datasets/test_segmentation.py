@@ -150,6 +150,6 @@ def test_workers_change_nothing(samples):
 
 def test_no_more_workers_are_started_than_there_are_batches(samples):
     dataset = SegmentationDataset(samples, TrainingTransform(32))
-    batches = OrderedBatches(len(dataset), 3)
+    batches = TrainingBatches(len(dataset), 3, seed=0)
     assert make_loader(dataset, batches, workers=100_000).num_workers == len(batches)
     assert make_loader(dataset, batches, workers=1).num_workers == 1
