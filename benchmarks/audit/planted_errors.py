@@ -30,6 +30,7 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import find_list, read_list, write_list
+from datasets.noise_steps import move
 from evaluation.label_errors.ranking import LabelAssessor, RankedLabel, choose_predictions, rank_labels
 from evaluation.scores.map_folder import find_maps
 from utils.cli import UserError, run_command
@@ -46,20 +47,10 @@ METHODS = {
 }
 
 
-def translate(label: np.ndarray, down: int, right: int) -> np.ndarray:
-    """A label (H, W) moved by whole pixels; what comes in from outside is background."""
-    height, width = label.shape
-    moved = np.zeros_like(label)
-    moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = label[
-        max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
-    ]
-    return moved
-
-
 def shift(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A label moved by 10 pixels up, down, left or right."""
     down, right = ((SHIFT, 0), (-SHIFT, 0), (0, SHIFT), (0, -SHIFT))[rng.integers(4)]
-    return translate(label, down, right)
+    return move(label, down, right)
 
 
 def by_spec(spec: str) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:

@@ -144,9 +144,7 @@ def _save_batch(
             write_scores(folder / "scores" / f"{picture.name}.tif", picture_scores, scale)
         if settings.spread:
             write_scores(folder / "spread" / f"{picture.name}.tif", spread[0], scale)
-        _save_pictures(
-            result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
-        )
+        _save_pictures(result, picture, settings, folder)
 
 
 def _save_large(
@@ -177,17 +175,12 @@ def _save_large(
                 write_all(top, rows)
             if progress.unit == "megapixel":
                 progress.update(rows[0].size / MEGAPIXEL)
-    result = memory_map(target)
-    _save_pictures(
-        result, settings.to_mask(result) if settings.masks else None, picture, settings=settings, folder=folder
-    )
+    _save_pictures(memory_map(target), picture, settings, folder)
 
 
-def _save_pictures(
-    result: np.ndarray, mask: np.ndarray | None, picture: Picture, settings: MapSettings, folder: Path
-) -> None:
-    if mask is not None:
-        write_label(folder / "masks" / f"{picture.name}.png", mask, settings.num_classes)
+def _save_pictures(result: np.ndarray, picture: Picture, settings: MapSettings, folder: Path) -> None:
+    if settings.masks:
+        write_label(folder / "masks" / f"{picture.name}.png", settings.to_mask(result), settings.num_classes)
     if picture.overlay:
         image = read_image(picture.image, settings.in_channels, settings.channels)
         how = (settings.num_classes, settings.ignore_index, settings.reading)

@@ -110,11 +110,8 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Images float32 (B, C, H, W) → scores float32 (B, K, H, W) on the device, which may lag behind."""
-        images = images.to(self.device, non_blocking=True, memory_format=memory_format(self.device))
-        if not self.augment:
-            return self._scores(images)
-        turned = (self._turned_scores(images, *rotation) for rotation in ROTATIONS)
-        return functools.reduce(torch.add, turned) / len(ROTATIONS)
+        total = functools.reduce(torch.add, self.passes(images))
+        return total / len(ROTATIONS) if self.augment else total
 
     def passes(self, images: Tensor) -> Iterator[Tensor]:
         """The scores of each of the eight flips and rotations where they are averaged, else the scores."""
