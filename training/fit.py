@@ -24,10 +24,19 @@ from training.methods import METHODS
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.build import make_state
-from training.run.checkpoints import Run, keep_own_images, save_epoch, show_pictures
+from training.run.checkpoints import (
+    Run,
+    how_to_go_on,
+    is_out_of_memory,
+    keep_own_images,
+    note_divergence,
+    out_of_memory,
+    resume_command,
+    save_epoch,
+    show_pictures,
+)
 from training.run.config import begin_run, check_folder, label_facts, make_config, open_folder, own_run, previous_run
 from training.run.config import configure as configure
-from training.run.endings import how_to_go_on, is_out_of_memory, note_divergence, out_of_memory, resume_command
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.lists import read_lists
 from training.run.logger import RunLogger
