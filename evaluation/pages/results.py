@@ -118,7 +118,7 @@ def classic_methods(results: RunResults) -> dict[str, Any] | None:
 
     Returns: ``{"images": n, "iou": {method: IoU}, "network_iou": IoU}``, pooled over pixels.
     """
-    from evaluation.classical.comparison import cheap_methods
+    from evaluation.classical.methods import cheap_methods
     from evaluation.scores import Counts, iou
 
     if not results.binary or is_one_sided(results.totals.sum):

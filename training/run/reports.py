@@ -277,7 +277,7 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Se
         tables: of the best epoch, (n, 2, 2).
         groups: the number of the table that each image of ``validation`` was counted into.
     """
-    from evaluation.classical.comparison import best_cheap_method
+    from evaluation.classical.methods import best_cheap_method
 
     n = len(tables)
     compared = max(1, n * COMPARED_IMAGES // len(validation)) if len(validation) > COMPARED_IMAGES else n
