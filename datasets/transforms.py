@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.hot_pixels import without_hot_pixels
+from datasets.image_corrections import above_local_background, without_hot_pixels
 from datasets.image_files import row_blocks
 from datasets.labels import IGNORE
 from datasets.registries import NORMALIZATIONS
@@ -78,15 +78,13 @@ def needs_preparation(mode: str) -> bool:
 def prepare(image: np.ndarray, mode: str) -> np.ndarray:
     """What is scaled: the image without hot pixels, or for ``local`` each pixel relative to its surroundings, float32.
 
-    An uneven background becomes even, see :func:`datasets.local_background.above_local_background`.
+    An uneven background becomes even, see :func:`datasets.image_corrections.above_local_background`.
     """
     if mode == "unit":
         return image
     image = without_hot_pixels(image)
     if not needs_preparation(mode):
         return image
-    from datasets.local_background import above_local_background
-
     planes = z_score(image)(image)
     return np.stack([above_local_background(plane, LOCAL_SIGMA, LOCAL_FLOOR) for plane in planes], -1)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from datasets.local_background import above_local_background
+from datasets.image_corrections import above_local_background
 
 LOCAL_SIGMA = 20.0  # pixels; the surroundings that a structure of up to about 40 pixels stands out from
 LOCAL_FLOOR = 0.03  # deviations of the whole image, below which surroundings count as flat

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from datasets.local_background import above_local_background
+from datasets.image_corrections import above_local_background
 from evaluation.classical import BASELINES
 from evaluation.classical.foreground import orient, otsu_mask, resolve_foreground
 from evaluation.scores import DEFAULT_THRESHOLD, counts_at, iou, score_histogram

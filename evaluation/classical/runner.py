@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.catalog import prepare_dataset
-from datasets.hot_pixels import without_hot_pixels
+from datasets.image_corrections import without_hot_pixels
 from datasets.image_io import read_image, read_label, write_scores
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation

@@ -15,10 +15,10 @@ NORMALIZATION_TEXTS = {
     "also where it is predicted in tiles",
     "unit": "divide whole numbers by the largest of their type (255, 65535)",
     "local": "of every channel subtract the mean and divide by the standard deviation, over the whole image; then make "
-    "every pixel relative to its surroundings, datasets/local_background.py, with a sigma of 32 pixels",
+    "every pixel relative to its surroundings, datasets/image_corrections.py, with a sigma of 32 pixels",
 }
 HOT_PIXELS = "; before that, in images of more than 8 bits, lone pixels far outside the image's range become the "
-HOT_PIXELS += "median of their 3×3 neighbourhood (datasets/hot_pixels.py)"
+HOT_PIXELS += "median of their 3×3 neighbourhood (datasets/image_corrections.py)"
 
 
 @dataclass(frozen=True)

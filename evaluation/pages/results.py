@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.hot_pixels import without_hot_pixels
+from datasets.image_corrections import without_hot_pixels
 from datasets.image_io import read_image, read_label, read_shape
 from datasets.lists import Sample
 from evaluation.label_audit.verdict import read_audit

@@ -8,7 +8,7 @@ import torch
 
 from datasets import image_files
 from datasets.augmentation import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS, augment, strong_augmentation
-from datasets.hot_pixels import quantiles, without_hot_pixels
+from datasets.image_corrections import quantiles, without_hot_pixels
 from datasets.labels import IGNORE
 from datasets.transforms import (
     NORMALIZATIONS,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.local_background import above_local_background
+from datasets.image_corrections import above_local_background
 from models import NETWORKS, build_network, network_options, start_from_shares, to_scores
 from models.blocks import LOCAL_FLOOR, LocalContrast, fold_batch_norms, initialize, split_padding
 from utils.cli import UserError

@@ -1,4 +1,4 @@
-"""Hot and dead pixels of a camera, which stand alone and far outside what the rest of the image holds."""
+"""What is put right in an image before a network sees it: hot and dead pixels, and an uneven background."""
 
 from __future__ import annotations
 
@@ -67,3 +67,20 @@ def quantiles(values: np.ndarray, fractions: tuple[float, ...]) -> np.ndarray:
     low, high = (np.searchsorted(up_to, ranks, side="right").astype(np.float64) for ranks in (before, after))
     share = places - before
     return np.where(share >= 0.5, high - (high - low) * (1 - share), low + (high - low) * share)
+
+
+def above_local_background(plane: np.ndarray, sigma: float, floor: float) -> np.ndarray:
+    r"""Brightness relative to that of the surroundings, in their own deviations.
+
+    .. math:: v = \frac{g - G_\sigma * g}{\sqrt{G_\sigma * (g - G_\sigma * g)^2 + f^2}}
+
+    Args:
+        plane: g, float32 (H, W), of deviation 1.
+        sigma: reach of the surroundings in pixels.
+        floor: f, the deviation below which surroundings count as flat.
+    Returns: float32 (H, W).
+    """
+    import cv2
+
+    excess = plane - cv2.GaussianBlur(plane, (0, 0), sigma)
+    return excess / np.sqrt(cv2.GaussianBlur(excess**2, (0, 0), sigma) + floor**2)
