@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +28,10 @@ def color_name(color: int) -> str:
     return f"#{color:06x}"
 
 
-def label_map_option(text: str) -> str:
-    """An argparse type: checks the form of a map and returns its text."""
-    try:
-        LabelMap.parse(text, IGNORE - 1)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--label_map ")) from None
-    return text
+def listed(values: Sequence[float] | np.ndarray, is_color: bool = False) -> str:
+    """Values for people, the first few and the number of the rest."""
+    names = [color_name(int(value)) if is_color else f"{value:g}" for value in values[:LISTED_VALUES]]
+    return ", ".join(names) + (f" and {len(values) - LISTED_VALUES} more" if len(values) > LISTED_VALUES else "")
 
 
 def background_first(values: Sequence[int], is_color: bool = False, commonest: int | None = None) -> list[int]:
@@ -116,14 +112,12 @@ class LabelMap:
         unknown &= ~stays
         if unknown.any():
             found = np.unique(values[unknown])
-            names = ", ".join(color_name(int(value)) if is_color else f"{value:g}" for value in found[:LISTED_VALUES])
             remedy = f"add what {'it means' if len(found) == 1 else 'they mean'}"
             if len(found) > LISTED_VALUES:
-                names += f" and {len(found) - LISTED_VALUES} more"
                 remedy = "if JPEG or anti-aliasing left them between the others, save the labels as PNG, without either"
             raise UserError(
-                f"{display_path(path)} holds {names} in {int(unknown.sum())} pixels, which --label_map "
-                f'"{self.text}" does not name: {remedy}'
+                f"{display_path(path)} holds {listed(found, is_color)} in {int(unknown.sum())} pixels, "
+                f'which --label_map "{self.text}" does not name: {remedy}'
             )
         label[ignored] = IGNORE
         return label

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.label_maps import LabelMap, background_first, color_name
+from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import (
     MAX_VALUES,
     FileValues,
@@ -32,7 +32,6 @@ from datasets.labels import IGNORE
 from utils.errors import UserError
 from utils.paths import display_path
 
-LISTED_VALUES = 10
 FEW_VALUES = 32  # up to which values may be classes
 READING_FIELDS = {"num_classes": int, "ignore_index": int | None, "label_map": str | None, "cut": float | int | None}
 READING_FIELDS |= {"objects": bool}  # as JSON keeps them
@@ -141,12 +140,6 @@ def check_classes(values: np.ndarray, ignored: np.ndarray, num_classes: int, pat
             f"{display_path(path)} holds values that are no class: {listed(found)}, in {wrong.size} pixels; "
             f"expected 0…{num_classes - 1} for {num_classes} classes, 255 for ignored{void if found[0] >= 0 else ''}"
         )
-
-
-def listed(values: np.ndarray, is_color: bool = False) -> str:
-    """Values for people, the first few and the number of the rest."""
-    names = [color_name(int(value)) if is_color else f"{value:g}" for value in values[:LISTED_VALUES]]
-    return ", ".join(names) + (f" and {len(values) - LISTED_VALUES} more" if len(values) > LISTED_VALUES else "")
 
 
 def read_alone(values: np.ndarray, ignored: np.ndarray, path: Path) -> LabelReading:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.image_files import TURNED, Wanted
-from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_image, read_stack, read_stored_label
-from datasets.label_maps import LabelMap, background_first, color_name
+from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
+from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import FileValues, are_single_objects, summarize
-from datasets.label_values import FEW_VALUES, LabelReading, decide_reading, listed
+from datasets.label_values import FEW_VALUES, LabelReading, decide_reading
 from datasets.labels import IGNORE
-from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, stem, without_affix
+from datasets.list_checks import has_colors
+from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
 from datasets.list_preview import spread
 from utils.cli import UserError, counted, map_with_progress
 from utils.run_folder import display_path, quoted
@@ -29,8 +30,6 @@ VOID_COLORS = {0xE0E0C0}  # the border of PASCAL VOC
 LISTED_FAULTS = 5
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 FAR = 2  # a value beyond this multiple of the others' number is no class of theirs
-
-Row = tuple[Path, ...]
 
 
 class LookedAt(NamedTuple):
@@ -191,9 +190,7 @@ def _advise_channels(rows: Sequence[Row], found: Sequence[LookedAt], advice: Adv
         if len(counts) > 1:
             known = ", ".join(map(str, sorted(counts)))
             advice.notes.append(f"images have {known} channels: --channels 0 (or 0,2, …) takes the same of each")
-    elif 3 in counts and any(
-        map(_channels_differ, (colored[index] for index in spread(len(colored), COLORS_LOOKED_AT)))
-    ):
+    elif 3 in counts and any(map(has_colors, (colored[index] for index in spread(len(colored), COLORS_LOOKED_AT)))):
         advice.in_channels = 3
         advice.options.append("--in_channels 3")
         advice.notes.append(f"{counted(colored, 'image')} in colour: without --in_channels 3 they are read as grey")
@@ -234,14 +231,6 @@ def _seems_label(image: Path) -> str:
     if len(file.values) == 2:
         return "hold two values, as masks do"
     return "number objects, as labels do" if file.values[0] == 0 and are_single_objects([file]) else ""
-
-
-def _channels_differ(image: Path) -> bool:
-    try:
-        values = read_image(image, 3)
-    except UserError:
-        return False
-    return bool((values != values[..., :1]).any())
 
 
 # Labels

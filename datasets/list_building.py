@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from datasets.image_files import split_plane
 from datasets.list_advice import Advice, advise, next_command
 from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
 from datasets.list_films import FILMS, film_groups, film_rows
-from datasets.list_layouts import read_tree, tell_foreign
+from datasets.list_layouts import Say, read_tree, tell_foreign
+from datasets.list_pairing import Row
 from datasets.list_preview import legend_of, read_tile, spread, write_sheet
-from datasets.list_rows import Parts, Row, find_noisy, find_rows
+from datasets.list_rows import Parts, find_noisy, find_rows
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
@@ -33,7 +34,6 @@ RECORD = "make_lists.json"  # beside the lists: what was asked for, and a checks
 PREVIEW = "preview.jpg"
 STREETS = ["--num_classes 19", "--in_channels 3"]  # of the layout cityscapes, whatever classes its files happen to show
 
-Say = Callable[[str], object]
 Lists = dict[str, list[Row]]
 """The rows of every list, by its path below ``txt/<dataset>``."""
 

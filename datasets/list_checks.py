@@ -286,14 +286,15 @@ def tell_color(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = 
         if check.header is not None and check.header.is_color
     ]
     looked_at = colored[:: -(-len(colored) // COLORS_LOOKED_AT) or 1]
-    if any(_has_colors(path) for path in looked_at):
+    if any(has_colors(path) for path in looked_at):
         say(
             f"{len(colored)} images are in colour and are read as grey (luminance): --in_channels 3 reads their "
             f"colours; the first: {display_path(colored[0])}"
         )
 
 
-def _has_colors(path: Path) -> bool:
+def has_colors(path: Path) -> bool:
+    """Whether an image's channels differ anywhere; of a file that cannot be read not."""
     try:
         image = read_image(path, channels=3)
     except UserError:  # a broken file is told where it is read

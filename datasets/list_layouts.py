@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -152,7 +152,7 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
         tree.files = [replace(found, role=None, kind="") for found in tree.files]
     tree.files = _settle_variants(tree.files)
-    tree.files = [found for group in _by_split(tree.files).values() for found in _sort_out(group, label_suffix)]
+    tree.files = [found for group in by_split(tree.files).values() for found in _sort_out(group, label_suffix)]
     tree.files.sort(key=lambda found: natural_key(found.path))
     return tree
 
@@ -357,7 +357,8 @@ def is_pickled(path: Path) -> bool:
         return False
 
 
-def _by_split(files: Sequence[Found]) -> dict[str | None, list[Found]]:
+def by_split(files: Iterable[Found]) -> dict[str | None, list[Found]]:
+    """Files by the split that their folder names; None where it names none."""
     groups: dict[str | None, list[Found]] = defaultdict(list)
     for found in files:
         groups[found.split].append(found)

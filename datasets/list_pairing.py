@@ -50,6 +50,9 @@ SEPARATORS = "_-. "
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "lost+found", "system volume information", "$recycle.bin"}
 # "@eadir" holds the thumbnails of network drives; the last three are closed, at the top of a disk
 
+Row = tuple[Path, ...]
+"""An image and its labels: none, one, or those of several annotators."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pairing:

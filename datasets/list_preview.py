@@ -14,7 +14,8 @@ import numpy as np
 
 from datasets.image_decoding import pillow_module
 from datasets.image_io import StoredLabel, read_image, read_stored_label
-from datasets.label_values import LabelReading, listed
+from datasets.label_maps import listed
+from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.list_pairing import stem
 from utils.cli import UserError

@@ -6,19 +6,15 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.list_files import SPLITS
-from datasets.list_layouts import Found, Tree, folder_name
+from datasets.list_layouts import Found, Say, Tree, by_split, folder_name
 from datasets.list_objects import merge_object_masks, objects_by_image
-from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, pair_by_name, stem
+from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, Row, pair_by_name, stem
 from utils.cli import UserError, counted, shortened
 from utils.run_folder import display_path
-
-Say = Callable[[str], object]
-Row = tuple[Path, ...]
-"""An image and its labels: none, one, or those of several annotators."""
 
 Parts = dict[str | None, list[Row]]
 """The rows of train, val and test, and below None those that no folder divides."""
@@ -44,10 +40,10 @@ def find_rows(
     Raises:
         UserError: no images; several kinds of labels and none named; a kind that is not there; no two names agree.
     """
-    images = _grouped(found for found in tree.files if found.role == "image")
+    images = by_split(found for found in tree.files if found.role == "image")
     if not images:
         raise UserError(_no_images(tree))
-    all_labels = _grouped(found for found in tree.files if found.role == "label")
+    all_labels = by_split(found for found in tree.files if found.role == "label")
     given = [unicodedata.normalize("NFC", kind) for kind in (*labels, *label_suffix)]
     _check_given(given, [found for group in all_labels.values() for found in group], tree)
     parts: Parts = {}
@@ -95,13 +91,6 @@ def find_noisy(tree: Tree, kind: str, say: Say) -> list[Row]:
     if not images or not labels:
         raise UserError(f"--noisy_labels {kind}: there is no folder of that name with labels of training images")
     return _pair_part(images, {kind: labels}, (), Path(), say)
-
-
-def _grouped(files) -> dict[str | None, list[Found]]:
-    groups: dict[str | None, list[Found]] = defaultdict(list)
-    for found in files:
-        groups[found.split].append(found)
-    return groups
 
 
 # Which kind of labels

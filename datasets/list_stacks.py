@@ -7,11 +7,10 @@ from pathlib import Path
 
 from datasets.image_files import PlaneStack
 from datasets.image_io import read_stack
+from datasets.list_pairing import Row
 from utils.cli import UserError, counted, map_with_progress, shortened
 
 STACK_SUFFIXES = (".tif", ".tiff", ".btf", ".npy", ".gif", ".webp")
-
-Row = tuple[Path, ...]
 
 
 def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
