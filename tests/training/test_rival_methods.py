@@ -31,7 +31,7 @@ from training.methods.coteaching import CoTeaching
 from training.methods.dast import QUEUE, DivergenceAware, divergence, sharpened, weighted_losses
 from training.methods.scores import soft_cross_entropy
 from training.methods.several import small_loss
-from training.methods.spatial import label_error_field, log_posterior, posterior_gradient, precision_times, prior_mean
+from training.methods.spatial import label_error_field, posterior_gradient, precision_times, prior_mean
 from training.methods.trinet import TriNet
 from training.options import TrainingOptions
 from utils.checkpoint import load_checkpoint
@@ -181,6 +181,13 @@ def test_a_patch_of_doubtful_labels_is_doubted_more_than_a_lone_pixel():
     assert alone[0, 3, 4].item() == pytest.approx(alone[0, 12, 12].item(), abs=1e-4)
 
 
+def log_posterior(field: Tensor, own: Tensor, mean: float, correlation: float) -> Tensor:
+    """Log-density of fields (1, H, W) given binary labels, all of them known, up to a constant."""
+    error, away = torch.special.ndtr(field), field - mean
+    fit = ((1 - error) * own + error * (1 - own)).log()
+    return (fit - 0.5 * away * precision_times(away, correlation)).sum()
+
+
 def test_the_field_has_its_prior_where_labels_tell_nothing_and_a_mode_elsewhere():
     labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
     assert label_error_field(torch.full((1, 4, 4), 0.5), labels, 2, 0.1, 0.5).amax() < 0.1
@@ -191,13 +198,13 @@ def test_the_field_has_its_prior_where_labels_tell_nothing_and_a_mode_elsewhere(
     # Back from the probability of an error to the field, and no nearby field is likelier.
     share = error / (error + (1 - error) * (1 - own) / own)
     field, mean = torch.special.ndtri(share.double()), prior_mean(0.1)
-    best = log_posterior(field, own.double(), labels, 2, mean, 0.5)
+    best = log_posterior(field, own.double(), mean, 0.5)
     at = field.clone().requires_grad_(True)
-    log_posterior(at, own.double(), labels, 2, mean, 0.5).sum().backward()
+    log_posterior(at, own.double(), mean, 0.5).backward()
     assert torch.allclose(posterior_gradient(field, own.double(), labels, 2, mean, 0.5), at.grad)
     for _ in range(20):
         other = field + 0.1 * torch.randn(1, 4, 4, generator=rng)
-        assert log_posterior(other, own.double(), labels, 2, mean, 0.5) < best
+        assert log_posterior(other, own.double(), mean, 0.5) < best
 
 
 SMALL = {"dataset": "disks", "preset": "quick", "width": 2, "crop": 32, "batch_size": 4, "device": "cpu", "steps": 18}

@@ -88,18 +88,10 @@ def precision_times(field: Tensor, correlation: float) -> Tensor:
     return field
 
 
-def log_posterior(field: Tensor, own: Tensor, labels: Tensor, classes: int, mean: float, correlation: float) -> Tensor:
-    """Log-density of fields (B, H, W) given labels, up to a constant, (B,); see :func:`label_error_field`."""
-    error = torch.special.ndtr(field)
-    fit = ((1 - error) * own + error * (1 - own) / (classes - 1)).clamp_min(1e-12).log() * (labels != IGNORE)
-    away = field - mean
-    return (fit - 0.5 * away * precision_times(away, correlation)).sum((1, 2))
-
-
 def posterior_gradient(
     field: Tensor, own: Tensor, labels: Tensor, classes: int, mean: float, correlation: float
 ) -> Tensor:
-    """The gradient of :func:`log_posterior` with respect to the field, (B, H, W)."""
+    """The gradient of the log-density of fields given labels, see :class:`SpatialCorrection`, (B, H, W)."""
     error, other = torch.special.ndtr(field), (1 - own) / (classes - 1)
     density = torch.exp(-0.5 * field**2) / math.sqrt(2 * math.pi)
     fit = density * (other - own) / ((1 - error) * own + error * other).clamp_min(1e-12)
