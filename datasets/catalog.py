@@ -52,12 +52,11 @@ def prepare_dataset(
         UserError: images without lists (with the command that makes them), a set that is unknown or not in place.
     """
     check_name(name)
-    if name.endswith(SIMULATED_SUFFIX):
-        from datasets.simulation import SIMULATED, make_dataset
+    if is_simulated(name):
+        from datasets.simulation import make_dataset
 
-        if name in SIMULATED:
-            make_dataset(name, root=root, say=say)
-            return name
+        make_dataset(name, root=root, say=say)
+        return name
     has_images = (root / "datasets" / name / "train" / "images").is_dir() or has_files(name, root)
     may_be_simulated = name == "er" and not (real_only or has_images or has_lists(name, root))
     if train_list is not None:
@@ -85,6 +84,15 @@ def prepare_dataset(
         f"{display_path(root / 'datasets' / name)}/train/images; data sets that exist: {known} "
         "(those ending in _sim are simulated on first use)"
     )
+
+
+def is_simulated(name: str) -> bool:
+    """Whether a data set is simulated on first use, lists included."""
+    if not name.endswith(SIMULATED_SUFFIX):
+        return False
+    from datasets.simulation import SIMULATED
+
+    return name in SIMULATED
 
 
 def check_name(name: str) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import TURNED, Wanted
+from datasets.image_files import MIN_SIDE, TURNED, Wanted
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import FileValues, are_single_objects, summarize
@@ -109,6 +109,8 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     advice.notes += [f"warning: {fault}" for fault in faults[:LISTED_FAULTS]]
     if len(faults) > LISTED_FAULTS:
         advice.notes.append(f"and {len(faults) - LISTED_FAULTS} more like these")
+    if faults:
+        advice.notes.append("(training refuses these: mend them, or take them away and make the lists again)")
     return advice
 
 
@@ -129,6 +131,8 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
     count, is_color, size, label_size, values, fault, presence = 1, False, None, None, None, "", None
     try:
         count, is_color, size = _image_facts(image, channels)
+        if min(size) < MIN_SIDE:
+            fault = f"image {display_path(image)} is {size[0]}×{size[1]}, at least {MIN_SIDE}×{MIN_SIDE} is needed"
     except UserError as error:
         fault = f"image {error}"
     try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.catalog import check_name
+from datasets.catalog import check_name, is_simulated
 from datasets.image_files import split_plane
 from datasets.list_advice import Advice, advise, next_command
 from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
@@ -83,6 +83,10 @@ def make_lists(
     target, list_folder = root / "datasets" / dataset, root / "txt" / dataset
     check_places(list_folder / name for name in (*LISTS.values(), RECORD, PREVIEW))
     folders = [Path(folder) for folder in folders] or [target]
+    if is_simulated(dataset) and any(not folder.resolve().is_relative_to(target.resolve()) for folder in folders):
+        raise UserError(
+            f"--dataset {dataset} is the name of a set that is simulated with its lists: choose another name"
+        )
     asked = {"split": split, "group_by": group_by, "seed": seed}
     if layout == "cityscapes":
         parts, noisy = _cityscapes(folders, target, labels, noisy_labels, say)

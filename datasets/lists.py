@@ -114,10 +114,10 @@ def read_checked_lists(
     others = [] if fusion == "first" else survey_annotators(surveys[0], expected)
     reading = reading or decide_together([*surveys, *again, *others], expected, say)
     refuse_one_sided(surveys[0], reading)
-    tell_missing_classes(surveys[0], reading, "it cannot be learned from them", say)
+    tell_missing_classes(surveys[0], reading, "such a class cannot be learned", say)
     for other in surveys[1:]:
         tell_one_sided(other, reading, say)
-        tell_missing_classes(other, reading, "its figures are undefined", say)
+        tell_missing_classes(other, reading, "figures of such a class are undefined", say)
     tell_color(surveys, expected, say)
     tell_copies(surveys, say)
     return [replace(each, samples=each.read_by(reading)) for each in (*surveys, *again)], reading

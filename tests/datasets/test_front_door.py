@@ -606,7 +606,21 @@ def test_files_that_do_not_fit_each_other_are_a_warning(tmp_path: Path):
     assert any("1.png is 64×32, its image" in line and "rows and columns are exchanged" in line for line in said)
     assert any("warning: label" in line and "2.png is 20×30, its image" in line and "48×48" in line for line in said)
     assert any("warning: image" in line and "3.tif cannot be read as an image" in line for line in said)
-    assert said[-1] == NEXT
+    assert said[-2:] == ["(training refuses these: mend them, or take them away and make the lists again)", NEXT]
+
+
+def test_images_too_small_to_train_on_are_a_warning(tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, "images/*.png", range(4)), Files(binary, "labels/*.png", range(4))])
+    for folder in ("images", "labels"):
+        Image.fromarray(np.eye(20, 12, dtype=np.uint8) * 255).save(tmp_path / f"my data/{folder}/1.png")
+    assert "warning: image DATA/images/1.png is 20×12, at least 16×16 is needed" in made(tmp_path).said
+
+
+def test_the_name_of_a_simulated_set_is_not_taken(tmp_path: Path):
+    put(tmp_path, [Files(grey, "*/images/1.png", ("mine", "datasets/er_sim"))])
+    with pytest.raises(UserError, match="--dataset er_sim is the name of a set that is simulated .* another name"):
+        make_lists("er_sim", [tmp_path / "mine"], root=tmp_path, say=print)
+    assert make_lists("er_sim", root=tmp_path, say=print)
 
 
 VALUES = {

@@ -374,8 +374,8 @@ def test_classes_that_no_label_holds_are_said(tmp_path: Path):
     said: list[str] = []
     options = {"labels": ["required"] * 2, "root": tmp_path, "say": said.append}
     read_checked_lists(lists, Expectation.of(3), **options)
-    assert said[0].endswith("val.txt: no label holds class 2: its figures are undefined")
+    assert said[0].endswith("val.txt: no label holds class 2: figures of such a class are undefined")
     assert not any("train.txt: no label" in line for line in said)
     said.clear()
     read_checked_lists(lists[:1], Expectation.of(5), **options | {"labels": ["required"]})
-    assert said[0].endswith("train.txt: no label holds class 3, 4: it cannot be learned from them")
+    assert said[0].endswith("train.txt: no label holds class 3, 4: such a class cannot be learned")
