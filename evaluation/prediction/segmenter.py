@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.image_files import Wanted
+from datasets.image_files import MIN_SIDE, Wanted
 from datasets.image_io import read_image, to_image
 from evaluation.prediction.members import BATCH_SIZE, Members
 from evaluation.prediction.predictor import Predictor, check_finite, images_per_batch
@@ -93,7 +93,7 @@ class Segmenter:
             tta: average the scores of the eight flips and rotations.
             tile, overlap, batch_size: see the class.
             pred_invert: ``auto``, as validation decided, ``on`` or ``off``.
-            threshold: scores at or above it are foreground; default: the run's own.
+            threshold: scores at or above it are foreground, and no outline is moved; default: the run's own.
             channels: to read from files, by number or OME name; default: the run's.
             ensemble: further runs, whose scores are averaged with this one's.
         Raises:
@@ -101,23 +101,26 @@ class Segmenter:
         """
         if not 0 <= 2 * overlap <= tile:
             raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}")
+        others = (ensemble,) if isinstance(ensemble, (str, Path)) else ensemble
         members = Members.load(
-            run, str(checkpoint), ensemble=ensemble, device=device, precision=precision, engine=engine, tta=tta
+            run, str(checkpoint), ensemble=others, device=device, precision=precision, engine=engine, tta=tta
         )
         settings = decide_settings(members.decisions, pred_invert, channels=channels)
         if threshold is not None:
             if not 0 <= threshold <= 1:
                 raise UserError(f"threshold {threshold} must be a number from 0 to 1")
-            settings = replace(settings, threshold=float(threshold))
+            settings = replace(settings, threshold=float(threshold), offset=0.0)  # which belongs to the run's own
         return cls(members.predictor(), settings, batch_size or BATCH_SIZE[members.device.type], tile, overlap)
 
     def predict(self, x: Image | Iterable[Image]) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Predict an image, several, or a stream of them.
 
         Args:
-            x: an image, as an array (H, W) or (H, W, C) of any type, or as a file, ``::N`` behind it for a plane; a
-                file of several planes counts as several images. Several: a list, or an array with one axis more,
-                (N, H, W) or (N, H, W, C). A generator is read as far ahead as a batch needs.
+            x: an image, as an array (H, W), (H, W, C) or (C, H, W) of any type, or as a file, ``::N`` behind it for a
+                plane; a file of several planes counts as several images. Several: a list, or an array with one axis
+                more. Of three axes, the last are channels where it is too short for columns or as long as the run reads
+                channels, else the first where the run reads so many, more than one. A generator is read as far ahead
+                as a batch needs.
         Returns: a `Prediction`; of several images a list of them, of a generator a generator.
         Raises:
             UserError: an image that cannot be read, has not the run's channels or holds NaN; it is named.
@@ -137,9 +140,15 @@ class Segmenter:
         raise UserError(f"predict takes arrays, files, or several of them, not {type(x).__name__}")
 
     def _is_batch(self, values: np.ndarray) -> bool:
-        """Whether an array holds several images; colour (H, W, 3 or 4) is one, also where the run reads grey."""
-        channels = {self.settings.in_channels, 1} | ({3, 4} if self.settings.in_channels == 1 else set())
-        return values.ndim == 4 or (values.ndim == 3 and values.shape[2] not in channels)
+        """Whether an array holds several images, as a file of it would; see `datasets.image_decoding`."""
+        channels = self.settings.in_channels
+        is_one = channels > 1 and self._has_channels_first(values)
+        return values.ndim == 4 or (values.ndim == 3 and MIN_SIDE <= values.shape[2] != channels and not is_one)
+
+    def _has_channels_first(self, values: np.ndarray) -> bool:
+        """Whether an array is (C, H, W), as microscopes' files have it, with as many channels as the run reads."""
+        channels = self.settings.in_channels
+        return values.ndim == 3 and values.shape[0] == channels and MIN_SIDE <= values.shape[2] != channels
 
     def _stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
         ahead = images_per_batch(self.batch_size, 256, 256)
@@ -166,6 +175,8 @@ class Segmenter:
         name = f"image {number}"
         if values.ndim not in (2, 3) or values.size == 0:
             raise UserError(f"{name} has the shape {values.shape}, expected is (H, W) or (H, W, channels)")
+        if self._has_channels_first(values):
+            values = np.moveaxis(values, 0, -1)
         if values.ndim == 3 and values.shape[2] == 4 and self.settings.in_channels in (1, 3):
             values = values[..., :3]  # alpha
         return to_image(values, Wanted(self.settings.in_channels), Path(name))

@@ -126,8 +126,27 @@ def test_colour_is_read_as_grey_and_planes_count_as_images(make_run, tmp_path, r
         segmenter.predict(f"{tmp_path}/stack.tif::3")
 
 
-def test_the_threshold_can_be_given(make_run, files):
+def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng):
+    segmenter = Segmenter.load(make_run(in_channels=3), device="cpu", precision="fp32")
+    composite = rng.integers(0, 9999, (3, 40, 41), np.uint16)
+    np.save(tmp_path / "7.npy", composite)
+    expected = segmenter.predict(tmp_path / "7.npy").scores
+    for one in (composite, np.moveaxis(composite, 0, -1)):
+        np.testing.assert_allclose(segmenter.predict(one).scores, expected, atol=1e-5)
+        for several in (np.stack([one, one]), [one, one], (each for each in (one, one))):
+            found = list(segmenter.predict(several))
+            assert len(found) == 2
+            np.testing.assert_allclose(found[1].scores, expected, atol=1e-5)
+    grey = Segmenter.load(make_run(), device="cpu", precision="fp32")
+    assert len(grey.predict(composite)) == 3 and len(grey.predict(composite[:, None])) == 3
+    with pytest.raises(UserError, match="2 channels"):
+        grey.predict(np.moveaxis(composite[:2], 0, -1))  # they are no 40 images of two columns
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0])  # it belongs to the run's own threshold
+def test_the_threshold_can_be_given(make_run, files, offset):
     run = make_run()
+    with_offset(run, offset)
     scores = Segmenter.load(run, device="cpu", precision="fp32").predict(files[0]).scores
     for threshold in (0.2, 0.7):
         found = Segmenter.load(run, device="cpu", precision="fp32", threshold=threshold).predict(files[0])
