@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from utils.packages import import_for
 PACKAGE = "model.zip"
 TEST_SIDE = 256  # pixels; larger images show their middle
 MIN_SIDE = 16
+MIN_NAME, MAX_NAME = 5, 128  # letters
 SPEC = "bioimageio.spec.model.v0_5"
 EPS = 1e-6  # that the zoo adds to deviations; ours has none
 CITED_DOI = "10.1609/aaai.v36i2.20085"
@@ -118,7 +121,7 @@ def describe(spec: Any, files: Path, model: TrainedModel, pixels: np.dtype) -> A
         test_tensor=spec.FileDescr(source=files / "test_output.npy"),
     )
     return spec.ModelDescr(
-        name=f"{model.config['dataset']} {model.run.name}".replace("_", " "),
+        name=zoo_name(model.config["dataset"], model.run.name),
         description=f"Segments images of {model.config['dataset']}; threshold {settings.threshold:.4g}.",
         authors=[spec.Author(name=name) for name in model.authors],
         license=model.license,
@@ -130,6 +133,17 @@ def describe(spec: Any, files: Path, model: TrainedModel, pixels: np.dtype) -> A
         weights=spec.WeightsDescr(onnx=spec.OnnxWeightsDescr(source=files / "model.onnx", opset_version=OPSET)),
         tags=["segmentation", model.config["network"]],
     )
+
+
+def zoo_name(dataset: str, run: str) -> str:
+    """What the zoo calls a run: 5 to 128 letters without accents, digits and a few marks, whatever the run's name is.
+
+    >>> zoo_name("kerne_2.0", "lauf_ä"), zoo_name("er", "a")
+    ('kerne 2-0 lauf a', 'er a segmentation')
+    """
+    plain = unicodedata.normalize("NFKD", f"{dataset} {run}".replace("_", " "))
+    plain = re.sub(r"[^A-Za-z0-9+() -]+", "-", "".join(each for each in plain if not unicodedata.combining(each)))
+    return (plain if len(plain) >= MIN_NAME else f"{plain} segmentation")[:MAX_NAME]
 
 
 def preprocessing(spec: Any, normalization: str, pixels: np.dtype) -> list[Any]:
