@@ -276,15 +276,24 @@ def tell_missing_classes(survey: ListSurvey, reading: LabelReading, use: str, sa
 
 
 def tell_color(surveys: Sequence[ListSurvey], expected: Expectation, say: Say = print) -> None:
-    """Say once that images in colour are read as grey, where their colours differ at all."""
-    if expected.channels != 1 or expected.selected:
+    """Say once that images in colour are read as grey, where their colours differ at all, or grey ones as colour."""
+    if expected.channels not in (1, 3) or expected.selected:
         return
-    colored = [
-        sample.image
+    headers = {
+        sample.image: check.header
         for each in surveys
         for check, sample in zip(each.checks, each.samples, strict=True)
-        if check.header is not None and check.header.is_color
-    ]
+        if check.header is not None
+    }
+    if expected.channels == 3:
+        grey = [image for image, header in headers.items() if header.channels == 1]
+        if grey:
+            say(
+                f"{len(grey)} of {len(headers)} images have one channel, which stands for all 3 that are read; the "
+                f"first: {display_path(grey[0])}"
+            )
+        return
+    colored = [image for image, header in headers.items() if header.is_color]
     looked_at = colored[:: -(-len(colored) // COLORS_LOOKED_AT) or 1]
     if any(has_colors(path) for path in looked_at):
         say(

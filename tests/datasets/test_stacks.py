@@ -186,6 +186,13 @@ def test_colour_read_as_grey_is_said_once_where_there_is_colour(tmp_path: Path):
     assert len(said) == 1 and said[0].startswith("2 images are in colour and are read as grey")
 
 
+def test_one_channel_read_as_three_is_said(tmp_path: Path):
+    mixed, said = surveyed(tmp_path, {"a.png": np.dstack([GREY8] * 3), "b.png": GREY8}), []
+    for expected in (Expectation(), Expectation(channels=2), Expectation(channels=3)):
+        tell_color([mixed], expected, said.append)
+    assert len(said) == 1 and said[0].startswith("1 of 2 images have one channel, which stands for all 3")
+
+
 def test_the_same_content_in_two_places_is_said(tmp_path: Path):
     said: list[str] = []
     tell_copies([surveyed(tmp_path, {"a.png": GREY8, "b.png": GREY8 + 1})], said.append)
