@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 from evaluation.scores.confusion import table_iou
-from evaluation.scores.few_images import MIN_IMAGES
+from evaluation.scores.few_images import table_interval
 from utils.files import atomic_write, read_json_if_whole, write_json
 
 CARD, TEXT = "model_card.json", "README.md"
@@ -94,11 +93,10 @@ def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
         return {"iou": None, "low": None, "high": None}
     tables = np.asarray(tables)
     reached = table_iou(tables.sum(0))
-    if len(tables) < MIN_IMAGES or np.isnan(reached):
-        return {"iou": None if np.isnan(reached) else reached, "low": None, "high": None}
-    resampled = np.array([table_iou(table) for table in bootstrap_counts(tables, seed=0)])
-    low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
-    return {"iou": reached, "low": float(low), "high": float(high)}
+    if np.isnan(reached):
+        return {"iou": None, "low": None, "high": None}
+    low, high = table_interval(table_iou, tables) or (None, None)
+    return {"iou": reached, "low": low, "high": high}
 
 
 def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] | None) -> list[str]:

@@ -8,12 +8,12 @@ count as one image, and alone they tell nothing of other fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
-from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
+from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 
 MAX_GROUPS = 32  # of validation images that are counted apart: enough for errors, 32 MB of histograms
 MIN_IMAGES = 4  # fewer move no threshold
@@ -39,6 +39,15 @@ def group_numbers(image_ids: Sequence[str]) -> list[int]:
     fields = field_names(image_ids)
     numbers = {field: number % MAX_GROUPS for number, field in enumerate(dict.fromkeys(fields))}
     return [numbers[field] for field in fields]
+
+
+def table_interval(metric: Callable[[np.ndarray], float], tables: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval of a metric of the pooled confusion matrix of images (n, K, K); None of too few."""
+    if len(tables) < MIN_IMAGES:
+        return None
+    resampled = np.array([metric(table) for table in bootstrap_counts(tables, seed=0)])
+    low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
+    return float(low), float(high)
 
 
 def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tuple[float, float]:

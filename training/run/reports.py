@@ -11,8 +11,7 @@ import numpy as np
 
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import mean_iou, table_iou
-from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
-from evaluation.scores.few_images import MIN_IMAGES
+from evaluation.scores.few_images import MIN_IMAGES, table_interval
 from training.configuration.resolve import as_typed
 from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.engine import EpochMetrics
@@ -263,11 +262,8 @@ def metric_text(tables: np.ndarray, threshold: float | None, images: int, offset
 
 def interval(tables: np.ndarray, metric: Callable[[np.ndarray], float]) -> str:
     """The 95 % interval of a metric of the pooled table, from resampling images (n, K, K)."""
-    if len(tables) < MIN_IMAGES:
-        return "(no interval from so few images)"
-    resampled = np.array([metric(table) for table in bootstrap_counts(tables, seed=0)])
-    low, high = percentile_interval(resampled, small_sample_reach(len(tables)))
-    return f"[{low:.4f}, {high:.4f}]"
+    bounds = table_interval(metric, tables)
+    return "(no interval from so few images)" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
 
 
 def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Sequence[int]) -> str:
