@@ -21,6 +21,7 @@ from utils.files import check_places, check_writable, flush_folder, plain, read_
 from utils.paths import display_path
 from utils.run_folder import check_place
 from utils.run_lock import LOCK, TEMPORARY, is_running, run_lock
+from utils.signals import held_back
 
 WRITTEN = ".written.json"  # which command wrote which files of a folder
 PARTIAL = ".partial"
@@ -95,7 +96,8 @@ def replaced_output(
         _open_partial(partial, job)
         try:
             yield partial
-            _swap_in(folder, partial, writer, owned, outdated)
+            with held_back():
+                _swap_in(folder, partial, writer, owned, outdated)
         except BaseException:
             if job is None:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -280,7 +282,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
-        _take_place(fresh, folder, fresh.with_suffix(".old"))
+        with held_back():
+            _take_place(fresh, folder, fresh.with_suffix(".old"))
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO
 
@@ -16,12 +18,13 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
 SAME_STOP_S = 0.3  # launchers send a signal several times; within this time they mean one stop
-IMPORT_S = 3.0  # an import is waited for at most so long
+HOLD_S = 3.0  # an import, or what is `held_back`, is waited for at most so long
 RETRY_S = 0.02
 SIGNALLED = 128  # a shell's exit status of a process that a signal stopped is this plus the signal's number
 
 
 _received: list[Stopped] = []
+_holding: list[bool] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,7 +54,9 @@ def listen_to_stop_signals() -> None:
 
 
 def received_stop() -> Stopped | None:
-    """What stands for the signal that this process was to stop by; None where there was none."""
+    """What stands for the signal that this process was to stop by, for the caller to raise; None without one."""
+    if _received and hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return _received[0] if _received else None
 
 
@@ -60,12 +65,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
         if signal.getsignal(heard) == _stop:
             signal.signal(heard, _already_stopping)
     _received.append(Stopped(number))
-    _unwind(time.monotonic() + IMPORT_S, frame)
+    _unwind(time.monotonic() + HOLD_S, frame)
 
 
 def _unwind(deadline: float, frame: FrameType | None) -> None:
     """Raise the stop that was received, but not amid an import, which might swallow it, or abort the process."""
-    if hasattr(signal, "setitimer") and _is_importing(frame) and time.monotonic() < deadline:
+    is_held = _holding or _is_importing(frame)
+    if is_held and hasattr(signal, "setitimer") and time.monotonic() < deadline:
         signal.signal(signal.SIGALRM, lambda _, frame: _unwind(deadline, frame))
         signal.setitimer(signal.ITIMER_REAL, RETRY_S)
         return
@@ -76,6 +82,16 @@ def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let what is to be done as a whole, and takes a moment, be done before a stop signal is answered."""
+    _holding.append(True)
+    try:
+        yield
+    finally:
+        _holding.pop()
 
 
 def _already_stopping(number: int, _: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import pytest
 
 from utils.cli import UserError
 from utils.output_folder import Writer, new_folder, replaced_output
+from utils.run_folder import REPO_ROOT
 from utils.run_lock import run_lock
 
 NOTES = Writer("notes", "notes.json", keys=("pages",), others=("cover.txt",))
@@ -176,6 +178,44 @@ def test_a_folder_that_another_process_writes_to_is_refused_by_its_number(tmp_pa
         other.wait()
         with run_lock(tmp_path):
             pass
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from utils.cli import run_command
+from utils.output_folder import Writer, new_folder, replaced_output
+
+def stopped(move):
+    def stopped_at_first(*paths):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return move(*paths)
+    return stopped_at_first
+
+def main():
+    folder = Path(sys.argv[1])
+    notes = Writer("notes", "notes.json", ())
+    filled = new_folder(folder) if sys.argv[2] == "whole" else replaced_output(folder, notes)
+    with filled as fresh:
+        (fresh / "1.txt").write_text("new")
+        (fresh / "notes.json").write_text("{}")
+        name = "rename" if sys.argv[2] == "whole" else "replace"
+        setattr(os, name, stopped(getattr(os, name)))
+    print("done")
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("how", ["whole", "beside others"])
+def test_a_signal_amid_the_swap_is_answered_after_it(tmp_path, how):
+    folder = tmp_path / "labels"
+    write(folder, {"1.txt": "old", "2.txt": "old"})
+    command = [sys.executable, "-c", STOPPED, str(folder), how]
+    answer = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+    assert answer.returncode == 128 + signal.SIGTERM and "Traceback" not in answer.stderr
+    assert content(folder) == {"1.txt": "new", "notes.json": "{}"}
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".old"] == []
 
 
 def test_a_recorded_name_outside_the_folder_is_not_removed(tmp_path):
