@@ -70,6 +70,7 @@ from utils.distributed import (
 from utils.fingerprint import keep_fingerprint
 from utils.processors import choose_threads
 from utils.run_folder import REPO_ROOT, display_path
+from utils.run_lock import check_owned
 
 
 def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervised] | None = None) -> Path:
@@ -219,6 +220,8 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
             selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
         state.rank(selection)
         warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
+        if is_main():
+            check_owned(run.folder)
         report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
         if is_main():
             due = is_numbered(epoch, options.run.checkpoint_every, options.run.checkpoint_from) or epoch == last

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.cli import UserError
+from utils.cli import RunFailed, UserError
 
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # see utils.files.atomic_write
 OWNED = b'{"host"'  # how a lock file begins while its owner lives, or where it was killed; else it is empty
 REMEDY = "rename it, or choose another folder"
 HELD_BY_OTHERS = (BlockingIOError, PermissionError)  # what the kernel answers where another process has the lock
+
+_owned: dict[Path, os.stat_result] = {}  # folder → its lock file
 
 
 @contextmanager
@@ -48,10 +50,28 @@ def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[Non
             say(f"the file system of {folder} has no locks ({error.strerror}): do not resume this run twice at once")
         _check_own(file, path)
         _write_owner(file)
+        _owned[folder] = os.fstat(file.fileno())
         try:
             yield
         finally:
+            del _owned[folder]
             file.truncate(0)
+
+
+def check_owned(folder: Path) -> None:
+    """Look whether a folder that this process owns is still there, by its lock file.
+
+    The file is not opened: a POSIX lock would be gone when it is closed.
+
+    Raises:
+        RunFailed: the folder, or the lock in it, was removed, renamed or replaced.
+    """
+    try:
+        is_there = os.path.samestat(os.stat(folder / LOCK), _owned[folder])
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        raise RunFailed(f"{folder}, or the {LOCK} in it, was removed, renamed or replaced while the run went on")
 
 
 def _open(path: Path) -> BinaryIO:

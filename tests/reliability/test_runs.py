@@ -22,7 +22,7 @@ from training.run.reports import closing_warnings, is_collapsed, warnings_of_epo
 from training.selection import Selection
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
-from utils.cli import UserError
+from utils.cli import RunFailed, UserError
 from utils.files import read_json, read_jsonl
 
 SMALL = {"dataset": "disks", "device": "cpu", "precision": "fp32", "crop": 32, "batch_size": 4, "network_options": {}}
@@ -139,6 +139,22 @@ def test_a_run_whose_times_lie_ahead_or_run_backwards_is_gone_on_with_by_epoch(d
     assert "going on after epoch 2 from epoch_2.pth" in capsys.readouterr().out
     assert [record["epoch"] for record in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
     assert not (run / "checkpoints/.last.pth.12345.tmp").exists()
+
+
+def test_a_run_whose_folder_is_moved_while_it_trains_says_so_and_goes_on_there(disks, run, monkeypatch):
+    moved, decide = run.with_name("moved"), Supervised.decide
+
+    def move(*arguments: object) -> Selection:
+        run.rename(moved)
+        return decide(*arguments)
+
+    monkeypatch.setattr(Supervised, "decide", move)
+    with pytest.raises(RunFailed, match=r"r, or the \.lock in it, was removed, renamed or replaced") as failure:
+        resume(disks)
+    assert "--resume FOLDER" in failure.value.__notes__[-1] and not run.exists()
+    monkeypatch.undo()
+    fit(configure({"resume": str(moved), "device": "cpu"}, disks), disks)
+    assert [record["epoch"] for record in read_jsonl(moved / "metrics.jsonl")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("lost", "best"), [((), 1), (("best.pth",), 1), (("epoch_1.pth",), 3)])

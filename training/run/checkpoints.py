@@ -134,6 +134,8 @@ def how_to_go_on(folder: Path, saved: int, lr: float | None = None) -> str:
         lr: a rate to go on with.
     """
     rate = "" if lr is None else f" --lr {lr:.3g}"
+    if is_main() and not (folder / CONFIG).exists():
+        return f"{display_path(folder / CONFIG)} is gone; where the run lies now: {launcher()} main.py --resume FOLDER"
     if has_checkpoint(folder) if is_main() else saved > 0:
         return f"finished epochs are kept; go on with: {resume_command(folder)}{rate}"
     return "no epoch was finished, so there is nothing to resume: start the run anew" + (f" with{rate}" if rate else "")
