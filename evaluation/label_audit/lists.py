@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label
 from datasets.label_fusion import with_fusion
 from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
+from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation
 from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list, list_folder, read_list, survey_samples
 from evaluation.label_audit.audit import audit_labels, check_foreground
@@ -51,11 +52,20 @@ class Reader:
         """1 for binary labels."""
         return self.expected.reading.num_classes
 
-    def samples(self, name: str | Path) -> tuple[Path, list[Sample]]:
-        """Find, read and check a list; every fault of it in one UserError."""
+    def samples(self, name: str | Path, known: LabelReading | None = None) -> tuple[Path, list[Sample]]:
+        """Find, read and check a list; every fault of it in one UserError.
+
+        Args:
+            known: how the labels it is held against are read: a few numbered objects alone look like classes.
+        """
         path = find_list(name, self.dataset, self.root)
         samples = read_list(path, self.data_root, self.root)
-        return path, survey_samples(samples, path, self.expected).samples
+        try:
+            return path, survey_samples(samples, path, self.expected).samples
+        except UserError:
+            if known is None or not known.objects:
+                raise
+            return path, survey_samples(samples, path, replace(self.expected, reading=known, is_decided=True)).samples
 
     def annotated(self, name: str | Path) -> tuple[Path, list[Sample]]:
         """The same of a list whose lines may name labels of several annotators, which become one by vote."""
@@ -113,7 +123,7 @@ def reference_labels(
     if name is None and not default.is_file():
         return None
     try:
-        path, others = reader.samples(name or default)
+        path, others = reader.samples(name or default, samples[0].reading)
         matched = match_reference(samples, others, path)
     except UserError as error:
         if name is not None:

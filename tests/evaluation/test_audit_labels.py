@@ -7,13 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from datasets.label_noise import make_noisy_label
 from datasets.transition_matrix import read_matrix
 from evaluation.audit_labels import main
 from evaluation.label_audit import audit_labels
-from evaluation.label_audit.lists import audit_list
+from evaluation.label_audit.lists import Reader, audit_list, reference_labels
 from evaluation.label_audit.plot import draw_audit
 from training.configuration.resolve import resolve_options
 from training.data import run_steps
@@ -225,3 +227,21 @@ def test_several_classes_with_an_ignored_one(audit, disks):
     found = read(out)["Q"]
     assert [len(row) for row in found] == [3, 3, 3]
     assert [found[k][k] for k in range(3)] == pytest.approx([0.8] * 3, abs=0.01)
+
+
+def test_a_single_clean_label_of_numbered_objects_is_read_as_those_it_is_held_against(tmp_path: Path):
+    y, x = np.mgrid[:64, :64]
+    lists = {"train": range(3), "clean": range(1)}
+    for number in range(3):
+        disks = [(y - 10 - 20 * k) ** 2 + (x - 30) ** 2 < 49 for k in range(2 + number % 2)]
+        label = np.maximum.reduce([disk * (k + 1) for k, disk in enumerate(disks)]).astype(np.uint16)
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.full((64, 64), number + 5, np.uint8))
+        for name in lists:
+            tifffile.imwrite(tmp_path / f"{name}{number}.tif", label)
+    for name, numbers in lists.items():
+        (tmp_path / f"{name}.txt").write_text("".join(f"{n}.tif\t{name}{n}.tif\n" for n in numbers))
+    reader = Reader("own", tmp_path)
+    _, samples = reader.annotated(tmp_path / "train.txt")
+    matched = reference_labels(reader, samples, tmp_path / "clean.txt", print)
+    assert matched is not None and matched[0] is not None and matched[1:] == [None, None]
+    assert reader.labels(matched)[0].max() == 1
