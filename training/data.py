@@ -267,14 +267,20 @@ def hold_out(
     """
     if data.fold is None:
         return list(range(len(samples))), []
-    from datasets.list_splits import group_names, split_fold
+    from datasets.list_splits import group_names, join_planes, split_fold
 
     if previous is not None and (previous / HELD_OUT).is_file():
         known = read_list(previous / HELD_OUT, data.data_root, root, say=lambda line: None)
         left_out = {(sample.image, sample.label) for sample in known}
         is_out = [(sample.image, sample.label) in left_out for sample in samples]
     else:
-        groups = field_names(group_names([sample.image_id for sample in samples], data.group_by))
+        parts = int(data.fold.split("/")[1])
+        planes = [split_plane(sample.image)[1] for sample in samples]
+        for blocks in (1, parts):  # stacks stay whole where there are enough of them
+            ids = join_planes([sample.image_id for sample in samples], planes, blocks)
+            groups = field_names(group_names(ids, data.group_by))
+            if len(set(groups)) >= parts:
+                break
         is_out = split_fold(groups, data.fold)
     return [i for i, out in enumerate(is_out) if not out], [i for i, out in enumerate(is_out) if out]
 

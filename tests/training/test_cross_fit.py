@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datasets.image_io import read_scores
-from datasets.lists import read_list
+from datasets.lists import Sample, read_list
 from evaluation.label_errors.issue_files import read_issues
 from evaluation.label_errors.ranking import trained_pairs
 from evaluation.metrics import evaluate_maps
@@ -21,7 +21,9 @@ from evaluation.prediction.out_of_fold import write_out_of_fold
 from evaluation.prediction.runs import predict_run
 from evaluation.scores.map_folder import find_maps, match_maps
 from evaluation.scores.platt import PlattScaling
+from training.data import hold_out
 from training.fit import configure, fit
+from training.options import DataOptions
 from training.run.cross_fit import cross_fit
 from utils.cli import UserError
 from utils.run_folder import find_cross_fit
@@ -81,6 +83,18 @@ def test_metrics_and_issues_are_of_the_whole_list(folder):
     (folder / "report.html").unlink()
     assert rebuild_report([str(folder)]) == folder / "report.html"
     assert "by the audits of 3 parts" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stacks", [1, 2, 5])
+def test_neighbouring_planes_are_left_out_together(stacks, tmp_path):
+    names = [f"{stack}.tif::{plane}" for stack in range(stacks) for plane in range(6)]
+    samples = [Sample(tmp_path / name, None, name, 1) for name in names]
+    dealt = np.zeros(len(names), int)
+    for number in (1, 2, 3):
+        dealt[hold_out(samples, DataOptions(dataset="x", fold=f"{number}/3"), None, tmp_path)[1]] += number
+    parts = dealt.reshape(stacks, 6)
+    changes = np.count_nonzero(np.diff(parts, axis=1), axis=1)
+    assert set(dealt) == {1, 2, 3} and changes.max() <= (0 if stacks >= 3 else 2)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.5])
