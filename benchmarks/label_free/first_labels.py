@@ -79,6 +79,7 @@ def run_trial(dataset: str, snr: int | None) -> dict[str, Any]:
     from evaluation.classical import BASELINES
     from evaluation.classical.choice import choose_vote, noise_agreement
     from evaluation.classical.foreground import orient, resolve_foreground
+    from evaluation.scores import confusion_counts, f1
 
     pairs = real_pairs(dataset) if snr is None else simulated_pairs(dataset, snr)
     images = [image for image, _ in pairs]
@@ -86,20 +87,14 @@ def run_trial(dataset: str, snr: int | None) -> dict[str, Any]:
     chosen = choose_vote(images)
     methods = {"vote": BASELINES["vote"], "chosen": chosen}
     dice = {
-        name: float(np.mean([dice_of(method(orient(image, direction)) >= 0.5, mask) for image, mask in pairs]))
+        name: float(
+            np.mean([f1(confusion_counts(method(orient(image, direction)) >= 0.5, mask)) for image, mask in pairs])
+        )
         for name, method in methods.items()
     }
     agreement = np.median([noise_agreement(chosen, orient(image, direction)) for image in images[:4]])
     found = {"noise": chosen.noise, "size": chosen.size, "sigma": chosen.sigma, "voters": list(chosen.voters)}
     return {"dice": dice, **found, "foreground": direction, "agreement": float(agreement), "images": len(pairs)}
-
-
-def dice_of(mask: np.ndarray, label: np.ndarray) -> float:
-    """Dice of a mask with a label, both (H, W); ignored pixels count nowhere, two empty ones are equal."""
-    known = label != 255
-    mask, truth = mask[known], label[known] == 1
-    total = mask.sum() + truth.sum()
-    return float(2 * (mask & truth).sum() / total) if total else 1.0
 
 
 def row_of(record: Record) -> list[str]:
