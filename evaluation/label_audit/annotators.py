@@ -18,7 +18,7 @@ from datasets.image_io import read_label
 from datasets.label_fusion import annotators_of, consensus, label_overlap
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
-from evaluation.label_audit.by_distance import signed_distance
+from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.repair import choose_repair
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
@@ -147,7 +147,7 @@ def _judge(
     if num_classes == 1:
         moved = find_move(as_maps(truths), as_maps(labels), seed)
         back = [moved.undo(label) for label in labels] if moved else labels
-        offset, *offset_bounds = find_offset([signed_distance(truth) for truth in truths], back, seed)
+        offset, *offset_bounds = find_offset([inward_distance(truth) for truth in truths], back, seed)
     return Annotator(
         name=name,
         images=len(pairs),

@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.by_distance import bin_shares, location_table, signed_distance
+from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_table
 from evaluation.label_audit.geometry import SURE, Labels, Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
@@ -264,7 +264,7 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
     """
     moved = find_move(as_maps(truths), as_maps(labels), seed)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
-    distances = [signed_distance(truth) for truth in truths]
+    distances = [inward_distance(truth) for truth in truths]
     offset, low, high = find_offset(distances, back, seed)
     found = []
     if moved:

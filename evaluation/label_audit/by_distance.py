@@ -141,8 +141,11 @@ def _distance_inside(mask: np.ndarray) -> np.ndarray:
     return np.minimum(inside, sum(mask.shape))
 
 
-def signed_distance(truth: np.ndarray) -> np.ndarray:
-    """Distance to the true boundary in pixels: positive in the foreground, negative outside; float32 (H, W)."""
+def inward_distance(truth: np.ndarray) -> np.ndarray:
+    """Distance to the true boundary in pixels: positive in the foreground, negative outside; float32 (H, W).
+
+    Its sign is not that of `datasets.noise_steps.signed_distance`, and ignored pixels are a boundary here.
+    """
     distance = np.zeros(truth.shape, np.float32)
     for true_class, sign in ((0, -1), (1, 1)):
         mask = truth == true_class

@@ -9,7 +9,7 @@ import pytest
 from datasets.label_noise import make_noisy_label
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.bias import find_biases
-from evaluation.label_audit.by_distance import signed_distance
+from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import find_move
 from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
 
@@ -102,7 +102,7 @@ def test_threshold_at_the_boundary_draws_the_true_outline_of_blurred_labels():
     y, x = np.mgrid[:128, :128]
     mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
     label = make_noisy_label(mask, "offset:2", 0, "")
-    distance = signed_distance(mask)
+    distance = inward_distance(mask)
     blur = network_blur([distance])
     blurred = cv2.GaussianBlur(label.astype(np.float32), (0, 0), blur)
     drawn = blurred >= boundary_threshold([distance], [label], (0.0, 1.0), blur)
@@ -115,7 +115,7 @@ def test_what_outlines_cost():
     y, x = np.mgrid[:128, :128]
     mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
     wide = make_noisy_label(mask, "offset:3", 0, "")
-    distance, overlap = [signed_distance(mask)], mask.sum() / wide.sum()
+    distance, overlap = [inward_distance(mask)], mask.sum() / wide.sum()
     assert outline_cost(distance, [mask.astype(np.float32)], 0.5, 1.5) == pytest.approx(0, abs=0.001)
     assert outline_cost(distance, [wide.astype(np.float32)], 0.5, 1.5) == pytest.approx(1 - overlap, abs=0.02)
     assert outline_cost(distance, [wide.astype(np.float32)], 0.97, 1.5) < 0.5 * (1 - overlap)

@@ -15,11 +15,11 @@ from evaluation.label_audit.by_distance import (
     boundary_coordinates,
     density_agreement,
     distance_profile,
+    inward_distance,
     local_density,
     location_bins,
     location_counts,
     location_table,
-    signed_distance,
 )
 
 
@@ -48,10 +48,10 @@ def test_noisy_densities_are_on_average_what_lemma_1_says(rng):
     assert np.abs(np.mean(draws, axis=0) - expected).max() < 5 * np.std(draws, axis=0).max() / np.sqrt(400)
 
 
-def test_signed_distance_against_brute_force(rng):
+def test_inward_distance_against_brute_force(rng):
     truth = (cv2.GaussianBlur(rng.normal(size=(24, 31)), (0, 0), 3) > 0).astype(np.uint8)
     points = np.argwhere(np.ones_like(truth))
-    found = signed_distance(truth)
+    found = inward_distance(truth)
     for row, column in points[::7]:
         others = np.argwhere(truth != truth[row, column])
         nearest = np.sqrt(((others - (row, column)) ** 2).sum(1).min()) - 0.5
