@@ -47,6 +47,7 @@ LABEL_WORDS = {
 }  # fmt: off
 FILLERS = {"set", "data", "dataset", "split", "jpeg", "png", "tif", "tiff", "class"}
 NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=_)")  # "stage1_train", "1st_manual"
+ONE_LETTER = re.compile(r"^[a-z][_-]|[_-][a-z]$")  # of "x_train" and "train_y"
 MERGED = "merged.json"  # in a folder of labels that were merged from a file an object
 WRITTEN_HERE = {"manifest.json", MERGED}  # in folders of labels that this project wrote
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
@@ -151,7 +152,7 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
         tree.foreign[LABEL_TEXT if stem(path) in names else ".txt"].append(path)
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
         tree.files = [replace(found, role=None, kind="") for found in tree.files]
-    tree.files = _settle_variants(tree.files)
+    tree.files = _settle_variants(_split_by_names(tree.files))
     tree.files = [found for group in by_split(tree.files).values() for found in _sort_out(group, label_suffix)]
     tree.files.sort(key=lambda found: natural_key(found.path))
     return tree
@@ -237,6 +238,20 @@ def _interpret(path: Path, parents: Sequence[str], labels: Sequence[str]) -> Fou
         elif said.split is None:
             place.append(unicodedata.normalize("NFC", parent))
     return Found(path, split, role, kind, tuple(place))
+
+
+def _split_by_names(files: Sequence[Found]) -> list[Found]:
+    """Files that no folder divides, where each is named after a part: ``train_images.npy``, ``x_test.npy``.
+
+    A part without labels is none: the images that have some are divided.
+    """
+    affixes = (*IMAGE_BEGINNINGS, *LABEL_BEGINNINGS), (*IMAGE_ENDINGS, *LABEL_ENDINGS)
+    names = [without_affix(stem(found.path).lower(), *affixes) for found in files]
+    splits = [SPLIT_WORDS.get(ONE_LETTER.sub("", name)) for name in names]
+    counts = Counter(splits)
+    if None in counts or len(counts) < 2 or min(counts.values()) < 2 or any(found.split for found in files):
+        return list(files)
+    return [replace(found, split=split) for found, split in zip(files, splits, strict=True)]
 
 
 def _settle_variants(files: Sequence[Found]) -> list[Found]:

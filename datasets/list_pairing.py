@@ -42,7 +42,7 @@ LABEL_BEGINNINGS = (
     "count masks of ",
 )  # the last two are ImageJ's
 IMAGE_ENDINGS = (
-    *("_images", "_image", "_imgs", "_img", "_inputs", "_input", "_raw", "_volume", "_im"),
+    *("_images", "_image", "_imgs", "_img", "_inputs", "_input", "_raw", "_volume", "_im", "_x"),
     "_0000",  # nnU-Net's first channel
 )
 IMAGE_BEGINNINGS = ("images_", "image_", "img_", "raw_", "im_", "x_")

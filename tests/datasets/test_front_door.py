@@ -849,6 +849,37 @@ def test_one_stack_of_images_and_one_of_masks_belong_together(tmp_path: Path):
     assert {row for rows in lists.values() for row in rows} == {f"images.tif::{n}\tmasks.tif::{n}" for n in range(10)}
 
 
+@pytest.mark.parametrize(
+    "image, label, options",
+    [
+        ("{}-volume.tif", "{}-labels.tif", {}),
+        ("{}_images.npy", "{}_masks.npy", {}),
+        ("images/{}.tif", "labels/{}.tif", {}),
+        ("X_{}.npy", "Y_{}.npy", {"label_suffix": ["Y_"]}),
+        ("{}_x.npy", "{}_y.npy", {"label_suffix": ["_y"]}),
+    ],
+)
+def test_stacks_named_after_parts_are_those_parts(image: str, label: str, options: dict, tmp_path: Path):
+    for number, part in enumerate(("train", "test")):
+        files = [
+            Files(volume, image.format(part), seed=number),
+            Files(volume_of_labels, label.format(part), seed=number),
+        ]
+        put(tmp_path / "my data", files)
+    lists, _ = made(tmp_path, **options)
+    assert set(lists) == {"train_gt.txt", "test.txt"}
+    for part, rows in (("train", lists["train_gt.txt"]), ("test", lists["test.txt"])):
+        assert rows == [f"{image.format(part)}::{n}\t{label.format(part)}::{n}" for n in range(10)]
+
+
+def test_one_file_called_test_divides_nothing(tmp_path: Path):
+    put(
+        tmp_path / "my data",
+        [Files(grey, "images/*.png", ("test", *"abc")), Files(binary, "masks/*.png", ("test", *"abc"))],
+    )
+    assert sum(map(len, made(tmp_path).lists.values())) == 4
+
+
 def test_a_test_part_may_lack_the_labels_that_are_named(tmp_path: Path):
     files = [Files(grey, "*/images/1.png", ("training", "test")), Files(binary, "*/mask/1.png", ("training", "test"))]
     put(tmp_path / "my data", [*files, Files(binary, "training/1st_manual/*.png", (1,))])
