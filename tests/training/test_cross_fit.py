@@ -151,6 +151,12 @@ def test_what_is_finished_is_kept_and_what_is_missing_is_done(folder, root, caps
     written = weights.stat().st_mtime_ns
     shutil.rmtree(folder / "fold_3")
     shutil.rmtree(folder / "out_of_fold")
+    listed = root / "txt/disks/train/train_noisyLabel.txt"
+    whole = listed.read_text()
+    listed.write_text(whole.split("\n", 1)[1])
+    with pytest.raises(UserError, match=r"train_noisyLabel\.txt has changed since .*fold_1 was trained"):
+        cross_fit({**GIVEN, "data_root": str(root)}, configure, fit, root)
+    listed.write_text(whole)
     with pytest.raises(UserError, match="not finished"):
         find_members(folder, [])
     assert cross_fit({**GIVEN, "data_root": str(root)}, configure, fit, root) == folder

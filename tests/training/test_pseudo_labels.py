@@ -44,6 +44,13 @@ def test_an_epoch_cut_short_does_not_exist(tmp_path, rng):
         store.record(2)
 
 
+def test_an_image_that_is_new_since_the_epoch_is_named_with_the_remedy(tmp_path, rng):
+    store = PseudoLabelStore(tmp_path)
+    fill(store, 1, rng)
+    with pytest.raises(UserError, match=r"the pseudo-label of new\.tif: put lists and files back"):
+        store.read(1, "new.tif")
+
+
 def test_resuming_discards_newer_epochs(tmp_path, rng):
     store = PseudoLabelStore(tmp_path)
     for epoch in (1, 2, 9, 10):

@@ -68,7 +68,13 @@ class PseudoLabelStore:
         Raises:
             UserError: naming the file where it is missing or broken.
         """
-        return read_label(self.path(epoch, image_id))
+        path = self.path(epoch, image_id)
+        if not path.exists():
+            raise UserError(
+                f"{display_path(path)} does not exist, the pseudo-label of {image_id}: put lists and files back as "
+                "they were when the run began, or start it anew"
+            )
+        return read_label(path)
 
     def epochs(self) -> list[int]:
         """The complete epochs, ascending."""

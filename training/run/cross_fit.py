@@ -7,18 +7,20 @@ issues, and an ensemble. The folder of the runs is described in docs/TRAINING.md
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from datasets.catalog import prepare_dataset
+from evaluation.prediction.model_card import CARD
 from training.configuration.resolve import check_values, with_tuples
 from training.data import HELD_OUT
 from training.options import OPTIONS, TrainingOptions
 from training.run.state import has_checkpoint, is_finished, load_last
 from utils.cli import UserError
 from utils.files import plain, read_json_if_whole, write_json
+from utils.fingerprint import FINGERPRINT, changes, read_fingerprint
 from utils.records import OBJECT, POSITIVE, TEXT, read_record
 from utils.registry import Registry
 from utils.run_folder import CROSS_FIT, REPO_ROOT, display_path, environment_record, plain_name, quoted
@@ -55,6 +57,7 @@ def cross_fit(given: Mapping[str, Any], configure: Configure, fit: Callable[...,
     folder, given = open_cross_fit(given, configure, root)
     folds = given["folds"]
     runs = [folder / f"fold_{number}" for number in range(1, folds + 1)]
+    _refuse_changed_list(runs)
     for number, run in enumerate(runs, start=1):
         train_fold({**given, "fold": f"{number}/{folds}"}, run, configure, fit, root)
     device = given.get("device", "auto")
@@ -123,6 +126,25 @@ def _refuse_changes(given: Mapping[str, Any], known: Mapping[str, Any], folder: 
         if not OPTIONS[name].may_change and plain(value) != known.get(name) and name != "run_name":
             raise UserError(
                 f"--{name} differs from what {display_path(folder)} was begun with: start another one by --run_name"
+            )
+
+
+def _refuse_changed_list(runs: Sequence[Path]) -> None:
+    """Refuse to train the parts that are left of another list than others: an image might be left out twice, or never.
+
+    Raises:
+        UserError: naming the list.
+    """
+    if all((run / CARD).exists() for run in runs):
+        return
+    for run in filter(has_checkpoint, runs):
+        config = read_json_if_whole(run / "config.json")
+        name = config.get("train_list") if isinstance(config, dict) else None
+        before = (read_fingerprint(run / FINGERPRINT) or {}).get(name)
+        if before is not None and any(changes({name: before})):
+            raise UserError(
+                f"{name} has changed since {display_path(run)} was trained, and the parts that are left would not fit: "
+                "put it back, or start others by --run_name"
             )
 
 
