@@ -152,8 +152,11 @@ def _stored_values(path: Path, num_classes: int = 1) -> np.ndarray:
 def _read_class_map(path: Path, num_classes: int) -> np.ndarray:
     try:
         classes = _stored_values(path, num_classes)
-    except UserError:
-        classes = read_scores(path)  # raises in its turn where this is no stack of scores either
+    except UserError as error:
+        try:
+            classes = read_scores(path)
+        except UserError:
+            raise error from None
         if classes.ndim != 3 or len(classes) != num_classes:
             raise
         return classes.argmax(0).astype(np.uint8)

@@ -122,8 +122,9 @@ def test_maps_that_are_neither_scores_nor_masks_are_refused(tmp_path: Path):
     colors = np.zeros((SIDE, SIDE, 3), np.uint8)
     colors[..., 0] = mask_of(0) * 255
     Image.fromarray(colors).save(tmp_path / "red.png")
-    with pytest.raises(UserError, match=r"the map .*red\.png is in colours"):
-        read_map(tmp_path / "red.png")
+    for classes in (1, 3):
+        with pytest.raises(UserError, match=r"the map .*red\.png is in colours"):
+            read_map(tmp_path / "red.png", classes)
 
 
 def test_class_maps_of_a_palette_are_its_indices(tmp_path: Path):
