@@ -54,6 +54,7 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
 
 CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
 SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"
+FRAMES = "save their frames as TIFF or PNG, with Fiji or ffmpeg"
 PICKLED = "pickled .npy"  # Cellpose's _seg.npy
 BROKEN = "broken link"
 LABEL_TEXT = "label .txt"  # outlines as YOLO has them
@@ -64,7 +65,7 @@ FOREIGN = {
     **dict.fromkeys(
         (".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".oir", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT
     ),
-    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".wmv"), "save their frames as TIFF or PNG, with Fiji or ffmpeg"),
+    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".wmv"), FRAMES),
     **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs", ".qptiff"), REGIONS),
     **dict.fromkeys((".nii", ".gz", ".mha", ".mhd", ".nrrd", ".dcm"), SLICES),
     **dict.fromkeys((".h5", ".hdf5", ".zarr", ".n5"), "export TIFF, in Ilastik with Export > tiff"),
@@ -77,6 +78,7 @@ FOREIGN = {
     **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
 }
 """Suffixes of files that people have and this project does not read, and what to do."""
+UNREAD_IMAGES = {suffix for suffix, how in FOREIGN.items() if how in (CONVERT, FRAMES, REGIONS, SLICES)} - {".gz"}
 
 Say = Callable[[str], object]
 

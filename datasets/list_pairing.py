@@ -94,8 +94,8 @@ def refuse_closed(error: OSError) -> None:
     raise error
 
 
-def list_image_tree(folder: Path) -> list[Path]:
-    """The image files inside a folder and the folders below it, links followed, in natural order.
+def list_image_tree(folder: Path, is_wanted: Callable[[Path], bool] = is_image_file) -> list[Path]:
+    """The image files inside a folder and the folders below it, or others, links followed, in natural order.
 
     Folders below it are left out as `is_entered` says, and results of this project wherever they lie. Links to what is
     gone are there: whoever opens them says so.
@@ -113,7 +113,7 @@ def list_image_tree(folder: Path) -> list[Path]:
         results = written_names(here) if WRITTEN in files else set()
         tops = {name.partition("/")[0] for name in results}
         folders[:] = [name for name in folders if name not in tops and is_entered(here, name)]
-        found += [file for name in files if name not in tops and is_image_file(file := here / name) and is_there(file)]
+        found += [file for name in files if name not in tops and is_wanted(file := here / name) and is_there(file)]
     return sorted(found, key=natural_key)
 
 

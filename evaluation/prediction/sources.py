@@ -64,6 +64,7 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     for path in expand_patterns(paths):
         if path.is_dir():
             inside = list_image_tree(path)
+            tell_unread(path, inside)
             if not inside:
                 raise UserError(f"--input {path} is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
             files += inside
@@ -80,6 +81,21 @@ def input_images(paths: Sequence[Path], channels: int = 1) -> Source:
     planes = enumerate(plane_paths(files, stacks), start=1)
     samples = [Sample(plane, None, plane.as_posix(), line=line) for line, plane in planes]
     return Source(without_repeats(samples), None, f"_{folder.name or 'input'}", identify(paths), stacks, places)
+
+
+def tell_unread(folder: Path, images: Sequence[Path]) -> None:
+    """Say which images in a folder are in formats of microscopes and others that are not read, and what to do.
+
+    Args:
+        images: those that are read; the files that these were made from need no word.
+    """
+    from datasets.list_layouts import UNREAD_IMAGES, Tree, tell_foreign
+
+    tree, made = Tree(folder), {image.with_suffix("") for image in images}
+    for file in list_image_tree(folder, lambda file: file.suffix.lower() in UNREAD_IMAGES):
+        if file.with_suffix("") not in made:
+            tree.foreign[file.suffix.lower()].append(file)
+    tell_foreign(tree, print)
 
 
 def expand_patterns(paths: Sequence[Path]) -> list[Path]:

@@ -203,6 +203,16 @@ def test_results_among_the_images_are_not_predicted_and_links_to_nothing_are_nam
         predict(run, "--input", folder, "--out", folder, "--masks")
 
 
+def test_images_that_are_not_read_are_told(tmp_path, run, capsys):
+    write_images(tmp_path / "mine", {"9": (20, 20)})
+    for name in ("day1/7.czi", "8.ND2", "9.czi", "notes.json", "RoiSet.zip"):
+        (tmp_path / "mine" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(b"")
+    predict(run, "--input", tmp_path / "mine")
+    said = capsys.readouterr().out
+    assert "left out: 1 .czi file (7.czi); save" in said and "1 .nd2 file (8.ND2)" in said and "json" not in said
+
+
 def test_another_list_has_its_own_folder(tmp_path, images, run):
     other = write_list(tmp_path / "lists" / "other.txt", images[:2])
     predict(run, "--data_list", other)
