@@ -53,6 +53,8 @@ class Writer:
         known = read_json_if_whole(folder / WRITTEN)
         if isinstance(known, dict) and isinstance(known.get(self.name), list):
             return {str(name) for name in known[self.name]}
+        if (folder / "checkpoints").is_dir():  # a run's own files are those of no command
+            return set()
         described = read_json_if_whole(folder / self.record)
         if isinstance(described, dict) and set(self.keys) <= set(described):  # of an earlier version
             return {self.record, *self.others}

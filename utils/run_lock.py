@@ -38,24 +38,37 @@ def run_lock(folder: Path, say: Callable[[str], object] = print) -> Iterator[Non
         UserError: another process owns the folder; the message names it.
     """
     path = folder / LOCK
-    with _open(path) as file:
-        try:
-            _lock(file)
-        except HELD_BY_OTHERS:
-            raise UserError(_refusal(folder, _read_owner(file))) from None
-        except OSError as error:
-            owner = _read_owner(file)
-            if _is_alive_here(owner):
-                raise UserError(_refusal(folder, owner)) from None
-            say(f"the file system of {folder} has no locks ({error.strerror}): do not resume this run twice at once")
-        _check_own(file, path)
-        _write_owner(file)
-        _owned[folder] = os.fstat(file.fileno())
-        try:
-            yield
-        finally:
-            del _owned[folder]
-            file.truncate(0)
+    while True:
+        with _open(path) as file:
+            try:
+                _lock(file)
+            except HELD_BY_OTHERS:
+                raise UserError(_refusal(folder, _read_owner(file))) from None
+            except OSError as error:
+                owner = _read_owner(file)
+                if _is_alive_here(owner):
+                    raise UserError(_refusal(folder, owner)) from None
+                say(
+                    f"the file system of {folder} has no locks ({error.strerror}): do not resume this run twice at once"
+                )
+            _check_own(file, path)
+            if not _lies_at(path, os.fstat(file.fileno())):  # its former owner has removed it meanwhile
+                continue
+            _write_owner(file)
+            _owned[folder] = os.fstat(file.fileno())
+            try:
+                yield
+            finally:
+                del _owned[folder]
+                file.truncate(0)
+            return
+
+
+def _lies_at(path: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except FileNotFoundError:
+        return False
 
 
 def check_owned(folder: Path) -> None:
@@ -66,11 +79,7 @@ def check_owned(folder: Path) -> None:
     Raises:
         RunFailed: the folder, or the lock in it, was removed, renamed or replaced.
     """
-    try:
-        is_there = os.path.samestat(os.stat(folder / LOCK), _owned[folder])
-    except FileNotFoundError:
-        is_there = False
-    if not is_there:
+    if not _lies_at(folder / LOCK, _owned[folder]):
         raise RunFailed(f"{folder}, or the {LOCK} in it, was removed, renamed or replaced while the run went on")
 
 

@@ -25,7 +25,7 @@ from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.background import LazySequence
 from utils.cli import UserError
 from utils.files import write_json
-from utils.output_folder import Writer, check_output, replaced_output
+from utils.output_folder import Writer, replaced_output, try_output
 from utils.plots import write_figure
 from utils.run_folder import REPO_ROOT, display_path, environment_record, quoted
 
@@ -185,7 +185,7 @@ def audit_list(
     list_path, samples = reader.annotated(train_list or default_training_list(dataset, label_noise is not None, root))
     noise = f"_{spec_folder_name(label_noise)}" if label_noise else ""
     folder = out or root / "train_log" / dataset / f"audit_{list_path.stem}{noise}"
-    check_output(folder, AUDIT, AUDIT_FILES)
+    try_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES))
     images = reader.images(samples)
     if label_noise is not None:
         truth, matched = reader.labels(samples), samples

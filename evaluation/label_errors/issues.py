@@ -20,7 +20,7 @@ from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import MapFolder, find_maps
 from utils.cli import shortened
 from utils.files import write_csv, write_json
-from utils.output_folder import Writer, check_output, replaced_output
+from utils.output_folder import Writer, replaced_output, try_output
 from utils.run_folder import LOG_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
@@ -179,7 +179,7 @@ def find_label_issues(
     samples = read_list(list_path, data_root)
     folder = out or LOG_ROOT / dataset / f"suspects_{list_path.stem}"
     expected = (ISSUES.record, *ISSUES.others)
-    check_output(folder, ISSUES, expected)
+    try_output(folder, ISSUES, expected=expected, earlier=(REVIEW,))
     folders = [find_maps(folder) for folder in prd_dirs]
     recorded = next((folder.record for folder in folders if folder.record), {})
     classes = num_classes or int(recorded.get("num_classes") or 1)

@@ -16,7 +16,7 @@ from evaluation.scores.map_folder import COMPARISON, find_maps
 from evaluation.scores.paired import group_means, paired_difference
 from utils.cli import UserError, counted, shortened
 from utils.files import write_json
-from utils.output_folder import check_output, replaced_output
+from utils.output_folder import replaced_output, try_output
 from utils.run_folder import display_path, environment_record
 
 
@@ -40,7 +40,7 @@ def compare_maps(
     """
     if len(prd_dirs) < 2:
         raise UserError("--compare needs two or more folders of predictions, the one to compare with first")
-    check_output(out or find_maps(prd_dirs[0]).folder, COMPARISON)
+    try_output(out or find_maps(prd_dirs[0]).folder, COMPARISON, expected=(COMPARISON.record,))
     scored = [score_folder(folder, test_data_dir, **options) for folder in prd_dirs]
     tables = common_results([results for _, results in scored])
     images = [display_path(image) for image in tables[0]]

@@ -21,7 +21,7 @@ from evaluation.scores.maps import WholeNumbers, whole_numbers
 from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, shortened
 from utils.files import write_csv, write_json
-from utils.output_folder import check_output, replaced_output
+from utils.output_folder import replaced_output, try_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
 NAMED_FILES = 5
@@ -61,7 +61,7 @@ def evaluate_maps(
         UserError: as `score_folder`; also an audit that is not there.
     """
     expected = (METRICS.record, *METRICS.others)
-    check_output(out or find_maps(prd_dir).folder, METRICS, expected)
+    try_output(out or find_maps(prd_dir).folder, METRICS, expected=expected)
     folder, results = score_folder(prd_dir, test_data_dir, **options)
     summary = results.summary
     stated = None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.cli import UserError
-from utils.output_folder import Writer, new_folder, replaced_output
+from utils.output_folder import Writer, new_folder, replaced_output, try_output
 from utils.run_folder import REPO_ROOT
 from utils.run_lock import run_lock
 
@@ -78,6 +78,26 @@ def test_files_of_an_earlier_version_are_known_by_their_describing_file(tmp_path
     (foreign / "notes.json").write_text('["another program"]')
     with pytest.raises(UserError, match=r"notes\.json, which this command did not write"):
         write(foreign, {})
+
+
+def test_a_runs_own_files_are_not_those_of_an_earlier_version(tmp_path):
+    (tmp_path / "notes.json").write_text('{"pages": 3}')
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"notes\.json, which this command did not write"):
+        write(tmp_path, {})
+
+
+def test_a_trial_refuses_what_the_work_would_and_leaves_all_as_it_was(tmp_path):
+    for folder in (tmp_path / "a/b", tmp_path):
+        try_output(folder, NOTES, expected=["notes.json", "pages/1.txt"])
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/1.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"pages/1\.txt, which this command did not write"):
+        try_output(tmp_path, NOTES, expected=["notes.json", "pages/1.txt"])
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+    with pytest.raises(NotADirectoryError):
+        try_output(tmp_path / "pages/1.txt/a", NOTES)
 
 
 @pytest.mark.parametrize("job", [None, {"input": "a"}])
@@ -184,7 +204,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 from utils.cli import run_command
-from utils.output_folder import Writer, new_folder, replaced_output
+from utils.output_folder import Writer, new_folder, replaced_output, try_output
 
 def stopped(move):
     def stopped_at_first(*paths):

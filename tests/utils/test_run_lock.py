@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli import UserError
+from utils import run_lock as run_lock_module
+from utils.cli import RunFailed, UserError
 from utils.run_folder import REPO_ROOT
-from utils.run_lock import LOCK, remove_temporary_files, run_lock
+from utils.run_lock import LOCK, check_owned, remove_temporary_files, run_lock
 
 HOLD = """
 import subprocess, sys, time
@@ -107,6 +108,23 @@ def test_without_locks_the_run_goes_on_and_says_so(without_locks, tmp_path, cont
     with run_lock(tmp_path, said.append):
         assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
     assert len(said) == 1 and "no locks" in said[0]
+
+
+def test_a_lock_file_that_its_owner_removes_is_made_anew(tmp_path, monkeypatch):
+    lock, removals = run_lock_module._lock, iter([True])
+
+    def lock_after_removal(file):
+        lock(file)
+        if next(removals, False):
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(run_lock_module, "_lock", lock_after_removal)
+    with run_lock(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+        check_owned(tmp_path)
+        (tmp_path / LOCK).rename(tmp_path / "moved")
+        with pytest.raises(RunFailed, match="removed, renamed or replaced"):
+            check_owned(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "pipe"])
