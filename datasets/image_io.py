@@ -76,11 +76,11 @@ def read_image(path: Path | str, channels: int = 1, selected: Sequence[str] = ()
 def to_image(values: np.ndarray, wanted: Wanted, path: Path) -> np.ndarray:
     """Decoded values, (H, W) or (H, W, C), as `read_image` returns them; ``path`` names them in errors."""
     channels = wanted.channels
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = np.ascontiguousarray(values[..., 0])
     values = _to_image_type(values, path)
     _check_channels(1 if values.ndim == 2 else values.shape[2], wanted, path)
     if channels == 1 and values.ndim == 3:
-        if values.shape[2] == 1:
-            return np.ascontiguousarray(values[..., 0])
         return np.concatenate([_luminance(block) for block in row_blocks(values)])
     if channels > 1 and values.ndim == 2:
         return np.repeat(values[..., None], channels, axis=2)
@@ -347,13 +347,15 @@ def _check_finite(values: np.ndarray, path: Path) -> None:
 
 
 def _check_channels(found: int, wanted: Wanted, path: Path) -> None:
-    """Refuse a number of channels that is not the one asked for; grey passes for any, colour for one."""
-    if found in (1, wanted.channels) or (found, wanted.channels) == (3, 1) and not wanted.selected:
+    """Refuse a number of channels that is not the one asked for; grey passes for colour, colour for grey."""
+    if found == wanted.channels or (found, wanted.channels) == (1, 3):
+        return
+    if (found, wanted.channels) == (3, 1) and not wanted.selected:
         return
     asked = "--in_channels 1 is grey" if wanted.channels == 1 else f"{wanted.channels} are asked for (--in_channels)"
     raise UserError(
-        f"{display_path(path)} has {found} channels, {asked}: choose some, --channels 0, or train with "
-        f"--in_channels {found}"
+        f"{display_path(path)} has {found} channel{'s' * (found > 1)}, {asked}: choose some, --channels 0, or train "
+        f"with --in_channels {found}"
     )
 
 

@@ -139,6 +139,13 @@ def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng
             np.testing.assert_allclose(found[1].scores, expected, atol=1e-5)
     grey = Segmenter.load(make_run(), device="cpu", precision="fp32")
     assert len(grey.predict(composite)) == 3 and len(grey.predict(composite[:, None])) == 3
+    np.testing.assert_allclose(
+        segmenter.predict(composite[0][..., None]).scores, segmenter.predict(composite[0]).scores, atol=1e-5
+    )
+    two = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32")
+    for value in (composite, composite[0]):  # grey stands for colours, not for any two channels
+        with pytest.raises(UserError, match=r"has 1 channel, 2 are asked for"):
+            two.predict(value)
     with pytest.raises(UserError, match="2 channels"):
         grey.predict(np.moveaxis(composite[:2], 0, -1))  # they are no 40 images of two columns
 
