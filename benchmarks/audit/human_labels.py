@@ -19,18 +19,18 @@ if __name__ == "__main__":
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import RECORDED, chosen_samples, train
+from benchmarks.trials import chosen_samples, train
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_image, read_label, write_label
 from datasets.label_noise import make_noisy_label
-from datasets.lists import Sample, write_list
+from datasets.lists import Sample, read_list, write_list
 from utils.cli import run_command
 from utils.files import read_json, write_json
 from utils.run_folder import LOG_ROOT
@@ -149,31 +149,37 @@ def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:
     val = chosen_samples(dataset, "val", VAL_IMAGES)
     write_list(folder / "val.txt", [(sample.image, sample.label) for sample in val])
     started = time.monotonic()
-    run = train(
-        dataset,
-        f"human_{name}",
-        **RECORDED,
-        train_list=str(folder / "train.txt"),
-        val_list=str(folder / "val.txt"),
-        width=WIDTH,
-        crop=CROP,
-        batch_size=BATCH,
-        epochs=EPOCHS,
-        repeat=max(1, round(steps * BATCH / EPOCHS / len(samples))),
-        checkpoint_every=EPOCHS,
-        seed=SEED,
-        pred_invert="off",
-        workers=0,
-    )
-    found = {"iou": test_curve(run, dataset), "training_seconds": time.monotonic() - started}
+    run = train_on(folder, dataset, f"human_{name}", steps)
+    test = ((read_image(s.image), read_label(s.require_label())) for s in chosen_samples(dataset, "test", TEST_IMAGES))
+    found = {"iou": test_curve(run, test), "training_seconds": time.monotonic() - started}
     shutil.rmtree(run)
     shutil.rmtree(folder / "labels")
     write_json(folder / "measured.json", found)
     return found
 
 
-def test_curve(run: Path, dataset: str) -> list[float]:
-    """Pooled IoU of the last checkpoint on test images, at LEVELS."""
+def train_on(folder: Path, dataset: str, name: str, steps: int) -> Path:
+    """Train with the quick recipe, so many steps, on the lists ``train.txt`` and ``val.txt`` of a folder."""
+    images = len(read_list(folder / "train.txt"))
+    return train(
+        dataset,
+        name,
+        train_list=str(folder / "train.txt"),
+        val_list=str(folder / "val.txt"),
+        width=WIDTH,
+        crop=CROP,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        repeat=max(1, round(steps * BATCH / EPOCHS / images)),
+        checkpoint_every=EPOCHS,
+        seed=SEED,
+        pred_invert="off",
+        workers=0,
+    )
+
+
+def test_curve(run: Path, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """Pooled IoU of the last checkpoint on test images and their labels, at LEVELS."""
     import torch
 
     from datasets.transforms import normalize
@@ -184,11 +190,10 @@ def test_curve(run: Path, dataset: str) -> list[float]:
     network, checkpoint, _ = load_network(run, "last")
     mode = checkpoint["config"]["normalization"]
     total = 0
-    for sample in chosen_samples(dataset, "test", TEST_IMAGES):
-        image = normalize(read_image(sample.image), mode)
+    for image, label in pairs:
         with torch.inference_mode():
-            scores = to_scores(network(torch.as_tensor(image)[None]))[0, -1].numpy()
-        total = total + score_histogram(scores, read_label(sample.require_label()))
+            scores = to_scores(network(torch.as_tensor(normalize(image, mode))[None]))[0, -1].numpy()
+        total = total + score_histogram(scores, label)
     return [float(iou(counts_at(total, level))) for level in LEVELS]
 
 

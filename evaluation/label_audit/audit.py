@@ -158,6 +158,8 @@ def _compare(
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
+        if predictor is not None and not turned and (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
+            biases = replace(biases, threshold=predictor.threshold(placed, table))
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:
         ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
@@ -212,6 +214,7 @@ def _predict(
         imitation=biases.imitation,
         threshold=biases.threshold,
         overlap=biases.overlap,
+        offset=biases.offset,
     )
 
 

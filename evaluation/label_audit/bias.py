@@ -21,7 +21,7 @@ from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_table
 from evaluation.label_audit.geometry import SURE, Labels, Moved, as_maps, find_move, find_offset
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
-from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
+from evaluation.label_audit.threshold import blurred_outline, network_blur
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
@@ -237,7 +237,7 @@ class Biases:
         labels: the labels, moved back.
         cost: share of the IoU that outlines and moves cost whoever takes the threshold that noise alone would imply.
         threshold: that draws the true outline after training on the labels, see ``threshold.py``.
-        overlap: IoU of the truth with itself as far as the labels lie off.
+        overlap: the share of IoU that is left where labels lie off as far as these do.
         imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
     """
 
@@ -268,8 +268,8 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
     offset, low, high = find_offset(distances, back, seed)
     found = []
     if moved:
-        length = float(np.hypot(moved.down, moved.right))
-        found.append(Bias(f"moved by ({moved.down}, {moved.right})", "moved", length, moved.low, moved.high))
+        what = f"moved by ({moved.down}, {moved.right})"
+        found.append(Bias(what, "moved", moved.length, moved.low, moved.high))
     if offset:
         least, most = sorted((abs(low), abs(high)))
         found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), least, most))
@@ -282,27 +282,15 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
     found += [bias for bias in (errors.image_bias, errors.place_bias) if bias is not None]
     counts = np.sum([count_transitions(*pair) for pair in zip(truths, labels, strict=True)], axis=0)
     background, foreground = np.nan_to_num(ratio(counts[:, 1], counts.sum(1))).tolist()
-    rates, blur = (background, foreground), network_blur(distances, clean_iou)
-    overlap = _overlap(truths, moved)
-    kept = overlap * (1 - outline_cost(distances, expected, sum(rates) / 2, blur))
+    outline = blurred_outline(distances, expected, network_blur(distances, clean_iou), moved.length)
+    prior = (background + foreground) / 2
     return Biases(
         found=tuple(found),
         moved=moved,
         offset=offset,
         labels=back,
-        threshold=boundary_threshold(distances, labels, rates, blur),
-        cost=1 - kept if found else 0.0,
-        overlap=overlap,
+        threshold=outline.threshold if len(found) > bool(moved) else prior,
+        cost=outline.cost(prior) if found else 0.0,
+        overlap=outline.overlap,
         imitation=errors.imitation,
     )
-
-
-def _overlap(truths: Labels, moved: Moved) -> float:
-    """Pooled IoU of the truth with itself, moved."""
-    both = either = 0
-    for truth in truths if moved else ():
-        back = moved.undo(truth)
-        first, second, known = truth == 1, back == 1, (truth != IGNORE) & (back != IGNORE)
-        both += int((first & second & known).sum())
-        either += int(((first | second) & known).sum())
-    return both / either if either else 1.0

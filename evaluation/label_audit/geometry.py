@@ -39,6 +39,11 @@ class Moved:
     def __bool__(self) -> bool:
         return bool(self.down or self.right)
 
+    @property
+    def length(self) -> float:
+        """Of the move, pixels."""
+        return float(np.hypot(self.down, self.right))
+
     def undo(self, label: np.ndarray) -> np.ndarray:
         """The label moved back; what comes in is ignored."""
         return move(label, -self.down, -self.right, num_classes=2)

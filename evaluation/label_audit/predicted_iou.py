@@ -29,8 +29,8 @@ true outline, so that it learns *which* structures are labelled rather than wher
 way between its own and that of a perfect imitator of what the image predicts of the labels.
 
 The result is the share of clean labels' IoU, times the IoU that clean labels lead to. The latter is the stand-in's own,
-whose gap to 1 a network closes by a part. All constants were fixed on the simulated sets, by networks of width 8 after
-240 to 480 steps (``benchmarks/audit/human_labels.py``, ``noise_grid.py``); real images had no part.
+whose gap to 1 a network closes by a part. All constants were fixed on simulated sets, by quick networks of width 8 after
+240 steps (``benchmarks/audit/human_labels.py``, ``clean_labels.py``); real images had no part.
 """
 
 from __future__ import annotations
@@ -48,14 +48,16 @@ from evaluation.label_audit.pixel_classifier import PixelLearner, image_features
 from evaluation.scores import best_threshold, confusion_matrix, counts_at, iou, mean_iou, ratio, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
-SHORT = 480  # steps up to which independent errors are not averaged at all
+SHORT = 80  # steps up to which independent errors are not averaged at all
 PIXELS = 1500  # pixels of every image that the stand-in is fitted to
 ERROR_SCALES = 0.1, 3.0  # bounds of the factor that accounts for another number of images
 LEAST_VARIANCE = 0.1  # of the largest class's label variance: no class is trusted more than that
-GAP_LEFT = 0.68  # of the stand-in's gap to an IoU of 1 that a network leaves with clean labels
-SHARPER = 0.9  # exponent of the stand-in's share of the clean IoU: a network suffers less from biased outlines
+GAP_LEFT = 0.72  # of the stand-in's gap to an IoU of 1 that a network leaves with clean labels
+# Exponents of the stand-in's share of the clean IoU. A network suffers less from biased outlines, least where they are
+# too wide, since the image's edge remains inside; where they are too narrow, it knows their middle alone.
+WIDER, NARROWER, SHARPER = 0.7, 1.1, 0.9
 OUTLINE_BLURS = 1.5, 3.0, 6.0  # pixels, of the outline that the stand-in is shown
-CLEAN_ERROR, SHARE_ERROR, LEAST_ERROR = 0.3, 0.2, 0.015  # half widths of 90 % intervals: of both gaps, and the least
+CLEAN_ERROR, SHARE_ERROR, LEAST_ERROR = 0.4, 0.25, 0.025  # half widths of 90 % intervals: of both gaps, and the least
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,11 @@ class IoUPredictor:
             self._outlined = PixelLearner(shown, self.seed)
         return self._outlined
 
+    def threshold(self, noisy: Sequence[np.ndarray], table: np.ndarray) -> float:
+        """The best threshold for what the stand-in makes of binary labels: of errors that depend on image or place."""
+        score = np.clip(self.scores(noisy, table)[:, 1], 0, 1)
+        return float(np.clip(best_threshold(score_histogram(score, self.truth))[0], 0.001, 0.999))
+
     def iou_at(self, scores: np.ndarray, threshold: float | None, invert: bool = False) -> float:
         """Binary IoU of scores against the truth at a threshold of the label rate; None: at the best one."""
         score = np.clip(1 - scores[:, 1] if invert else scores[:, 1], 0, 1)
@@ -245,6 +252,7 @@ class IoUPredictor:
         imitation: float = 1.0,
         threshold: float | None = None,
         overlap: float = 1.0,
+        offset: float = 0.0,
     ) -> PredictedIoU:
         """What a network trained on labels will reach.
 
@@ -254,7 +262,8 @@ class IoUPredictor:
             biased: whether errors depend on the place, the image or the outline.
             imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
             threshold: that is advised where it does.
-            overlap: IoU of the truth with itself after the labels' move, for labels moved back.
+            overlap: the share of IoU that the labels' move leaves, for labels moved back.
+            offset: by how many pixels outlines are wider (> 0) or narrower.
         """
         if imitation < 1 and threshold is not None:
             best = self.iou_at(self.scores(self.truths, self.clean_table, systematic=True, outlined=True), None)
@@ -262,7 +271,8 @@ class IoUPredictor:
             return PredictedIoU.of(self.clean, (imitation + min(shown / best, 1.0)) / 2 * overlap)
         taught = self.scores(noisy, table, weighted=not biased)
         share = min(self.iou(taught, transitions, invert) / self.clean_stand_in, 1.0)
-        return PredictedIoU.of(self.clean, share**SHARPER * overlap)
+        exponent = SHARPER if not offset else WIDER if offset > 0 else NARROWER
+        return PredictedIoU.of(self.clean, share**exponent * overlap)
 
     def iou(self, scores: np.ndarray, transitions: Transitions | None, invert: bool = False) -> float:
         """IoU of scores against the truth: binary at the best threshold, K classes the mean IoU of the argmax.

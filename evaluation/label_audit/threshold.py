@@ -1,29 +1,32 @@
 r"""The score threshold that labels imply: what the noise as such does to it, and how labels differ at the boundary.
 
-Where errors are the same everywhere, the threshold is the middle of the classes' label rates, :math:`\tau_Q`. But a
-network is blurred: its score at a pixel is about the mean of the labels around it, and the true outline lies where it
-scores as it does *at* the true boundary. So what labels have there beyond the rates of their classes moves it,
+Where errors are the same everywhere, the threshold is the middle of the classes' label rates, :math:`\tau_Q`. Biased
+labels need another. A network learns about the mean of the labels around a pixel, :math:`G_\sigma * E`, with E =
+E[label | truth, distance, depth] and G_σ its blur: its own, wider in thin structures, and that of outlines which the
+images leave uncertain (an IoU of u with clean labels means outlines that lie off by about (1 − u) half widths). The
+threshold is the one at which this draws the truth best, by IoU: high for labels drawn too wide, low for narrow ones.
+A network may be sharper than that, and at too extreme a threshold it draws nothing: so it is the best threshold for the
+mean of what it reaches with each blur of SHARPNESS.
 
-.. math:: \tau = \tau_Q + \operatorname{mean}_{|s(x)| < 1}
-          \bigl(G_\sigma * (\text{label} - Q_{\text{truth}, 1})\bigr)(x),
-
-with G_σ the network's blur: its own, which is wider in thin structures, and that of outlines which the images leave
-uncertain. An IoU of u with clean labels means outlines that lie off by about (1 − u) half widths. Flips and
-erasures leave :math:`\tau_Q` as it is; labels drawn too wide raise it.
+A training with flips and turns sees labels that lie off by (dy, dx) lie off in every direction. What it learns is the
+truth blurred once more, by the standard deviation of a ring along one axis: :math:`\sqrt{(dy^2 + dx^2) / 2}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
-from evaluation.scores.confusion import DEFAULT_THRESHOLD
+from evaluation.scores import BINS, iou, score_histogram
+from evaluation.scores.confusion import counts_at_all
 
 AT_BOUNDARY = 1.0  # pixels: the pixels on either side of the boundary lie 0.5 off it
 BLUR, THIN_BLUR, THIN = 1.5, 2.0, 2.5  # pixels: σ in wide structures, in thin ones, and the half width of thin ones
+SHARPNESS = 0.55, 0.9  # parts of that σ with which a network may draw outlines
 
 
 def network_blur(distances: Sequence[np.ndarray], clean_iou: float = 1.0) -> float:
@@ -40,43 +43,53 @@ def network_blur(distances: Sequence[np.ndarray], clean_iou: float = 1.0) -> flo
     return float(np.hypot(own, (1 - clean_iou) * half_width))
 
 
-def outline_cost(
-    distances: Sequence[np.ndarray], expected: Sequence[np.ndarray], threshold: float, blur: float
-) -> float:
-    """The share of IoU that is lost where a blurred network learns ``expected`` and is cut at a threshold.
+@dataclass(frozen=True)
+class BlurredOutline:
+    """What a blurred network makes of outlines.
+
+    Args:
+        threshold: that draws the true outline best after training on the labels, in (0, 1).
+        overlap: the share of IoU that is left where labels lie off as far as these do.
+        curve: share of the IoU that clean labels lead to, at the thresholds k / BINS, (BINS,).
+    """
+
+    threshold: float
+    overlap: float
+    curve: np.ndarray
+
+    def cost(self, threshold: float) -> float:
+        """The share of IoU that is lost at a threshold."""
+        return float(max(1 - self.curve[min(int(threshold * BINS), BINS - 1)], 0.0))
+
+
+def blurred_outline(
+    distances: Sequence[np.ndarray], expected: Sequence[np.ndarray], blur: float, moved: float = 0.0
+) -> BlurredOutline:
+    """What a network of a blur makes of labels.
 
     Args:
         distances: signed, to the true boundary, positive inside; expected: E[label | truth, distance, depth], NaN where
             it is not known; (H, W) each.
         blur: σ of the network, pixels.
-    Returns: 1 − IoU at the threshold / IoU of the blurred truth at 0.5.
+        moved: by how many pixels the labels lie off; ``expected`` is theirs when they are moved back.
     """
-    counts = np.zeros((2, 2))
-    for distance, rate in zip(distances, expected, strict=True):
-        known, truth = np.isfinite(rate), distance > 0
-        for row, (values, level) in enumerate(((np.nan_to_num(rate), threshold), (truth, DEFAULT_THRESHOLD))):
-            drawn = cv2.GaussianBlur(values.astype(np.float32), (0, 0), blur) >= level
-            counts[row] += (drawn & truth & known).sum(), ((drawn | truth) & known).sum()
-    found, best = counts[:, 0] / np.maximum(counts[:, 1], 1)
-    return float(max(1 - found / best, 0.0)) if best > 0 else 0.0
+    pairs = zip(distances, expected, strict=True)
+    truths = [np.where(np.isfinite(rate), distance > 0, IGNORE).astype(np.uint8) for distance, rate in pairs]
+    clean = [truth == 1 for truth in truths]
+    spread = moved / np.sqrt(2)
+
+    def reached(maps: Sequence[np.ndarray], sigma: float) -> np.ndarray:
+        histograms = (score_histogram(_blurred(rate, sigma), truth) for rate, truth in zip(maps, truths, strict=True))
+        return np.nan_to_num(iou(counts_at_all(sum(histograms))))
+
+    best = max(reached(clean, blur)[BINS // 2], 1 / BINS)
+    curve = np.mean([reached(expected, float(np.hypot(part * blur, spread))) for part in SHARPNESS], axis=0) / best
+    return BlurredOutline(
+        threshold=float(np.clip(np.flatnonzero(curve == curve.max()).mean() / BINS, 0.001, 0.999)),
+        overlap=min(float(reached(clean, float(np.hypot(blur, spread))).max() / best), 1.0) if moved else 1.0,
+        curve=curve,
+    )
 
 
-def boundary_threshold(
-    distances: Sequence[np.ndarray], labels: Sequence[np.ndarray], rates: tuple[float, float], blur: float
-) -> float:
-    """The threshold τ of the module's docstring, in (0, 1).
-
-    Args:
-        distances: signed, to the true boundary, positive inside; labels: binary with 255 ignored; (H, W) each.
-        rates: how often background and foreground are labelled foreground.
-        blur: of `network_blur`.
-    """
-    total, count = 0.0, 0.0
-    for distance, label in zip(distances, labels, strict=True):
-        known = label != IGNORE
-        weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), blur)
-        beyond = np.where(known, (label == 1) - np.where(distance > 0, rates[1], rates[0]), 0).astype(np.float32)
-        here = (np.abs(distance) < AT_BOUNDARY) & (weight > 0.01)
-        total += float((cv2.GaussianBlur(beyond, (0, 0), blur)[here] / weight[here]).sum())
-        count += float(here.sum())
-    return float(np.clip(sum(rates) / 2 + total / max(count, 1), 0.001, 0.999))
+def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
+    return np.clip(cv2.GaussianBlur(np.nan_to_num(values.astype(np.float32)), (0, 0), sigma), 0, 1)

@@ -11,7 +11,7 @@ from evaluation.label_audit import audit_labels
 from evaluation.label_audit.bias import find_biases
 from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import find_move
-from evaluation.label_audit.threshold import boundary_threshold, network_blur, outline_cost
+from evaluation.label_audit.threshold import blurred_outline, network_blur
 
 SIZE = 96
 
@@ -98,27 +98,49 @@ def test_second_annotators_get_no_corrected_loss(cells, noisy_labels):
     assert said == {"clean labels": True, "second annotator": False}
 
 
-def test_threshold_at_the_boundary_draws_the_true_outline_of_blurred_labels():
+def disc(radius=30):
     y, x = np.mgrid[:128, :128]
-    mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
-    label = make_noisy_label(mask, "offset:2", 0, "")
+    return ((y - 64) ** 2 + (x - 64) ** 2 <= radius**2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("spec", ["offset:2", "offset:-2", "offset:-4"])
+def test_the_threshold_draws_the_true_outline_of_blurred_labels(spec):
+    mask = disc()
+    label = make_noisy_label(mask, spec, 0, "").astype(np.float32)
     distance = inward_distance(mask)
     blur = network_blur([distance])
-    blurred = cv2.GaussianBlur(label.astype(np.float32), (0, 0), blur)
-    drawn = blurred >= boundary_threshold([distance], [label], (0.0, 1.0), blur)
-    assert (drawn != mask).sum() < 0.2 * (label != mask).sum()
-    assert boundary_threshold([distance], [mask], (0.0, 1.0), blur) == pytest.approx(0.5)
+    threshold = blurred_outline([distance], [label], blur).threshold
+    drawn = cv2.GaussianBlur(label, (0, 0), blur) >= threshold
+    assert (drawn != mask).sum() < 0.1 * (label != mask).sum()
     assert network_blur([distance], clean_iou=0.7) > blur
 
 
 def test_what_outlines_cost():
-    y, x = np.mgrid[:128, :128]
-    mask = ((y - 64) ** 2 + (x - 64) ** 2 <= 30**2).astype(np.uint8)
+    mask = disc()
     wide = make_noisy_label(mask, "offset:3", 0, "")
     distance, overlap = [inward_distance(mask)], mask.sum() / wide.sum()
-    assert outline_cost(distance, [mask.astype(np.float32)], 0.5, 1.5) == pytest.approx(0, abs=0.001)
-    assert outline_cost(distance, [wide.astype(np.float32)], 0.5, 1.5) == pytest.approx(1 - overlap, abs=0.02)
-    assert outline_cost(distance, [wide.astype(np.float32)], 0.97, 1.5) < 0.5 * (1 - overlap)
+    clean, biased = (blurred_outline(distance, [label.astype(np.float32)], 1.5) for label in (mask, wide))
+    assert clean.cost(0.5) == pytest.approx(0, abs=0.001)
+    assert biased.cost(0.5) == pytest.approx(1 - overlap, abs=0.02)
+    assert biased.cost(0.95) < 0.5 * (1 - overlap)
+
+
+def test_labels_moved_every_way_cost_less_than_one_move():
+    mask = disc(radius=6)
+    distance, rate = [inward_distance(mask)], [mask.astype(np.float32)]
+    moved = make_noisy_label(mask, "move:4,4", 0, "")
+    one_way = (mask & moved).sum() / (mask | moved).sum()
+    assert one_way < blurred_outline(distance, rate, 1.5, np.hypot(4, 4)).overlap < 1
+    assert blurred_outline(distance, rate, 1.5).overlap == 1
+
+
+def test_labels_without_a_bias_keep_the_threshold_that_their_noise_implies(cells, noisy_labels):
+    images, masks = cells
+    audits = {
+        spec: audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "flip:0.3", "dilate:5")
+    }
+    assert [audits[spec].threshold for spec in ("clean", "flip:0.3")] == [pytest.approx(0.5, abs=0.001)] * 2
+    assert audits["dilate:5"].threshold > 0.8
 
 
 @pytest.mark.parametrize(("spec", "repair"), [("move:3,-2", "move:-3,2"), ("clean", None), ("flip:0.2", None)])

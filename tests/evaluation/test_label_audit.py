@@ -345,7 +345,7 @@ def test_a_short_training_averages_errors_less():
     long, short = (regression_target(noisy, bins, np.array([0.4]), single=weight)[0].std() for weight in (0, 1))
     assert long < 0.3 * short
     np.testing.assert_allclose(regression_target(noisy, bins, np.array([0.4]), single=1)[0], noisy, atol=1e-6)
-    assert single_weight(None) == 0 and single_weight(100) == 1 and 0 < single_weight(5000) < 0.5
+    assert single_weight(None) == 0 and single_weight(50) == 1 and 0 < single_weight(5000) < 0.5
 
 
 def test_bins_with_few_labels_lean_on_their_class():
