@@ -158,7 +158,7 @@ def _compare(
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
-        if predictor is not None and not turned and (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
+        if predictor and not (turned or biases.moved) and (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
             biases = replace(biases, threshold=predictor.threshold(placed, table))
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:

@@ -282,14 +282,15 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
     found += [bias for bias in (errors.image_bias, errors.place_bias) if bias is not None]
     counts = np.sum([count_transitions(*pair) for pair in zip(truths, labels, strict=True)], axis=0)
     background, foreground = np.nan_to_num(ratio(counts[:, 1], counts.sum(1))).tolist()
-    outline = blurred_outline(distances, expected, network_blur(distances, clean_iou), moved.length)
+    blur = network_blur(distances, clean_iou)
+    outline = blurred_outline(distances, expected, blur, moved.length, wide=offset > 0)
     prior = (background + foreground) / 2
     return Biases(
         found=tuple(found),
         moved=moved,
         offset=offset,
         labels=back,
-        threshold=outline.threshold if len(found) > bool(moved) else prior,
+        threshold=outline.threshold if found else prior,
         cost=outline.cost(prior) if found else 0.0,
         overlap=outline.overlap,
         imitation=errors.imitation,

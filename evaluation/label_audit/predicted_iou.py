@@ -29,8 +29,8 @@ true outline, so that it learns *which* structures are labelled rather than wher
 way between its own and that of a perfect imitator of what the image predicts of the labels.
 
 The result is the share of clean labels' IoU, times the IoU that clean labels lead to. The latter is the stand-in's own,
-whose gap to 1 a network closes by a part. All constants were fixed on simulated sets, by quick networks of width 8 after
-240 steps (``benchmarks/audit/human_labels.py``, ``clean_labels.py``); real images had no part.
+whose gap to 1 a network closes by a part. All constants were fixed on simulated sets, by quick networks of width 8,
+240 steps long (``benchmarks/audit/human_labels.py``, ``clean_labels.py``); real images had no part.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from evaluation.scores.confusion import counts_at_all
 AT_BOUNDARY = 1.0  # pixels: the pixels on either side of the boundary lie 0.5 off it
 BLUR, THIN_BLUR, THIN = 1.5, 2.0, 2.5  # pixels: σ in wide structures, in thin ones, and the half width of thin ones
 SHARPNESS = 0.55, 0.9  # parts of that σ with which a network may draw outlines
+WIDE_SHARPNESS = 0.55, 1.5  # the same where labels are too wide: a threshold that is too high draws nothing
 
 
 def network_blur(distances: Sequence[np.ndarray], clean_iou: float = 1.0) -> float:
@@ -63,7 +64,12 @@ class BlurredOutline:
 
 
 def blurred_outline(
-    distances: Sequence[np.ndarray], expected: Sequence[np.ndarray], blur: float, moved: float = 0.0
+    distances: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    blur: float,
+    moved: float = 0.0,
+    *,
+    wide: bool = False,
 ) -> BlurredOutline:
     """What a network of a blur makes of labels.
 
@@ -72,6 +78,7 @@ def blurred_outline(
             it is not known; (H, W) each.
         blur: σ of the network, pixels.
         moved: by how many pixels the labels lie off; ``expected`` is theirs when they are moved back.
+        wide: whether they are drawn too wide.
     """
     pairs = zip(distances, expected, strict=True)
     truths = [np.where(np.isfinite(rate), distance > 0, IGNORE).astype(np.uint8) for distance, rate in pairs]
@@ -82,11 +89,15 @@ def blurred_outline(
         histograms = (score_histogram(_blurred(rate, sigma), truth) for rate, truth in zip(maps, truths, strict=True))
         return np.nan_to_num(iou(counts_at_all(sum(histograms))))
 
-    best = max(reached(clean, blur)[BINS // 2], 1 / BINS)
-    curve = np.mean([reached(expected, float(np.hypot(part * blur, spread))) for part in SHARPNESS], axis=0) / best
+    def share(part: float) -> np.ndarray:
+        best = reached(clean, part * blur)[BINS // 2]
+        return reached(expected, float(np.hypot(part * blur, spread))) / max(best, 1 / BINS)
+
+    curve = np.mean([share(part) for part in (WIDE_SHARPNESS if wide else SHARPNESS)], axis=0)
+    kept = reached(clean, float(np.hypot(blur, spread))).max() / max(reached(clean, blur)[BINS // 2], 1 / BINS)
     return BlurredOutline(
         threshold=float(np.clip(np.flatnonzero(curve == curve.max()).mean() / BINS, 0.001, 0.999)),
-        overlap=min(float(reached(clean, float(np.hypot(blur, spread))).max() / best), 1.0) if moved else 1.0,
+        overlap=float(min(kept, 1.0)),
         curve=curve,
     )
 

@@ -111,7 +111,7 @@ def test_the_threshold_draws_the_true_outline_of_blurred_labels(spec):
     blur = network_blur([distance])
     threshold = blurred_outline([distance], [label], blur).threshold
     drawn = cv2.GaussianBlur(label, (0, 0), blur) >= threshold
-    assert (drawn != mask).sum() < 0.1 * (label != mask).sum()
+    assert (drawn != mask).sum() < 0.15 * (label != mask).sum()
     assert network_blur([distance], clean_iou=0.7) > blur
 
 
@@ -126,11 +126,11 @@ def test_what_outlines_cost():
 
 
 def test_labels_moved_every_way_cost_less_than_one_move():
-    mask = disc(radius=6)
-    distance, rate = [inward_distance(mask)], [mask.astype(np.float32)]
-    moved = make_noisy_label(mask, "move:4,4", 0, "")
-    one_way = (mask & moved).sum() / (mask | moved).sum()
-    assert one_way < blurred_outline(distance, rate, 1.5, np.hypot(4, 4)).overlap < 1
+    truth = (np.indices((128, 128)).sum(0) % 24 < 8).astype(np.uint8)
+    distance, rate = [inward_distance(truth)], [truth.astype(np.float32)]
+    moved = make_noisy_label(truth, "move:3,3", 0, "")
+    one_way = (truth & moved).sum() / (truth | moved).sum()
+    assert one_way < blurred_outline(distance, rate, 1.5, np.hypot(3, 3)).overlap < 0.99
     assert blurred_outline(distance, rate, 1.5).overlap == 1
 
 
@@ -140,7 +140,7 @@ def test_labels_without_a_bias_keep_the_threshold_that_their_noise_implies(cells
         spec: audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "flip:0.3", "dilate:5")
     }
     assert [audits[spec].threshold for spec in ("clean", "flip:0.3")] == [pytest.approx(0.5, abs=0.001)] * 2
-    assert audits["dilate:5"].threshold > 0.8
+    assert audits["dilate:5"].threshold > 0.7
 
 
 @pytest.mark.parametrize(("spec", "repair"), [("move:3,-2", "move:-3,2"), ("clean", None), ("flip:0.2", None)])
