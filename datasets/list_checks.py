@@ -6,7 +6,6 @@ of labels mean is decided afterwards for all lists of a run together, see `decid
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from datasets.list_parser import Sample, raise_faults
 from utils.cli import UserError, map_with_progress, shortened
 from utils.files import same_content
 from utils.paths import display_path
+from utils.processors import usable_processors
 
 COLORS_LOOKED_AT = 8  # images whose pixels are looked at for colour
 
@@ -121,7 +121,7 @@ def survey(samples: Sequence[Sample], list_path: Path, expected: Expectation, im
         return _check_sample(numbered[1], expected, count_pieces=numbered[0] % step == 0, images=images)
 
     numbered = list(enumerate(samples))
-    workers = 4 * (os.cpu_count() or 1)  # they mostly wait for the disk
+    workers = 4 * usable_processors()  # they mostly wait for the disk
     checks = map_with_progress(check, numbered, f"checking {display_path(list_path)}", workers=workers)
     return ListSurvey(list_path, list(samples), checks)
 

@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 from utils.errors import RunFailed as RunFailed
 from utils.errors import UserError as UserError
+from utils.processors import usable_processors
 from utils.signals import exit_status, listen_to_stop_signals, make_streams_lasting, received_stop
 
 Item = TypeVar("Item")
@@ -104,6 +105,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             raise
         _complain(f"error: {describe_os_error(error)}", error)
         _leave(EXIT_FAILED if is_disk else EXIT_WRONG_USE)
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""
+        _complain(f"error: out of memory{what}: take smaller images, or close what else runs", error)
+        _leave(EXIT_FAILED)
     except Exception:
         if not _is_one_of_many():
             raise
@@ -298,7 +303,10 @@ def map_with_progress(
 ) -> list[Result]:
     """``function`` of every item, in their order, made by ``workers`` threads (default: one a processor)."""
     results = []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, Progress(len(items), description, unit) as progress:
+    with (
+        ThreadPoolExecutor(workers or usable_processors()) as pool,
+        Progress(len(items), description, unit) as progress,
+    ):
         for result in pool.map(function, items):
             results.append(result)
             progress.update()

@@ -19,7 +19,7 @@ from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePre
 from evaluation.prediction.members import BATCH_SIZE
 from evaluation.prediction.segmenter import READERS, Segmenter
 from evaluation.prediction.settings import MapSettings, Picture
-from evaluation.scores import confusion_matrix, table_iou
+from evaluation.scores import confusion_matrix, foreground_iou, mean_iou
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.packages import import_for
@@ -133,7 +133,8 @@ def validation_iou(model: TrainedModel, samples: Sequence[Sample], engines: dict
     """Pooled IoU of each engine's masks, of K classes the mean over classes."""
     settings = model.settings
     classes = max(settings.num_classes, 2)
-    return {name: table_iou(_count(compute, samples, settings, classes)) for name, compute in engines.items()}
+    metric = mean_iou if settings.num_classes > 1 else foreground_iou
+    return {name: metric(_count(compute, samples, settings, classes)) for name, compute in engines.items()}
 
 
 def _count(compute: Compute, samples: Sequence[Sample], settings: MapSettings, classes: int) -> np.ndarray:

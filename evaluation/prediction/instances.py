@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from evaluation.prediction.settings import MapSettings
 from utils.background import read_ahead
 from utils.cli import Progress, UserError
 from utils.files import atomic_write, write_csv
+from utils.processors import usable_processors
 from utils.run_folder import display_path
 
 LABELS, OBJECTS, NETWORKS, OUTLINES = "instances", "objects.csv", "networks.csv", "rois.zip"
@@ -178,7 +178,7 @@ def write_instances(measure: Measuring, maps: Mapping[Path, str]) -> tuple[int, 
             failed[item[0]] = str(error)
             return None
 
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, usable_processors())
     with (
         Progress(len(maps), "measuring objects") as progress,
         atomic_write(measure.folder / OUTLINES) as file,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores.confusion import table_iou
+from evaluation.scores.confusion import foreground_iou, mean_iou
 from evaluation.scores.few_images import table_interval
 from utils.files import atomic_write, read_json_if_whole, write_json
 
@@ -83,7 +83,7 @@ def label_noise(config: dict[str, Any]) -> str | None:
 
 
 def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's IoU on validation images with its 95 % interval; nulls where there is none.
+    """The IoU (K classes: mean IoU) on validation images with its 95 % interval; nulls where there is none.
 
     The tables are those of the best epoch, so another epoch's checkpoint has no figure of its own.
     """
@@ -92,10 +92,11 @@ def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if tables is None or best.get("epoch") != checkpoint["epoch"]:
         return {"iou": None, "low": None, "high": None}
     tables = np.asarray(tables)
-    reached = table_iou(tables.sum(0))
+    metric = mean_iou if checkpoint["config"]["num_classes"] > 1 else foreground_iou
+    reached = metric(tables.sum(0))
     if np.isnan(reached):
         return {"iou": None, "low": None, "high": None}
-    low, high = table_interval(table_iou, tables) or (None, None)
+    low, high = table_interval(metric, tables) or (None, None)
     return {"iou": reached, "low": low, "high": high}
 
 

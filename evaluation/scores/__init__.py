@@ -25,6 +25,7 @@ from evaluation.scores.confusion import (
     counts_at_all,
     defined_mean,
     f1,
+    foreground_iou,
     invert_histogram,
     iou,
     mean_iou,
@@ -33,6 +34,5 @@ from evaluation.scores.confusion import (
     score_histogram,
     sensitivity,
     specificity,
-    table_iou,
     youden_threshold,
 )

@@ -262,9 +262,9 @@ def mean_iou(matrix: Array) -> float:
     return defined_mean(class_iou(matrix))
 
 
-def table_iou(matrix: np.ndarray) -> float:
-    """IoU of the foreground, of more than two classes their mean, from a confusion matrix (K, K)."""
-    return float(class_iou(matrix)[1]) if len(matrix) == 2 else mean_iou(matrix)
+def foreground_iou(matrix: np.ndarray) -> float:
+    """IoU of the foreground from a confusion matrix (2, 2); NaN where there is none."""
+    return float(class_iou(matrix)[1])
 
 
 def defined_mean(values: np.ndarray) -> float:

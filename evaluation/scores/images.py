@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from evaluation.scores.mask_offset import offset_mask
 from evaluation.scores.surface import skeletons_of, surface_metrics
 from utils.background import read_ahead
 from utils.cli import UserError
+from utils.processors import usable_processors
 from utils.run_folder import display_path
 
 CURVE_METRICS: dict[str, Callable[[np.ndarray], float]] = {"auc": s.auc, "average_precision": s.average_precision}
@@ -259,7 +259,7 @@ class Totals:
 def score_maps(pairs: Sequence[tuple[Sample, Path]], scorer: Scorer, tick: Callable[[], None] | None = None) -> Totals:
     """Score every image, in threads; ``tick`` is called after each."""
     totals = Totals()
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, usable_processors())
     for result in read_ahead(scorer, pairs, ahead=2 * workers, workers=workers):
         totals.add(result)
         if tick is not None:

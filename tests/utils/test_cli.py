@@ -41,6 +41,7 @@ def raise_it(error: BaseException):
         (raise_it(Stopped(signal.SIGTERM)), 143, "stopped by SIGTERM\n"),
         (raise_it(OSError(errno.EROFS, "Read-only file system", "log/a")), 2, "error: log/a: Read-only file system; "),
         (raise_it(OSError(errno.ENOSPC, "No space left on device")), 1, "error: No space left on device; make room"),
+        (raise_it(MemoryError("Unable to allocate 80 GiB")), 1, "error: out of memory (Unable to allocate 80 GiB): "),
         (raise_it(ImportError("libGL.so.1: cannot open", name="cv2")), 2, "opencv-python-headless"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets.segmentation import SegmentationDataset, steps_before
-from evaluation.scores import mean_iou, table_iou
+from evaluation.scores import foreground_iou, mean_iou
 from evaluation.scores.few_images import MIN_IMAGES, table_interval
 from training.configuration.resolve import as_typed
 from training.data import HELD_OUT, TrainingData, simulated_noise
@@ -254,8 +254,8 @@ def metric_text(tables: np.ndarray, threshold: float | None, images: int, offset
         return ", the last one: the validation labels have a single class, which is nothing to choose by"
     if threshold is None:
         return f": val miou {mean_iou(tables.sum(0)):.4f} {interval(tables, mean_iou)} over {images} images"
-    reached = table_iou(tables.sum(0))
-    within = interval(tables, table_iou)
+    reached = foreground_iou(tables.sum(0))
+    within = interval(tables, foreground_iou)
     moved = f", outlines moved by {offset:+g} px" if offset else ""
     return f": val iou {reached:.4f} {within} over {images} images, threshold {threshold:.3g}{moved}"
 
@@ -278,7 +278,7 @@ def classic_line(tables: np.ndarray, validation: SegmentationDataset, groups: Se
     n = len(tables)
     compared = max(1, n * COMPARED_IMAGES // len(validation)) if len(validation) > COMPARED_IMAGES else n
     indices = [index for index, group in enumerate(groups) if group < compared]
-    reached = table_iou(tables[:compared].sum(0))
+    reached = foreground_iou(tables[:compared].sum(0))
     method, classic = best_cheap_method(
         LazySequence(lambda place: validation.image(indices[place]), len(indices)),
         LazySequence(lambda place: validation.label(indices[place]), len(indices)),

@@ -18,6 +18,7 @@ import torch
 from evaluation import export, inference
 from evaluation.model_formats.openvino_models import check_gate
 from evaluation.prediction import Segmenter, load_network
+from evaluation.prediction.model_card import validation_figures
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
@@ -199,6 +200,13 @@ def test_the_card_says_what_the_run_is(make_run):
     assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
     text = (export_to(run, "torchscript") / "README.md").read_text()
     assert text.count("**missing**") == 2
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(1, 0.5), (2, 0.7)])
+def test_the_card_states_the_metric_that_training_chose_by(num_classes, expected):
+    table = np.array([[9, 1], [0, 1]])  # IoU of the background 0.9, of the foreground 0.5
+    checkpoint = {"epoch": 2, "best": {"epoch": 2, "tables": [table] * 3}, "config": {"num_classes": num_classes}}
+    assert validation_figures(checkpoint)["iou"] == pytest.approx(expected)
 
 
 def test_a_full_disk_is_named_before_anything_is_written(make_run, monkeypatch):
