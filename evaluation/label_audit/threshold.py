@@ -51,7 +51,7 @@ class BlurredOutline:
     Args:
         threshold: that draws the true outline best after training on the labels, in (0, 1).
         overlap: the share of IoU that is left where labels lie off as far as these do.
-        curve: share of the IoU that clean labels lead to, at the thresholds k / BINS, (BINS,).
+        curve: share of the IoU of clean labels that those in place lead to, at the thresholds k / BINS, (BINS,).
     """
 
     threshold: float
@@ -59,8 +59,8 @@ class BlurredOutline:
     curve: np.ndarray
 
     def cost(self, threshold: float) -> float:
-        """The share of IoU that is lost at a threshold."""
-        return float(max(1 - self.curve[min(int(threshold * BINS), BINS - 1)], 0.0))
+        """The share of IoU that outlines and moves cost at a threshold."""
+        return float(max(1 - self.overlap * self.curve[min(int(threshold * BINS), BINS - 1)], 0.0))
 
 
 def blurred_outline(
@@ -83,20 +83,26 @@ def blurred_outline(
     pairs = zip(distances, expected, strict=True)
     truths = [np.where(np.isfinite(rate), distance > 0, IGNORE).astype(np.uint8) for distance, rate in pairs]
     clean = [truth == 1 for truth in truths]
-    spread = moved / np.sqrt(2)
 
     def reached(maps: Sequence[np.ndarray], sigma: float) -> np.ndarray:
         histograms = (score_histogram(_blurred(rate, sigma), truth) for rate, truth in zip(maps, truths, strict=True))
         return np.nan_to_num(iou(counts_at_all(sum(histograms))))
 
-    def share(part: float) -> np.ndarray:
-        best = reached(clean, part * blur)[BINS // 2]
-        return reached(expected, float(np.hypot(part * blur, spread))) / max(best, 1 / BINS)
+    def shares(spread: float) -> np.ndarray:
+        found = []
+        for part in WIDE_SHARPNESS if wide else SHARPNESS:
+            best = reached(clean, part * blur)[BINS // 2]
+            found.append(reached(expected, float(np.hypot(part * blur, spread))) / max(best, 1 / BINS))
+        return np.mean(found, axis=0)
 
-    curve = np.mean([share(part) for part in (WIDE_SHARPNESS if wide else SHARPNESS)], axis=0)
-    kept = reached(clean, float(np.hypot(blur, spread))).max() / max(reached(clean, blur)[BINS // 2], 1 / BINS)
+    curve, kept = shares(0), 1.0
+    best_of = curve
+    if moved:
+        spread = moved / np.sqrt(2)
+        kept = reached(clean, float(np.hypot(blur, spread))).max() / max(reached(clean, blur)[BINS // 2], 1 / BINS)
+        best_of = shares(spread)
     return BlurredOutline(
-        threshold=float(np.clip(np.flatnonzero(curve == curve.max()).mean() / BINS, 0.001, 0.999)),
+        threshold=float(np.clip(np.flatnonzero(best_of == best_of.max()).mean() / BINS, 0.001, 0.999)),
         overlap=float(min(kept, 1.0)),
         curve=curve,
     )

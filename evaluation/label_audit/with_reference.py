@@ -114,7 +114,11 @@ class ReferenceAudit(Audit):
             return ""
         if self.bias_cost <= BIAS_MARGIN:
             return ", which costs little at the right threshold"
-        return f", which costs {self.bias_cost:.0%} of the IoU that clean labels would lead to"
+        cost = f", which costs {self.bias_cost:.0%} of the IoU that clean labels would lead to"
+        least = 1 - self.prediction.relative if self.prediction else self.bias_cost
+        if self.bias_cost - least < BIAS_MARGIN:
+            return cost
+        return f"{cost} at the threshold {self.transitions.matrix.threshold():.2g}, and {least:.0%} at the best one"
 
     def _share_text(self) -> str:
         if self.prediction is None:
