@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: every checkpoint is whole, and the resumed run has the weights of one that nobody stopped."""
+"""SIGKILL and stop signals at any moment: checkpoints are whole, resumed runs have the weights of undisturbed ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from tests.conftest import write_disk_dataset
 from training.fit import configure, fit
 from training.run.state import has_checkpoint
 from utils.checkpoint import load_checkpoint
+from utils.cli import run_command
 from utils.files import read_jsonl
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork")
 
 KILLS, KILLS_SLOW = 2, 100  # of each kind of run
+STOPS, STOPS_SLOW = 1, 40  # of each kind of run
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+LONGEST_STOP = 5  # seconds
 EPOCHS = 3
 TINY = {"dataset": "disks", "device": "cpu", "precision": "fp32", "crop": 32, "batch_size": 4, "width": 1}
 TINY |= {"network": "lightunet", "tensorboard": False, "audit": False, "checkpoint_every": 1, "run_name": "r"}
@@ -31,6 +35,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "EMA with workers": {"ema": 0.9, "workers": 2, "cache": "none"},
     "label-free": {"igtt": True},
+}
+STOPPED_KINDS = {
+    "TensorBoard": {"tensorboard": True, "epochs": 40},
+    "workers": {"workers": 2, "cache": "none", "epochs": 40},
+    "label-free": {"igtt": True, "epochs": 40},
 }
 
 
@@ -69,6 +78,26 @@ def run_process(root: Path, options: dict[str, Any], kill_after: float | None = 
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def stop_process(root: Path, options: dict[str, Any], sent: signal.Signals, after: float) -> tuple[int | None, float]:
+    """Train as a command does, send a signal after some seconds; (exit status, seconds from the signal to the end)."""
+    process = multiprocessing.get_context("fork").Process(target=run_as_command, args=(root, options))
+    process.start()
+    process.join(after)
+    assert process.pid is not None
+    os.kill(process.pid, sent)
+    begun = time.monotonic()
+    process.join(4 * LONGEST_STOP)
+    took = time.monotonic() - begun
+    process.kill()
+    process.join()
+    return process.exitcode, took
+
+
+def run_as_command(root: Path, options: dict[str, Any]) -> None:
+    """What a process that answers signals does."""
+    run_command(lambda: train_silently(root, options))
 
 
 def last_weights(root: Path) -> dict[str, torch.Tensor]:
@@ -117,6 +146,26 @@ def test_a_killed_run_ends_as_if_nobody_had_killed_it(control, kills, tmp_path, 
     record_property("killed", killed)
     record_property("after the first epoch", amid)
     assert killed > kills // 4
+
+
+@pytest.mark.parametrize("kind", STOPPED_KINDS)
+def test_a_signal_ends_a_run_in_seconds(kind, request, tmp_path, record_property):
+    stops = STOPS_SLOW if request.config.getoption("--runslow") else STOPS
+    before = write_disk_dataset(tmp_path / "before", counts=(4, 1, 1), size=32)
+    go_on(shutil.copytree(before, tmp_path / "here"), STOPPED_KINDS[kind] | {"epochs": 1})  # imports what a run needs
+    slowest = 0.0
+    for seed in range(stops):
+        root, chance = shutil.copytree(before, tmp_path / str(seed)), random.Random(f"{kind} {seed}")
+        sent = signal.Signals[chance.choice(SIGNALS)]
+        status, took = stop_process(root, STOPPED_KINDS[kind], sent, chance.uniform(0.2, 1.5))
+        assert (status, took < LONGEST_STOP) == (128 + sent, True), f"{kind}, seed {seed}: {sent.name}, {took:.1f} s"
+        for path in run_of(root).glob("checkpoints/*.pth"):
+            load_checkpoint(path)
+        assert not list(run_of(root).glob("**/*.tmp")), f"{kind}, seed {seed}"
+        slowest = max(slowest, took)
+        shutil.rmtree(root)
+    record_property("signals", stops)
+    record_property("slowest seconds", round(slowest, 2))
 
 
 def list_epochs(root: Path) -> list[int]:
