@@ -96,7 +96,9 @@ def stop_process(root: Path, options: dict[str, Any], sent: signal.Signals, afte
 
 
 def run_as_command(root: Path, options: dict[str, Any]) -> None:
-    """What a process that answers signals does."""
+    """What a process that answers signals does, also where that of the tests ignores some, as below ``nohup``."""
+    for name in SIGNALS:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
     run_command(lambda: train_silently(root, options))
 
 
