@@ -185,11 +185,11 @@ def strong_augmentation(spec: Sequence[str]) -> v2.Transform | None:
     strengths: dict[str, tuple[float, ...]] = {}  # () is the default
     presets = [item for name in spec for item in AUGMENTATION_PRESETS.get(name, ())]
     for item in [*presets, *(name for name in spec if name not in AUGMENTATION_PRESETS)]:
-        name, _, strength = item.partition(":")
+        name, colon, strength = item.partition(":")
         if name not in STRONG_AUGMENTATIONS:
             known = ", ".join([*AUGMENTATION_PRESETS, *STRONG_AUGMENTATIONS])
             raise ValueError(f"{name!r} is no augmentation; choose from: {known}")
-        strengths[name] = (_strength(item, strength),) if strength else ()
+        strengths[name] = (_strength(item, strength),) if colon else ()
     steps = [
         step
         for name in STRONG_AUGMENTATIONS
