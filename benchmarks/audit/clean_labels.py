@@ -20,31 +20,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.audit.human_labels import CLEAN_IMAGES, TEST_IMAGES, TRAIN_IMAGES, VAL_IMAGES, test_curve, train_on
+from benchmarks.audit.human_labels import (
+    TEST_IMAGES,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    audit_with_few_clean,
+    test_curve,
+    train_on,
+)
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.label_free.first_labels import CHANGED, Pairs, simulated_pairs
-from datasets.image_io import write_image, write_label
-from datasets.lists import write_list
+from benchmarks.label_free.first_labels import CHANGED, simulated_pairs, write_pairs
 from utils.cli import run_command
 from utils.run_folder import LOG_ROOT
 
 SNRS, STEPS = (1, 2, 4), 240
 
 
-def write_pairs(pairs: Pairs, folder: Path, name: str) -> None:
-    """Images and labels, and their list."""
-    rows = [(folder / name / f"{index}.tif", folder / name / f"{index}_mask.png") for index in range(len(pairs))]
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    for (image, mask), paths in zip(pairs, rows, strict=True):
-        write_image(paths[0], image)
-        write_label(paths[1], np.asarray(mask, np.uint8))
-    write_list(folder / f"{name}.txt", rows)
-
-
 def run_trial(dataset: str, snr: int) -> dict[str, Any]:
     """The audit's figures for clean labels of a few images, and the test images' IoU after training on all."""
-    from evaluation.label_audit import audit_labels
-
     counts = {"train": TRAIN_IMAGES, "val": VAL_IMAGES, "test": TEST_IMAGES}
     drawn = simulated_pairs(dataset, snr, count=sum(counts.values()))
     folder = LOG_ROOT / "clean_labels" / f"{dataset.replace(', ', '_')}_{snr}"
@@ -54,9 +47,7 @@ def run_trial(dataset: str, snr: int) -> dict[str, Any]:
         write_pairs(parts[name], folder, name)
     images, truths = ([pair[column] for pair in parts["train"]] for column in (0, 1))
     truths = [np.asarray(truth, np.uint8) for truth in truths]
-    known = {int(place * TRAIN_IMAGES / CLEAN_IMAGES) for place in range(CLEAN_IMAGES)}
-    some = [truth if place in known else None for place, truth in enumerate(truths)]
-    said = audit_labels(truths, some, images, steps=STEPS).to_json()
+    said = audit_with_few_clean(truths, truths, images, STEPS)
     run = train_on(folder, CHANGED[dataset][0], "clean_labels", STEPS)
     reached = max(test_curve(run, [(image, np.asarray(mask, np.uint8)) for image, mask in parts["test"]]))
     shutil.rmtree(run)

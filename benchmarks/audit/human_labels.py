@@ -198,16 +198,20 @@ def test_curve(run: Path, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> lis
 
 
 def audit(dataset: str, kind: str, steps: int) -> dict[str, Any]:
-    """The audit of labels of a kind, with CLEAN_IMAGES of them known clean, for a training of so many steps."""
+    """The audit of labels of a kind for a training of so many steps."""
+    images, truths, labels = make_labels(kind, chosen_samples(dataset, "train_gt", TRAIN_IMAGES))
+    started = time.monotonic()
+    found = audit_with_few_clean(labels, truths, images, steps)
+    return {**found, "profile": None, "seconds": time.monotonic() - started}
+
+
+def audit_with_few_clean(labels: Labels, truths: Labels, images: Labels, steps: int) -> dict[str, Any]:
+    """The audit of labels of which CLEAN_IMAGES, spread evenly, are known clean, as JSON."""
     from evaluation.label_audit import audit_labels
 
-    images, truths, labels = make_labels(kind, chosen_samples(dataset, "train_gt", TRAIN_IMAGES))
-    step = len(truths) / CLEAN_IMAGES
-    known = {int(place * step) for place in range(CLEAN_IMAGES)}
+    known = {int(place * len(truths) / CLEAN_IMAGES) for place in range(CLEAN_IMAGES)}
     some = [truth if place in known else None for place, truth in enumerate(truths)]
-    started = time.monotonic()
-    found = audit_labels(labels, some, images, steps=steps)
-    return {**found.to_json(), "profile": None, "seconds": time.monotonic() - started}
+    return audit_labels(labels, some, images, steps=steps).to_json()
 
 
 def run_trial(dataset: str, kind: str, steps: int) -> dict[str, Any]:

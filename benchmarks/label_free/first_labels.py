@@ -65,6 +65,20 @@ def simulated_pairs(name: str, snr: int, first: int = 0, count: int = SIMULATED_
     return pairs
 
 
+def write_pairs(pairs: Pairs, folder: Path, name: str) -> Path:
+    """Write images and labels below a folder, and their list; returns the list."""
+    from datasets.image_io import write_image, write_label
+    from datasets.lists import write_list
+
+    rows = [(folder / name / f"{index}.tif", folder / name / f"{index}_mask.png") for index in range(len(pairs))]
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for (image, mask), paths in zip(pairs, rows, strict=True):
+        write_image(paths[0], image)
+        write_label(paths[1], np.asarray(mask, np.uint8))
+    write_list(folder / f"{name}.txt", rows)
+    return folder / f"{name}.txt"
+
+
 def real_pairs(name: str) -> Pairs:
     """Validation images of a real set, and their labels: test images stay out of choices."""
     from datasets.image_io import read_image, read_label

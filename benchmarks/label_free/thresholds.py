@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.label_free.first_labels import simulated_pairs
+from benchmarks.label_free.first_labels import simulated_pairs, write_pairs
 from benchmarks.trials import RECORDED, part_of_list, predict, train
 from utils.cli import run_command
 from utils.run_folder import LOG_ROOT
@@ -49,19 +49,9 @@ def make_list(dataset: str, snr: int | None, name: str) -> Path:
     """A list of evenly spread images of a set, or of as many that are simulated at an SNR."""
     if snr is None:
         return part_of_list(dataset, name, IMAGES[name], "thresholds")
-    from datasets.image_io import write_image, write_label
-    from datasets.lists import write_list
-
-    folder, rows = LOG_ROOT / "thresholds" / f"{dataset}_snr{snr}", []
     first = 0 if name == "train_gt" else IMAGES["train_gt"]
-    for index, (image, mask) in enumerate(simulated_pairs(dataset, snr, first=first, count=IMAGES[name])):
-        paths = folder / name / f"{index}.tif", folder / name / f"{index}_mask.png"
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        write_image(paths[0], image)
-        write_label(paths[1], np.asarray(mask, np.uint8))
-        rows.append(paths)
-    write_list(folder / f"{name}.txt", rows)
-    return folder / f"{name}.txt"
+    pairs = simulated_pairs(dataset, snr, first=first, count=IMAGES[name])
+    return write_pairs(pairs, LOG_ROOT / "thresholds" / f"{dataset}_snr{snr}", name)
 
 
 def run_trial(dataset: str, snr: int | None, method: str, seed: int) -> dict[str, Any]:
