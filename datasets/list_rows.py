@@ -150,10 +150,8 @@ def _pair_part(
         if masks and max(map(len, masks.values())) == 1:  # img.png and label.png in a folder of every sample
             pairing, masks = Pairing([(image, label) for image, (label,) in masks.items()], [], []), {}
         if masks:
-            merged, used = (
-                merge_object_masks(masks, merged_folder, say),
-                {mask for each in masks.values() for mask in each},
-            )
+            merged = merge_object_masks(masks, merged_folder, say)
+            used = {mask for each in masks.values() for mask in each}
             labels_alone = [found.path for found in group if found.path not in used]
             pairing = Pairing(list(merged.items()), [path for path in paths if path not in merged], labels_alone)
         if not pairing.pairs:

@@ -43,8 +43,7 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
             expanded.append(row)
     if unequal:
         noun = "image" if len(unequal) == 1 else "images"
-        what = "another number of planes" if unequal[0].endswith("planes)") else "planes in another order"
-        say(f"left out: {len(unequal)} {noun} whose label has {what}: {shortened(unequal, 3)}")
+        say(f"left out: {len(unequal)} {noun} whose label has other planes: {shortened(unequal, 3)}")
     if unequal and not expanded:
         raise UserError(
             f"no label has as many planes as its image: {shortened(unequal, 3)}. Label every plane, or save the planes "

@@ -158,7 +158,7 @@ def _own(folder: Path, as_trial: bool = False) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     has_lock = os.path.lexists(folder / LOCK)
     folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder, **({"say": str} if as_trial else {})):
+    with run_lock(folder, say=str if as_trial else print):
         try:
             yield
         except BaseException:

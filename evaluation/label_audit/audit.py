@@ -153,13 +153,10 @@ def _compare(
         predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
     placed = labels
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
-        upright = _turned(labels) if turned else labels
-        biases = find_biases(truths, upright, shown, seed, 1.0 if predictor is None else predictor.clean)
+        biases = _biases(labels, truths, shown, table, predictor, turned=turned, seed=seed)
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
-        if predictor and not (turned or biases.moved) and (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
-            biases = replace(biases, threshold=predictor.threshold(placed, table))
     ceiling = iou_ceiling(table, transitions, turned, seed, num_classes)
     if biases is not None and biases.moved:
         ceiling = replace(ceiling, value=ceiling.value * biases.overlap, low=np.nan, high=np.nan)
@@ -191,6 +188,24 @@ def _compare(
         agreement=_agreement(placed, truths, num_classes),
         training_images=training_images,
     )
+
+
+def _biases(
+    labels: Labels,
+    truths: Labels,
+    shown: Labels | None,
+    table: np.ndarray,
+    predictor: IoUPredictor | None,
+    *,
+    turned: bool,
+    seed: int,
+) -> Biases:
+    """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
+    upright = _turned(labels) if turned else labels
+    biases = find_biases(truths, upright, shown, seed, 1.0 if predictor is None else predictor.clean)
+    if predictor is None or turned or biases.moved or not (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
+        return biases
+    return replace(biases, threshold=predictor.threshold(labels, table))
 
 
 def _predict(

@@ -236,7 +236,7 @@ def iou_ceiling(
     """Fit on either half of the images, score on the other, pool the counts of both.
 
     Args:
-        table: of ``label_density.location_table``, (n, K, D, R, K).
+        table: of ``by_distance.location_table``, (n, K, D, R, K).
         transitions: of the same label set: whether label and truth are associated, which classes merge.
         invert: binary labels that teach the inverse; scores are inverted as training would.
         num_classes: 1 for binary labels, which have a threshold; else K, with an argmax, for two logits too.

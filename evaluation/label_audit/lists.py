@@ -216,15 +216,27 @@ def audit_list(
     names = [sample.image_id for sample in samples]
     with replaced_output(folder, AUDIT, expected=(AUDIT.record, *AUDIT_FILES)) as partial:
         matrix_file = write_audit(partial, folder, audit, statistics.to_json(names), judged)
-        shown = audit.sampled[:EXAMPLES]
-        columns = (names, labels, images, truth)
-        shown_names, *examples = ([each[at] for at in shown] for each in columns if each is not None)
-        write_figure(partial / "audit.png", draw_audit(audit, *examples, names=shown_names))
+        write_examples(partial / "audit.png", audit, names, labels, images, truth)
     found = audit_lines(audit) if details else []
     say("\n".join([*statistics.lines(names), *found, *first_lines(audit, matrix_file)]))
     written = [AUDIT.record, *AUDIT_FILES, *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
     return folder
+
+
+def write_examples(
+    path: Path,
+    audit: Audit,
+    names: Sequence[str],
+    labels: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray | None] | None,
+) -> None:
+    """Draw what was found and the first of the images that were looked at."""
+    shown = audit.sampled[:EXAMPLES]
+    columns = (names, labels, images, truth)
+    shown_names, *examples = ([each[at] for at in shown] for each in columns if each is not None)
+    write_figure(path, draw_audit(audit, *examples, names=shown_names))
 
 
 def judge_annotators(

@@ -138,7 +138,7 @@ class IoUPredictor:
     Args:
         images: any dtype, (H, W) or (H, W, C) each.
         truths: clean labels with 255 ignored, (H, W) each.
-        bins: of ``label_density.location_bins``, (H, W) each.
+        bins: of ``by_distance.location_bins``, (H, W) each.
         num_classes: 1 for binary labels.
         training_images: images that the network will be trained on; None: these.
         steps: optimizer steps that it will be trained for; None: as many as it takes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,24 +156,17 @@ def fuse_list(
     repairs, lines = repairs_of_samples(samples, num_classes) if how == "repaired" else (None, [])
     for line in lines:
         say(line)
-    samples, files = with_fusion(samples, how, repairs), name_files(samples, source)
+    fused = dict(zip(name_files(samples, source), with_fusion(samples, how, repairs), strict=True))
     folder = root / "datasets" / dataset / "train" / "labels_fused"
     settings = NoiseSettings(how, num_classes=num_classes)
-    check_replaceable(folder, samples, settings, say)
+    check_replaceable(folder, [*fused.values()], settings, say)
     new_list = list_folder(dataset, root) / "train" / "train_fused.txt"
     with new_folder(folder) as into:
-        for file, sample in zip(files, samples, strict=True):
+        for file, sample in fused.items():
             _write_fused(into / file, sample, num_classes)
-        record = {
-            **{"fusion": how, "seed": 0, "num_classes": num_classes, "unlabelled": settings.unlabelled},
-            **({"ignore_value": IGNORE} if num_classes > 1 else {}),  # shares are not what write_label writes
-            "source_list": display_path(source),
-            "repairs": dict(zip(annotators_of(samples)[0], repairs[0], strict=True)) if repairs else None,
-            "images": len(samples),
-            "labels": [{"label": file, "image": one.image_id} for file, one in zip(files, samples, strict=True)],
-        }
-        write_json(into / "manifest.json", record)
-    write_list(new_list, [(one.image, folder / file) for file, one in zip(files, samples, strict=True)], root)
+        named = dict(zip(annotators_of(samples)[0], repairs[0], strict=True)) if repairs else None
+        write_json(into / "manifest.json", _fusion_record(settings, source, named, fused))
+    write_list(new_list, [(sample.image, folder / file) for file, sample in fused.items()], root)
     say(f"wrote {display_path(new_list)}")
     given = training_command(
         dataset,
@@ -187,6 +180,20 @@ def fuse_list(
     )
     say(f"train on the shares themselves with: {given} --fusion {how}")
     return new_list
+
+
+def _fusion_record(
+    settings: NoiseSettings, source: Path, repairs: Mapping[str, str | None] | None, samples: Mapping[str, Sample]
+) -> dict[str, Any]:
+    """The manifest of fused labels; ``repairs`` by annotator, ``samples`` by the label's file."""
+    return {
+        **{"fusion": settings.spec, "seed": 0, "num_classes": settings.num_classes, "unlabelled": settings.unlabelled},
+        **({"ignore_value": IGNORE} if settings.num_classes > 1 else {}),  # shares are not what write_label writes
+        "source_list": display_path(source),
+        "repairs": repairs,
+        "images": len(samples),
+        "labels": [{"label": file, "image": sample.image_id} for file, sample in samples.items()],
+    }
 
 
 def _write_fused(path: Path, sample: Sample, num_classes: int) -> None:

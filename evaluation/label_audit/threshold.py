@@ -6,7 +6,8 @@ E[label | truth, distance, depth] and G_σ its blur: its own, wider in thin stru
 images leave uncertain (an IoU of u with clean labels means outlines that lie off by about (1 − u) half widths). The
 threshold is the one at which this draws the truth best, by IoU: high for labels drawn too wide, low for narrow ones.
 A network may be sharper than that, and at too extreme a threshold it draws nothing: so it is the best threshold for the
-mean of what it reaches with each blur of SHARPNESS.
+mean of what it reaches with each blur of SHARPNESS. These were fixed on simulated sets, WIDE_SHARPNESS after a look at
+real ones, whose outlines are less certain (docs/results/audit.md).
 
 A training with flips and turns sees labels that lie off by (dy, dx) lie off in every direction. What it learns is the
 truth blurred once more, by the standard deviation of a ring along one axis: :math:`\sqrt{(dy^2 + dx^2) / 2}`.
@@ -95,17 +96,15 @@ def blurred_outline(
             found.append(reached(expected, float(np.hypot(part * blur, spread))) / max(best, 1 / BINS))
         return np.mean(found, axis=0)
 
-    curve, kept = shares(0), 1.0
-    best_of = curve
+    curve = moved_curve = shares(0)
+    overlap = 1.0
     if moved:
         spread = moved / np.sqrt(2)
-        kept = reached(clean, float(np.hypot(blur, spread))).max() / max(reached(clean, blur)[BINS // 2], 1 / BINS)
-        best_of = shares(spread)
-    return BlurredOutline(
-        threshold=float(np.clip(np.flatnonzero(best_of == best_of.max()).mean() / BINS, 0.001, 0.999)),
-        overlap=float(min(kept, 1.0)),
-        curve=curve,
-    )
+        moved_curve = shares(spread)
+        kept = reached(clean, float(np.hypot(blur, spread))).max()  # the whole blur says best what trainings kept
+        overlap = min(float(kept / max(reached(clean, blur)[BINS // 2], 1 / BINS)), 1.0)
+    best = np.flatnonzero(moved_curve == moved_curve.max()).mean() / BINS
+    return BlurredOutline(float(np.clip(best, 0.001, 0.999)), overlap, curve)
 
 
 def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,28 +165,10 @@ def apply_decisions(
     kept = [sample for sample in samples if absolute_path(sample.image) not in dropped]
     if not kept:
         raise UserError(f"{decisions}: every image of {display_path(source)} is dropped")
-    jobs = dict(zip(name_files(kept, source), kept, strict=True))
     reading = found.reading
     if reading is None:
         reading = decide_labels(samples, source, Expectation.of(found.num_classes, found.ignore_index, None), say)
-    folder, new_list = claim_names(dataset, root)
-    try:
-        with new_folder(folder) as into:
-            rows = mend_labels(jobs, into, found, decided, reading=reading)
-            content = {
-                "decisions": {action: counts[action] for action in ACTIONS},
-                "source_list": display_path(source),
-                "issues": display_path(found.folder),
-                **describe_labels(rows, found.num_classes),
-                "dropped": sorted(display_path(image) for image in dropped),
-            }
-            write_json(into / "manifest.json", content)
-        write_list(new_list, [(sample.image, folder / file) for file, sample in jobs.items()], root)
-    except OSError as error:
-        raise UserError(f"the mended labels could not be written to {display_path(folder)}: {error}") from None
-    finally:
-        with contextlib.suppress(OSError):  # it holds labels, or it failed
-            folder.rmdir()
+    new_list, rows = write_mended(dataset, kept, found, decided, reading=reading, dropped=dropped, root=root)
     say(f"{told(counts, rows)}, {counted(dropped, 'image')} left out")
     say(f"wrote {display_path(new_list)}")
     command = training_command(
@@ -201,6 +183,43 @@ def apply_decisions(
     )
     say(f"train on it with: {command}")
     return new_list
+
+
+def write_mended(
+    dataset: str,
+    kept: Sequence[Sample],
+    found: IssueFolder,
+    decided: Decided,
+    *,
+    reading: LabelReading,
+    dropped: Collection[Path],
+    root: Path,
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Write the labels of the images that are kept into a new folder, and their list.
+
+    Returns: the list, and what its manifest says of every label.
+    """
+    jobs = dict(zip(name_files(kept, found.list_path), kept, strict=True))
+    counts = Counter(action for row in decided.values() for _, action in row)
+    folder, new_list = claim_names(dataset, root)
+    try:
+        with new_folder(folder) as into:
+            rows = mend_labels(jobs, into, found, decided, reading=reading)
+            content = {
+                "decisions": {action: counts[action] for action in ACTIONS},
+                "source_list": display_path(found.list_path),
+                "issues": display_path(found.folder),
+                **describe_labels(rows, found.num_classes),
+                "dropped": sorted(display_path(image) for image in dropped),
+            }
+            write_json(into / "manifest.json", content)
+        write_list(new_list, [(sample.image, folder / file) for file, sample in jobs.items()], root)
+    except OSError as error:
+        raise UserError(f"the mended labels could not be written to {display_path(folder)}: {error}") from None
+    finally:
+        with contextlib.suppress(OSError):  # it holds labels, or it failed
+            folder.rmdir()
+    return new_list, rows
 
 
 def told(counts: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,17 @@ from datasets.lists import Sample, find_list, read_list
 from evaluation.pages.report import write_examples, write_report
 from evaluation.pages.results import RunResults, classic_methods
 from evaluation.scores import DEFAULT_THRESHOLD, calibration_error
-from evaluation.scores.images import NUMBERED, TITLE_WIDTH, TITLES, ImageResult, Scorer, score_maps, show, title_of
+from evaluation.scores.images import (
+    NUMBERED,
+    TITLE_WIDTH,
+    TITLES,
+    ImageResult,
+    Scorer,
+    Totals,
+    score_maps,
+    show,
+    title_of,
+)
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
 from evaluation.scores.maps import WholeNumbers, whole_numbers
@@ -131,41 +141,56 @@ def score_folder(
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
+    reading = {"ignore_index": ignore_index, "label_map": label_map, "channels": list(channels)}
     summary = {
         **summarize(totals, scorer),
         "maps": display_path(folder.maps),
         "list": display_path(list_path),
         "images_without_map": [display_path(path) for path in matches.images_without_map],
-        "reading": {
-            "ignore_index": ignore_index,
-            "label_map": label_map,
-            "channels": list(channels),
-            "data_root": data_root,
-            "instances": instances,
-        },
+        "reading": {**reading, "data_root": data_root, "instances": instances},
         "environment": environment_record(),
+        **calibration_before(record, totals, classes),
     }
-    if record.get("calibration") and classes == 1:
-        from evaluation.scores.platt import PlattScaling
-
-        scores_before = PlattScaling(**record["calibration"]).undone().histogram(totals.sum)
-        summary["calibration_error_before"] = calibration_error(scores_before)
     channels = channels or tuple(record.get("channels") or ())
+    in_channels = len(channels) or record.get("in_channels") or stored_channels(matches.pairs[0][0].image)
+    return folder, collect_results(folder, summary, totals, scorer, in_channels=in_channels, channels=channels)
+
+
+def calibration_before(record: dict[str, Any], totals: Totals, num_classes: int) -> dict[str, float]:
+    """The calibration error of the scores as they were before inference calibrated them; empty where it did not."""
+    if not record.get("calibration") or num_classes > 1:
+        return {}
+    from evaluation.scores.platt import PlattScaling
+
+    scores_before = PlattScaling(**record["calibration"]).undone().histogram(totals.sum)
+    return {"calibration_error_before": calibration_error(scores_before)}
+
+
+def collect_results(
+    folder: MapFolder,
+    summary: dict[str, Any],
+    totals: Totals,
+    scorer: Scorer,
+    *,
+    in_channels: int,
+    channels: tuple[str, ...],
+) -> RunResults:
+    """Figures with what inference recorded of the run, or the runs, that made the maps."""
+    record = folder.record
     run = REPO_ROOT / record["run"] if "run" in record else None
     parts = [REPO_ROOT / part for part in record.get("runs", ())] if record.get("out_of_fold") else []
     origin = parts[0].parent if parts else run
-    results = RunResults(
+    return RunResults(
         display_path(folder.maps) if origin is None else f"{origin.parent.name}/{origin.name}",
         summary,
         totals,
         scorer,
         run=run,
         parts=parts,
-        in_channels=len(channels) or record.get("in_channels") or stored_channels(matches.pairs[0][0].image),
+        in_channels=in_channels,
         channels=channels,
         unlike=record.get("unlike") or {},
     )
-    return folder, results
 
 
 def make_scorer(

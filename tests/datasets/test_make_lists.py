@@ -237,7 +237,7 @@ def test_a_stack_is_listed_plane_by_plane(tmp_path: Path):
     ]
     assert np.array_equal(read_image(expanded[3][0]), planes[3])
     assert said == [
-        "left out: 1 image whose label has another number of planes: c.tif (4 and 1 planes)",
+        "left out: 1 image whose label has other planes: c.tif (4 and 1 planes)",
         "1 stack, listed plane by plane: a.tif 4×16×16 (ZYX)",
     ]
 

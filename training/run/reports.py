@@ -201,7 +201,6 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
     Args:
         best: that of the training state; a run of before has no tables in it.
     """
-
     line = f"best epoch {best['epoch']} of {epochs}"
     if data.val is None:
         return [f"{line}, the last one: there are no validation labels to choose by"]
