@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from evaluation.model_formats import FORMATS
+from evaluation.prediction.model_formats import FORMATS
 from utils.cli import CommandParser, run_command
 
 
@@ -36,7 +36,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export what the command line names."""
     options = parse_options(arguments)
-    from evaluation.model_formats.exporting import export_run
+    from evaluation.prediction.model_formats.exporting import export_run
 
     export_run(
         options.train_dir,

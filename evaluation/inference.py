@@ -11,8 +11,8 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from evaluation.model_formats import ENGINES
 from evaluation.objects import INSTANCES
+from evaluation.prediction.model_formats import ENGINES
 from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 

@@ -29,7 +29,7 @@ FILES, IMPORTS = module_files(), read_imports()
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in floor}
 COMMANDS = [name for name, path in FILES.items() if is_command(path) and package_of(name) != "benchmarks"]
 MAX_CHAIN = 10  # modules from main.py down, counted with imports anywhere in a file
-MAX_ENTRIES = {"evaluation": 15, "training": 16}
+MAX_ENTRIES = {"evaluation": 14, "training": 16}
 MAX_COMMAND_LINES = 80
 MAX_LOADED = 97  # the project's modules in sys.modules after a plain run; the goal is 50
 MAX_OPTIONS = 66

@@ -63,7 +63,7 @@ def measure(dataset: str, turn: int) -> dict[str, Any]:
 
 def export_once(run: Path, engine: str) -> str | None:
     """Export a run unless it is done; why that was refused, as the gate of int8 does, else None."""
-    from evaluation.model_formats.exporting import export_run
+    from evaluation.prediction.model_formats.exporting import export_run
 
     if (run / "export" / engine / "model_card.json").is_file():
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.model_formats import ENGINES
+from evaluation.prediction.model_formats import ENGINES
 from evaluation.prediction.predictor import Predictor
 from evaluation.prediction.result_folders import content_digest
 from utils.cli import UserError, one_of

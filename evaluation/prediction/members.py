@@ -66,7 +66,7 @@ class Members:
             which: checkpoint of each: ``best``, ``last`` or the number of a completed epoch.
             ensemble: further runs, whose scores are averaged with its own.
             precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
-            engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
+            engine: what computes, a key of ``model_formats.ENGINES``; all but ``torch`` need an export.
             tta: average the scores of the eight flips and rotations.
         Raises:
             UserError: no such run or checkpoint, or runs that cannot be averaged.

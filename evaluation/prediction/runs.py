@@ -91,7 +91,7 @@ def predict_run(
         batch_size: images of 256×256 at once, others count by their area; default: by the device.
         tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
-        engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
+        engine: what computes, a key of ``model_formats.ENGINES``; all but ``torch`` need an export.
         masks: also write 8-bit masks.
         overlays: number of images of which panels are written.
         save_scores: K classes: also write the scores of every class.

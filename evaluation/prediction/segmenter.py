@@ -89,7 +89,7 @@ class Segmenter:
             checkpoint: ``best``, ``last`` or the number of a completed epoch.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-            engine: what computes, a key of ``evaluation.model_formats.ENGINES``; all but ``torch`` need an export.
+            engine: what computes, a key of ``model_formats.ENGINES``; all but ``torch`` need an export.
             tta: average the scores of the eight flips and rotations.
             tile, overlap, batch_size: see the class.
             pred_invert: ``auto``, as validation decided, ``on`` or ``off``.

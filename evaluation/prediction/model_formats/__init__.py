@@ -5,12 +5,12 @@ from utils.registry import Registry
 # name of --to → what writes it: (folder, model) → facts for the model card
 FORMATS = Registry(
     {
-        "onnx": "evaluation.model_formats.graph:write_onnx",
-        "openvino": "evaluation.model_formats.openvino_models:write_openvino",
-        "openvino-int8": "evaluation.model_formats.openvino_models:write_int8",
-        "torchscript": "evaluation.model_formats.graph:write_torchscript",
-        "bioimageio": "evaluation.model_formats.model_zoo:write_package",
-        "safetensors": "evaluation.model_formats.graph:write_safetensors",
+        "onnx": "evaluation.prediction.model_formats.graph:write_onnx",
+        "openvino": "evaluation.prediction.model_formats.openvino_models:write_openvino",
+        "openvino-int8": "evaluation.prediction.model_formats.openvino_models:write_int8",
+        "torchscript": "evaluation.prediction.model_formats.graph:write_torchscript",
+        "bioimageio": "evaluation.prediction.model_formats.model_zoo:write_package",
+        "safetensors": "evaluation.prediction.model_formats.graph:write_safetensors",
     }
 )
 

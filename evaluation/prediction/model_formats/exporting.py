@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from evaluation.model_formats import FORMATS
-from evaluation.model_formats.trained import TrainedModel
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
+from evaluation.prediction.model_formats import FORMATS
+from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import decide_settings

@@ -13,10 +13,10 @@ import torch
 
 from datasets.image_io import read_label, read_shape
 from datasets.lists import Sample, find_list, read_list
-from evaluation.model_formats.graph import export_onnx, largest_difference
-from evaluation.model_formats.trained import TrainedModel
 from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePredictor, compile_openvino
 from evaluation.prediction.members import BATCH_SIZE
+from evaluation.prediction.model_formats.graph import export_onnx, largest_difference
+from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.segmenter import READERS, Segmenter
 from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.scores import confusion_matrix, foreground_iou, mean_iou

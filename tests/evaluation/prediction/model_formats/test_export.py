@@ -16,9 +16,9 @@ import tifffile
 import torch
 
 from evaluation import export, inference
-from evaluation.model_formats.openvino_models import check_gate
 from evaluation.prediction import Segmenter, load_network
 from evaluation.prediction.model_card import validation_figures
+from evaluation.prediction.model_formats.openvino_models import check_gate
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
@@ -176,7 +176,7 @@ def test_a_missing_package_is_one_message_with_the_line_to_type(make_run, monkey
 
 def test_an_export_that_differs_is_not_written(make_run, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    from evaluation.model_formats import graph
+    from evaluation.prediction.model_formats import graph
 
     run = make_run()
     kept = (export_to(run, "onnx") / "model.onnx").read_bytes()

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.model_formats.trained import TrainedModel
 from evaluation.prediction.engines import INPUT, MODEL_FILES, OUTPUT, onnx_session
+from evaluation.prediction.model_formats.trained import TrainedModel
 from models import to_scores
 from models.blocks import SegmentationNetwork
 from utils.cli import UserError

@@ -15,10 +15,10 @@ import numpy as np
 from datasets.image_io import read_image, write_image
 from datasets.lists import find_list, read_list
 from datasets.transforms import needs_preparation, prepare
-from evaluation.model_formats.graph import OPSET, export_onnx, largest_difference
-from evaluation.model_formats.trained import TrainedModel
 from evaluation.prediction.engines import INPUT, OUTPUT, onnx_session
 from evaluation.prediction.model_card import CITATION, card_text, make_card
+from evaluation.prediction.model_formats.graph import OPSET, export_onnx, largest_difference
+from evaluation.prediction.model_formats.trained import TrainedModel
 from utils.cli import UserError
 from utils.overlays import panels
 from utils.packages import import_for
