@@ -170,6 +170,9 @@ def _compare(
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
     repair = None if turned else _repair(labels, truths, biases)
+    repaired = None
+    if repair is not None and predictor is not None and shown is not None:
+        repaired = _predict_repaired(predictor, labels, truths, shown, bins, transitions, repair=repair, seed=seed)
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -181,6 +184,7 @@ def _compare(
         bias_cost=cost,
         steps=steps,
         repair=repair,
+        repaired=repaired,
         errors=_label_errors(labels, truths, repair) if num_classes == 1 and comparable else None,
         transitions=transitions,
         ceiling=ceiling,
@@ -231,6 +235,29 @@ def _predict(
         overlap=biases.overlap,
         offset=biases.offset,
     )
+
+
+def _predict_repaired(
+    predictor: IoUPredictor,
+    labels: Labels,
+    truths: Labels,
+    shown: Labels,
+    bins: Labels,
+    transitions: Transitions,
+    *,
+    repair: str,
+    seed: int,
+) -> PredictedIoU:
+    """What a network trained on upright binary labels will reach after their repair."""
+    from evaluation.label_audit.error_table import repaired
+
+    mended = [repaired(label, repair) for label in labels]
+    table = np.stack([location_counts(*pair) for pair in zip(bins, mended, strict=True)])
+    biases = _biases(mended, truths, shown, table, predictor, turned=False, seed=seed)
+    if biases.moved:
+        table = np.stack([location_counts(*pair) for pair in zip(bins, biases.labels, strict=True)])
+    placed = biases.labels if biases.moved else mended
+    return _predict(predictor, placed, table, transitions, biases=biases, invert=False)
 
 
 def _repair(labels: Labels, truths: Labels, biases: Biases | None) -> str | None:

@@ -46,7 +46,7 @@ class LabelErrors:
     def of(truths: Sequence[np.ndarray], labels: Sequence[np.ndarray], repair: str | None) -> LabelErrors:
         """Count binary labels, repaired, by distance to the truth; both uint8 (H, W) with 255 ignored."""
         pairs = zip(truths, labels, strict=True)
-        table = np.stack([count_by_distance(truth, _repaired(label, repair)) for truth, label in pairs])
+        table = np.stack([count_by_distance(truth, repaired(label, repair)) for truth, label in pairs])
         return LabelErrors(repair, table[..., 0], table[..., 1])
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class LabelErrors:
 
     def repaired(self, label: np.ndarray) -> np.ndarray:
         """A label with the repair that the counts are of."""
-        return _repaired(label, self.repair)
+        return repaired(label, self.repair)
 
     def shares(self, weights: np.ndarray | None = None) -> Shares:
         """Shares of foreground labels; weights are of the audited images, (n,), all alike by default."""
@@ -81,7 +81,8 @@ class LabelErrors:
         return float(min((pixels * differ).sum() / max(pixels[INSIDE].sum(), 1) / contrast, 1.0))
 
 
-def _repaired(label: np.ndarray, spec: str | None) -> np.ndarray:
+def repaired(label: np.ndarray, spec: str | None) -> np.ndarray:
+    """A binary label, uint8 (H, W) with 255 ignored, after the steps of a repair; None: as it is."""
     return label if spec is None else make_noisy_label(label, spec, 0, "")
 
 

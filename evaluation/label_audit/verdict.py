@@ -46,7 +46,7 @@ AUDIT_FIELDS = {"verdict": TEXT, "iou_ceiling": NUMBER, "predicted_iou": NUMBER,
 AUDIT_FIELDS |= {"Q": LIST, "Q_low": LIST, "Q_high": LIST, "rank": COUNT, "det": NUMBER, "invert": SWITCH}
 AUDIT_FIELDS |= {"threshold": NUMBER, "profile": OBJECT, "predicted_iou_low": NUMBER, "predicted_iou_high": NUMBER}
 AUDIT_FIELDS |= {"relative_iou": NUMBER, "steps": COUNT, "bias": BIASES, "offset": NUMBER, "repair": TEXT}
-BESIDE = {"annotators": LIST, "errors_by_distance": ERRORS}  # that only some audits have
+BESIDE = {"annotators": LIST, "repaired_iou": NUMBER, "errors_by_distance": ERRORS}  # that only some audits have
 HOPELESS = "Training on these labels teaches nothing: get other labels, or train without any (--igtt)."
 
 

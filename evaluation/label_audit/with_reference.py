@@ -33,6 +33,7 @@ class ReferenceAudit(Audit):
         bias_cost: share of the clean labels' IoU that they cost whoever does not know of them.
         steps: of the training that the prediction is for; None: as many as it takes.
         repair: the steps of label noise that mend the labels, as found by ``repair``; None where none is known.
+        repaired: what a network will reach after it; None where none is known or that cannot be predicted.
         errors: counts of repaired labels by distance, for scores without clean labels; None of several classes.
         transitions: Q and what follows from it, from the images that have a reference label.
         ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
@@ -46,6 +47,7 @@ class ReferenceAudit(Audit):
     bias_cost: float | None
     steps: int | None
     repair: str | None = None
+    repaired: PredictedIoU | None = None
     errors: LabelErrors | None = None
     transitions: Transitions
     ceiling: Ceiling
@@ -114,11 +116,14 @@ class ReferenceAudit(Audit):
             return ""
         if self.bias_cost <= BIAS_MARGIN:
             return ", which costs little at the right threshold"
-        cost = f", which costs {self.bias_cost:.0%} of the IoU that clean labels would lead to"
         least = 1 - self.prediction.relative if self.prediction else self.bias_cost
         if self.bias_cost - least < BIAS_MARGIN:
-            return cost
-        return f"{cost} at the threshold {self.transitions.matrix.threshold():.2g}, and {least:.0%} at the best one"
+            return f", which costs {self.bias_cost:.0%} of the IoU that clean labels would lead to"
+        implied = self.transitions.matrix.threshold()
+        return (
+            f", which costs {least:.0%} of the IoU that clean labels would lead to at the best threshold, and "
+            f"{self.bias_cost:.0%} at the one that the label rates alone imply, {implied:.2g}"
+        )
 
     def _share_text(self) -> str:
         if self.prediction is None:
@@ -140,7 +145,10 @@ class ReferenceAudit(Audit):
         if not self.is_biased:
             return None
         if self.repair is not None:
-            return f"Repair them all at once: --label_repair {self.repair}."
+            gain = ""
+            if self.prediction is not None and self.repaired is not None:
+                gain = f" (predicted IoU {self.prediction.value:.2f} → {self.repaired.value:.2f})"
+            return f"Repair them all at once: --label_repair {self.repair}{gain}."
         kinds = self.verdict
         if BY_PLACE in kinds:
             return "Label the parts that were left out, or mark them as ignored: no loss or threshold brings them back."
@@ -185,8 +193,10 @@ class ReferenceAudit(Audit):
         }
 
     def record(self) -> dict[str, Any]:
-        """`to_json`, and the counts that scores without clean labels are estimated from."""
-        return self.to_json() | ({} if self.errors is None else {"errors_by_distance": self.errors.to_json()})
+        """`to_json`, the predicted IoU after a repair, and the counts that scores without clean labels need."""
+        repaired = {} if self.repaired is None else {"repaired_iou": self.repaired.value}
+        errors = {} if self.errors is None else {"errors_by_distance": self.errors.to_json()}
+        return self.to_json() | repaired | errors
 
     def _evidence_details(self) -> dict[str, Any]:
         found = self.transitions

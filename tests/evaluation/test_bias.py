@@ -151,6 +151,16 @@ def test_the_repair_that_is_advised(cells, noisy_labels, spec, repair):
     assert any(f"--label_repair {repair}" in line for line in audit.advice()) == (repair is not None)
 
 
+def test_what_a_repair_wins_is_predicted(cells, noisy_labels):
+    images, masks = cells
+    clean, wide = (audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "dilate:7"))
+    assert "repaired_iou" not in clean.record()
+    assert wide.predicted_iou < 0.9 * clean.predicted_iou
+    assert wide.record()["repaired_iou"] == pytest.approx(clean.predicted_iou, abs=0.03)
+    gain = f"(predicted IoU {wide.predicted_iou:.2f} → {wide.record()['repaired_iou']:.2f})"
+    assert f"Repair them all at once: --label_repair {wide.repair} {gain}." in wide.advice()
+
+
 def test_wide_labels_get_a_repair_that_narrows(cells, noisy_labels):
     images, masks = cells
     audit = audit_labels(noisy_labels(masks, "offset:2"), masks, images)
