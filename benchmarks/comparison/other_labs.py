@@ -33,7 +33,7 @@ FAMILIES = {
     "vessels": ("vessel", "stare"),
     "tubes": ("mito_sim", "er_sim", "er_ernet"),
 }
-SOURCES = ("nuc", "nuc16", "vessel", "stare")
+SOURCES = ("nuc", "nuc16", "vessel", "stare", "er_sim", "mito_sim", "nuc_sim")
 TARGETS = ("nuc", "nuc16", "vessel", "stare", "er_sim", "mito_sim", "nuc_sim", "er_ernet")
 LOCAL = {"network_options": {"local_contrast": 16}}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -123,19 +123,22 @@ def mean_rows(records: list[Record]) -> list[list[str]]:
     return rows
 
 
+def pairs_of(record: Record) -> list[tuple[float, float, bool]]:
+    """(Unlikeness, Dice that is lost, whether it is related) of every set, for the network of a trial."""
+    source, found = record["cell"]["source"], record["found"]["as it is"]
+    home = found[source]["dice"]
+    return [(each["unlike"], home - each["dice"], is_related(source, target)) for target, each in found.items()]
+
+
 def warning_rows(records: list[Record]) -> list[list[str]]:
     """Rank correlation of unlikeness with the Dice that is lost, and what the line at 1 says, by recipe."""
     from scipy.stats import spearmanr
 
     rows = []
     for recipe in [name for name in RECIPES if any(record["cell"]["recipe"] == name for record in records)]:
-        pairs = [
-            (figures["unlike"], home - figures["dice"], is_related(record["cell"]["source"], target))
-            for record in records
-            if record["cell"]["recipe"] == recipe
-            for home in [record["found"]["as it is"][record["cell"]["source"]]["dice"]]
-            for target, figures in record["found"]["as it is"].items()
-        ]
+        networks = [pairs_of(record) for record in records if record["cell"]["recipe"] == recipe]
+        pairs = [pair for network in networks for pair in network]
+        within = [spearmanr([pair[0] for pair in own], [pair[1] for pair in own]).statistic for own in networks]
         own = [unlike for unlike, lost, related in pairs if lost == 0 and not related]
         others = [(unlike, lost) for unlike, lost, related in pairs if related]
         every = [(unlike, lost) for unlike, lost, _ in pairs]
@@ -146,6 +149,7 @@ def warning_rows(records: list[Record]) -> list[list[str]]:
                 f"{max(own):.2f}",
                 f"{spearmanr(*zip(*others, strict=True)).statistic:.2f} ({len(others)})",
                 f"{spearmanr(*zip(*every, strict=True)).statistic:.2f} ({len(every)})",
+                f"{statistics.mean(within):.2f} ({min(within):.2f} to {max(within):.2f})",
                 f"{sum(unlike > 1 for unlike, lost in others if lost > 0.05)} of "
                 f"{sum(lost > 0.05 for _, lost in others)}",
                 f"{silent:.3f}",
@@ -164,6 +168,7 @@ def tables(records: list[Record]) -> Tables:
         "most unlike at home",
         "rank correlation, related sets",
         "with all sets",
+        "of one network, mean and range",
         "told, of pairs that lose over 0.05",
         "most lost without a word",
     ]
