@@ -50,8 +50,12 @@ class Fusion:
 
     def majority(self, labels: Sequence[np.ndarray], num_classes: int = 1) -> np.ndarray:
         """The fused label, uint8 (H, W): of shares what has more than half."""
-        fused = self(labels, num_classes)
-        return fused if num_classes > 1 else np.where(fused == IGNORE, IGNORE, fused > 0.5).astype(np.uint8)
+        return class_indices(self(labels, num_classes))
+
+
+def class_indices(label: np.ndarray) -> np.ndarray:
+    """A label (H, W) as class indices, uint8: of float shares what has more than half."""
+    return label if label.dtype == np.uint8 else np.where(label == IGNORE, IGNORE, label > 0.5).astype(np.uint8)
 
 
 def with_fusion(

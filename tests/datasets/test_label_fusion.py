@@ -105,7 +105,7 @@ def test_items_hold_shares_cut_and_turned_like_labels(crowd):
 
 
 def test_training_fuses_and_its_audit_sees_the_majority(crowd, capsys):
-    short = {"epochs": 1, "width": 2, "crop": 32, "tensorboard": False, "preset": "quick"}
+    short = {"epochs": 1, "width": 2, "crop": 32, "tensorboard": True, "preset": "quick"}  # pictures show shares, too
     run = fit(options_of(crowd, fusion="repaired", run_name="fused", **short), crowd)
     log = capsys.readouterr().out
     assert "they become one (--fusion repaired)" in log and "labels_0 offset:-2" in log

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from datasets.label_fusion import class_indices
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.scores.mask_offset import offset_mask
@@ -48,7 +49,7 @@ def predict_some(network: nn.Module, dataset: SegmentationDataset, device: torch
         image, label = (_middle(array) for array in (dataset.image(int(index)), dataset.label(int(index))))
         with autocast(device, precision):
             logits = network(torch.from_numpy(scaling(_middle(pixels)))[None].to(device))
-        shown.append(Shown(image, label, to_scores(logits)[0].cpu().numpy()))
+        shown.append(Shown(image, class_indices(label), to_scores(logits)[0].cpu().numpy()))
     return shown
 
 
