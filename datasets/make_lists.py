@@ -36,6 +36,7 @@ def make_parser() -> CommandParser:
     from datasets.list_splits import DEFAULT_SPLIT
 
     parser = CommandParser(
+        prog="datasets/make_lists.py",
         description="Write the lists of a data set, txt/X/train/train_gt.txt, txt/X/val.txt and txt/X/test.txt, from "
         "folders of images and labels, and a contact sheet of them. Images and labels are paired by name.",
         epilog=EPILOG,

@@ -26,14 +26,16 @@ def make_parser() -> CommandParser:
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="name of the data set: datasets/NAME and txt/NAME")
     add("--train_list", metavar="LIST", help="labels to audit (default: train_noisyLabel.txt, else train_gt.txt)")
-    truth = parser.add_argument_group("what the labels are held against; nothing: the images alone")
+    truth = parser.add_argument_group("what the labels are held against, where there is nothing the images alone")
     reference = truth.add_mutually_exclusive_group()
     reference.add_argument(
         "--clean_list", metavar="LIST", help="clean labels of some or all of the images (default: train_gt.txt)"
     )
     reference.add_argument("--second_annotator", metavar="LIST", help="another person's labels of the images")
     reference.add_argument(
-        "--label_noise", metavar="SPEC", help="put noise on the list's labels, e.g. flip:0.3, and audit the result"
+        "--label_noise",
+        metavar="SPEC",
+        help="put noise, e.g. flip:0.3, on the list (default: train_gt.txt) and audit the result",
     )
     looks = "what the foreground looks like: settles the direction without clean labels"
     truth.add_argument("--foreground", choices=FOREGROUNDS, help=looks)

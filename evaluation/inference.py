@@ -52,13 +52,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what is written").add_argument
     add("--out", type=Path, metavar="DIR", help="where it goes (default: results/ of the run)")
     add("--masks", action="store_true", help="8-bit masks at the threshold, or of classes")
-    add("--overlays", type=whole_number(0), default=0, metavar="N", help="panels of the first N images")
+    add("--overlays", type=whole_number(0), default=0, metavar="N", help="image, label, score, errors of the first N")
     add("--save_scores", action="store_true", help="scores of every class, beside the class map")
     add("--calibrate", action="store_true", help="calibrate scores on the validation images; masks stay the same")
-    add("--spread", action="store_true", help="standard deviation of the scores of all runs, flips and rotations")
-    objects = "objects as label TIFFs, tables and rois.zip for ImageJ, by components, the default, or watershed"
+    add("--spread", action="store_true", help="standard deviation of the scores between runs, flips and rotations")
+    objects = "objects, parted by components (default) or watershed: label TIFFs, tables, ImageJ's rois.zip"
     add("--instances", nargs="?", const="components", choices=[*INSTANCES], metavar="METHOD", help=objects)
-    add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help="of objects (default: 1)")
+    add("--min_area", type=whole_number(1), default=1, metavar="PIXELS", help="least area of an object (default: 1)")
     options = parser.parse_args(arguments)
     if options.min_area > 1 and options.instances is None:
         parser.error("--min_area belongs to --instances: maps and masks keep what is small")

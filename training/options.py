@@ -103,7 +103,11 @@ def default_note(name: str) -> str:
     if default is True:
         notes = ["default: yes"]
     prefix = "" if OPTIONS[name].needs == "igtt" else "--igtt "
-    recipes = [f"{prefix}{recipe}: {values[name]}" for recipe, values in RECIPES.items() if name in values]
+    recipes = [
+        f"{prefix}{recipe}: {'none' if values[name] is None else values[name]}"
+        for recipe, values in RECIPES.items()
+        if name in values
+    ]
     return ", ".join(notes + recipes)
 
 

@@ -92,7 +92,7 @@ def evaluate_maps(
     print_table(summary)
     if stated is not None:
         print(stated.line())
-    tell_low_maps(results.totals.sum, results.scorer)
+    tell_low_maps(results.totals.sum, results.scorer, of_other_programs=not folder.record)
     print(f"figures: {display_path(target / ('report.html' if report else 'metrics.json'))}")
     return summary
 
@@ -256,17 +256,18 @@ def tell_unmatched(matches: Matches) -> None:
             print(f"{what} ({len(paths)}): {shortened([display_path(path) for path in paths], NAMED_FILES)}")
 
 
-def tell_low_maps(histogram: np.ndarray, scorer: Scorer) -> None:
+def tell_low_maps(histogram: np.ndarray, scorer: Scorer, of_other_programs: bool) -> None:
     """Say that no map reaches the threshold, as percentages do where they pass for shares of a type's range."""
     if scorer.num_classes > 1:
         return
     occupied = np.flatnonzero(histogram.sum(0))
     highest = (occupied[-1] + 1) / histogram.shape[1]
     if highest <= scorer.threshold:
-        print(
-            f"no map reaches the threshold {scorer.threshold:.4f}, their highest score is about {highest:.4f}: whole "
-            "numbers are taken as shares of their type's range (255, 65535); save others as real numbers from 0 to 1"
-        )
+        why = "every mask is empty"
+        if of_other_programs:
+            why = "whole numbers are taken as shares of their type's range (255, 65535); save others as real numbers "
+            why += "from 0 to 1"
+        print(f"no map reaches the threshold {scorer.threshold:.4f}, their highest score is about {highest:.4f}: {why}")
 
 
 def write_per_image(path: Path, results: Sequence[ImageResult], unlike: dict[str, float] | None = None) -> None:

@@ -73,10 +73,11 @@ class DataOptions:
         None, "folder that relative paths in lists start from (default: $SEG_ROOT)", metavar="DIR", is_copied=False
     )
     real_only: bool = option(False, "never replace missing images by simulated ones")
-    fold: str | None = option(None, "k/K: leave out part k of K of the training list", fold_of, metavar="k/K")
+    fold: str | None = option(None, "leave out part k of K of the training list", fold_of, metavar="k/K")
     folds: int | None = option(
         None,
-        "train a run for each of K parts, left out of it: maps, metrics and label issues of all, and an ensemble",
+        "train K runs, each without one of K parts of the training list: maps, metrics and label issues of all of it, "
+        "and an ensemble",
         positive_int,
         metavar="K",
         is_copied=False,
@@ -102,13 +103,15 @@ class NoiseOptions:
     label_repair: str | None = option(
         None, "correct labels, such as offset:-1.5 or move:0,2; auto: as the clean list shows", metavar="SPEC|auto"
     )
-    label_noise: str | None = option(None, "noise, such as flip:0.3 or skeleton+shift:1", metavar="SPEC")
+    label_noise: str | None = option(
+        None, "put noise on the labels, such as flip:0.3 or skeleton+shift:1", metavar="SPEC"
+    )
     label_noise_refresh: str = option(
         "fixed", "draw the noise once or every epoch anew", choices=("fixed", "epoch"), needs="label_noise"
     )
     noise_seed: int | None = option(None, "seed of the noise (default: seed)", needs="label_noise", python_only=True)
     unlabelled: str = option(
-        "background", "what sampling drops becomes", choices=("background", "ignore"), needs="label_noise"
+        "background", "what the step sample drops becomes", choices=("background", "ignore"), needs="label_noise"
     )
 
 
@@ -138,7 +141,7 @@ class AugmentationOptions:
     """Windows of the images and how they are varied."""
 
     crop: int = option(256, "side of the training window in pixels", whole_number(1, MAX_CROP), metavar="PIXELS")
-    flips: bool = option(True, "flip and turn images by quarters")
+    flips: bool = option(True, "flip images and turn them by quarters")
     augment: tuple[str, ...] = option(
         (),
         f"stronger augmentation, {', '.join(AUGMENTATION_PRESETS)} (for images of other labs) or NAME[:STRENGTH] of: "
@@ -163,7 +166,9 @@ class NetworkOptions:
         metavar="SPEC",
     )
     options: dict[str, Any] = option({}, "options of the network", flag="network_options", python_only=True)
-    width: int | None = option(None, "channels of the first level", whole_number(1, MAX_WIDTH), metavar="CHANNELS")
+    width: int | None = option(
+        None, "channels of the first level; else as published", whole_number(1, MAX_WIDTH), metavar="CHANNELS"
+    )
     pretrained: str | None = option(None, "weights of a ResNet encoder: imagenet, or a file", metavar="FILE")
     sync_batchnorm: bool = option(False, "batch norm over the images of all processes (GPUs only)")
     head_bias: str = option(
@@ -208,7 +213,7 @@ class OptimizationOptions:
 
     steps: int | None = option(
         None,
-        "optimizer steps in all, in epochs of equal length; --epochs or --repeat alone count in place of a preset's",
+        "optimizer steps in all, in epochs of equal length; those of a preset give way to --epochs or --repeat",
         positive_int,
         metavar="N",
     )
@@ -276,7 +281,9 @@ class RunOptions:
         None, "end cleanly after this epoch of --epochs", positive_int, metavar="N", may_change=True, is_copied=False
     )
     seed: int = option(0, "seed of everything random", seed_number, metavar="S")
-    checkpoint_every: int = option(10, "epochs between numbered checkpoints", positive_int, metavar="N")
+    checkpoint_every: int = option(
+        10, "epochs between numbered checkpoints, which paper writes from epoch 80 on", positive_int, metavar="N"
+    )
     checkpoint_from: int = option(0, "first epoch with a numbered checkpoint", python_only=True)
     tensorboard: bool = option(True, "write TensorBoard files")
 
@@ -290,7 +297,7 @@ class MachineOptions:
     )
     workers: int | None = option(
         None,
-        "processes that read images not on the GPU (default: 0 when cached)",
+        "processes that read images (default: 0 where these are cached, else by the number of processors)",
         non_negative_int,
         metavar="N",
         may_change=True,

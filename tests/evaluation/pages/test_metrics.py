@@ -354,3 +354,6 @@ def test_masks_of_other_programs_are_scored_as_they_look_and_low_scores_said(tmp
     assert "the maps hold 0 and 37: all but 0 is foreground" in capsys.readouterr().out
     evaluate(tmp_path / "low", str(path))
     assert "no map reaches the threshold 0.5000, their highest score is about 0.00" in capsys.readouterr().out
+    evaluate(write_prediction(tmp_path, {name: (scores / 4, label) for name, (scores, label) in cases.items()}))
+    said = capsys.readouterr().out
+    assert "every mask is empty" in said and "whole numbers" not in said, "maps of our own are no percentages"
