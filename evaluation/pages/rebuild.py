@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os.path import getmtime
 from pathlib import Path
 
 from evaluation.label_errors.issue_files import is_issue_folder
@@ -89,12 +90,12 @@ def find_results(train_dir: str, results: str | None = None) -> Path:
         )
     scored = [folder for folder in known.values() if figures_of(folder).is_file()]
     if not scored:
-        folder = display_path(next(iter(known.values())) / "pred")
+        newest = max(known.values(), key=lambda folder: getmtime(folder / "predictions.json"))
         raise UserError(
             f"{results or 'no prediction'} of {display_path(run)} was {'not ' if results else ''}scored; do so first: "
-            f"python evaluation/metrics.py --prd_dir {quoted(folder)}"
+            f"python evaluation/metrics.py --prd_dir {quoted(display_path(newest / 'pred'))}"
         )
-    latest = max(scored, key=lambda folder: figures_of(folder).stat().st_mtime)
+    latest = max(scored, key=lambda folder: getmtime(figures_of(folder)))
     if len(scored) > 1:
         print(f"of {len(scored)} scored predictions the one dated last: {latest.name} (--results NAME takes another)")
     return latest

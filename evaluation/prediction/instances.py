@@ -99,8 +99,6 @@ class Measuring:
                     place["class"] = kind
                 numbers = label_objects(mask, self.how.method, self.how.min_area)
                 found.networks.append({**place, **network_row(numbers > 0, scale.pixel_size)})
-                if not numbers.any():
-                    continue
                 scores = result if self.settings.num_classes == 1 else None
                 columns = measure_objects(numbers, scores, channels, pixel_size=scale.pixel_size)
                 found.objects.append({**place, **columns, "label": columns["label"] + found.count})

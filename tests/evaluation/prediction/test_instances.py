@@ -194,4 +194,6 @@ def test_a_prediction_without_objects_has_empty_tables(tmp_path):
     write_stack(tmp_path / "s.tif", 0)
     predict(run, "--input", tmp_path / "s.tif", "--out", tmp_path / "out", "--instances")
     assert not tifffile.imread(tmp_path / "out/instances/s.tif").any()
+    header = (tmp_path / "out/objects.csv").read_text().strip().split(",")
+    assert header[:4] == ["image", "plane", "label", "area_px2"] and "mean_score" in header, "columns as with objects"
     assert rows_of(tmp_path / "out/objects.csv") == [] and len(rows_of(tmp_path / "out/networks.csv")) == 5
