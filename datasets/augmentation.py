@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from datasets import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS
 from datasets.labels import IGNORE
-from datasets.registries import AUGMENTATION_PRESETS, STRONG_AUGMENTATIONS
 from utils.device import pinned
 
 MAX_STRENGTH = 1000

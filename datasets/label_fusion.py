@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datasets import FUSIONS
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.list_parser import Sample
-from datasets.registries import FUSIONS
 from utils.cli import UserError
 
 FIRST = "first"  # no fusion: the first column of the list

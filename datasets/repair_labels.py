@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from datasets.registries import FUSIONS
+from datasets import FUSIONS
 from utils.cli import CommandParser, UserError, run_command, whole_number
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets import NORMALIZATIONS
 from datasets.image_corrections import above_local_background, without_hot_pixels
 from datasets.image_files import row_blocks
 from datasets.labels import IGNORE
-from datasets.registries import NORMALIZATIONS
 
 MIN_DEVIATION = 1e-6  # relative to the largest pixel: below it is rounding
 LOCAL_SIGMA, LOCAL_FLOOR = 32.0, 0.05  # pixels; deviations of the whole image

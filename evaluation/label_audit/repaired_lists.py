@@ -135,7 +135,7 @@ def fuse_list(
     the list fused here uses the shares themselves.
 
     Args:
-        how: of `datasets.registries.FUSIONS`.
+        how: of `datasets.FUSIONS`.
         clean_list: clean labels of some of the images, which repairs are chosen by.
     Returns: the new list.
     Raises:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets import FUSIONS
 from datasets.image_io import read_image, read_label
 from datasets.label_fusion import annotators_of, consensus, with_fusion
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE
 from datasets.lists import read_checked_list, read_list
-from datasets.registries import FUSIONS
 from datasets.segmentation import SegmentationDataset
 from datasets.transforms import TrainingTransform
 from evaluation.label_audit.repaired_lists import fuse_list, repair_list

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from datasets import AUGMENTATION_PRESETS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from datasets.labels import FOREGROUNDS
-from datasets.registries import AUGMENTATION_PRESETS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES

@@ -10,8 +10,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import AUGMENTATION_PRESETS, FUSIONS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from datasets.labels import FOREGROUNDS
-from datasets.registries import AUGMENTATION_PRESETS, FUSIONS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from evaluation.classical import BASELINES
 from models import NETWORKS
 from training.configuration.presets import PRESETS, RECIPES
