@@ -121,7 +121,7 @@ def classic_ious(dataset: str) -> dict[str, float]:
     from datasets.image_io import read_label
     from datasets.lists import find_list, read_list
     from evaluation.classical import BASELINES
-    from evaluation.classical.foreground import resolve_foreground
+    from evaluation.classical.methods import resolve_foreground
     from evaluation.classical.runner import oriented_images
     from evaluation.scores import counts_at, iou, score_histogram
 

@@ -122,7 +122,7 @@ def measure_set(name: str, splits: dict[str, list[Pair]]) -> dict[str, Any]:
 
 def measure_pair(pair: Pair) -> dict[str, Any]:
     """The figures of one image; lengths in pixels."""
-    from evaluation.classical.foreground import otsu_mask
+    from evaluation.classical.methods import otsu_mask
     from evaluation.scores import confusion_counts
 
     image = pair.image.astype(np.float64)

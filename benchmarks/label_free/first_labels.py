@@ -92,7 +92,7 @@ def run_trial(dataset: str, snr: int | None) -> dict[str, Any]:
     """Mean Dice over images of the plain vote, the chosen one and its voters, and what it was chosen by."""
     from evaluation.classical import BASELINES
     from evaluation.classical.choice import choose_vote, noise_agreement
-    from evaluation.classical.foreground import orient, resolve_foreground
+    from evaluation.classical.methods import orient, resolve_foreground
     from evaluation.scores import confusion_counts, f1
 
     pairs = real_pairs(dataset) if snr is None else simulated_pairs(dataset, snr)

@@ -81,7 +81,7 @@ def agreeing_thresholds(run: Path, train_list: Path) -> dict[str, float]:
     from datasets.image_io import read_image, read_scores
     from datasets.lists import read_list
     from evaluation.classical.choice import choose_vote
-    from evaluation.classical.foreground import orient, resolve_foreground
+    from evaluation.classical.methods import orient, resolve_foreground
     from evaluation.scores import best_threshold, score_histogram
     from training.label_free.masks import bce_mask
     from utils.files import read_json

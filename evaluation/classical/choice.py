@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from evaluation.classical.foreground import to_grey
-from evaluation.classical.methods import MAD_OF_NORMAL, VOTERS, standardized, vote
+from evaluation.classical.methods import MAD_OF_NORMAL, VOTERS, standardized, to_grey, vote
 
 NOISY, VERY_NOISY = 0.4, 0.8  # deviation of the noise over that of the image
 WIDE = 6.0  # pixels, structure size from which a wider smoothing keeps them

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.classical.foreground import otsu_mask
-from evaluation.classical.methods import scores_from_mask, standardized
+from evaluation.classical.methods import otsu_mask, scores_from_mask, standardized
 from utils.cli import UserError, one_of
 
 if TYPE_CHECKING:

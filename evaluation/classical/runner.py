@@ -17,7 +17,7 @@ from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation
 from datasets.lists import Sample, decide_labels, find_list, read_list
 from evaluation.classical import BASELINES
-from evaluation.classical.foreground import orient, resolve_foreground
+from evaluation.classical.methods import orient, resolve_foreground
 from evaluation.scores import BINS, auc, best_threshold, bootstrap_mean, counts_at, f1, iou, score_histogram
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, earlier_files
 from utils.background import LazySequence

@@ -17,7 +17,7 @@ import torch
 
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import MIN_AGREEMENT, choose_vote, noise_agreement
-from evaluation.classical.foreground import orient, resolve_foreground
+from evaluation.classical.methods import orient, resolve_foreground
 from evaluation.scores import BINS, DEFAULT_THRESHOLD, best_threshold, invert_histogram, score_histogram
 from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks

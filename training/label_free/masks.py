@@ -23,7 +23,7 @@ from torch import Tensor
 from datasets.label_noise import make_noisy_label
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import Vote, choose_vote
-from evaluation.classical.foreground import orient
+from evaluation.classical.methods import orient
 from training.configuration.groups import INITIAL_LABELS
 from utils.cli import one_of
 
@@ -128,7 +128,7 @@ def initial_mask(
 
     Args:
         image: (H, W) or (H, W, C) as read; channels are averaged.
-        foreground: ``bright``, ``dark`` or ``minority``, see :func:`evaluation.classical.foreground.orient`.
+        foreground: ``bright``, ``dark`` or ``minority``, see :func:`evaluation.classical.methods.orient`.
         chosen: for ``auto``; None chooses by this image alone, see `evaluation.classical.choice`.
     Returns: uint8 (H, W), 0/1.
     """

@@ -12,8 +12,14 @@ import pytest
 from datasets.image_io import read_image, read_label, read_scores, write_label
 from datasets.simulation import simulate_image
 from evaluation.classical import BASELINES
-from evaluation.classical.foreground import local_skewness, orient, otsu_mask, resolve_foreground
-from evaluation.classical.methods import scores_from_mask, standardized
+from evaluation.classical.methods import (
+    local_skewness,
+    orient,
+    otsu_mask,
+    resolve_foreground,
+    scores_from_mask,
+    standardized,
+)
 from evaluation.classical.runner import run_methods
 from evaluation.scores import Counts, confusion_counts, counts_at, iou, score_histogram, sensitivity
 from utils.cli import UserError
