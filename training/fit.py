@@ -40,7 +40,6 @@ from training.run.config import configure as configure
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.lists import read_lists
 from training.run.logger import RunLogger
-from training.run.mask_offset import KeptScores, with_offset
 from training.run.recipe import decide
 from training.run.reports import (
     closing_lines,
@@ -52,7 +51,7 @@ from training.run.reports import (
     warnings_of_epoch,
 )
 from training.run.state import TrainingState, seed_everything
-from training.selection import Selection
+from training.selection import KeptScores, Selection, with_offset
 from training.step_guard import NonFiniteLoss
 from utils.background import BackgroundWriter
 from utils.cli import Progress, UserError

@@ -10,8 +10,7 @@ from datasets.noise_files import write_noisy_labels
 from datasets.noise_steps import offset
 from evaluation.scores import confusion_matrix, score_histogram
 from evaluation.scores.mask_offset import OFFSETS, choose_offset, count_offsets, offset_mask
-from training.run.mask_offset import KeptScores, with_offset
-from training.selection import select_binary
+from training.selection import KeptScores, select_binary, with_offset
 
 
 def disks(count: int = 6, size: int = 64) -> list[np.ndarray]:

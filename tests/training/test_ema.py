@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.ema import EmaTeacher
+from training.engine import EmaTeacher
 
 
 def small_network() -> nn.Module:

@@ -30,7 +30,7 @@ from training.data import validation_batch_size
 from training.engine import validate
 from training.fit import configure, fit
 from training.options import TrainingOptions
-from training.run.mask_offset import KeptScores
+from training.selection import KeptScores
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
 from utils.cli import RunFailed, UserError

@@ -18,7 +18,7 @@ import torch
 from evaluation.classical import BASELINES
 from evaluation.classical.choice import MIN_AGREEMENT, choose_vote, noise_agreement
 from evaluation.classical.methods import orient, resolve_foreground
-from evaluation.scores import BINS, DEFAULT_THRESHOLD, best_threshold, invert_histogram, score_histogram
+from evaluation.scores import BINS, DEFAULT_THRESHOLD, auc, best_threshold, invert_histogram, score_histogram
 from training.data import TrainingData
 from training.label_free.masks import initial_mask, mask_agreement, orient_masks, select_masks
 from training.label_free.store import PseudoLabelStore
@@ -26,7 +26,7 @@ from training.methods.scores import image_scores
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
-from training.selection import Selection, is_inverted, with_logged_metrics
+from training.selection import Selection, with_logged_metrics
 from utils.background import LazySequence
 from utils.distributed import barrier, is_main, rank, sum_over_ranks, world_size
 
@@ -173,7 +173,7 @@ class PseudoLabels(Supervised):
         """
         histogram = self.histogram.numpy()
         metrics = {"agreement": self.agreements[-1]} if self.agreements else {}
-        invert = is_inverted(histogram)
+        invert = auc(histogram) < 0.5  # foreground tends to score lower than background
         if invert:
             histogram = invert_histogram(histogram)
         threshold = DEFAULT_THRESHOLD if self.free.igtt_criterion == "bce" else best_threshold(histogram)[0]

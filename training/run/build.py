@@ -14,6 +14,7 @@ from datasets.labels import label_classes
 from datasets.transition_matrix import TransitionMatrix
 from models import build_network, start_from_shares
 from training.data import TrainingData, class_counts
+from training.engine import EmaTeacher
 from training.losses.module import SegmentationLoss, frequency_weights
 from training.losses.spec import needs_transition_matrix
 from training.optimizers import build_optimizer, can_be_fused
@@ -125,11 +126,7 @@ def build_state(
         momentum=optimization.momentum,
         fused=can_be_fused(device),
     )
-    teacher = None
-    if optimization.ema:
-        from training.ema import EmaTeacher
-
-        teacher = EmaTeacher(network, optimization.ema)
+    teacher = EmaTeacher(network, optimization.ema) if optimization.ema else None
     precision = choose_precision(optimization.precision, device)
     return TrainingState(
         network=network,

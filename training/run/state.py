@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.segmentation import steps_before
 from evaluation.prediction.model_card import CARD
-from training.engine import unwrap_model
+from training.engine import EmaTeacher, unwrap_model
 from training.losses.module import SegmentationLoss
 from training.optimizers import Restart, build_schedule, change_rate, load_optimizer, restart_at
 from training.options import OptimizationOptions, TrainingOptions
@@ -28,9 +28,6 @@ from utils.cli import UserError
 from utils.files import atomic_write, plain, read_json_if_whole
 from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
 from utils.run_folder import display_path
-
-if TYPE_CHECKING:
-    from training.ema import EmaTeacher
 
 CHECKPOINT_FIELDS = {
     "model": Kind("weights by name", lambda value: OBJECT.accepts(value) and all(map(torch.is_tensor, value.values()))),
