@@ -27,7 +27,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> tuple[argparse.Name
         "and says what reaches the score of the full labels.",
         epilog="The options of main.py hold for every training: --dataset NAME, --train_list LIST (default: "
         "train_gt.txt), --val_list LIST, --preset (default here: quick), --network, --seed, --device, …; "
-        "see python main.py --help.",
+        "see python main.py --help. This tool sets the length of a training (--steps) and the folder itself.",
     )
     add = parser.add_argument
     add("--time_budget", type=positive_float, default=60.0, metavar="MINUTES", help="time to use (default: 60)")
