@@ -259,6 +259,6 @@ def with_offset(selection: Selection, kept: KeptScores | None, groups: Sequence[
         threshold=thresholds[at],
         offset=float(OFFSETS[offset]),
         metric=iou,
-        metrics={**selection.metrics, "iou": iou, "f1": f1},
+        metrics={**selection.metrics, "iou": iou, "f1": f1, "iou_without_offset": selection.metrics["iou"]},
         tables=chosen,
     )

@@ -209,9 +209,13 @@ def audit_with_few_clean(labels: Labels, truths: Labels, images: Labels, steps: 
     """The audit of labels of which CLEAN_IMAGES, spread evenly, are known clean, as JSON."""
     from evaluation.label_audit import audit_labels
 
-    known = {int(place * len(truths) / CLEAN_IMAGES) for place in range(CLEAN_IMAGES)}
-    some = [truth if place in known else None for place, truth in enumerate(truths)]
+    some = [truth if place in known_clean(len(truths)) else None for place, truth in enumerate(truths)]
     return audit_labels(labels, some, images, steps=steps).to_json()
+
+
+def known_clean(images: int) -> set[int]:
+    """The places of the images whose clean labels are known, spread evenly."""
+    return {int(place * images / CLEAN_IMAGES) for place in range(CLEAN_IMAGES)}
 
 
 def run_trial(dataset: str, kind: str, steps: int) -> dict[str, Any]:

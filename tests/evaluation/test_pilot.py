@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from evaluation.audit_labels import make_parser
+from evaluation.label_audit import audit_labels
 from evaluation.label_audit.lists import audit_list
 from evaluation.label_audit.pilot import sharpened as sharpen
-from evaluation.label_audit.pilot import split_for_pilot
+from evaluation.label_audit.pilot import split_for_pilot, with_pilot
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import read_audit
 from training.budget.pilot import DATA_OPTIONS, make_pilot, own_run, run_pilot
@@ -74,6 +75,13 @@ def test_the_audit_trains_a_tenth_of_the_steps_and_leaves_nothing_behind(disks, 
     found = read_audit(folder / "audit.json")
     assert found["steps"] == 40 and found["predicted_iou_low"] < found["predicted_iou"] < found["predicted_iou_high"]
     assert not list((disks / "train_log/disks").glob("audit_pilot*"))
+
+
+def test_labels_that_are_too_narrow_get_no_pilot(blobs, noisy_labels):
+    images, masks = blobs
+    audit, said = audit_labels(noisy_labels(masks, "erode:5"), masks, images, steps=300), []
+    assert with_pilot(audit, lambda *_: pytest.fail("trained"), [], [], seed=0, say=said.append) is audit
+    assert "pilot: none, since it would mislead: the labels are too narrow" in said[0]
 
 
 def test_an_interrupted_pilot_leaves_nothing_and_takes_along_what_a_kill_left(tmp_path):

@@ -67,8 +67,10 @@ def run_pilot(
         with own_run(root) as name, contextlib.redirect_stdout(io.StringIO()):
             run = fit(configure({**given, **named, **SETTINGS, **length, "run_name": name}, root), root)
             records = read_jsonl(run / "metrics.jsonl")
-    score = "val/iou" if given.get("num_classes", 1) == 1 else "val/miou"
-    return [(round(steps * record["epoch"] / epochs), record.get(score, float("nan"))) for record in records]
+    # The IoU that is predicted is that of scores and a threshold alone.
+    names = ("val/iou_without_offset", "val/iou", "val/miou")
+    scores = [next((record[name] for name in names if name in record), float("nan")) for record in records]
+    return [(round(steps * record["epoch"] / epochs), score) for record, score in zip(records, scores, strict=True)]
 
 
 @contextlib.contextmanager
