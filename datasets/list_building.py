@@ -24,8 +24,7 @@ from datasets.list_rows import Parts, find_noisy, find_rows
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
-from utils.files import atomic_write, check_places, same_content, write_json
-from utils.records import OBJECT, read_record
+from utils.files import OBJECT, atomic_write, check_places, read_record, same_content, write_json
 from utils.run_folder import REPO_ROOT, display_path
 
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}

@@ -19,9 +19,8 @@ from datasets.list_files import NOISY_LIST, find_list, list_folder, read_list, w
 from datasets.list_parser import Sample, raise_faults
 from datasets.transition_matrix import count_transitions, joint_counts, normalize_rows
 from utils.cli import UserError, map_with_progress, shortened
-from utils.files import atomic_write, check_places, unique_stems, write_json
+from utils.files import LIST, atomic_write, check_places, read_record, unique_stems, write_json
 from utils.output_folder import new_folder
-from utils.records import LIST, read_record
 from utils.run_folder import REPO_ROOT, display_path, quoted
 
 SOURCE_LIST = "train_gt"

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import shortened
-from utils.files import read_json_if_whole, write_json
+from utils.files import LIST, read_json_if_whole, write_json
 from utils.paths import REPO_ROOT, display_path
-from utils.records import LIST
 
 FINGERPRINT = "data_fingerprint.json"  # in a run folder
 WHOLE_BYTES = 2**22  # up to this size all of a file is read; of larger ones samples, and the time of change counts

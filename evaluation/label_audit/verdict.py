@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.records import COUNT, LIST, NUMBER, NUMBERS, OBJECT, SWITCH, TEXT, Kind, read_record
+from utils.files import COUNT, LIST, NUMBER, NUMBERS, OBJECT, SWITCH, TEXT, Kind, read_record
 
 VERDICTS = ("not learnable", "inverted", "biased", "learnable", "unknown")  # that verdicts begin with
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction

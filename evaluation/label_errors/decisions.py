@@ -18,10 +18,9 @@ from datasets.lists import Sample, decide_labels, find_list, list_folder, raise_
 from datasets.noise_files import MAX_TABLE, name_files, training_command
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, is_issue_folder, read_issues
 from utils.cli import UserError, counted, map_with_progress
-from utils.files import check_places, write_json
+from utils.files import LIST, POSITIVE, TEXT, check_places, check_record, read_record, write_json
 from utils.output_folder import new_folder
 from utils.paths import absolute_path
-from utils.records import LIST, POSITIVE, TEXT, check_record, read_record
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path
 
 ACTIONS = ("keep", "take", "ignore", "drop")

@@ -15,9 +15,8 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.label_values import LabelReading
 from utils.cli import UserError
-from utils.files import write_csv, write_json
+from utils.files import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record, write_csv, write_json
 from utils.paths import absolute_path, display_path
-from utils.records import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
 
 KINDS = ("missing", "invented", "merged", "split", "too wide", "too narrow", "moved")
 TABLE, RECORD, REVIEW = "issues.csv", "issues.json", "review.html"

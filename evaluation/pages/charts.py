@@ -14,8 +14,8 @@ from evaluation.pages.results import RunResults
 from evaluation.scores import Counts, auc, average_precision, counts_at, counts_at_all, precision, sensitivity
 from evaluation.scores.images import show
 from evaluation.scores.summary import is_one_sided
+from utils.files import NUMBER
 from utils.plots import BLUE, GREY, INK, ORANGE, line_style, style_axes
-from utils.records import NUMBER
 
 SIZE = (4.8, 3.3)  # inches
 POINTS = 400  # of a curve

@@ -14,9 +14,8 @@ from evaluation.pages.results import RunResults, classic_methods
 from evaluation.prediction.out_of_fold import OUT_OF_FOLD
 from evaluation.scores.map_folder import METRICS, read_predictions
 from utils.cli import UserError
-from utils.files import check_places
+from utils.files import COUNT, NUMBER, OBJECT, POSITIVE, TEXT, TEXTS, check_places, check_record, read_record
 from utils.paths import LOG_ROOT, REPO_ROOT, display_path, quoted
-from utils.records import COUNT, NUMBER, OBJECT, POSITIVE, TEXT, TEXTS, check_record, read_record
 
 PAGE_MARK = b'<meta name="generator" content="evaluation/report.py">'
 # What is read of metrics.json, and of its "reading".

@@ -19,9 +19,8 @@ from evaluation.scores.maps import read_map
 from evaluation.scores.summary import is_one_sided
 from utils.background import LazySequence
 from utils.errors import UserError
-from utils.files import read_json, read_jsonl
+from utils.files import POSITIVE, read_json, read_jsonl
 from utils.paths import display_path
-from utils.records import POSITIVE
 
 CLASSIC_IMAGES = 24  # on which classic methods are tried beside the network
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.prediction.out_of_fold import pooled_decision, read_out_of_fold
 from evaluation.prediction.predictor import Predictor
 from utils.cli import UserError
-from utils.records import POSITIVE, read_record
+from utils.files import POSITIVE, read_record
 from utils.run_folder import CROSS_FIT, display_path, find_cross_fit, find_run
 
 ALIKE = ("num_classes", "in_channels", "channels", "normalization", "ignore_index")  # options that members share

@@ -14,10 +14,7 @@ from datasets.list_pairing import list_image_tree, list_images, natural_key, ste
 from datasets.lists import Sample
 from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
-from utils.files import unique_stems
-from utils.output_folder import Writer, is_unfinished
-from utils.paths import absolute_path, display_path
-from utils.records import (
+from utils.files import (
     COUNT,
     FRACTION,
     NUMBER,
@@ -29,7 +26,10 @@ from utils.records import (
     TEXT_BY_TEXT,
     TEXTS,
     read_record,
+    unique_stems,
 )
+from utils.output_folder import Writer, is_unfinished
+from utils.paths import absolute_path, display_path
 
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 

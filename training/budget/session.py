@@ -18,8 +18,7 @@ from training.budget.curve import percent
 from training.budget.plan import DEFAULT_SHARES, Trial, default_counts, make_grid
 from training.budget.trials import Experiment, finish_trial, measure_seconds, open_experiment, tidy_away
 from utils.cli import UserError
-from utils.files import write_csv, write_json
-from utils.records import NUMBER, OBJECT, POSITIVE, check_record, read_record
+from utils.files import NUMBER, OBJECT, POSITIVE, check_record, read_record, write_csv, write_json
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 from utils.run_lock import run_lock
 

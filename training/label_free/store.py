@@ -12,8 +12,7 @@ import numpy as np
 
 from datasets.image_io import read_label, write_label
 from utils.cli import UserError
-from utils.files import write_json
-from utils.records import NUMBERS, read_record
+from utils.files import NUMBERS, read_record, write_json
 from utils.run_folder import display_path
 
 MANIFEST = "manifest.json"

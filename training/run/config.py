@@ -20,8 +20,21 @@ from training.selection import LabelNoiseFacts
 from utils.cli import UserError
 from utils.device import choose_device
 from utils.distributed import world_size
-from utils.files import check_places, check_writable, plain, read_json, write_json
-from utils.records import COUNT, LIST, OBJECT, POSITIVE, TEXT, Kind, check_record, read_record
+from utils.files import (
+    COUNT,
+    LIST,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    Kind,
+    check_places,
+    check_record,
+    check_writable,
+    plain,
+    read_json,
+    read_record,
+    write_json,
+)
 from utils.run_folder import (
     REPO_ROOT,
     check_place,

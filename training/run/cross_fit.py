@@ -19,9 +19,8 @@ from training.data import HELD_OUT
 from training.options import OPTIONS, TrainingOptions
 from training.run.state import has_checkpoint, is_finished, load_last
 from utils.cli import UserError
-from utils.files import plain, read_json_if_whole, write_json
+from utils.files import OBJECT, POSITIVE, TEXT, plain, read_json_if_whole, read_record, write_json
 from utils.fingerprint import FINGERPRINT, changes, read_fingerprint
-from utils.records import OBJECT, POSITIVE, TEXT, read_record
 from utils.registry import Registry
 from utils.run_folder import CROSS_FIT, REPO_ROOT, display_path, environment_record, plain_name, quoted
 

@@ -21,7 +21,7 @@ from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
 from utils.background import LazySequence
 from utils.cli import UserError
-from utils.records import OBJECT, TEXT, read_record
+from utils.files import OBJECT, TEXT, read_record
 from utils.run_folder import display_path, quoted
 
 if TYPE_CHECKING:

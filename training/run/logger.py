@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed import is_main
-from utils.files import append_jsonl, atomic_write, read_jsonl
-from utils.records import POSITIVE
+from utils.files import POSITIVE, append_jsonl, atomic_write, read_jsonl
 
 METRICS = "metrics.jsonl"
 CLOSING_S = 1.0

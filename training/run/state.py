@@ -25,8 +25,7 @@ from training.options import OptimizationOptions, TrainingOptions
 from training.selection import LabelNoiseFacts, Selection
 from utils.checkpoint import load_checkpoint
 from utils.cli import UserError
-from utils.files import atomic_write, plain, read_json_if_whole
-from utils.records import COUNT, LIST, OBJECT, POSITIVE, Kind, check_record
+from utils.files import COUNT, LIST, OBJECT, POSITIVE, Kind, atomic_write, check_record, plain, read_json_if_whole
 from utils.run_folder import display_path
 
 CHECKPOINT_FIELDS = {
