@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets.transition_matrix import ScoreDecoder
-from evaluation.prediction.tiling import predict_bands
 from evaluation.scores import BINS, confusion_matrix, score_histogram
 from models import to_scores
 from training.losses.module import SegmentationLoss
@@ -276,6 +275,8 @@ def _scored_parts(
         images, labels = to_device(batch, device, channels_last)
         yield predict(images), labels, list(range(len(images)))
         return
+    from evaluation.prediction.tiling import predict_bands
+
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for place, (image, label) in enumerate(zip(batch["image"], batch["label"], strict=True)):
         bands = predict_bands(

@@ -20,8 +20,13 @@ from torch import Tensor
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
 from evaluation.scores import DEFAULT_THRESHOLD, auc, class_iou, counts_at, f1, iou, mean_iou, youden_threshold
-from evaluation.scores.few_images import choose_threshold, is_inverted_beyond_error
-from evaluation.scores.mask_offset import OFFSETS, choose_offset, count_offsets
+from evaluation.scores.few_images import (
+    OFFSETS,
+    choose_offset,
+    choose_threshold,
+    count_offsets,
+    is_inverted_beyond_error,
+)
 from utils.background import read_ahead
 from utils.distributed import sum_over_ranks
 from utils.processors import usable_processors
@@ -40,7 +45,7 @@ class Selection:
         metric: what ``best`` maximises; NaN where there is nothing to choose by.
         metrics: what is logged, name → value.
         tables: confusion matrices of the validation images, or groups of them, (n, K, K); None without labels.
-        offset: pixels by which the outlines of masks are moved outwards, see `evaluation.scores.mask_offset`.
+        offset: pixels by which the outlines of masks are moved outwards, see `evaluation.scores.few_images`.
         prior: the threshold that is right without a look at the validation images; None where none is implied.
     """
 

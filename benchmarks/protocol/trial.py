@@ -243,7 +243,7 @@ def score_samples(
     from evaluation import scores as s
     from evaluation.objects.matching import NO_OBJECTS, count_objects
     from evaluation.prediction import Predictor, load_network
-    from evaluation.scores.mask_offset import offset_mask
+    from evaluation.scores.few_images import offset_mask
     from evaluation.scores.surface import cl_dice
 
     device = torch.device(choose_device("auto"))

@@ -1,8 +1,11 @@
-"""What a few validation images can decide: a threshold and a direction, only where they differ beyond their errors.
+"""What a few validation images can decide: threshold, direction and offset, only as far as they tell beyond errors.
 
 Errors come from resampling images, since the pixels of an image err together. A threshold that is the best of four
 images is often worse elsewhere than the one that is right by theory. Crops of one field of view err together too: they
 count as one image, and alone they tell nothing of other fields.
+
+An offset moves the outline of a mask, and undoes labels whose outlines are too narrow or too wide: a network that
+learned such labels predicts such masks, and no threshold takes back what lies beyond its blur.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from datasets.labels import IGNORE
+from datasets.noise_steps import offset as offset_label
+from datasets.noise_steps import signed_distance
 from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
 from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, small_sample_reach
 
@@ -22,6 +28,8 @@ CANDIDATES = 65  # between the prior and the best threshold
 # A crop's place in its field, at the end of a name: 14_h0_w256.png, cell_y3_x0; rows and columns may be those of wells.
 CROP = re.compile(r"_(?:h\d+_w\d+|y\d+_x\d+|x\d+_y\d+)$", re.IGNORECASE)
 COARSE = 256  # bins that suffice for the error of an AUC
+OFFSETS = np.arange(-12, 13) / 2  # pixels; the middle one leaves masks as they are
+MIN_OFFSET_GAIN = 0.01  # in IoU, below which an offset is not worth a word
 
 
 def field_names(image_ids: Sequence[str]) -> list[str]:
@@ -97,3 +105,53 @@ def is_inverted_beyond_error(histograms: np.ndarray, seed: int = 0) -> bool:
     coarse = told.reshape(len(told), 2, COARSE, BINS // COARSE).sum(-1)
     resampled = np.array([auc(histogram) for histogram in bootstrap_counts(coarse, seed)])
     return bool(shortfall > small_sample_reach(len(told)) * np.nanstd(resampled))
+
+
+def offset_mask(mask: np.ndarray, offset: float) -> np.ndarray:
+    """A mask, bool or 0/1 (H, W), whose outline is moved outwards by ``offset`` pixels, inwards below 0; uint8."""
+    mask = np.ascontiguousarray(mask).astype(np.uint8)
+    return offset_label(mask, offset) if offset else mask
+
+
+def count_offsets(scores: np.ndarray, label: np.ndarray, threshold: float) -> np.ndarray:
+    """How masks at a threshold, their outlines moved by each of OFFSETS, meet the label.
+
+    Args:
+        scores: in [0, 1], (H, W); label: 0/1 with IGNORE.
+    Returns: confusion matrices, rows = truth, int64 (len(OFFSETS), 2, 2).
+    """
+    known = label != IGNORE
+    level = np.searchsorted(OFFSETS, signed_distance((scores >= threshold).view(np.uint8))[known])
+    levels = len(OFFSETS) + 1
+    table = np.bincount(label[known].astype(np.int64) * levels + level, minlength=2 * levels).reshape(2, levels)
+    inside = table.cumsum(1)[:, :-1].T  # (offsets, 2)
+    return np.stack([table.sum(1) - inside, inside], -1)
+
+
+def choose_offset(tables: np.ndarray, seed: int = 0) -> tuple[int, int]:
+    """The threshold and offset of the highest pooled IoU, where it beats the first threshold without one for sure.
+
+    That is by more than the 95 % error of the gain (paired bootstrap over images), and by MIN_OFFSET_GAIN.
+
+    Args:
+        tables: of `count_offsets` for images, or groups of them, and thresholds, (n, thresholds, len(OFFSETS), 2, 2).
+    Returns: the indices of both; (0, the middle) where nothing is won.
+    """
+    zero = len(OFFSETS) // 2
+    found = _table_iou(tables.sum(0))
+    highest = found >= found.max() - 1e-9
+    threshold, offset = min(np.argwhere(highest).tolist(), key=lambda place: (abs(place[1] - zero), place[0]))
+    told = tables[tables.any((1, 2, 3, 4))]
+    if len(told) < MIN_IMAGES or found[threshold, offset] - found[0, zero] <= MIN_OFFSET_GAIN:
+        return 0, zero
+    pairs = np.stack([told[:, threshold, offset], told[:, 0, zero]], 1)
+    resampled = _table_iou(bootstrap_counts(pairs, seed))
+    error = small_sample_reach(len(told)) * (resampled[:, 0] - resampled[:, 1]).std()
+    is_sure = found[threshold, offset] - found[0, zero] > error
+    return (int(threshold), int(offset)) if is_sure else (0, zero)
+
+
+def _table_iou(tables: np.ndarray) -> np.ndarray:
+    """IoU of the foreground of confusion matrices (…, 2, 2); 0 where there is none."""
+    union = tables.sum((-2, -1)) - tables[..., 0, 0]
+    return tables[..., 1, 1] / np.maximum(union, 1)
