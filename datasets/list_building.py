@@ -91,7 +91,7 @@ def make_lists(
         parts, noisy = _cityscapes(folders, target, labels, noisy_labels, say)
     else:
         parts, noisy = _folders(folders, target, labels, noisy_labels, label_suffix, say)
-    settled = _settled(list_folder, root, asked)
+    settled = _settled(list_folder, asked)
     group_by = group_by or film_groups(parts)
     divided = divide(parts, split, group_by, seed, settled=settled, root=root, say=say)
     contents = {LISTS[part]: divided[part] for part in SPLITS if divided.get(part)}
@@ -247,7 +247,7 @@ def _tell_split(groups: Sequence[str], group_by: str | None, seed: int, kept: in
         say("(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)")
 
 
-def _settled(list_folder: Path, root: Path, asked: Mapping[str, Any]) -> dict[str, str]:
+def _settled(list_folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:
     """The part of every image in the lists that were written for the same question, so that a rerun moves none."""
     record = read_lists_record(list_folder)
     if any(record.get("asked", {}).get(key) != value for key, value in asked.items()):

@@ -49,11 +49,6 @@ class Trial:
         """The trial in file names and records."""
         return f"p{self.share:g}_n{self.images}_r{self.repeat}"
 
-    @property
-    def amount(self) -> float:
-        """What is annotated, in fully labelled images."""
-        return self.share * self.images
-
 
 @dataclass(frozen=True)
 class Length:
