@@ -1,6 +1,7 @@
 """The txt lists that say which images and labels belong to a data set: found, parsed, checked and written.
 
-A line is a sample: ``image<TAB>label``, or the image alone. ``txt/README.md`` explains lists to users.
+A line is a sample: ``image<TAB>label``, or the image alone; a list of its own may name clean labels of some images.
+``txt/README.md`` explains lists to users.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from datasets.list_files import (
     write_list,
 )
 from datasets.list_parser import Sample, parse_list, raise_faults
-from utils.run_folder import REPO_ROOT
+from utils.cli import UserError, counted, shortened
+from utils.run_folder import REPO_ROOT, display_path
+
+NAMED_IMAGES = 5
 
 __all__ = [
     "CLEAN_LIST",
@@ -145,6 +149,44 @@ def read_checked_list(
     label_required(labels)
     (found,), _ = read_checked_lists([path], expected, data_root, root, [labels], say=say)
     return found.samples, found.sizes
+
+
+def with_clean_labels(
+    samples: Sequence[Sample], train_list: Path, clean: Sequence[Sample], clean_list: Path
+) -> list[Sample]:
+    """The samples of a training list, which know the clean labels of the images that the clean list names too.
+
+    Raises:
+        UserError: the lists have no image in common.
+    """
+    labels = {sample.image.resolve(): sample.label for sample in clean}
+    matched = [replace(sample, clean_label=labels.get(sample.image.resolve())) for sample in samples]
+    if not any(sample.clean_label for sample in matched):
+        raise UserError(
+            f"--clean_list {display_path(clean_list)} names none of the images of {display_path(train_list)}: its "
+            f"first is {display_path(clean[0].image)}, that of the training list {display_path(samples[0].image)}; "
+            "both lists must name the same image files"
+        )
+    return matched
+
+
+def tell_clean(samples: Sequence[Sample], clean: Sequence[Sample], clean_list: Path) -> str:
+    """How many images have a clean label, in a line."""
+    known = [sample for sample in samples if sample.clean_label]
+    line = f"{counted(known, 'image')} of {len(samples)} with a clean label of {display_path(clean_list)}"
+    left = len({sample.image for sample in clean}) - len({sample.image for sample in known})
+    return f"{line}; {left} of its images are not in the training list and are not used" if left > 0 else line
+
+
+def refuse_trained_on(val: Sequence[Sample], val_list: Path, clean: Sequence[Sample], clean_list: Path) -> None:
+    """Refuse a validation list that shares images with the clean list, which are trained on."""
+    trained_on = {sample.image.resolve() for sample in clean}
+    shared = [display_path(sample.image) for sample in val if sample.image.resolve() in trained_on]
+    if shared:
+        raise UserError(
+            f"images of --clean_list {display_path(clean_list)} are in {display_path(val_list)} too: they are trained "
+            f"on, and cannot judge the training: {shortened(shared, NAMED_IMAGES)}; take them out of one of the lists"
+        )
 
 
 def survey_samples(

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from datasets.clean_labels import tell_clean, with_clean_labels
 from datasets.image_io import read_label, stored_channels, write_image, write_label
 from datasets.label_fusion import annotators_of, with_fusion
 from datasets.label_noise import make_noisy_label, parse_repair
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
-from datasets.lists import Sample, default_training_list, find_list, list_folder, read_checked_lists, write_list
+from datasets.lists import (
+    Sample,
+    default_training_list,
+    find_list,
+    list_folder,
+    read_checked_lists,
+    tell_clean,
+    with_clean_labels,
+    write_list,
+)
 from datasets.noise_files import (
     NoiseSettings,
     channels_of_list,

@@ -17,6 +17,9 @@ from datasets.lists import (
     find_list,
     list_folder,
     read_checked_lists,
+    refuse_trained_on,
+    tell_clean,
+    with_clean_labels,
 )
 from training.data import AUTO_REPAIR, RunLists, method_name, training_noise, training_transform
 from training.losses import refuse_shares
@@ -47,8 +50,6 @@ def read_lists(
     lists, reading = _read_lists(options, paths, clean_list, root, say, previous)
     train, val = lists[0], None if val_list is None else lists[1]
     if clean_list is not None:
-        from datasets.clean_labels import refuse_trained_on, tell_clean, with_clean_labels
-
         clean = lists[-1].samples
         if val is not None:
             refuse_trained_on(val.samples, val.path, clean, clean_list)
