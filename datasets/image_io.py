@@ -39,6 +39,7 @@ from utils.files import atomic_write, read_json
 from utils.paths import display_path
 
 WRITTEN = {"ignore_value", "num_classes", "source_list"}  # what the manifest of labels that are written here states
+STATED = WRITTEN | {"fusion"}
 IGNORE_IN_BINARY_FILES = 128  # between the 0 and 255 of a written binary label
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 HALF_BRIGHT = 128
@@ -160,7 +161,7 @@ def read_shape(path: Path | str, channels: int = 1, selected: Sequence[str] = ()
 class StoredLabel(NamedTuple):
     """A label as it is stored: values (H, W), colours as 0xRRGGBB, and where no pixel counts, bool (H, W).
 
-    ``is_written`` is whether this project wrote it, as the manifest beside it says, by `write_label`.
+    ``is_written`` is whether this project wrote it, as the manifest beside it says; shares are cut already.
     """
 
     values: np.ndarray
@@ -224,10 +225,13 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     values, is_color = _one_plane(values, pixels.alpha, path)
     _check_finite(values, path)
     stated = _stated(split_plane(path)[0].parent / "manifest.json")
+    are_shares = "fusion" in stated and stated.get("num_classes") == 1
+    if are_shares:  # of annotators, as repair_labels.py --fusion writes them
+        values = np.where(values >= HALF_BRIGHT, 255, 0).astype(np.uint8)
     ignore_index = stated.get("ignore_value", reading.ignore_index)
-    skips = ignore_index is None or is_color
+    skips = ignore_index is None or is_color or are_shares
     ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
-    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, stated.keys() == WRITTEN)
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, are_shares or WRITTEN <= stated.keys())
 
 
 def _value_of_white(reading: LabelReading) -> int:
@@ -391,7 +395,7 @@ def _stated(manifest: Path) -> dict[str, Any]:
 def _read_stated(manifest: Path, changed: int) -> dict[str, Any]:
     """Those entries of a manifest; ``changed``, its time stamp, makes a new one read anew."""
     content = read_json(manifest)
-    stated = {name: content[name] for name in WRITTEN & content.keys()} if isinstance(content, dict) else {}
+    stated = {name: content[name] for name in STATED & content.keys()} if isinstance(content, dict) else {}
     value = stated.get("ignore_value")
     if value is not None and not isinstance(value, int):
         raise UserError(f"{display_path(manifest)}: ignore_value is {value!r}, expected a whole number or null")

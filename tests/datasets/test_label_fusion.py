@@ -141,6 +141,11 @@ def test_fused_labels_lie_beside_the_old_ones(crowd, how):
         written = read_image(folder / f"{place}.png")
         assert np.abs(written / 255.0 - dataset.label(place)).max() <= 1 / 255 + 1e-6
         np.testing.assert_array_equal(written >= 128, dataset.listed_label(place) == 1)
+    again, _ = read_checked_list(new_list, root=crowd, ignore_index=255, label_map="0:1,255:0")  # shares hold neither
+    for place, sample in enumerate(again):
+        label = read_label(sample.label, reading=sample.reading)
+        np.testing.assert_array_equal(label, dataset.listed_label(place))
+        np.testing.assert_array_equal(label, read_label(sample.label))
     manifest = read_json(folder / "manifest.json")
     assert manifest["fusion"] == how and (manifest["repairs"] is None) == (how == "vote")
     fuse_list("disks", "crowd", how="weighted", root=crowd, say=said.append)
