@@ -231,7 +231,7 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     ignore_index = stated.get("ignore_value", reading.ignore_index)
     skips = ignore_index is None or is_color or are_shares
     ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
-    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, are_shares or WRITTEN <= stated.keys())
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, are_shares or stated.keys() >= WRITTEN)
 
 
 def _value_of_white(reading: LabelReading) -> int:

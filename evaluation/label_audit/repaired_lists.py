@@ -176,9 +176,10 @@ def fuse_list(
         write_json(into / "manifest.json", _fusion_record(settings, source, named, fused))
     write_list(new_list, [(sample.image, folder / file) for file, sample in fused.items()], root)
     say(f"wrote {display_path(new_list)}")
+    are_shares = num_classes == 1
     given = training_command(
         dataset,
-        train_list or source.stem,
+        (train_list or source.stem) if are_shares else new_list.stem,
         num_classes=num_classes,
         ignore_index=ignore_index,
         label_map=label_map,
@@ -186,7 +187,7 @@ def fuse_list(
         clean_list=clean_list,
         in_channels=stored_channels(samples[0].image),
     )
-    say(f"train on the shares themselves with: {given} --fusion {how}")
+    say(f"train on the shares themselves with: {given} --fusion {how}" if are_shares else f"train on it with: {given}")
     return new_list
 
 

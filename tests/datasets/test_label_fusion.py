@@ -166,7 +166,9 @@ def test_the_command_to_train_names_the_lists_as_they_were_given(crowd):
 
 def test_what_values_mean_is_not_asked_again_of_fused_classes(crowd):
     options = {"num_classes": 2, "label_map": "0:1,255:0"}  # applied twice it would be undone
-    new_list = fuse_list("disks", "crowd", how="vote", root=crowd, say=lambda line: None, **options)
+    said = []
+    new_list = fuse_list("disks", "crowd", how="vote", root=crowd, say=said.append, **options)
+    assert said[-1].startswith("train on it with: ") and "--train_list train_fused" in said[-1]
     samples, _ = read_checked_list(new_list, root=crowd, **options)
     columns = read_list(crowd / "txt/disks/train/crowd.txt", root=crowd)
     for sample, several in zip(samples, columns, strict=True):
