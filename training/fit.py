@@ -83,11 +83,11 @@ def fit(options: TrainingOptions, root: Path = REPO_ROOT, method: type[Supervise
         UserError: bad input, found before the first step.
         NonFiniteLoss: training diverged; finished epochs are kept.
     """
-    options = options.replace(threads=choose_threads(options.machine.threads, local_world_size()))
-    torch.set_num_threads(int(options.machine.threads))
+    threads = choose_threads(options.machine.threads, local_world_size())
+    torch.set_num_threads(threads)
     device = local_device(choose_device(options.machine.device))
     with process_group(device):
-        return _fit(options, root, device, method or METHODS[method_name(options)])
+        return _fit(options, threads, root, device, method or METHODS[method_name(options)])
 
 
 def fit_images(
@@ -126,7 +126,9 @@ def fit_images(
     return fit(configure(given, root), root)
 
 
-def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method: type[Supervised]) -> Path:
+def _fit(
+    options: TrainingOptions, threads: int, root: Path, device: torch.device, make_method: type[Supervised]
+) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
     with ExitStack() as held:
         options, previous = from_main(lambda: (options, previous_run(options, root)))  # may be seen later elsewhere
@@ -134,7 +136,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
             from_main(lambda: own_run(previous, held))
         parse_loss(options.loss.spec, options.data.num_classes)  # contradictions are told before the data are read
         check_network(options.network.name, options.network.options)
-        asked, options = options, name_dataset(options, root)
+        asked, options = options, name_dataset(options.replace(threads=threads), root)
         from_main(lambda: check_folder(options, previous, root))
         lists = from_main(lambda: read_lists(options, root, say_once, previous))
         options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit_dataset, previous))
@@ -150,7 +152,7 @@ def _fit(options: TrainingOptions, root: Path, device: torch.device, make_method
             return begin_run(folder, config, labels.audit, data.held_out, root), changed
 
         folder, changed = from_main(begin)
-        lines = [*describe(options, data, state, folder), *changed, *decided.lines(), *labels.lines]
+        lines = [*describe(options, asked, data, state, folder), *changed, *decided.lines(), *labels.lines]
         _train_in(folder, options, data, state, method, config, lines)
     barrier()
     return folder

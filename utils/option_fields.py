@@ -87,7 +87,7 @@ class Option:
         choices: the values there are.
         nargs: as in argparse; with ``?``, the flag alone means the first choice.
         flag: its flat name where the field has another.
-        needs: the option without which this one does nothing.
+        needs: the option without which this one does nothing, or ``option=value`` where it takes that value.
         inside: the option in whose ``name(key=value)`` it is given, instead of by a flag of its own.
         python_only: it is set by ``configure({...})`` alone.
         may_change: whether it may change when a run is resumed.

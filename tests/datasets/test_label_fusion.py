@@ -122,6 +122,8 @@ def test_what_shares_cannot_do_is_refused_by_name(crowd):
     with pytest.raises(UserError, match="label_noise is put on single labels"):
         read(label_noise="flip:0.1")
     assert all(sample.fusion is None for sample in read(loss="cldice", fusion="first"))
+    with pytest.raises(UserError, match=r"--fusion staple: no line of .*train_gt\.txt has labels of several"):
+        read(fusion="staple", train_list="train_gt")
     wrong = crowd / "datasets/disks/train/labels_3/0.png"
     cv2.imwrite(str(wrong), np.zeros((32, 32), np.uint8))
     with pytest.raises(UserError, match=r"crowd.txt:1: label .*labels_3/0.png is 32×32, its image 64×64"):

@@ -24,6 +24,7 @@ from evaluation.scores.platt import PlattScaling
 from training.data import hold_out
 from training.fit import configure, fit
 from training.options import DataOptions
+from training.run.checkpoints import resume_command
 from training.run.cross_fit import cross_fit
 from utils.cli import UserError
 from utils.run_folder import find_cross_fit
@@ -166,6 +167,9 @@ def test_what_is_finished_is_kept_and_what_is_missing_is_done(folder, root, caps
     assert find_cross_fit(folder) == folder.resolve()
     assert cross_fit({"resume": str(folder)}, configure, fit, root) == folder
     assert capsys.readouterr().out.count("is finished") == 3
+    same = {"seed": 0, "train_list": "train_noisyLabel", "lr": 0.003, "epochs": 2, "resume": "auto"}  # as runs have it
+    assert cross_fit({**GIVEN, "data_root": str(root), **same}, configure, fit, root) == folder
+    assert resume_command(folder / "fold_2").endswith(f"main.py --resume {folder}")
 
 
 @pytest.mark.parametrize(
@@ -175,14 +179,22 @@ def test_what_is_finished_is_kept_and_what_is_missing_is_done(folder, root, caps
         ({"stop_after": 1}, "leave out --stop_after"),
         ({"folds": 1}, "at least two"),
         ({"folds": 20}, "only 9 images"),
-        ({"resume": "FOLDER", "width": 4}, "--width differs"),
+        ({"resume": "FOLDER", "width": 4}, "--width 4 differs from the run"),
+        ({"resume": "FOLDER", "folds": 4}, "--folds 4 differs from the 3"),
+        ({"resume": "FOLDER", "epochs": 1}, "fold_1 has completed 2 epochs already"),
+        ({"resume": "FOLDER", "stop_after": 1}, "leave out --stop_after"),
+        ({"resume": "FOLDER", "run_name": "g"}, "--run_name g differs"),
+        ({"resume": "FOLDER/fold_1", "folds": 3}, "fold_1 is no cross-fit"),
+        ({"resume": "auto", "dataset": "disks", "folds": 3, "run_name": "f", "width": 4}, "--width 4 differs"),
     ],
 )
 def test_what_does_not_go_with_folds_is_refused(folder, root, given, message):
-    given = {name: str(folder) if value == "FOLDER" else value for name, value in given.items()}
-    base = {} if "resume" in given else {**GIVEN, "run_name": "wrong"}
+    if "resume" in given:
+        given = {**given, "resume": given["resume"].replace("FOLDER", str(folder))}
+    base, before = {} if "resume" in given else {**GIVEN, "run_name": "wrong"}, (folder / "folds.json").read_text()
     with pytest.raises(UserError, match=message):
         cross_fit({**base, **given}, configure, fit, root)
+    assert (folder / "folds.json").read_text() == before
 
 
 def test_folds_are_refused_where_one_run_is_made(root):

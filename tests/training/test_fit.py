@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ TRAINED = ("model", "optimizer", "scheduler", "scaler", "epoch", "best", "thresh
         {},
         {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "augment": ("noise",)},
         {"label_noise": "flip:0.3", "label_noise_refresh": "epoch", "accumulate": 2, "clip_grad": 1.0},
-        {"loss": "tloss", "class_weights": ("1", "2")},
+        {"loss": "bce+tloss", "class_weights": ("1", "2")},
         {"steps": 10, "ema": 0.9},
     ],
 )
@@ -78,6 +79,26 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(disks, extra):
         assert_equal_states({key: one[key] for key in TRAINED}, {key: other[key] for key in TRAINED})
     losses = [[record["train/loss"] for record in read_jsonl(folder / "metrics.jsonl")] for folder in (whole, part)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_fewer_epochs_than_completed_change_nothing(disks):
+    folder = run(disks, epochs=2)
+    before = (folder / "config.json").read_text()
+    for resumed in ({"resume": str(folder)}, {"resume": "auto", "dataset": "disks", "run_name": folder.name}):
+        with pytest.raises(UserError, match="--epochs 1: the run has completed 2 epochs"):
+            fit(configure({**resumed, "epochs": 1}, disks), disks)
+    assert (folder / "config.json").read_text() == before
+
+
+def test_a_list_or_run_named_in_another_way_is_the_same_on_resume(disks, monkeypatch):
+    other = run(disks, epochs=1, run_name="other")
+    folder = run(disks, epochs=1, run_name="named", init_from="disks/other", data_root=str(disks))
+    monkeypatch.chdir(disks)
+    same = {"train_list": "train_noisyLabel", "val_list": "txt/disks/val.txt", "data_root": "."}
+    same["init_from"] = os.path.relpath(other)
+    assert configure({"resume": "disks/named", **same}, disks).run.init_from == str(other)
+    with pytest.raises(UserError, match="--train_list train_gt differs from the run's"):
+        configure({"resume": str(folder), "train_list": "train_gt"}, disks)
 
 
 def test_the_run_folder_holds_what_the_contract_says(disks):
@@ -366,10 +387,16 @@ def test_a_run_starts_from_the_weights_of_another(disks, capsys):
     )
 
 
-def test_weights_of_another_network_are_refused_with_what_differs(disks):
+def test_weights_of_another_network_are_refused_with_what_differs(disks, capsys):
     run(disks, epochs=1, run_name="first")
     with pytest.raises(UserError, match=r"--init_from .*first: .*'width': 4.* there, .*'width': 8.* here"):
         run(disks, epochs=1, width=8, init_from="disks/first")
+    with pytest.raises(UserError, match="--init_from gives all networks of --method trinet the same weights"):
+        run(disks, epochs=1, method="trinet", ema=0.0, init_from="disks/first")
+    with pytest.raises(UserError, match="--init_from and --pretrained both"):
+        configure({"network": "unet_resnet18", "pretrained": "imagenet", "init_from": "disks/first"}, disks)
+    run(disks, epochs=1, normalization="unit", init_from="disks/first", audit=False)
+    assert "disks/first, which saw images by --normalization zscore, other than here" in capsys.readouterr().out
 
 
 def test_the_number_of_threads_is_kept_for_resume(disks, monkeypatch, capsys):

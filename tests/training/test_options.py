@@ -309,14 +309,52 @@ def test_nothing_else_may_change_on_resume(name):
         ({"label_noise_refresh": "epoch"}, "label_noise"),
         ({"igtt_warmup": 0.5}, "igtt"),
         ({"foreground": "dark"}, "igtt"),
+        ({"step_epochs": 3}, "schedule step"),
+        ({"step_gamma": 0.5}, "schedule step"),
     ],
 )
 def test_an_option_about_another_that_is_off_is_refused(given, needed):
     (name,) = given
     with pytest.raises(UserError, match=f"{name}.* does nothing without --{needed}"):
         resolve_options(given, has_accelerator=False)
-    switch = {"label_noise": "flip:0.3"} if needed == "label_noise" else {"igtt": True}
+    switches = {"label_noise": {"label_noise": "sample:0.3"}, "igtt": {"igtt": True}}
+    switch = switches.get(needed, {"schedule": "step(warmup_epochs=1)"})
     assert resolve_options({**switch, **given}, has_accelerator=False).flat()[name] == given[name]
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ({"transition_matrix": "Q.json"}, {"igtt": "best"}),
+        ({"pred_invert": "on"}, {"igtt": "published"}),
+        ({"fusion": "staple"}, {"igtt": "best"}),
+        ({"val_labels": "noisy"}, {"igtt": "best"}),
+        ({"method": "supervised"}, {"igtt": "best"}),
+        ({"pred_invert": "off"}, {"num_classes": 3}),
+        ({"class_weights": ("1", "5")}, {"loss": "dice+0.5*dmi"}),
+        ({"class_weights": ("frequency",)}, {"loss": "nr_dice", "num_classes": 3}),
+        ({"unlabelled": "ignore"}, {"label_noise": "flip:0.3"}),
+    ],
+)
+def test_an_option_that_would_do_nothing_beside_another_is_refused(given, other):
+    (name,) = given
+    with pytest.raises(UserError, match=f"^--{name} "):
+        resolve_options({**given, **other}, has_accelerator=False)
+    resolve_options(other, has_accelerator=False)
+    resolve_options({**given, **({"label_noise": "sample:0.1"} if name == "unlabelled" else {})}, has_accelerator=False)
+
+
+def test_a_repeated_command_goes_on_though_the_run_has_settled_its_options():
+    given = {"preset": "quick", "steps": 300, "threads": 8, "repeat": "auto"}
+    options = resolve_options(given, has_accelerator=False)
+    config = {**options.to_dict(), "threads": 1, "asked": {"steps": 300, "threads": 8}}
+    config |= {name: resume_options({"epochs": 30}, config).flat()[name] for name in ("epochs", "steps")}
+    assert config["steps"] == 450
+    assert resume_options({**given, "epochs": 30}, config).optimization.steps == 450
+    assert resume_options({"threads": "auto"}, config).machine.threads == 1
+    for name in ("steps", "threads"):
+        with pytest.raises(UserError, match=f"--{name} 2 differs from the run"):
+            resume_options({name: 2}, config)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +388,17 @@ def test_the_command_for_the_other_preset_reads_the_same_labels():
         "label_map": "#ff0000:1,0:0",
         "channels": ("0", "2"),
         "label_noise": "flip:0.1",
+        "label_noise_refresh": "epoch",
+        "label_repair": "offset:-1",
+        "fold": "1/3",
+        "group_by": "(cell[0-9]+)_",
+        "clean_list": "clean list.txt",
     }
     typed = shlex.split(same_data_command(resolve_options(given, has_accelerator=False)))
     assert parse_given(typed[2:]).items() >= given.items()
+    plain = {"clean_list": "clean", "recipe": "plain"}  # without, the other run would repair the labels
+    typed = shlex.split(same_data_command(resolve_options(plain, has_accelerator=False)))
+    assert parse_given(typed[2:]).items() >= plain.items()
 
 
 def test_a_longer_run_keeps_the_length_of_its_epochs():

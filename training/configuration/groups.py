@@ -237,8 +237,10 @@ class OptimizationOptions:
         metavar="SPEC",
     )
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", non_negative_float, inside="schedule")
-    step_epochs: int = option(20, "epochs between steps of the step schedule", positive_int, metavar="E")
-    step_gamma: float = option(0.1, "factor of the step schedule", up_to(1), metavar="FACTOR")
+    step_epochs: int = option(
+        20, "epochs between steps of the step schedule", positive_int, metavar="E", needs="schedule=step"
+    )
+    step_gamma: float = option(0.1, "factor of the step schedule", up_to(1), metavar="FACTOR", needs="schedule=step")
     ema: float = option(
         0.0, "predict with the moving average of the weights, of this decay; 0: the latest", below_one, metavar="DECAY"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from models import NETWORKS, network_options
 from training.configuration.presets import NETWORK_OPTIONS, PRESETS, RECIPES
+from training.losses.spec import parse_loss
 from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
@@ -19,6 +20,10 @@ WITH_PARAMS = {"network": NETWORKS, "method": METHODS, "optimizer": OPTIMIZERS, 
 OPTIONS_OF = {"network": "network_options", "method": "method_options"}  # that what is named there takes itself
 RECIPE_DECIDES = ("label_repair", "loss", "steps")
 LENGTH = ("steps", "epochs", "repeat")
+NAMED_DATA = ("dataset", "train_list", "val_list", "clean_list")
+ASKED = (*NAMED_DATA, "steps", "threads")  # options that config.json also keeps as they were before they were settled
+SETTLED = tuple((name, "auto") for name in ("preset", "label_repair", "repeat", "threads"))  # by the run itself
+NOT_WITHOUT_LABELS = ("transition_matrix", "pred_invert", "fusion", "val_labels")
 LABEL_FREE = "label_free"  # of the methods, that of --igtt
 AVERAGED = ("supervised", LABEL_FREE)  # methods that take a preset's --ema
 OWN_FLAGS = ("width", "pretrained")  # options of a network that have flags of their own
@@ -54,12 +59,12 @@ def resolve_options(
     if method not in AVERAGED:
         values["ema"] = {**DEFAULTS, **repeated, **given}["ema"]  # as other papers have them
     options = TrainingOptions.from_flat(values)
-    _check_use(options, given)
     if options.loss.spec is None:
         options = options.replace(loss="bce" if options.data.num_classes == 1 else "ce")
     if options.noise.noise_seed is None:
         options = options.replace(noise_seed=options.run.seed)
     _check(options)
+    _check_use(options, given)
     return options
 
 
@@ -135,7 +140,7 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     values = {name: known[name] for name, own in OPTIONS.items() if own.is_copied and name in known}
     if given.get("preset", values["preset"]) != values["preset"]:
         raise UserError(f"{as_typed('preset', given['preset'])} does nothing with --config, which sets every option")
-    values |= {name: value for name, value in config.get("asked", {}).items() if name in values}
+    values |= {name: value for name, value in config.get("asked", {}).items() if name in NAMED_DATA}
     values["network_options"] = {
         name: value for name, value in values["network_options"].items() if name not in OWN_FLAGS
     }
@@ -217,11 +222,42 @@ def _recipe(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_use(options: TrainingOptions, given: Mapping[str, Any]) -> None:
-    """Refuse given options that are about another one which is off."""
+    """Refuse given options that would do nothing beside the others."""
+    values = options.flat()
     for name in given:
-        needed = OPTIONS[name].needs
-        if needed and not options.flat()[needed] and given[name] != DEFAULTS[name]:
-            raise UserError(f"{as_typed(name, given[name])} does nothing without --{needed}: give both or neither")
+        needed, _, wanted = (OPTIONS[name].needs or "").partition("=")
+        is_used = not needed or (str(values[needed]) == wanted if wanted else values[needed])
+        if not is_used and given[name] != DEFAULTS[name]:
+            needed = as_typed(needed, wanted) if wanted else f"--{needed}"
+            raise UserError(f"{as_typed(name, given[name])} does nothing without {needed}: give both or neither")
+    told = {name: as_typed(name, given[name]) for name in given if given[name] != DEFAULTS[name]}
+    useless = [name for name in NOT_WITHOUT_LABELS if name in told and options.label_free.igtt]
+    if useless:
+        raise UserError(f"{told[useless[0]]} does nothing with --igtt, which reads no labels: leave one of the two out")
+    if options.label_free.igtt and given.get("method") == "supervised":
+        raise UserError("--method supervised learns from labels, and --igtt reads none: leave one of the two out")
+    if "init_from" in told and "pretrained" in told:
+        raise UserError(
+            "--init_from and --pretrained both say what weights a run starts with: leave one of the two out"
+        )
+    if options.data.num_classes > 1 and options.loss.pred_invert != "auto":
+        raise UserError(
+            f"--pred_invert {options.loss.pred_invert} is for binary labels; several classes are corrected by their "
+            "transition matrix"
+        )
+    if "class_weights" in told and all(each.term.weighting == "images" for each in parse_loss(options.loss.spec)):
+        raise UserError(
+            f"{told['class_weights']} does nothing with --loss {options.loss.spec}, which takes none: "
+            "leave it out, or add a loss of pixels, such as bce"
+        )
+    if options.noise.unlabelled == "ignore" and "unlabelled" in told and options.noise.label_noise is not None:
+        from datasets.label_noise import parse_spec
+
+        if all(step.name != "sample" for step in parse_spec(options.noise.label_noise, options.data.num_classes)):
+            raise UserError(
+                f"--unlabelled ignore says what sampling drops becomes, and --label_noise {options.noise.label_noise} "
+                "has no step sample:p: leave it out"
+            )
 
 
 def _check(options: TrainingOptions) -> None:
@@ -235,8 +271,6 @@ def _check(options: TrainingOptions) -> None:
         raise UserError("--folds trains several runs: main.py does so, and training.run.cross_fit.cross_fit in Python")
     if data.num_classes > 254:
         raise UserError(f"--num_classes {data.num_classes} is more than 254, which 8-bit labels cannot hold")
-    if data.num_classes > 1 and options.loss.pred_invert == "on":
-        raise UserError("--pred_invert on is for binary labels; several classes are corrected by their matrix")
     if free and (data.num_classes > 1 or options.noise.label_noise or data.fold or options.loss.class_weights):
         raise UserError(
             "--igtt is for two classes and reads no labels: leave out --num_classes, --label_noise, --fold "
@@ -291,10 +325,7 @@ def resume_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> Train
     asked = config.get("asked", {})  # what was typed may read otherwise than what it came to
     for name, value in given.items():
         had = known.get(name, DEFAULTS[name])
-        is_same = value in (had, asked.get(name, had)) or (name, value) in (
-            ("preset", "auto"),
-            ("label_repair", "auto"),
-        )
+        is_same = value in (had, asked.get(name, had)) or (name, value) in SETTLED
         if name in OPTIONS_OF.values():
             is_same = {**had, **value} == had
         if name not in (*changeable, "resume") and not is_same:

@@ -48,6 +48,7 @@ class DivergenceAware(SeveralNetworks):
         networks, so that any network will do.
     """
 
+    learn_apart = True
     BOUNDS: ClassVar = {"consistency": (0.0, 100.0), "supplement": (0.0, 100.0), "select": (0.0, 1.0)}
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE
 from training.losses.pixel import labeled_log_score
 from training.methods.supervised import Supervised
+from training.options import TrainingOptions
+from utils.cli import UserError
+
+if TYPE_CHECKING:
+    from training.data import TrainingData
 
 
 class Several(nn.Module):
@@ -27,6 +33,15 @@ class SeveralNetworks(Supervised):
     """A method that trains ``count`` networks alike and predicts with the first, so that it costs no more to use."""
 
     count = 2
+    learn_apart = False  # whether networks of the same weights would come to differ
+
+    def __init__(self, options: TrainingOptions, data: TrainingData) -> None:
+        super().__init__(options, data)
+        if options.run.init_from is not None and options.run.resume is None and not self.learn_apart:
+            raise UserError(
+                f"--init_from gives all networks of --method {options.loss.method} the same weights, and they would "
+                "stay alike: leave one of the two out"
+            )
 
     def build(self, make: Callable[[], nn.Module]) -> nn.Module:
         return Several(make, self.count)

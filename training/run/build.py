@@ -20,7 +20,6 @@ from training.losses.spec import needs_transition_matrix
 from training.optimizers import build_optimizer, can_be_fused
 from training.options import TrainingOptions
 from training.run.state import (
-    AUTO,
     TrainingState,
     add_schedule,
     check_work_left,
@@ -71,8 +70,7 @@ def make_state(
         add_schedule(options.optimization, state, data.train_batches.steps_per_epoch)
     else:
         checkpoint = load_last(previous, say_once)
-        if options.run.resume != AUTO:  # a job may be queued again, or a process be lost, after the last epoch
-            check_work_left(options, previous, checkpoint["epoch"])
+        check_work_left(options, previous, checkpoint["epoch"])
         restore(options.optimization, state, checkpoint, data.train_batches.steps_per_epoch)
         best, is_over = checkpoint["best"]["epoch"], state.epoch >= options.optimization.epochs
         if not from_main(lambda: is_over or put_best_back(previous, best)):

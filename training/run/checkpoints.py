@@ -24,7 +24,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from utils.cli import RunFailed, UserError
 from utils.distributed import is_main, launcher
 from utils.files import read_json, write_json
-from utils.run_folder import display_path, quoted
+from utils.run_folder import CROSS_FIT, display_path, quoted
 
 if TYPE_CHECKING:
     from training.data import TrainingData
@@ -122,7 +122,8 @@ def write_checkpoint(path: Path, snapshot: Callable[[], dict[str, Any]]) -> None
 
 
 def resume_command(folder: Path) -> str:
-    """What to type to go on with a run."""
+    """What to type to go on with a run, or with the cross-fit that it is a part of."""
+    folder = folder.parent if (folder.parent / CROSS_FIT).is_file() else folder
     return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
 
 
@@ -137,7 +138,10 @@ def how_to_go_on(folder: Path, saved: int, lr: float | None = None) -> str:
     if is_main() and not (folder / CONFIG).exists():
         return f"{display_path(folder / CONFIG)} is gone; where the run lies now: {launcher()} main.py --resume FOLDER"
     if has_checkpoint(folder) if is_main() else saved > 0:
-        return f"finished epochs are kept; go on with: {resume_command(folder)}{rate}"
+        command = (
+            f"{launcher()} main.py --resume {quoted(display_path(folder))}{rate}" if lr else resume_command(folder)
+        )
+        return f"finished epochs are kept; go on with: {command}"
     return "no epoch was finished, so there is nothing to resume: start the run anew" + (f" with{rate}" if rate else "")
 
 

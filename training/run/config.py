@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.label_values import LabelReading
-from datasets.lists import Sample, write_list
-from training.configuration.resolve import check_values, resolve_options, resume_options
+from datasets.lists import Sample, find_list, write_list
+from training.configuration.resolve import ASKED, NAMED_DATA, check_values, resolve_options, resume_options
 from training.data import HELD_OUT, TrainingData, simulated_noise
 from training.options import DEFAULTS, TrainingOptions
 from training.run.logger import METRICS
@@ -70,10 +70,12 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     if given.get("resume") == AUTO:
         run = named_run(given.get("dataset", DEFAULTS["dataset"]), given.get("run_name"), root)
         if run is not None and has_checkpoint(run):
-            return resume_options(given, read_config(run))
+            config = _named(read_config(run), run, given)
+            return resume_options(_as_recorded(given, config, root), config)
     elif "resume" in given:
         run = find_run(given["resume"], root / "train_log")
-        return resume_options({**given, "resume": str(run)}, read_config(run))
+        config = _named(read_config(run), run, given)
+        return resume_options({**_as_recorded(given, config, root), "resume": str(run)}, config)
     if given.get("init_from") is not None:
         given = {**given, "init_from": str(find_run(given["init_from"], root / "train_log"))}
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
@@ -83,6 +85,27 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     if isinstance(config, dict) and {"preset", "network"} <= config.keys():
         check_values(check_record(config, given["config"], {}, {"asked": OBJECT, **CONFIG_OPTIONAL}), given["config"])
     return resolve_options(given, choose_device(given.get("device", "auto")) != "cpu", config)
+
+
+def _named(config: dict[str, Any], run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run, which goes by the name of its folder too."""
+    return {**config, "run_name": run.name} if given.get("run_name") == run.name else config
+
+
+def _as_recorded(given: dict[str, Any], config: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Given options of a run that goes on, with paths written as its config has them where they mean the same."""
+    same = dict(given)
+    if given.get("data_root"):
+        same["data_root"] = os.path.abspath(given["data_root"])
+    for name in ("init_from", *NAMED_DATA[1:]):
+        if given.get(name) is None or config.get(name) is None:
+            continue
+        with suppress(UserError):  # of a run or a list that is gone the name is compared
+            if name == "init_from":
+                same[name] = str(find_run(given[name], root / "train_log"))
+            elif len({find_list(each[name], config["dataset"], root).resolve() for each in (given, config)}) == 1:
+                same[name] = config[name]
+    return same
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -189,7 +212,7 @@ def make_config(
     decoder = state.scores.decoder(options.data.num_classes, state.loss.class_weights)
     return {
         **options.to_dict(),
-        "asked": {name: asked.flat()[name] for name in ("dataset", "train_list", "val_list", "clean_list")},
+        "asked": {name: asked.flat()[name] for name in ASKED},
         "train_list": display_path(data.train_list),
         "val_list": None if data.val_list is None else display_path(data.val_list),
         "test_list": None if data.test_list is None else display_path(data.test_list),

@@ -17,7 +17,7 @@ from evaluation.prediction.model_card import CARD
 from training.configuration.resolve import check_values, with_tuples
 from training.data import HELD_OUT
 from training.options import OPTIONS, TrainingOptions
-from training.run.state import has_checkpoint, is_finished, load_last
+from training.run.state import AUTO, has_checkpoint, is_finished, load_last
 from utils.cli import UserError
 from utils.files import OBJECT, POSITIVE, TEXT, plain, read_json_if_whole, read_record, write_json
 from utils.fingerprint import FINGERPRINT, changes, read_fingerprint
@@ -83,24 +83,18 @@ def open_cross_fit(given: Mapping[str, Any], configure: Configure, root: Path) -
     """The folder to train in and the options of its runs; a folder that was begun with the same options goes on."""
     given = dict(given)
     resumed = given.pop("resume", None)
-    if resumed not in (None, "auto"):
-        folder = Path(resumed)
-        known = read_record(folder / CROSS_FIT, {"given": OBJECT, "folds": POSITIVE})["given"]
-        check_values(known, display_path(folder / CROSS_FIT))
-        if unknown := [name for name in known if name not in OPTIONS]:
-            raise UserError(f"{display_path(folder / CROSS_FIT)}: there is no option {unknown[0]!r}; put back a copy")
-        _refuse_changes(given, known, folder)
-        return folder, {**with_tuples(known), **given}
     wrong = [name for name in NOT_WITH if given.get(name) is not None]
     if wrong:
         raise UserError(f"--folds trains on parts of the list, whole runs from scratch: leave out --{wrong[0]}")
+    if given.get("data_root"):
+        given["data_root"] = os.path.abspath(given["data_root"])
+    if resumed not in (None, AUTO):
+        return _go_on(Path(resumed), given, configure, root)
     if given["folds"] < 2:
         raise UserError(f"--folds {given['folds']}: at least two parts are needed")
     name = plain_name(given.pop("run_name", None))
     own = {name: value for name, value in given.items() if name != "folds"}
     options = configure({**own, "fold": f"1/{given['folds']}"}, root)  # contradictions are told at once
-    if given.get("data_root"):
-        given["data_root"] = os.path.abspath(given["data_root"])
     data = options.data
     dataset = prepare_dataset(data.dataset, data.train_list, data.real_only, root)
     name = name or f"{options.network.name}_{given['folds']}_folds"
@@ -108,9 +102,9 @@ def open_cross_fit(given: Mapping[str, Any], configure: Configure, root: Path) -
     for number in count(1):
         folder = root / "train_log" / dataset / (name if number == 1 else f"{name}-{number}")
         known = read_json_if_whole(folder / CROSS_FIT)
-        if isinstance(known, dict) and known.get("fixed") == fixed:
+        if isinstance(known, dict) and (known.get("fixed") == fixed or resumed == AUTO):
             print(f"going on with {display_path(folder)}", flush=True)
-            break
+            return _go_on(folder, given, configure, root)
         if not folder.exists():
             break
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,13 +113,37 @@ def open_cross_fit(given: Mapping[str, Any], configure: Configure, root: Path) -
     return folder, given
 
 
-def _refuse_changes(given: Mapping[str, Any], known: Mapping[str, Any], folder: Path) -> None:
-    """Refuse options that differ from those that a folder was begun with, but for those that may change."""
-    for name, value in given.items():
-        if not OPTIONS[name].may_change and plain(value) != known.get(name) and name != "run_name":
-            raise UserError(
-                f"--{name} differs from what {display_path(folder)} was begun with: start another one by --run_name"
-            )
+def _go_on(folder: Path, given: dict[str, Any], configure: Configure, root: Path) -> tuple[Path, dict[str, Any]]:
+    """A folder that was begun and the options of its runs, those that may change as they are given now.
+
+    Raises:
+        UserError: no such folder, or options that differ from those that it was begun with.
+    """
+    path = folder / CROSS_FIT
+    if not path.is_file():
+        raise UserError(f"--folds {given['folds']}: {folder} is no cross-fit that could go on; leave out --folds")
+    record = read_record(path, {"given": OBJECT, "folds": POSITIVE})
+    known = record["given"]
+    check_values(known, display_path(path))
+    if unknown := [name for name in known if name not in OPTIONS]:
+        raise UserError(f"{display_path(path)}: there is no option {unknown[0]!r}; put back a copy")
+    name = given.pop("run_name", folder.name)
+    if folder.name != name and not folder.name.startswith(f"{name}-"):
+        raise UserError(f"--run_name {name} differs from {display_path(folder)}, which --resume names: leave it out")
+    if given.get("folds", record["folds"]) != record["folds"]:
+        raise UserError(
+            f"--folds {given['folds']} differs from the {record['folds']} that {display_path(folder)} was begun with: "
+            "start another one by --run_name"
+        )
+    runs = [run for run in sorted(folder.glob("fold_*")) if has_checkpoint(run)]
+    for run in runs if "epochs" in given else ():
+        if (completed := load_last(run)["epoch"]) > given["epochs"]:
+            raise UserError(f"--epochs {given['epochs']}: {display_path(run)} has completed {completed} epochs already")
+    if runs:
+        configure({**{key: given[key] for key in given if key != "folds"}, "resume": str(runs[0])}, root)
+    options = {**with_tuples(known), **given}
+    write_json(path, {**record, "given": plain(options)})
+    return folder, options
 
 
 def _refuse_changed_list(runs: Sequence[Path]) -> None:

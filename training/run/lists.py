@@ -23,9 +23,10 @@ from datasets.lists import (
 )
 from training.data import AUTO_REPAIR, RunLists, method_name, training_noise, training_transform
 from training.losses import refuse_shares
-from training.options import TrainingOptions
+from training.options import DEFAULTS, TrainingOptions
 from utils.cli import UserError
 from utils.files import read_json
+from utils.run_folder import display_path
 
 
 def read_lists(
@@ -57,6 +58,11 @@ def read_lists(
         say(tell_clean(train.samples, clean, clean_list))
     if options.data.fusion != "first" and any(sample.more_labels for sample in train.samples):
         train = replace(train, samples=_fused(options, train.samples, say))
+    elif options.data.fusion not in ("first", DEFAULTS["fusion"]) and previous is None:
+        raise UserError(
+            f"--fusion {options.data.fusion}: no line of {display_path(train_list)} has labels of several annotators; "
+            f"name another --train_list, or leave --fusion {DEFAULTS['fusion']}"
+        )
     return RunLists(train, val, test_list, reading)
 
 

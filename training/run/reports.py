@@ -12,8 +12,8 @@ import numpy as np
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import foreground_iou, mean_iou
 from evaluation.scores.few_images import MIN_IMAGES, table_interval
-from training.configuration.resolve import as_typed
-from training.data import HELD_OUT, TrainingData, simulated_noise
+from training.configuration.resolve import as_typed, with_tuples
+from training.data import HELD_OUT, TrainingData, labels_change, simulated_noise
 from training.engine import EpochMetrics
 from training.options import DEFAULTS, TrainingOptions
 from training.run.logger import RunLogger
@@ -21,6 +21,7 @@ from training.run.state import AUTO, TrainingState
 from training.selection import Selection
 from utils.background import LazySequence
 from utils.distributed import world_size
+from utils.files import read_json_if_whole
 from utils.run_folder import display_path, quoted
 
 EXPLODED = 3.0  # times the loss of the run's first step
@@ -29,7 +30,8 @@ COLLAPSED = 0.999  # of the pixels in one bin of scores, or in one class
 COMPARED_IMAGES = 64  # on which classic methods are tried
 SAME_DATA = (
     *("dataset", "train_list", "val_list", "clean_list", "fusion", "val_labels", "data_root", "num_classes"),
-    *("in_channels", "channels", "ignore_index", "label_map", "label_noise", "unlabelled", "igtt"),
+    *("in_channels", "channels", "ignore_index", "label_map", "label_repair", "label_noise", "label_noise_refresh"),
+    *("unlabelled", "igtt", "fold", "group_by"),
 )  # options that say what is trained on
 
 
@@ -37,12 +39,20 @@ def same_data_command(options: TrainingOptions) -> str:
     """What to type to train on the same images and labels."""
     given = {name: options.flat()[name] for name in SAME_DATA}
     typed = (as_typed(name, given[name]).partition(" ") for name in given if given[name] != DEFAULTS[name])
-    others = (f"{flag} {quoted(value)}" if value else flag for flag, _, value in typed if flag != "--dataset")
+    others = [f"{flag} {quoted(value)}" if value else flag for flag, _, value in typed if flag != "--dataset"]
+    if options.data.clean_list is not None and options.run.recipe == "plain" and options.noise.label_noise is None:
+        others.append("--recipe plain")  # which would repair the labels
     return " ".join(["python main.py --dataset", quoted(options.data.dataset), *others])
 
 
-def describe(options: TrainingOptions, data: TrainingData, state: TrainingState, folder: Path) -> list[str]:
-    """What is about to be trained on what, in lines."""
+def describe(
+    options: TrainingOptions, asked: TrainingOptions, data: TrainingData, state: TrainingState, folder: Path
+) -> list[str]:
+    """What is about to be trained on what, in lines.
+
+    Args:
+        asked: the options before data set, lists and recipe were settled.
+    """
     optimization = options.optimization
     other = {"quick": "paper", "paper": "quick"}[options.run.preset]
     parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
@@ -50,11 +60,11 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
     threads = f", --threads {options.machine.threads}" if state.device.type == "cpu" else ""
     lines = [f"run {display_path(folder)} on {state.device} ({state.precision}{processes}{threads})"]
     if options.run.init_from is not None and state.epoch == 0:
-        lines.append(f"starting from the best weights of {display_path(Path(options.run.init_from))}")
+        lines.append(_start(Path(options.run.init_from), options))
     if state.epoch > 0 and options.run.resume == AUTO:
         lines.append(f"--resume {AUTO}: going on after epoch {state.epoch}")
     if state.epoch == 0:
-        lines.append(f"preset {options.run.preset}; for the other: {same_data_command(options)} --preset {other}")
+        lines.append(f"preset {options.run.preset}; for the other: {same_data_command(asked)} --preset {other}")
     noise = f" with label noise {options.noise.label_noise}" if options.noise.label_noise else ""
     if (listed := simulated_noise(data.train)) is not None:
         noise = f", whose labels carry simulated noise, {listed}{noise}"
@@ -66,6 +76,7 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
         lines.append(f"no validation list: {threshold}best is last")
     else:
         taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
+        taken = "their labels, where there are any, decide nothing" if options.label_free.igtt else taken
         lines.append(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
         lines += few_fields(data, options.data.val_labels == "clean" and not options.label_free.igtt)
     lines.append(
@@ -73,13 +84,25 @@ def describe(options: TrainingOptions, data: TrainingData, state: TrainingState,
         + _method(options)
     )
     lines.append(_plan(data, optimization.epochs, options.augmentation.crop))
-    if state.restart is not None:
+    if options.machine.workers and labels_change(options):
+        lines.append(f"--workers {options.machine.workers}: images are read without them, since labels change")
+    if state.restart is not None and state.epoch < optimization.epochs:
         lines.append(
             f"{optimization.epochs} epochs instead of the run's former number: the learning rate goes on from "
             f"{state.restart.lr:.3g}, rises to {state.restart.peak:.3g} and anneals until epoch "
             f"{optimization.epochs}"
         )
     return lines
+
+
+def _start(run: Path, options: TrainingOptions) -> str:
+    """Which weights a run starts from, and what its input was like where it was unlike that of this run."""
+    line, before = f"starting from the best weights of {display_path(run)}", read_json_if_whole(run / "config.json")
+    if not isinstance(before, dict):
+        return line
+    theirs = {name: with_tuples(before).get(name, DEFAULTS[name]) for name in ("normalization", "channels")}
+    other = [as_typed(name, value) for name, value in theirs.items() if value != options.flat()[name]]
+    return line + (f", which saw images by {', '.join(other)}, other than here" if other else "")
 
 
 def _method(options: TrainingOptions) -> str:

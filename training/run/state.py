@@ -265,6 +265,13 @@ def is_finished(run: Path, epochs: int, completed: int) -> bool:
 
 def check_work_left(options: TrainingOptions, run: Path, completed: int) -> None:
     """Raise a UserError where nothing is left to do for a run that is to go on."""
+    if options.optimization.epochs < completed:
+        raise UserError(
+            f"--epochs {options.optimization.epochs}: the run has completed {completed} epochs; to extend it give "
+            "--epochs above that"
+        )
+    if options.run.resume == AUTO:  # a job may be queued again, or a process be lost, after the last epoch
+        return
     if options.run.stop_after is not None and options.run.stop_after <= completed:
         raise UserError(f"--stop_after {options.run.stop_after}: the run has completed {completed} epochs already")
     if is_finished(run, options.optimization.epochs, completed):
