@@ -97,7 +97,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         print(f"error: {OPENCV_REMEDY.format(error=error)}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
     except KeyboardInterrupt as stop:
-        _complain("interrupted" if str(stop) in ("", "SIGINT") else f"stopped by {stop}", stop)
+        if not getattr(stop, "said_elsewhere", UserError.said_elsewhere):
+            _complain("interrupted" if str(stop) in ("", "SIGINT") else f"stopped by {stop}", stop)
         _leave_at_once(exit_status(stop))
     except OSError as error:  # of a place for output, or of a file that went away
         is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -140,8 +140,8 @@ def _fail_as_one(error: BaseException, store: Store) -> NoReturn:
         failure = RunFailed(LOST)
         failure.__notes__ = [*getattr(error, "__notes__", [])]
         error, failure.__cause__ = failure, error
-    if isinstance(error, UserError):
-        error.said_elsewhere = False
+    if isinstance(error, (UserError, KeyboardInterrupt)):
+        error.said_elsewhere = False  # type: ignore[union-attr]
     if not isinstance(error, KeyboardInterrupt):
         error.add_note(f"rank {rank()} of {world_size()}, on {platform.node()}")
         _tell_torchrun(f"{type(error).__name__}: {error}")

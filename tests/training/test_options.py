@@ -381,6 +381,29 @@ def test_lengths_that_contradict_each_other_are_refused(given):
         resolve_options(given, has_accelerator=False)
 
 
+def test_checkpoints_that_are_asked_for_are_kept_from_the_first():
+    paper = resolve_options({"preset": "paper"}, has_accelerator=False).run
+    assert (paper.checkpoint_every, paper.checkpoint_from) == (2, 80)
+    asked = resolve_options({"preset": "paper", "epochs": 20, "checkpoint_every": 5}, has_accelerator=False).run
+    assert (asked.checkpoint_every, asked.checkpoint_from) == (5, 0)
+
+
+def test_a_recipe_and_a_method_count_above_a_repeated_run():
+    config = resolve_options({"preset": "quick", "width": 8}, has_accelerator=False).to_dict()
+    free = resolve_options({"igtt": "best"}, False, config)
+    assert free.network.options == {"init": "kaiming", "local_contrast": 0, "width": 8}
+    assert resolve_options({}, False, config).optimization.ema == 0.99
+    assert resolve_options({"method": "coteaching"}, False, config).optimization.ema == 0
+
+
+def test_the_command_for_the_other_preset_makes_the_same_first_labels():
+    given = {"dataset": "em", "igtt": "best", "igtt_init": "otsu", "foreground": "dark"}
+    assert same_data_command(resolve_options(given, False)) == (
+        "python main.py --dataset em --igtt best --igtt_init otsu --foreground dark"
+    )
+    assert same_data_command(resolve_options({"dataset": "em", "igtt": "best"}, False)).endswith("em --igtt best")
+
+
 def test_the_command_for_the_other_preset_reads_the_same_labels():
     given = {
         "dataset": "em",

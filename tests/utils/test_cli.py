@@ -52,6 +52,13 @@ def test_exit_status_and_message(main, status, message, capsys):
     assert stop.value.code == status and message in error and "Traceback" not in error
 
 
+def test_of_several_processes_that_are_stopped_one_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(UserError, "said_elsewhere", True)  # as torchrun starts them, all but the first
+    with pytest.raises(SystemExit) as stop:
+        run_command(raise_it(Stopped(signal.SIGTERM)))
+    assert (stop.value.code, capsys.readouterr().err) == (143, "")
+
+
 def test_a_failed_run_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)

@@ -56,8 +56,11 @@ def resolve_options(
     values["network_options"] = _network_options(values, given, repeated)
     method = values.get("method", DEFAULTS["method"])
     values["method_options"] = method_options(method, values.get("method_options", {}))
-    if method not in AVERAGED:
-        values["ema"] = {**DEFAULTS, **repeated, **given}["ema"]  # as other papers have them
+    if method not in AVERAGED:  # as other papers have them
+        own = repeated if repeated.get("method") == method else {}
+        values["ema"] = {**DEFAULTS, **own, **given}["ema"]
+    if "checkpoint_every" in given and "checkpoint_from" not in given:
+        values["checkpoint_from"] = DEFAULTS["checkpoint_from"]
     options = TrainingOptions.from_flat(values)
     if options.loss.spec is None:
         options = options.replace(loss="bce" if options.data.num_classes == 1 else "ce")
@@ -124,9 +127,8 @@ def _network_options(values: Mapping[str, Any], given: Mapping[str, Any], repeat
     network, preset = values.get("network", DEFAULTS["network"]), values["preset"]
     known = network_options(network)
     base = PRESETS[preset]["network_options"] | NETWORK_OPTIONS.get((preset, network), {})
-    base |= _recipe(given).get("network_options", {})
+    base = repeated.get("network_options", base) | _recipe(given).get("network_options", {})
     base = {name: value for name, value in base.items() if name in known}
-    base = repeated.get("network_options", base)
     flags = {name: values[name] for name in OWN_FLAGS if values.get(name) is not None}
     flags = {name: value for name, value in flags.items() if name in given or name in known}
     return {**base, **given.get("network_options", {}), **flags}

@@ -22,7 +22,7 @@ from training.selection import Selection
 from utils.background import BackgroundWriter
 from utils.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from utils.cli import RunFailed, UserError
-from utils.distributed import is_main, launcher
+from utils.distributed import is_main, launcher, world_size
 from utils.files import read_json, write_json
 from utils.run_folder import CROSS_FIT, display_path, quoted
 
@@ -123,7 +123,8 @@ def write_checkpoint(path: Path, snapshot: Callable[[], dict[str, Any]]) -> None
 
 def resume_command(folder: Path) -> str:
     """What to type to go on with a run, or with the cross-fit that it is a part of."""
-    folder = folder.parent if (folder.parent / CROSS_FIT).is_file() else folder
+    if world_size() == 1 and (folder.parent / CROSS_FIT).is_file():
+        folder = folder.parent
     return f"{launcher()} main.py --resume {quoted(display_path(folder))}"
 
 

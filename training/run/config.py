@@ -81,6 +81,8 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}
+    if given.get("config") is not None and Path(given["config"]).is_dir():  # that of a run
+        given = {**given, "config": str(Path(given["config"]) / CONFIG)}
     config = None if given.get("config") is None else read_json(given["config"])
     if isinstance(config, dict) and {"preset", "network"} <= config.keys():
         check_values(check_record(config, given["config"], {}, {"asked": OBJECT, **CONFIG_OPTIONAL}), given["config"])

@@ -12,6 +12,7 @@ import numpy as np
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import foreground_iou, mean_iou
 from evaluation.scores.few_images import MIN_IMAGES, table_interval
+from training.configuration.presets import RECIPES
 from training.configuration.resolve import as_typed, with_tuples
 from training.data import HELD_OUT, TrainingData, labels_change, simulated_noise
 from training.engine import EpochMetrics
@@ -31,14 +32,15 @@ COMPARED_IMAGES = 64  # on which classic methods are tried
 SAME_DATA = (
     *("dataset", "train_list", "val_list", "clean_list", "fusion", "val_labels", "data_root", "num_classes"),
     *("in_channels", "channels", "ignore_index", "label_map", "label_repair", "label_noise", "label_noise_refresh"),
-    *("unlabelled", "igtt", "fold", "group_by"),
+    *("unlabelled", "igtt", "igtt_init", "foreground", "fold", "group_by"),
 )  # options that say what is trained on
 
 
 def same_data_command(options: TrainingOptions) -> str:
     """What to type to train on the same images and labels."""
-    given = {name: options.flat()[name] for name in SAME_DATA}
-    typed = (as_typed(name, given[name]).partition(" ") for name in given if given[name] != DEFAULTS[name])
+    defaults = DEFAULTS | RECIPES.get(str(options.label_free.igtt), {})
+    given = {name: value for name, value in options.flat().items() if name in SAME_DATA and value != defaults[name]}
+    typed = (as_typed(name, value).partition(" ") for name, value in given.items())
     others = [f"{flag} {quoted(value)}" if value else flag for flag, _, value in typed if flag != "--dataset"]
     if options.data.clean_list is not None and options.run.recipe == "plain" and options.noise.label_noise is None:
         others.append("--recipe plain")  # which would repair the labels
