@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.image_files import split_plane
-from datasets.label_noise import parse_spec
+from datasets.label_noise import MATRIX_PATH, parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.list_checks import ListSurvey
@@ -45,7 +45,7 @@ BYTES_PER_VALUE = 4  # at most; labels take one
 
 @dataclass(frozen=True)
 class RunLists:
-    """The lists of a run, read and checked; ``val`` and ``test`` are None where they do not exist.
+    """The lists of a run, read and checked; ``val``, ``test`` and ``clean`` are None where they do not exist.
 
     Samples of ``train`` know their clean labels, where ``--clean_list`` has some; ``reading`` is what the values of
     labels mean.
@@ -55,6 +55,7 @@ class RunLists:
     val: ListSurvey | None
     test: Path | None
     reading: LabelReading
+    clean: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class TrainingData:
     val_loader: Iterable[dict[str, Any]] | None
     held_out: list[Sample]
     reading: LabelReading = LabelReading()
+    clean_list: Path | None = None
 
     def val_groups(self) -> list[int]:
         """The group that each validation image is counted in, see `few_images.group_numbers`; none without a list."""
@@ -86,16 +88,18 @@ class TrainingData:
         return self.val is not None and len(self.val) > 1 and len(set(self.val_groups())) == 1
 
     def files(self) -> list[Path]:
-        """The lists, images and labels that the run learns from and chooses by."""
+        """The lists, images, labels and matrices of noise that the run learns from and chooses by."""
         samples = [*self.train.samples, *(self.val.samples if self.val is not None else [])]
         files = [
             file
             for sample in samples
-            for file in (sample.image, sample.label, *(sample.more_labels if sample.fusion else ()))
+            for file in (sample.image, sample.label, sample.clean_label, *(sample.more_labels if sample.fusion else ()))
             if file is not None
         ]
-        lists = [path for path in (self.train_list, self.val_list) if path is not None]
-        return [*lists, *(split_plane(file)[0] for file in files)]
+        lists = [path for path in (self.train_list, self.val_list, self.clean_list) if path is not None]
+        noise = "" if self.train.noise is None else self.train.noise.spec
+        matrices = [Path(os.path.abspath(path.strip())) for path in MATRIX_PATH.findall(noise)]
+        return [*lists, *matrices, *(split_plane(file)[0] for file in files)]
 
 
 def decoded_bytes(sizes: list[tuple[int, int]], in_channels: int) -> int:
@@ -233,6 +237,7 @@ def load_data(
         val_loader,
         [samples[i] for i in held_out],
         lists.reading,
+        lists.clean,
     )
 
 

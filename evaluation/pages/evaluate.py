@@ -315,7 +315,8 @@ def print_table(summary: dict[str, Any]) -> None:
     if summary["n_both_empty"]:
         print(f"images with neither foreground nor a prediction of it (IoU = F1 = 1): {summary['n_both_empty']}")
     if oracle:
-        print(f"*oracle*: at threshold {summary['oracle_threshold']:.4f}, the best on these very labels")
+        plain = ", of scores without the mask offset" if summary.get("mask_offset") else ""
+        print(f"*oracle*: at threshold {summary['oracle_threshold']:.4f}, the best on these very labels{plain}")
 
 
 def describe_objects(summary: dict[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ def test_too_many_pixels_are_not_kept():
 
 
 @pytest.mark.slow
-def test_the_offset_travels_with_the_checkpoint(tmp_path, monkeypatch):
+def test_the_offset_travels_with_the_checkpoint(tmp_path, monkeypatch, capsys):
     from datasets.image_io import read_label, read_scores
     from evaluation import metrics
     from evaluation.prediction.runs import predict_run
@@ -102,6 +102,7 @@ def test_the_offset_travels_with_the_checkpoint(tmp_path, monkeypatch):
         np.testing.assert_array_equal(read_label(results / "masks" / f"{stem}.png"), mask)
         total += confusion_matrix(mask, read_label(root / "datasets/disks/test/labels" / f"{stem}.png"), 2)
     found = metrics.evaluate_maps(results, str(root / "txt/disks/test.txt"), data_root=str(root))
+    assert "the best on these very labels, of scores without the mask offset" in capsys.readouterr().out
     iou = total[1, 1] / (total.sum() - total[0, 0])
     assert found["mask_offset"] == record["mask_offset"] and found["pooled"]["iou"] == pytest.approx(iou)
     plain = metrics.evaluate_maps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
@@ -11,12 +12,13 @@ from datasets.label_noise import make_noisy_label
 from datasets.lists import read_list, write_list
 from datasets.noise_files import write_noisy_labels
 from training.configuration.resolve import resolve_options
+from training.data import load_data
 from training.fit import configure, fit
 from training.run.label_facts import audit_dataset
 from training.run.lists import read_lists
 from training.run.recipe import decide
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, write_json
 
 CLEAN = 6
 TINY = {"dataset": "disks", "clean_list": "clean", "preset": "quick", "width": 2, "crop": 32, "device": "cpu"}
@@ -151,6 +153,16 @@ def test_images_of_the_clean_list_train_with_their_clean_labels(noisy_disks):
         listed = read_label(samples[place].label)
         np.testing.assert_array_equal(dataset.listed_label(place), make_noisy_label(listed, "offset:1", 0, ""))
         np.testing.assert_array_equal(dataset.label(place), truth if place < CLEAN else dataset.listed_label(place))
+
+
+def test_clean_labels_and_matrices_of_noise_are_files_of_the_run(noisy_disks):
+    root, make = noisy_disks
+    write_json(root / "Q.json", {"classes": 2, "matrix": [[0.9, 0.1], [0.2, 0.8]]})
+    given = {"train_list": make("flip:0.3"), "label_noise": f"sample:0.9+ntm:{root / 'Q.json'}"}
+    options = configure({**TINY, **given}, root)
+    data = load_data(options, read_lists(options, root, silent), torch.device("cpu"), root=root)
+    clean = {root / "txt/disks/train/clean.txt", *(root / f"datasets/disks/train/labels/{n}.png" for n in range(CLEAN))}
+    assert {root / "Q.json", *clean} <= set(data.files())
 
 
 def test_noise_spares_clean_labels(noisy_disks):

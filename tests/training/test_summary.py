@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
 from evaluation.scores.few_images import group_numbers
 from training.fit import configure, fit
-from training.run.reports import classic_line, metric_text, missed_classes, missed_line
+from training.options import TrainingOptions
+from training.run.reports import classic_line, closing_lines, metric_text, missed_classes, missed_line
 from utils.checkpoint import load_checkpoint
 from utils.files import read_jsonl
 
@@ -33,6 +36,14 @@ def test_the_interval_holds_the_figure_and_narrows_with_images():
 
 def test_a_figure_without_meaning_is_not_told():
     assert "single class" in metric_text(np.array([table(0, 3, 0)] * 5), 0.5, 5)
+
+
+def test_validation_labels_that_say_nothing_are_not_told_as_a_figure():
+    best = {"epoch": 2, "figure": math.nan, "tables": None}
+    for labels in ("clean", "noisy"):
+        options = TrainingOptions().replace(val_labels=labels)
+        (line,) = closing_lines(best, 2, options, SimpleNamespace(val=[1]))  # type: ignore[arg-type]
+        assert line.startswith("best epoch 2 of 2, the last one: there is nothing to choose by")
 
 
 @pytest.mark.parametrize(("reached", "wins"), [(table(10, 90, 90), True), (table(100, 0, 0), False)])

@@ -63,7 +63,7 @@ def read_lists(
             f"--fusion {options.data.fusion}: no line of {display_path(train_list)} has labels of several annotators; "
             f"name another --train_list, or leave --fusion {DEFAULTS['fusion']}"
         )
-    return RunLists(train, val, test_list, reading)
+    return RunLists(train, val, test_list, reading, clean_list)
 
 
 def choose_lists(

@@ -230,6 +230,8 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
     if data.val is None:
         return [f"{line}, the last one: there are no validation labels to choose by"]
     if best.get("tables") is None or options.data.val_labels == "noisy":
+        if math.isnan(best["figure"]):
+            return [f"{line}, the last one: there is nothing to choose by in the validation labels"]
         if options.data.val_labels == "noisy":
             return [f"{line}, by Youden's J of noisy validation labels: {best['figure']:.4f}"]
         return [f"{line}: val figure {best['figure']:.4f}"]
