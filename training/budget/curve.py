@@ -265,6 +265,11 @@ def cheapest_sentence(rows: Sequence[dict[str, Any]], target: float, score: str,
     """
     most = max(rows, key=lambda row: (row["images"], row["share"]))
     enough = [row for row in rows if row["of_full"] >= target]
+    if not enough:  # of a score of 0 there are no shares
+        return (
+            f"Not even the most annotation tried taught anything, {score} {show_score(most['mean'])} with "
+            f"{most['images']} images: take more --steps, or look at the labels."
+        )
     least = min(enough, key=lambda row: (row["share"] * row["images"], row["images"]))
     of_what = f"full-label {score}" if is_full else f"{score} of the most annotation tried"
     if least is most:
@@ -273,7 +278,7 @@ def cheapest_sentence(rows: Sequence[dict[str, Any]], target: float, score: str,
             f"{show_score(most['mean'])} with {most['images']} images."
         )
     return (
-        f"{describe_annotation(least['share'], least['images'])} reaches {_whole_percent(least['of_full'])} of the "
+        f"{describe_annotation(least['share'], least['images'])} reach {_whole_percent(least['of_full'])} of the "
         f"{of_what} ({show_score(least['mean'])} of {show_score(most['mean'])}"
         f"{_between(least['of_full_low'], least['of_full_high'], _whole_percent)})."
     )

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,13 +128,17 @@ def test_the_sentence_names_the_least_annotation_that_is_enough():
     data = Scores(shares, images, np.array([0.90, 0.89, 0.88, 0.873, 0.6]), np.ones(5))
     rows = cell_means(data, resample(data))
     assert cheapest_sentence(rows, 0.95, "F1", is_full=True) == (
-        "5 % of the foreground pixels on 40 images reaches 97 % of the full-label F1 (0.87 of 0.90)."
+        "5 % of the foreground pixels on 40 images reach 97 % of the full-label F1 (0.87 of 0.90)."
     )
-    assert "5 % of the foreground pixels on 120 images reaches 98 %" in cheapest_sentence(rows, 0.975, "F1", True)
+    assert "5 % of the foreground pixels on 120 images reach 98 %" in cheapest_sentence(rows, 0.975, "F1", True)
     assert cheapest_sentence(rows, 0.99, "F1", is_full=False) == (
         "No smaller amount of annotation tried reaches 99 % of the F1 of the most annotation tried, "
         "0.90 with 120 images."
     )
+    nothing = replace(data, scores=np.zeros_like(data.scores))
+    rows = cell_means(nothing, resample(nothing))
+    said = cheapest_sentence(rows, 0.95, "F1", is_full=True)
+    assert said.startswith("Not even the most annotation tried taught anything, F1 0.00 with 120 images: take more")
 
 
 def test_the_outlook_speaks_of_what_varied_alone():
