@@ -63,7 +63,8 @@ class TrainingData:
     """The lists of a run and what reads them; ``val`` is None where no validation list exists.
 
     ``held_out`` are the samples of the training list that ``--fold`` leaves out; ``reading`` is what the values of
-    labels mean.
+    labels mean. ``known`` are training images with clean labels, by which ``--recipe auto`` chooses the threshold where
+    there is no validation list.
     """
 
     train_list: Path
@@ -77,10 +78,12 @@ class TrainingData:
     held_out: list[Sample]
     reading: LabelReading = LabelReading()
     clean_list: Path | None = None
+    known: SegmentationDataset | None = None
+    known_loader: Iterable[dict[str, Any]] | None = None
 
     def val_groups(self) -> list[int]:
         """The group that each validation image is counted in, see `few_images.group_numbers`; none without a list."""
-        return [] if self.val is None else group_numbers([sample.image_id for sample in self.val.samples])
+        return [] if self.val is None else groups_of(self.val)
 
     @property
     def val_is_one_field(self) -> bool:
@@ -100,6 +103,11 @@ class TrainingData:
         noise = "" if self.train.noise is None else self.train.noise.spec
         matrices = [Path(os.path.abspath(path.strip())) for path in MATRIX_PATH.findall(noise)]
         return [*lists, *matrices, *(split_plane(file)[0] for file in files)]
+
+
+def groups_of(dataset: SegmentationDataset) -> list[int]:
+    """The group that each image is counted in, see `few_images.group_numbers`."""
+    return group_numbers([sample.image_id for sample in dataset.samples])
 
 
 def decoded_bytes(sizes: list[tuple[int, int]], in_channels: int) -> int:
@@ -219,13 +227,14 @@ def load_data(
     )
     batches = training_batches(options, len(train))
     train_loader = _make_loader(options, train, batches, cache, device)
-    val = val_loader = None
+    val = val_loader = known = known_loader = None
     if lists.val is not None:
-        val = make_dataset(options, lists.val.samples, cache, sizes=val_sizes)
-        val_batches = OrderedBatches(
-            val_sizes, validation_batch_size(options.optimization.batch_size), rank(), world_size()
-        )
-        val_loader = _make_loader(options, val, val_batches, cache, device)
+        val, val_loader = _make_judges(options, lists.val.samples, val_sizes, cache, device)
+    elif options.run.recipe == "auto" and options.data.num_classes == 1:
+        clean = [i for i in kept if samples[i].clean_label is not None]
+        if clean:
+            sizes = [lists.train.sizes[i] for i in clean]
+            known, known_loader = _make_judges(options, [samples[i] for i in clean], sizes, cache, device)
     return TrainingData(
         lists.train.path,
         None if lists.val is None else lists.val.path,
@@ -238,7 +247,18 @@ def load_data(
         [samples[i] for i in held_out],
         lists.reading,
         lists.clean,
+        known,
+        known_loader,
     )
+
+
+def _make_judges(
+    options: TrainingOptions, samples: list[Sample], sizes: list[tuple[int, int]], cache: str, device: torch.device
+) -> tuple[SegmentationDataset, Iterable[dict[str, Any]]]:
+    """Images that decide, whole and in order, and their batches, shared among the processes."""
+    dataset = make_dataset(options, samples, cache, sizes=sizes)
+    batches = OrderedBatches(sizes, validation_batch_size(options.optimization.batch_size), rank(), world_size())
+    return dataset, _make_loader(options, dataset, batches, cache, device)
 
 
 def training_batches(options: TrainingOptions, images: int) -> TrainingBatches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from datasets.catalog import check_name, prepare_dataset
-from datasets.segmentation import steps_before
+from datasets.segmentation import SegmentationDataset, steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, load_data, method_name
+from training.data import TrainingData, groups_of, load_data, method_name
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -51,7 +51,7 @@ from training.run.reports import (
     warnings_of_epoch,
 )
 from training.run.state import TrainingState, seed_everything
-from training.selection import KeptScores, Selection, with_offset
+from training.selection import KeptScores, Selection, with_known, with_offset
 from training.step_guard import NonFiniteLoss
 from utils.background import BackgroundWriter
 from utils.cli import Progress, UserError
@@ -214,9 +214,13 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         metrics = train_epoch(options, data, state, method, epoch, run if is_traced else None)
         state.epoch = epoch
         kept = KeptScores() if options.data.val_labels == "clean" and not options.label_free.igtt else None
-        counts = count_validation(data, state, kept)
+        counts = None
+        if data.val is not None and data.val_loader is not None:
+            counts = count_scores(data.val, data.val_loader, state, kept)
         method.refresh(state)
         selection = with_offset(method.decide(state, counts), kept, data.val_groups())
+        if data.known is not None and data.known_loader is not None:
+            selection = with_known(selection, count_scores(data.known, data.known_loader, state))
         if kept is not None and data.val_is_one_field:
             selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
         state.rank(selection)
@@ -296,25 +300,24 @@ def train_epoch(
     return metrics
 
 
-def count_validation(data: TrainingData, state: TrainingState, kept: KeptScores | None = None) -> np.ndarray | None:
-    """Score histograms or confusion matrices of the validation set, one for every image, or group of images.
+def count_scores(
+    images: SegmentationDataset, batches: Iterable[dict[str, Any]], state: TrainingState, kept: KeptScores | None = None
+) -> np.ndarray:
+    """Score histograms or confusion matrices of images, one for every image, or group of them; see ``engine.validate``.
 
     Args:
+        batches: of the images.
         kept: takes in the scores themselves.
-    Returns: see ``engine.validate``; None without a validation list.
     """
-    if data.val is None or data.val_loader is None:
-        return None
-    num_classes = data.val.num_classes
     return validate(
         state.predictor,
-        data.val_loader,
-        num_classes=num_classes,
+        batches,
+        num_classes=images.num_classes,
         device=state.device,
         precision=state.precision,
         channels_last=state.channels_last,
-        decoder=state.scores.decoder(num_classes, state.loss.class_weights),
-        groups=data.val_groups(),
+        decoder=state.scores.decoder(images.num_classes, state.loss.class_weights),
+        groups=groups_of(images),
         keep=None if kept is None else kept.keep,
     )
 

@@ -11,6 +11,7 @@ from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import read_list, write_list
 from datasets.noise_files import write_noisy_labels
+from training import fit as fit_module
 from training.configuration.resolve import resolve_options
 from training.data import load_data
 from training.fit import configure, fit
@@ -18,7 +19,7 @@ from training.run.label_facts import audit_dataset
 from training.run.lists import read_lists
 from training.run.recipe import decide
 from utils.cli import UserError
-from utils.files import read_json, write_json
+from utils.files import read_json, read_jsonl, write_json
 
 CLEAN = 6
 TINY = {"dataset": "disks", "clean_list": "clean", "preset": "quick", "width": 2, "crop": 32, "device": "cpu"}
@@ -205,3 +206,19 @@ def test_faults_of_the_clean_list_are_told(noisy_disks):
     (lists / "train/clean.txt").write_text((lists / "train/train_gt.txt").read_text())
     with pytest.raises(UserError, match="shift:2 draws at random"):
         decided(root, train_list=train_list, label_repair="shift:2")
+
+
+@pytest.mark.parametrize("recipe", ["auto", "plain"])
+def test_known_clean_labels_choose_the_threshold_where_nothing_is_validated(noisy_disks, recipe, monkeypatch):
+    root, make = noisy_disks
+    (root / "txt/disks/val.txt").unlink()
+    found = []
+    monkeypatch.setattr(fit_module, "with_known", lambda selection, counts: found.append(counts) or selection)
+    given = {**TINY, **SHORT, "recipe": recipe, "train_list": make("flip:0.2"), "audit": True}
+    run = fit(configure(given, root), root)
+    log = (run / "log.txt").read_text()
+    assert len(found) == (2 if recipe == "auto" else 0)
+    assert all(counts.shape[0] == CLEAN and counts.sum() == CLEAN * 64 * 64 for counts in found)
+    assert (f"best is last; {CLEAN} images of the clean list may move the threshold" in log) == (recipe == "auto")
+    assert ("threshold 0.5, by images of the clean list" in log) == (recipe == "auto")
+    assert all("val/iou" not in record for record in read_jsonl(run / "metrics.jsonl"))

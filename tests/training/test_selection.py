@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from datasets.transition_matrix import TransitionMatrix, flip_matrix
 from evaluation.scores import BINS, auc, best_threshold
-from training.selection import LabelNoiseFacts, select_binary, select_classes, without_validation
+from training.selection import LabelNoiseFacts, select_binary, select_classes, with_known, without_validation
 from utils.files import plain
 
 
@@ -99,6 +100,16 @@ def test_classes_are_chosen_by_mean_iou_or_mean_youden():
 def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
     selection = without_validation(pred_invert=None, implied=implied)
     assert selection.threshold == threshold and not selection.invert and math.isnan(selection.metric)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_training_images_with_clean_labels_move_a_threshold_and_nothing_else(inverted):
+    decided = without_validation(pred_invert=inverted, implied=0.5)
+    counts = histogram({0.1: 90, 0.6: 10}, {0.7: 20})
+    counts = counts[..., ::-1] if inverted else counts
+    moved = with_known(decided, alike(counts, 10))
+    assert 0.6 < moved.threshold <= 0.7 and moved == replace(decided, threshold=moved.threshold)
+    assert with_known(decided, alike(counts, 3)) == decided
 
 
 def test_several_classes_have_no_threshold_without_validation_either():

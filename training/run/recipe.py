@@ -171,9 +171,9 @@ def decide_threshold(options: TrainingOptions, report: Audit) -> Decision:
     if options.data.num_classes > 1:
         return Decision("threshold", None, "the class of the highest score is taken")
     if options.loss.spec == "forward":
-        return Decision("threshold", 0.5, "the loss undoes the labels' errors; clean validation labels may move it")
+        return Decision("threshold", 0.5, "the loss undoes the labels' errors; clean labels may move it")
     found = _reference_audit(report)
     if found is None or found.threshold is None:
-        return Decision("threshold", 0.5, "the labels imply none; clean validation labels may move it")
+        return Decision("threshold", 0.5, "the labels imply none; clean labels may move it")
     value = round(float(found.threshold), 4)
-    return Decision("threshold", value, "implied by the labels; clean validation labels may move it")
+    return Decision("threshold", value, "implied by the labels; clean labels may move it")

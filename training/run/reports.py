@@ -75,7 +75,8 @@ def describe(
     lines.append(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
     if data.val is None:
         threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
-        lines.append(f"no validation list: {threshold}best is last")
+        moved = "" if data.known is None else f"; {len(data.known)} images of the clean list may move the threshold"
+        lines.append(f"no validation list: {threshold}best is last{moved}")
     else:
         taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
         taken = "their labels, where there are any, decide nothing" if options.label_free.igtt else taken
@@ -228,7 +229,8 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
     """
     line = f"best epoch {best['epoch']} of {epochs}"
     if data.val is None:
-        return [f"{line}, the last one: there are no validation labels to choose by"]
+        by = "" if data.known is None else f"; threshold {best['threshold']:.3g}, by images of the clean list"
+        return [f"{line}, the last one: there are no validation labels to choose by{by}"]
     if best.get("tables") is None or options.data.val_labels == "noisy":
         if math.isnan(best["figure"]):
             return [f"{line}, the last one: there is nothing to choose by in the validation labels"]
