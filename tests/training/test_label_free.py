@@ -167,7 +167,10 @@ def test_first_masks_of_images_of_several_channels_are_those_of_their_mean(init,
 def test_auto_says_which_vote_it_chose_and_says_it_once(disks, capsys):
     folder = run(disks, igtt_init="auto", epochs=2, stop_after=1)
     said = capsys.readouterr().out
-    assert "pseudo-labels: vote of local_contrast, random_walker, ridge: noise is " in said
+    assert (
+        "pseudo-labels: vote of local_contrast, random_walker, ridge: noise is " in said
+        and "; labels: the masks themselves" in said
+    )
     assert "look like noise" not in said
     fit(configure({"resume": str(folder)}, disks), disks)
     assert "noise is" not in capsys.readouterr().out

@@ -73,7 +73,8 @@ class PseudoLabels(Supervised):
             self._write(0, {index: self._initial_mask(index) for index in self._share()})
         self._load(state.epoch)
         first = self.free.igtt_init if self.vote is None else f"{self.vote}"
-        lines = [f"pseudo-labels: {first}; foreground {self.foreground}, {self.free.igtt_ems}"]
+        learned = "the masks themselves" if self.free.igtt_ems == "clean" else f"{self.free.igtt_ems} of the masks"
+        lines = [f"pseudo-labels: {first}; foreground {self.foreground}; labels: {learned}"]
         return lines if state.epoch > 0 else [*lines, *self._warnings()]
 
     def _initial_mask(self, index: int) -> np.ndarray:
