@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE = 0, 1, 2
+TIME_FOR_OTHERS_S = 30.0  # in which a process that fails as others do leaves it to the first one to say why
 
 OPENCV_REMEDY = (
     "OpenCV could not be loaded ({error}). Install it with 'pip install opencv-python'; on a server without "
@@ -61,7 +62,17 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
-        self.exit(EXIT_WRONG_USE, None if UserError.said_elsewhere else line)
+        self.exit(EXIT_WRONG_USE, None if _is_said_elsewhere(UserError) else line)
+
+
+def _is_said_elsewhere(error: UserError | type[UserError]) -> bool:
+    """Whether another process has said what this one would. It is waited for: ``torchrun`` ends all once one ends."""
+    if not error.said_elsewhere:
+        return False
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(TIME_FOR_OTHERS_S)
+        return False
+    return True
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -84,7 +95,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         if stop := received_stop():  # what a library has swallowed
             raise stop
     except UserError as error:
-        if not error.said_elsewhere:
+        if not _is_said_elsewhere(error):
             _complain(f"error: {error}", error)
         _leave(EXIT_WRONG_USE)
     except RunFailed as failure:

@@ -59,6 +59,21 @@ def test_of_several_processes_that_are_stopped_one_says_so(monkeypatch, capsys):
     assert (stop.value.code, capsys.readouterr().err) == (143, "")
 
 
+@pytest.mark.parametrize("main", [raise_it(UserError("no list")), lambda: CommandParser().error("no list")])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_of_several_processes_that_fail_alike_the_others_wait_for_the_first(main, is_told, monkeypatch, capsys):
+    def sleep(seconds: float) -> None:
+        assert seconds >= 30
+        if is_told:
+            raise Stopped(signal.SIGTERM)  # by torchrun, once the first has ended
+
+    monkeypatch.setattr(UserError, "said_elsewhere", True)
+    monkeypatch.setattr("utils.cli.time.sleep", sleep)
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == 2 and ("no list" in capsys.readouterr().err) is not is_told
+
+
 def test_a_failed_run_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
