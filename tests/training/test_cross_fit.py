@@ -197,6 +197,11 @@ def test_what_does_not_go_with_folds_is_refused(folder, root, given, message):
     assert (folder / "folds.json").read_text() == before
 
 
+def test_a_single_run_does_not_begin_in_the_folder_of_a_cross_fit(folder, root):
+    with pytest.raises(UserError, match="f is a cross-fit: give --folds"):
+        configure({"dataset": "disks", "run_name": "f", "resume": "auto"}, root)
+
+
 def test_folds_are_refused_where_one_run_is_made(root):
     with pytest.raises(UserError, match="several runs"):
         configure({"dataset": "disks", "folds": 3}, root)

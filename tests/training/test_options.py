@@ -396,6 +396,14 @@ def test_a_recipe_and_a_method_count_above_a_repeated_run():
     assert resolve_options({"method": "coteaching"}, False, config).optimization.ema == 0
 
 
+def test_another_seed_of_a_repeated_run_draws_other_noise():
+    given = {"preset": "quick", "label_noise": "flip:0.1", "seed": 3}
+    config = resolve_options(given, has_accelerator=False).to_dict()
+    assert resolve_options({}, False, config).noise.noise_seed == 3
+    assert resolve_options({"seed": 4}, False, config).noise.noise_seed == 4
+    assert resolve_options({"seed": 4}, False, {**config, "noise_seed": 9}).noise.noise_seed == 9
+
+
 def test_the_command_for_the_other_preset_makes_the_same_first_labels():
     given = {"dataset": "em", "igtt": "best", "igtt_init": "otsu", "foreground": "dark"}
     assert same_data_command(resolve_options(given, False)) == (

@@ -143,6 +143,8 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     if given.get("preset", values["preset"]) != values["preset"]:
         raise UserError(f"{as_typed('preset', given['preset'])} does nothing with --config, which sets every option")
     values |= {name: value for name, value in config.get("asked", {}).items() if name in NAMED_DATA}
+    if values.get("noise_seed") == values.get("seed"):  # which another --seed replaces, too
+        values.pop("noise_seed", None)
     values["network_options"] = {
         name: value for name, value in values["network_options"].items() if name not in OWN_FLAGS
     }

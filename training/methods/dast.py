@@ -63,11 +63,10 @@ class DivergenceAware(SeveralNetworks):
         super().__init__(options, data)
         clean = [sample.clean_label is not None for sample in data.train.samples]
         if not any(clean) or all(clean):
-            remedy = (
-                "the clean list names all training images; give one of some of them"
-                if any(clean)
-                else "give --clean_list LIST, of some images"
-            )
+            remedy = "give --clean_list LIST, of some images"
+            if options.data.clean_list is not None:
+                found = "all training images" if any(clean) else "none of the images that --fold leaves to train on"
+                remedy = f"--clean_list names {found}; give one of some of them"
             raise UserError(f"--method dast learns from clean and from noisy labels: {remedy}")
         if world_size() > 1 or options.optimization.accumulate > 1:
             raise UserError("--method dast ranks whole batches: train in one process, without --accumulate")

@@ -36,6 +36,7 @@ from utils.files import (
     write_json,
 )
 from utils.run_folder import (
+    CROSS_FIT,
     REPO_ROOT,
     check_place,
     create_run_folder,
@@ -145,12 +146,15 @@ def named_run(dataset: str, run_name: str | None, root: Path) -> Path | None:
     """The folder of the run that ``--resume auto`` is about; None where there is none yet.
 
     Raises:
-        UserError: no ``--run_name``.
+        UserError: no ``--run_name``, or that of a cross-fit.
     """
     if run_name is None:
         raise UserError(f"--resume {AUTO} goes on with the run of --run_name: give one")
     folders = (root / "train_log" / name / run_name for name in (dataset, f"{dataset}_sim"))
-    return next((folder for folder in folders if folder.is_dir()), None)
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is not None and (found / CROSS_FIT).exists():
+        raise UserError(f"{display_path(found)} is a cross-fit: give --folds to go on with it, or another --run_name")
+    return found
 
 
 def previous_run(options: TrainingOptions, root: Path) -> Path | None:
