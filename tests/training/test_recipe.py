@@ -139,6 +139,10 @@ def test_a_run_keeps_its_decisions_and_repairs_before_it_sees(noisy_disks):
     )  # the clean list has changed: a resumed run decides nothing by it
     fit(configure({"resume": str(run), "label_repair": "auto"}, root), root)
     assert read_json(run / "config.json")["decisions"] == config["decisions"]
+    log = (run / "log.txt").read_text()
+    assert log.count("train_dilate-5.txt, repaired by offset:-2.5, whose labels carry simulated noise, dilate:5\n") == 2
+    changed = next(line for line in log.splitlines() if "since the run began, " in line and " changed: " in line)
+    assert changed.endswith("clean.txt")
     assert read_json(run / "config.json")["label_repair"] == "offset:-2.5"
 
 

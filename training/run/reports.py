@@ -72,7 +72,8 @@ def describe(
         noise = f", whose labels carry simulated noise, {listed}{noise}"
     if options.label_free.igtt:
         noise = f", no labels are read (initial labels: {options.label_free.igtt_init})"
-    lines.append(f"{len(data.train)} training images of {display_path(data.train_list)}{noise}")
+    repaired = f", repaired by {options.noise.label_repair}" if options.noise.label_repair else ""
+    lines.append(f"{len(data.train)} training images of {display_path(data.train_list)}{repaired}{noise}")
     if data.val is None:
         threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
         moved = "" if data.known is None else f"; {len(data.known)} images of the clean list may move the threshold"
