@@ -19,7 +19,7 @@ from datasets.label_fusion import annotators_of, consensus, label_overlap
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from evaluation.label_audit.by_distance import inward_distance
-from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset
+from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset, outline_map
 from evaluation.label_audit.repair import choose_repair
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
 from evaluation.scores.confusion import ratio
@@ -145,9 +145,10 @@ def _judge(
     areas = np.array([_areas(*pair) for pair in pairs], float)
     moved, offset, offset_bounds = Moved(), 0.0, (float("nan"),) * 2
     if num_classes == 1:
-        moved = find_move(as_maps(truths), as_maps(labels), seed)
+        distances = [inward_distance(truth) for truth in truths]
+        moved = find_move([outline_map(distance) for distance in distances], as_maps(labels), seed)
         back = [moved.undo(label) for label in labels] if moved else labels
-        offset, *offset_bounds = find_offset([inward_distance(truth) for truth in truths], back, seed)
+        offset, *offset_bounds = find_offset(distances, back, seed)
     return Annotator(
         name=name,
         images=len(pairs),

@@ -146,7 +146,7 @@ def _compare(
         labels, truths, shown: labels, reference labels and, where there are any, images of the sampled places.
     """
     turned = transitions.inverted and num_classes == 1
-    comparable = np.isfinite(transitions.phi) and not transitions.no_association
+    comparable = np.isfinite(transitions.phi) and not (transitions.no_association or transitions.contradictory)
     bins, table = location_table(truths, labels, num_classes)
     predictor = biases = None
     if comparable and shown is not None:
@@ -169,7 +169,7 @@ def _compare(
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
-    repair = None if turned else _repair(labels, truths, biases)
+    repair = None if biases is None or turned else _repair(labels, truths)
     repaired = None
     if repair is not None and predictor is not None and shown is not None:
         repaired = _predict_repaired(predictor, labels, truths, shown, bins, transitions, repair=repair, seed=seed)
@@ -260,10 +260,8 @@ def _predict_repaired(
     return _predict(predictor, placed, table, transitions, biases=biases, invert=False)
 
 
-def _repair(labels: Labels, truths: Labels, biases: Biases | None) -> str | None:
-    """The steps of label noise that mend moved labels or wrong outlines; None where there is nothing to mend."""
-    if biases is None or not (biases.moved or biases.offset):
-        return None
+def _repair(labels: Labels, truths: Labels) -> str | None:
+    """The steps of label noise that mend moved labels or wrong outlines, as ``--label_repair auto`` chooses them."""
     from evaluation.label_audit.repair import choose_repair
 
     return choose_repair(labels, truths).spec
@@ -339,18 +337,19 @@ def decide(
 ) -> str:
     """The verdict, in the order of precedence.
 
-    *not learnable*: |φ| < 0.02, or its interval holds 0. *inverted*: negative contrast (two classes: φ < 0; more: the
-    diagonal of Q below its off-diagonal). *biased*: systematic errors cost more than BIAS_MARGIN of what clean labels
-    lead to, or depend on the place in the image; the kinds that were found are named. Else *learnable*. *unknown*: the
-    truth shows a single class, so that nothing can be compared, or there are too few images for an interval and what
-    they show may be ``chance``.
+    *not learnable*: |φ| < 0.02, or its interval holds 0, or labels follow the truth from image to image alone.
+    *inverted*: negative contrast (two classes: φ < 0; more: the diagonal of Q below its off-diagonal). *biased*:
+    systematic errors cost more than BIAS_MARGIN of what clean labels lead to, or depend on the place in the image; the
+    kinds that were found are named. Else *learnable*. *unknown*: the truth shows a single class, so that nothing can be
+    compared, or labels of some images the inverse of those of others, or there are too few images for an interval and
+    what they show may be ``chance``.
 
     Args:
         kinds: of systematic errors that were found.
         cost: share of the clean IoU that systematic errors cost; None where it is not known (no images, or several
             classes): then the gap of the ceiling decides, and boundaries are what it knows of.
     """
-    if not np.isfinite(transitions.phi):
+    if not np.isfinite(transitions.phi) or transitions.contradictory:
         return "unknown"
     if transitions.no_association:
         return "not learnable"

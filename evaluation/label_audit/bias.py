@@ -11,7 +11,7 @@ is both material and beyond the spread between images, which pixels of one image
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,18 +19,35 @@ import numpy as np
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_table
-from evaluation.label_audit.geometry import SURE, Labels, Moved, as_maps, find_move, find_offset
+from evaluation.label_audit.geometry import (
+    FARTHEST,
+    MIN_EXPLAINED,
+    NEAR,
+    SURE,
+    Labels,
+    Moved,
+    as_maps,
+    find_move,
+    find_offset,
+    outline_map,
+    uneven_outlines,
+)
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
 AT_BOUNDARIES, BY_IMAGE, BY_PLACE, MOVED = "at boundaries", "by image", "by place", "moved"
+OF_LABELS, OF_ERRORS = "of label rate", "of error rate"
+# what a difference of rates is of
+RATES = {
+    OF_LABELS: "where outlines are hollow {} more labels are set than where they bulge",
+    OF_ERRORS: "{} more labels are wrong than elsewhere",
+}
 
 # Fixed on simulated sets: no kind is found there under flips, sampling and dilation with ten images.
-CURVATURE_SIGMA, NEAR = 3.0, 3.0  # pixels: the outline's surroundings, and how far from it they are held to matter
+CURVATURE_SIGMA = 3.0  # pixels, of the outline's surroundings
 MIN_CURVED = 0.1  # difference of label rates between concave and convex boundary that counts
-MIN_EXPLAINED = 0.05  # part of the label errors' variance that image or place must explain
 MIN_AUC = 0.6  # what the lower bound of the AUC must exceed
 PIXELS = 1500  # of every image
 RESIDUAL_RIDGE = 3e-2  # errors are fitted more cautiously than labels: most sets have none to be predicted
@@ -45,7 +62,7 @@ class Bias:
         what: in words: ``wider``, ``dim structures missed`` …
         size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
         low, high: 95 % bounds of the size; NaN with too few images.
-        unit: of the size: ``px``, ``AUC`` or ``of label rate``.
+        unit: of the size: ``px``, ``AUC``, or of label rates what RATES says.
     """
 
     kind: str
@@ -57,9 +74,12 @@ class Bias:
 
     def text(self) -> str:
         """``wider by 2.0 px (1.5 to 2.5)``."""
-        bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
         if self.unit == "px":
+            more = " or more" if self.high >= FARTHEST else ""
+            bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f}{more})"
             return f"{self.what} by {self.size:.1f} px{bounds}"
+        if self.unit in RATES:
+            return f"{self.what}: {RATES[self.unit].format(f'{self.size:.0%} ({self.low:.0%} to {self.high:.0%})')}"
         bounds = "" if np.isnan(self.low) else f", {self.low:.2f} to {self.high:.2f}"
         return f"{self.what} ({self.unit} {self.size:.2f}{bounds})"
 
@@ -206,7 +226,7 @@ class ResidualAnalysis:
         reach = student_reach(len(gaps)) * error
         if mean < MIN_CURVED or mean < SURE * reach:
             return None
-        return Bias(AT_BOUNDARIES, "smoother", mean, mean - reach, mean + reach, "of label rate")
+        return Bias(AT_BOUNDARIES, "smoother", mean, mean - reach, mean + reach, OF_LABELS)
 
 
 def _auc(table: np.ndarray) -> np.ndarray:
@@ -255,6 +275,14 @@ class Biases:
         return any(bias.kind == kind for bias in self.found)
 
 
+def _refined(moved: Moved, labels: Labels, truths: Labels) -> Moved:
+    """A move as ``repair`` undoes it: what the border hides draws that of wide labels aside by a pixel."""
+    from evaluation.label_audit.repair import refined_move
+
+    back = refined_move(labels, truths, (-moved.down, -moved.right))
+    return replace(moved, down=-back[0], right=-back[1])
+
+
 def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int = 0, clean_iou: float = 1.0) -> Biases:
     """Hold binary labels, right way up, against the truth.
 
@@ -262,9 +290,12 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         clean_iou: that a network would reach with clean labels.
     """
-    moved = find_move(as_maps(truths), as_maps(labels), seed)
-    back = [moved.undo(label) for label in labels] if moved else list(labels)
     distances = [inward_distance(truth) for truth in truths]
+    moved = find_move([outline_map(distance) for distance in distances], as_maps(labels), seed)
+    back = list(labels)
+    if moved:
+        moved = _refined(moved, labels, truths)
+        back = [moved.undo(label) for label in labels]
     offset, low, high = find_offset(distances, back, seed)
     found = []
     if moved:
@@ -277,8 +308,11 @@ def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]
     errors = ResidualAnalysis(truths, back, images, distances=distances, expected=expected, seed=seed)
-    if not offset and errors.image_bias is None and (bias := errors.smoothing()) is not None:
-        found.append(bias)
+    if not offset and errors.image_bias is None:
+        bias = errors.smoothing()
+        if bias is None and (uneven := uneven_outlines(table)) is not None:
+            bias = Bias(AT_BOUNDARIES, *uneven, OF_ERRORS)
+        found += [bias] if bias is not None else []
     found += [bias for bias in (errors.image_bias, errors.place_bias) if bias is not None]
     counts = np.sum([count_transitions(*pair) for pair in zip(truths, labels, strict=True)], axis=0)
     background, foreground = np.nan_to_num(ratio(counts[:, 1], counts.sum(1))).tolist()

@@ -19,10 +19,13 @@ from evaluation.scores.bootstrap import (
     bootstrap_counts,
     percentile_interval,
     small_sample_reach,
+    student_reach,
 )
 from evaluation.scores.confusion import ratio
 
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
+CLEAR_PHI, WEAK_PHI = 0.5, 0.2  # of one image, and of all: what says for sure, or hardly, that labels follow the truth
+ASTRAY = 0.1  # φ of a label below it is not like the others', most of which are clear
 MIN_SINGULAR = 0.001  # smaller singular values count as 0 even where exact shares leave no error between images
 
 
@@ -146,6 +149,7 @@ class Transitions:
         singular_values: of the same, descending; singular_low, singular_high: 95 % bounds.
         rank: number of singular values that stand out of the error; at most the number of distinct rows.
         merged: groups of classes that the labels cannot tell apart.
+        image_phi: φ of every image; NaN where its truth shows a single class, (n,).
     """
 
     counts: np.ndarray
@@ -164,6 +168,7 @@ class Transitions:
     singular_high: np.ndarray | None
     rank: int
     merged: list[list[int]]
+    image_phi: np.ndarray
 
     @property
     def too_few(self) -> bool:
@@ -178,12 +183,40 @@ class Transitions:
     @property
     def inverted(self) -> bool:
         """Whether labels and truth are associated, but the wrong way round."""
-        return not self.no_association and self.phi < 0
+        return not (self.no_association or self.contradictory) and self.phi < 0
 
     @property
     def no_association(self) -> bool:
-        """Whether φ is as good as 0."""
-        return holds_nothing(self.phi, self.phi_low, self.phi_high)
+        """Whether φ is as good as 0, or labels follow the truth from image to image alone."""
+        if self.contradictory:
+            return False
+        return holds_nothing(self.phi, self.phi_low, self.phi_high) or self.only_between_images
+
+    @property
+    def contradictory(self) -> bool:
+        """Whether φ is as good as 0 though the labels of single images show the truth, or its inverse."""
+        is_clear = (self.image_phi > CLEAR_PHI).any() and (self.image_phi < -CLEAR_PHI).any()
+        return bool(is_clear) and holds_nothing(self.phi, self.phi_low, self.phi_high)
+
+    @property
+    def only_between_images(self) -> bool:
+        """Whether labels are more where the truth is more, image by image, but know no better where it is inside them.
+
+        That makes φ of turned or shuffled labels, which nothing can be learned from.
+        """
+        known = self.image_phi[np.isfinite(self.image_phi)]
+        if self.too_few or len(known) < MIN_IMAGES or not abs(self.phi) < WEAK_PHI:
+            return False
+        reach = student_reach(len(known)) * float(known.std(ddof=1)) / float(np.sqrt(len(known)))
+        return abs(float(known.mean())) <= reach
+
+    @property
+    def astray(self) -> np.ndarray:
+        """Places of the images whose labels do not follow the truth, or show its inverse, where most others' do."""
+        usual = float(np.nan_to_num(np.nanmedian(self.image_phi))) if np.isfinite(self.image_phi).any() else 0.0
+        if self.too_few or abs(usual) < CLEAR_PHI:
+            return np.zeros(0, int)
+        return np.flatnonzero(self.image_phi * np.sign(usual) < ASTRAY)
 
 
 def estimate_transitions(
@@ -234,4 +267,5 @@ def estimate_transitions(
         singular_high=bounds["singular"][1],
         rank=min(rank_given_error(inner, inner_resampled), distinct) if len(present) else 0,
         merged=merged,
+        image_phi=np.array([association(table) if len(table) == 2 else np.nan for table in tables], float),
     )

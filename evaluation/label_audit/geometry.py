@@ -13,6 +13,7 @@ import numpy as np
 
 from datasets.labels import IGNORE
 from datasets.noise_steps import move
+from evaluation.label_audit.by_distance import DISTANCE_EDGES, local_density
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
@@ -20,10 +21,17 @@ Labels = Sequence[np.ndarray]
 
 # Fixed on simulated sets, see ``bias.py``.
 REACH = 10  # pixels up to which labels are looked for beside their place
+NEAR = 3.0  # pixels from an outline beyond which distances count alike, for a move
 MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
 SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
-OFFSETS = np.arange(-9.75, 10, 0.5)  # pixels by which outlines may be off
+OFFSET_STEP = 0.5
+OFFSETS = np.arange(-9.75, 10, OFFSET_STEP)  # pixels by which outlines may be off
+FARTHEST = float(OFFSETS[-1] + OFFSET_STEP / 2)
 MIN_OFFSET = 0.5  # pixels
+MIN_EXPLAINED = 0.05  # part of the label errors' variance that distance, image or place must explain
+MIN_TOLD = 0.2  # of the variance of local density, that the distance must explain
+ONE_SIDED = 0.4  # error rate on the other side of the outline, as a part of that on its own, of labels that are off it
+LEAST_PIXELS = 0.05  # of a side of the outline, that the rate at a distance is told from
 OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
 
 
@@ -67,7 +75,7 @@ def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
     """By how much the second maps lie off the first: the best covariance, where beyond chance.
 
     Args:
-        firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as truths and labels.
+        firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as `outline_map` of truths, and labels.
     """
     tables = []
     for first, second in zip(firsts, seconds, strict=True):
@@ -85,7 +93,7 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
     reach = stack.shape[1] // 2
     flat = stack.reshape(len(stack), -1)
     best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
-    if best == middle or len(stack) < MIN_IMAGES:
+    if best == middle or len(stack) < MIN_IMAGES or not flat[:, best].sum() > 0:
         return Moved()
     gains = flat[:, best] - flat[:, middle]
     error = gains.std(ddof=1) * np.sqrt(len(gains))
@@ -104,6 +112,18 @@ def as_maps(labels: Labels) -> list[np.ndarray]:
     return [np.where(label == IGNORE, np.nan, label == 1).astype(np.float32) for label in labels]
 
 
+def outline_map(distance: np.ndarray) -> np.ndarray:
+    """What tells where a truth lies, for labels of any width: its sides, and up to NEAR pixels the distance; float32.
+
+    Of the sides alone a wide label covers the same after many a move.
+
+    Args:
+        distance: signed, to the true boundary, positive inside, 0 where the truth is not known, (H, W).
+    """
+    known = np.where(distance == 0, np.nan, distance)
+    return (np.sign(known) + np.clip(known, -NEAR, NEAR) / NEAR).astype(np.float32)
+
+
 def _explained(found: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Variance between the two sides of every step, of counts by distance; (…, B) → (…, B − 1)."""
     inside_found, inside = found.cumsum(-1)[..., :-1], total.cumsum(-1)[..., :-1]
@@ -117,30 +137,106 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     """By how many pixels labels are wider (> 0) or narrower (< 0) than the truth: where their share steps.
 
     The share of labels as a function of signed distance is fitted by a step; flips lower the step, missing objects
-    too, and neither moves it.
+    too, and neither moves it. Labels that lie off the truth, each in its own direction, step nowhere: theirs is a slope
+    on both sides of the outline, or distance tells little of where they are. They have no offset.
 
     Args:
         distances: to the true boundary, positive inside, (H, W) each.
-    Returns: (offset, low, high); 0 where the step at the boundary is as good; bounds NaN with too few images.
+    Returns: (offset, low, high); 0 where the step at the boundary is as good. On the grid of pixels neighbouring steps
+        part the same pixels, so bounds reach half a step further, at most to FARTHEST; NaN with too few images.
     """
     edges = np.concatenate([[-np.inf], OFFSETS, [np.inf]])
     counts = []
     for distance, label in zip(distances, labels, strict=True):
         known = label != IGNORE
         place = np.searchsorted(edges, -distance[known], side="right") - 1
-        total = np.bincount(place, minlength=len(OFFSETS) + 1)
-        counts.append([np.bincount(place, label[known] == 1, len(OFFSETS) + 1), total])
+        density = np.nan_to_num(local_density(label))[known]
+        weights = (label[known] == 1, None, density, density**2)
+        counts.append([np.bincount(place, weight, len(OFFSETS) + 1) for weight in weights])
     table = np.array(counts)
-    pooled = _explained(*table.sum(0))
+    pooled = _explained(*table.sum(0)[:2])
     at_truth = pooled[np.abs(OFFSETS) < MIN_OFFSET].max()
-    best = float(_best_step(pooled))
+    best = float(_best_steps(pooled).mean(0))
+    none = 0.0, float("nan"), float("nan")
     if abs(best) < MIN_OFFSET or pooled.max() - at_truth < OFFSET_GAIN * pooled.max():
-        return 0.0, float("nan"), float("nan")
-    low, high = counts_interval(lambda sums: _best_step(_explained(sums[:, 0], sums[:, 1])), table, seed, 400)
+        return none
+    if _told_by_distance(table.sum(0)) < MIN_TOLD or not _is_one_sided(*table.sum(0)[:2], best):
+        return none
+
+    def steps(sums: np.ndarray) -> np.ndarray:
+        return _best_steps(_explained(sums[:, 0], sums[:, 1]))
+
+    low = counts_interval(lambda sums: steps(sums)[0], table, seed, 400)[0] - OFFSET_STEP / 2
+    high = counts_interval(lambda sums: steps(sums)[1], table, seed, 400)[1] + OFFSET_STEP / 2
     return (0.0 if low <= 0 <= high else best), low, high
 
 
-def _best_step(explained: np.ndarray) -> np.ndarray:
-    """The offset that explains most, the mean of equal ones; (…, B) → (…)."""
+def _best_steps(explained: np.ndarray) -> np.ndarray:
+    """The least and the largest of the offsets that explain most; (…, B) → (2, …)."""
     equal = explained >= explained.max(-1, keepdims=True) - 1e-9
-    return (equal * OFFSETS).sum(-1) / equal.sum(-1)
+    return np.stack([np.where(equal, OFFSETS, np.inf).min(-1), np.where(equal, OFFSETS, -np.inf).max(-1)])
+
+
+def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None:
+    """Errors that depend on the distance to the outline, though no common offset undoes them.
+
+    Some labels are drawn wider, or narrower, than others, or off to either side, or middles were left out. The size is
+    by how much more of the labels within NEAR pixels of the outline are wrong, or of those farther inside.
+
+    Args:
+        table: of ``by_distance.location_table``, (n, 2, D, R, 2).
+    Returns: (what, size, low, high).
+    """
+    rows = table.sum(3).astype(float)  # (n, 2, D, 2): true class, distance, label
+    total, wrong = rows.sum(-1), np.stack([rows[:, 0, :, 1], rows[:, 1, :, 0]], 1)
+    rate, mean = (np.nan_to_num(ratio(wrong.sum(axes), total.sum(axes))) for axes in ((0,), (0, 2)))
+    variance = (total.sum((0, 2)) * mean * (1 - mean)).sum()
+    told = (total.sum(0) * (rate - mean[:, None]) ** 2).sum()
+    if told < MIN_EXPLAINED * max(variance, 1e-6):
+        return None
+    near = int(np.searchsorted(DISTANCE_EDGES, NEAR))  # bins up to it
+    parts = [[count[..., own].sum(-1) for count in (wrong, total)] for own in (slice(near), slice(near, None))]
+    gaps = ratio(*parts[0]) - ratio(*parts[1])
+    outside, inside = (_beyond_error(gaps[:, side]) for side in (0, 1))
+    if inside[0] < 0:
+        return "middles left out", -inside[0], -inside[2], -inside[1]
+    if max(outside[0], inside[0]) <= 0:
+        return None
+    what = "some wider" if inside[0] <= 0 else "some narrower" if outside[0] <= 0 else "off to either side"
+    return f"outlines {what}", *max(outside, inside)
+
+
+def _beyond_error(gaps: np.ndarray) -> tuple[float, float, float]:
+    """Mean of a difference of rates over images with its 95 % bounds; 0 where these hold 0, NaN left out."""
+    gaps = gaps[np.isfinite(gaps)]
+    if len(gaps) < MIN_IMAGES:
+        return 0.0, 0.0, 0.0
+    mean, reach = float(gaps.mean()), student_reach(len(gaps)) * float(gaps.std(ddof=1)) / float(np.sqrt(len(gaps)))
+    return (mean, mean - reach, mean + reach) if abs(mean) > reach else (0.0, 0.0, 0.0)
+
+
+def _told_by_distance(table: np.ndarray) -> float:
+    """The part of the variance of labels' local density that the distance explains; density averages out speckle.
+
+    Args:
+        table: labels found, pixels, summed density and its square, (4, B).
+    """
+    _, total, density, square = table
+    mean = density.sum() / max(total.sum(), 1)
+    between = (ratio(density, total, 0.0) ** 2 * total).sum() - mean**2 * total.sum()
+    return float(between / max(square.sum() - mean**2 * total.sum(), 1e-9))
+
+
+def _is_one_sided(found: np.ndarray, total: np.ndarray, offset: float) -> bool:
+    """Whether labels err beyond the outline on the side of an offset, and not as much on the other side of it.
+
+    By how much more of the labels near the outline are wrong on either side than where fewest are.
+    """
+    middle, reach = len(OFFSETS) // 2 + 1, int(np.ceil(NEAR / OFFSET_STEP))
+    sides = []
+    for own, wrong in ((slice(middle, None), found), (slice(middle - 1, None, -1), total - found)):
+        errors, pixels = wrong[own], total[own]
+        rates = ratio(errors, pixels)[pixels > LEAST_PIXELS * pixels.sum()]
+        sides.append(ratio(errors[:reach].sum(), pixels[:reach].sum(), 0.0) - min(rates, default=0.0))
+    wide, narrow = sides
+    return narrow < ONE_SIDED * wide if offset > 0 else wide < ONE_SIDED * narrow

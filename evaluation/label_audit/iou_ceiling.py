@@ -94,7 +94,9 @@ def critical_difference(tests: int) -> float:
     return float(-ndtri(FALSE_ALARMS / (2 * max(tests, 1))))
 
 
-def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray, limit: float = DIFFERENT) -> np.ndarray:
+def merged_shares(
+    found: np.ndarray, total: np.ndarray, classes: np.ndarray, limit: float = DIFFERENT, *, differ: bool = False
+) -> np.ndarray:
     """Label share of every bin after merging bins that do not differ.
 
     Bins that do not differ from their class as a whole are pooled first, class by class; then the two neighbours, in
@@ -105,6 +107,7 @@ def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray, lim
         found, total: foreground labels and pixels per image and bin, (n, B).
         classes: true class of every bin, (B,).
         limit: standard errors by which bins must differ; 0 merges none.
+        differ: keep the classes apart: the largest bins of two classes are never merged.
     Returns: (B,), equal values for merged bins.
     """
 
@@ -126,8 +129,13 @@ def merged_shares(found: np.ndarray, total: np.ndarray, classes: np.ndarray, lim
     shares = [share_of(members) for members in groups]
     order = sorted(range(len(groups)), key=lambda place: shares[place].value)
     groups, shares = [groups[place] for place in order], [shares[place] for place in order]
+    pixels = total.sum(0)
+    largest = {int(np.where(classes == one, pixels, -1).argmax()) for one in np.unique(classes)} if differ else set()
     while len(groups) > 1:
         gaps = [difference(*pair) for pair in pairwise(shares)]
+        for place, pair in enumerate(pairwise(groups)):
+            if len(largest.intersection(np.concatenate(pair).tolist())) > 1:
+                gaps[place] = np.inf
         place = int(np.argmin(gaps))
         if gaps[place] >= limit:
             break
@@ -168,11 +176,13 @@ def pooled_iou(matrices: np.ndarray, num_classes: int = 1) -> np.ndarray:
     return per_class[..., 1] if num_classes == 1 else np.nanmean(per_class, -1)
 
 
-def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, ...]:
+def _binary_half(fitted: np.ndarray, scored: np.ndarray, differ: bool) -> tuple[np.ndarray, ...]:
     """Confusions per image of ``scored`` of three perfect learners of ``fitted``.
 
     Args:
         fitted, scored: tables (n, 2, D, R, 2), labels already turned so that foreground scores higher.
+        differ: whether all images together show that labels differ between the classes: then half of them, which may
+            be too unlike each other to show it, does not say that nothing differs.
     Returns: of the learner with merged bins, of one told the class alone, of one that takes every bin at its word.
     """
     flat = fitted.reshape(len(fitted), -1, 2)
@@ -180,7 +190,8 @@ def _binary_half(fitted: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, ..
     pixels = flat.sum((0, 2))
     counts = np.where(is_foreground, 0, pixels), np.where(is_foreground, pixels, 0)
     merged, single = (
-        merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int), limit) for limit in (DIFFERENT, 0.0)
+        merged_shares(flat[..., 1], flat.sum(-1), is_foreground.astype(int), limit, differ=differ)
+        for limit in (DIFFERENT, 0.0)
     )
     alone = is_foreground if len(np.unique(merged[pixels > 0])) > 1 else np.ones_like(is_foreground)
     masks = [merged >= _best_cut(merged, *counts), alone, single >= _best_cut(single, *counts)]
@@ -249,7 +260,8 @@ def iou_ceiling(
     else:
         halves = [(table[fitted], table[scored]) for fitted, scored in _halves(len(table), seed)]
         if binary:
-            results = [_binary_half(*(side[..., ::-1] if invert else side for side in half)) for half in halves]
+            turned = [tuple(side[..., ::-1] if invert else side for side in half) for half in halves]
+            results = [_binary_half(*half, differ=not transitions.too_few) for half in turned]
         else:
             results = [_class_half(*half, transitions.merged, transitions.invertible) for half in halves]
     matrices, alone, unmerged = (np.concatenate(parts) for parts in zip(*results, strict=True))

@@ -3,7 +3,7 @@ r"""What one geometric correction of all labels would win, measured on the image
 Two corrections undo what people and tools do to whole label sets: moving a label back by whole pixels (``move:dy,dx``)
 and taking another level set of its signed distance (``offset:r``), which widens or narrows every outline. All offsets
 are read from one distance transform an image, as counts of truth and label by level; all moves from one Fourier
-transform of the two distances near the outlines, which peak where outlines lie upon each other, whatever their widths.
+transform of the labels and the distance near true outlines, which peaks where they lie upon each other, of any width.
 
 A correction must win twice, on images that it was not chosen by, and beyond the error of the gain: in the IoU of the
 labels with the truth, and in the IoU of what a network would take from them. The latter is the set
@@ -28,14 +28,13 @@ from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI
-from evaluation.label_audit.geometry import Labels, centred, shift_covariances
+from evaluation.label_audit.geometry import Labels, centred, outline_map, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
 
 MIN_IMAGES = 3  # with a clean label; fewer say nothing of the spread between images
 MIN_GAIN = 0.01  # of an IoU, and of the covariance with the truth for a move, that is worth a correction
 REACH = 12  # pixels up to which labels are looked for beside their place
-NEAR = 3.0  # pixels from an outline beyond which distances count alike, for a move
 OFFSETS = np.arange(-32, 33) / 2  # pixels by which outlines are moved; the middle one does nothing
 DISTANCES = np.arange(-8.0, 9.0)  # edges of the bins of signed distance to the true boundary, pixels
 FAR = 0.05  # part of a class that the farthest bins must hold to tell its label rate
@@ -86,7 +85,7 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
         iou = labels_iou(own, truths, num_classes)
         return Repair(None, iou, iou, 0.0, float("nan"), len(pairs), "the labels do not follow the clean ones")
     if back != (0, 0):
-        back = _refined_move(own, truths, back, num_classes)
+        back = refined_move(own, truths, back, num_classes)
     return _choose_offset(own, truths, back, num_classes)
 
 
@@ -122,7 +121,7 @@ def _move_step(back: tuple[int, int]) -> str:
     return f"move:{back[0]},{back[1]}"
 
 
-def _refined_move(labels: Labels, truths: Labels, back: tuple[int, int], num_classes: int) -> tuple[int, int]:
+def refined_move(labels: Labels, truths: Labels, back: tuple[int, int], num_classes: int = 1) -> tuple[int, int]:
     """Of a move and its neighbours, the one that labels at their best offset lie nearest to the truth after.
 
     What the border of an image hides draws the correlation of wide labels aside by a pixel.
@@ -137,7 +136,7 @@ def _error_of_sum(values: np.ndarray) -> float:
 
 
 def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Correlations of truth(x) and label(x + d), as distances to their outlines, for |d| ≤ REACH.
+    """Correlations of truth(x), as its `outline_map`, and label(x + d), for |d| ≤ REACH.
 
     Returns: (2·REACH + 1, 2·REACH + 1), the mean over the classes ≠ 0 that both show; 0 where there is none.
     """
@@ -147,8 +146,7 @@ def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.
         masks = [np.where(known, item == value, False).view(np.uint8) for item in (truth, label)]
         if not all(0 < mask.sum() < known.sum() for mask in masks):
             continue
-        maps = [np.clip(signed_distance(mask), -NEAR, NEAR) for mask in masks]
-        maps = [centred(item, known) for item in maps]
+        maps = [centred(item, known) for item in (outline_map(-signed_distance(masks[0])), masks[1].astype(np.float32))]
         length = np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())
         found.append(shift_covariances(*maps, REACH) / length)
     return np.mean(found, axis=0) if found else np.zeros((2 * REACH + 1, 2 * REACH + 1))
@@ -253,11 +251,11 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
         best = _best_offset(plain.sum(0) - plain[place])
         kept.append([plain[place, zero], plain[place, best]])
         won.append([table.taught(place, zero), table.taught(place, best)])
-    plain_gain, _ = _gain(np.array(kept))
+    plain_gain, plain_error = _gain(np.array(kept))
     gain, error = _gain(np.array(won))
-    best = _best_offset(plain.sum(0))
-    is_beyond_error = gain > small_sample_reach(len(labels)) * error
-    is_sure = min(plain_gain, gain) > MIN_GAIN and is_beyond_error
+    best, reach = _best_offset(plain.sum(0)), small_sample_reach(len(labels))
+    is_beyond_error = gain > reach * error
+    is_sure = min(plain_gain, gain) > MIN_GAIN and is_beyond_error and plain_gain > reach * plain_error
     offset = float(OFFSETS[best]) if is_sure else 0.0
     steps = [_move_step(back)] * (back != (0, 0)) + [f"offset:{offset:g}"] * (offset != 0)
     at = np.array(kept).sum(0)[int(offset != 0)]
@@ -267,7 +265,7 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
     elif best == zero:
         reason = "no move and no offset brings the labels nearer to the clean ones"
     else:
-        nearer = f"{plain_gain:+.3f} in the IoU of labels with clean ones: too little"
+        nearer = f"{plain_gain:+.3f} ± {plain_error:.3f} in the IoU of labels with clean ones: too little"
         reason = f"the best one, offset:{OFFSETS[best]:g}, wins {held_out}"
         reason += f", and {nearer}" if is_beyond_error else ": not beyond its error"
     return Repair(

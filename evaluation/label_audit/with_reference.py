@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, Biases
 from evaluation.label_audit.by_distance import DensityAgreement
-from evaluation.label_audit.estimate import MIN_PHI, Transitions
+from evaluation.label_audit.estimate import CLEAR_PHI, MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
@@ -61,7 +61,7 @@ class ReferenceAudit(Audit):
     @property
     def errors_forget_image(self) -> bool:
         """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
-        biased = self.is_biased or (self.biases is not None and bool(self.biases.found))
+        biased = self.is_biased or self._has_biases
         return self.verdict in ("learnable", "inverted") and not biased and not self.transitions.too_few
 
     @property
@@ -96,16 +96,40 @@ class ReferenceAudit(Audit):
         if self.verdict == "unknown":
             return self._noise_notes()[-1]
         if self.verdict == "not learnable":
+            if found.only_between_images:
+                return (
+                    f"Inside images, labels and {self.reference} have nothing in common: are they turned, or mixed up?"
+                )
             return f"Labels and {self.reference} have nothing in common (φ = {found.phi:.3f})."
+        systematic = f"differ from {self.reference} systematically: {self._bias_text()}"
         if self.verdict == "inverted":
-            return f"The labels mark what {self.reference} call background (φ = {found.phi:.3f})."
+            besides = f"; besides, they {systematic}" if self._has_biases else ""
+            return f"The labels mark the background of {self.reference} (φ = {found.phi:.3f}){besides}."
         if self.is_biased:
-            return f"Labels differ from {self.reference} systematically: {self._bias_text()}{self._cost_text()}."
+            return f"Labels {systematic}{self._cost_text()}."
         errors = 1 - np.diagonal(found.matrix.block)
         if errors.max() < CLEAN_ENOUGH:
             return f"The labels agree with {self.reference}."
+        if self._has_biases:
+            return f"Labels {systematic}, which costs little at the right threshold{self._share_text()}."
         what = f"Errors ({', '.join(f'{error:.0%}' for error in errors)} of the classes' pixels)"
-        return f"{what} are such that a network averages them out{self._share_text()}."
+        averaged = self.prediction is None or self.prediction.relative >= 1 - BIAS_MARGIN
+        return f"{what} are such that a network averages them out{'' if averaged else ' in part'}{self._share_text()}."
+
+    @property
+    def _has_biases(self) -> bool:
+        return self.biases is not None and bool(self.biases.found)
+
+    def warnings(self) -> list[str]:
+        """That some labels are not like the others."""
+        found = self.transitions
+        if not len(found.astray):
+            return []
+        which = f"{len(found.astray)} of the {found.images} labels that were compared"
+        return [
+            f"{which} have nothing to do with {self.reference}, or show the inverse, while most others agree: look for "
+            "images without annotation, or labels of another image, also among those that were not compared."
+        ]
 
     def _bias_text(self) -> str:
         found = () if self.biases is None else self.biases.found
@@ -142,20 +166,24 @@ class ReferenceAudit(Audit):
 
     def _repair_advice(self) -> str | None:
         """What mends biased labels: a repair for all of them, or what to label anew."""
-        if not self.is_biased:
-            return None
         if self.repair is not None:
             gain = ""
             if self.prediction is not None and self.repaired is not None:
                 gain = f" (predicted IoU {self.prediction.value:.2f} → {self.repaired.value:.2f})"
             return f"Repair them all at once: --label_repair {self.repair}{gain}."
+        if not self.is_biased:
+            return None
         kinds = self.verdict
         if BY_PLACE in kinds:
-            return "Label the parts that were left out, or mark them as ignored: no loss or threshold brings them back."
-        if BY_IMAGE in kinds:
             return (
-                f"Correct the labels of some images where it says so ({self._bias_text()}) and train on those: "
-                "no loss corrected by Q knows which structures are wrong."
+                "Mark the parts that were left out as ignored, or label them; till then only the right threshold makes "
+                "up for it."
+            )
+        if BY_IMAGE in kinds:
+            which = "; ".join(bias.what for bias in (self.biases.found if self.biases else ()))
+            return (
+                f"Correct the labels of some images ({which}) and train on those: no loss corrected by Q knows which "
+                "structures are wrong."
             )
         return (
             "Have some images labelled more carefully: no loss corrected by Q removes a bias at boundaries; "
@@ -216,6 +244,13 @@ class ReferenceAudit(Audit):
             lines.append(f"Too few images for intervals ({found.images}; {MIN_IMAGES} are needed): values may be off.")
         if not np.isfinite(found.phi):
             return [*lines, "The reference labels show a single class only, so nothing can be compared."]
+        if found.contradictory:
+            clear = found.image_phi[np.isfinite(found.image_phi)]
+            return [
+                *lines,
+                f"Labels of {(clear > CLEAR_PHI).sum()} images show {self.reference}, those of "
+                f"{(clear < -CLEAR_PHI).sum()} their inverse: turn these round, or leave them out.",
+            ]
         lines.append(
             f"φ = {found.phi:.3f}{_span(found.phi_low, found.phi_high)}, contrast {found.matrix.contrast:.3f}"
             f"{_span(found.contrast_low, found.contrast_high)}, rank {found.rank} of {(found.counts.sum(1) > 0).sum()}."
@@ -283,13 +318,14 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        if self.reference != "clean labels" or (self.biases is not None and self.biases.found) or self.is_biased:
+        if self.reference != "clean labels" or self._has_biases or self.is_biased:
             return None
         errors = 1 - np.diagonal(found.matrix.block)
         if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:
             return None
+        instead = "Or take neither: " if self.invert else ""
         return (
-            f"--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
+            f"{instead}--loss forward with --transition_matrix {matrix_file} makes the scores those of the truth, "
             "not inverted and with an even threshold."
         )
 
@@ -305,8 +341,13 @@ class ReferenceAudit(Audit):
         goal = abs(found.phi) if uncertain else max(INTERVAL_GOAL, abs(found.phi) / 10)
         if half <= goal:
             return None
-        more = int(np.ceil(found.images * ((half / goal) ** 2 - 1)))
-        return f"{self.reference.capitalize()} of about {more} more images would narrow φ to ± {goal:.2f}."
+        more, left = int(np.ceil(found.images * ((half / goal) ** 2 - 1))), self.images - found.images
+        if left <= 0:
+            return None
+        if more >= left:
+            more, goal = left, half * np.sqrt(found.images / self.images)
+        which = "one more image" if more == 1 else f"{'all ' if more == left else 'about '}{more} more images"
+        return f"{self.reference.capitalize()} of {which} would narrow φ to ± {goal:.2f}."
 
 
 def _span(low: float, high: float) -> str:

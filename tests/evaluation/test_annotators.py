@@ -83,4 +83,4 @@ def test_the_audit_of_a_list_tells_and_writes(blobs, noisy_labels, tmp_path):
     assert "annotators against clean labels, in 8 images" in text and "wide: IoU" in text and "wider by" in text
     written = json.loads((folder / "audit.json").read_text())
     assert [one["name"] for one in written["annotators"]][-1] == "wide"
-    assert written["verdict"].startswith("learnable")  # two of three draw right
+    assert abs(written["offset"]) < 0.5  # two of three draw right

@@ -167,3 +167,59 @@ def test_wide_labels_get_a_repair_that_narrows(cells, noisy_labels):
     assert audit.verdict == "biased at boundaries"
     assert float(audit.repair.removeprefix("offset:")) == pytest.approx(-2, abs=0.5)
     assert audit.threshold > 0.7
+
+
+@pytest.mark.parametrize("spec", ["offset:0.7", "offset:1.7", "offset:-1.2"])
+def test_the_interval_of_an_offset_holds_what_the_grid_of_pixels_hides(cells, noisy_labels, spec):
+    images, masks = cells
+    (bias,) = find_biases(masks, noisy_labels(masks, spec), images).found
+    assert bias.low <= abs(float(spec[7:])) <= bias.high < bias.low + 1.5
+
+
+def test_labels_that_lie_off_each_in_its_way_are_not_called_wider(cells, noisy_labels):
+    images, masks = cells
+    rng = np.random.default_rng(0)
+    moves = [f"move:{down},{right}" for down, right in rng.integers(-4, 5, (len(masks), 2))]
+    labels = [make_noisy_label(mask, spec, 0, "") for mask, spec in zip(masks, moves, strict=True)]
+    matrix = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), 10, 1)
+    for off in (labels, [cv2.warpAffine(mask, matrix, (SIZE, SIZE), flags=cv2.INTER_NEAREST) for mask in masks]):
+        found = find_biases(masks, off, images)
+        assert found.offset == 0 and not found.moved
+        assert not any("wider" in bias.what or "narrower" in bias.what for bias in found.found)
+
+
+def test_a_move_of_wide_labels_is_the_one_that_is_undone(cells, noisy_labels):
+    images, masks = cells
+    audit = audit_labels(noisy_labels(masks, "move:3,-2+dilate:5"), masks, images)
+    assert audit.verdict == "biased moved by (3, -2) and at boundaries"
+    assert audit.repair.startswith("move:-3,2+offset:-2")
+
+
+@pytest.mark.parametrize(("spec", "what"), [("dilate:5", "outlines some wider"), ("erode:5", "outlines some narrower")])
+def test_outlines_of_half_of_the_labels(cells, noisy_labels, spec, what):
+    images, masks = cells
+    labels = [item if place % 2 else masks[place] for place, item in enumerate(noisy_labels(masks, spec))]
+    audit = audit_labels(labels, masks, images)
+    assert audit.verdict == "biased at boundaries" and [bias.what for bias in audit.biases.found] == [what]
+    assert not audit.errors_forget_image and not any("forward" in line for line in audit.advice("Q.json"))
+
+
+def test_only_rims_were_drawn(cells):
+    images, masks = cells
+    labels = [mask - cv2.erode(mask, np.ones((7, 7), np.uint8)) for mask in masks]
+    audit = audit_labels(labels, masks, images)
+    assert audit.verdict == "biased at boundaries" and "middles left out" in audit.reason()
+
+
+def test_a_small_move_costs_little_and_is_undone_all_the_same(cells, noisy_labels):
+    images, masks = cells
+    audit = audit_labels(noisy_labels(masks, "move:1,0"), masks, images)
+    assert audit.verdict == "learnable" and audit.repair == "move:-1,0"
+    assert "moved by 1.0 px" in audit.reason() and "costs little" in audit.reason()
+    assert any("--label_repair move:-1,0" in line for line in audit.advice())
+
+
+def test_constant_labels_are_not_moved(cells):
+    _, masks = cells
+    maps = [mask.astype(np.float32) for mask in masks]
+    assert not find_move(maps, [np.ones_like(item) for item in maps])

@@ -383,3 +383,50 @@ def test_labels_that_belong_to_other_images_are_warned_of(rng):
         (warning,) = audit_labels(wrong, images=images).warnings()
         assert "mismatched" in warning
     assert audit_labels(labels[1:4], images=images[:3]).warnings() == []
+
+
+@pytest.fixture(scope="module")
+def crowds():
+    """Masks of squares, from two to twenty an image."""
+    rng, masks = np.random.default_rng(5), []
+    for place in range(12):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        for y, x in rng.integers(0, SIZE - 8, (2 + 18 * (place % 3) // 2, 2)):
+            mask[y : y + 8, x : x + 8] = 1
+        masks.append(mask)
+    return masks
+
+
+def test_labels_that_know_only_how_much_there_is_teach_nothing(crowds):
+    report = audit_labels([mask.T[::-1].copy() for mask in crowds], crowds)
+    assert report.transitions.phi_low > 0.02  # images with more foreground have more labels
+    assert report.verdict == "not learnable" and "Inside images" in report.reason()
+
+
+def test_inverted_labels_among_others_are_told(crowds):
+    mixed = [1 - mask if place < 4 else mask for place, mask in enumerate(crowds)]
+    report = audit_labels(mixed, crowds)
+    assert report.verdict == "unknown" and report.invert is None
+    assert "Labels of 8 images show clean labels, those of 4 their inverse" in report.reason()
+
+
+def test_labels_that_are_not_like_the_others_are_told(crowds):
+    labels = [np.zeros_like(mask) if place % 6 == 0 else mask for place, mask in enumerate(crowds)]
+    report = audit_labels(labels, crowds)
+    assert report.warnings()[0].startswith("2 of the 12 labels that were compared have nothing to do with clean labels")
+    assert not audit_labels(crowds, crowds).warnings()
+    assert report.verdict == "learnable" and report.ceiling.value > 0.95
+
+
+def test_a_learner_of_unlike_images_is_not_held_to_know_nothing(crowds):
+    labels = [np.zeros_like(mask) if place % 5 < 2 else mask for place, mask in enumerate(crowds)]
+    assert audit_labels(labels, crowds).ceiling.value > 0.95
+
+
+def test_more_clean_labels_than_there_are_images_are_not_asked_for(blobs, noisy_labels):
+    _, masks = blobs
+    some = [mask if place < 6 else None for place, mask in enumerate(masks)]
+    labels = [np.zeros_like(mask) if place == 3 else mask for place, mask in enumerate(masks)]
+    asked = [line for line in audit_labels(labels, some).advice() if "would narrow" in line]
+    assert all(f"all {len(masks) - 6} more images" in line for line in asked) and asked
+    assert not any("would narrow" in line for line in audit_labels(labels, masks).advice())

@@ -120,3 +120,15 @@ def test_empty_labels_teach_no_correction():
     truths = draw_truths()
     assert choose_repair([np.zeros_like(truth) for truth in truths], truths).spec is None
     assert choose_repair(truths, [np.zeros_like(truth) for truth in truths]).spec is None
+
+
+def test_an_offset_of_half_of_the_labels_is_no_common_one():
+    truths = draw_truths()
+    labels = [label if place % 2 else truths[place] for place, label in enumerate(with_noise(truths, "dilate:5"))]
+    found = choose_repair(labels, truths)
+    assert found.spec is None and found.after == found.before
+
+
+def test_a_move_by_one_pixel_is_undone():
+    truths = draw_truths()
+    assert choose_repair(with_noise(truths, "move:0,1"), truths).spec == "move:0,-1"
