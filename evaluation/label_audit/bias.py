@@ -10,7 +10,7 @@ is both material and beyond the spread between images, which pixels of one image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -275,26 +275,29 @@ class Biases:
         return any(bias.kind == kind for bias in self.found)
 
 
-def _refined(moved: Moved, labels: Labels, truths: Labels) -> Moved:
-    """A move as ``repair`` undoes it: what the border hides draws that of wide labels aside by a pixel."""
-    from evaluation.label_audit.repair import refined_move
-
-    back = refined_move(labels, truths, (-moved.down, -moved.right))
-    return replace(moved, down=-back[0], right=-back[1])
-
-
-def find_biases(truths: Labels, labels: Labels, images: Labels | None, seed: int = 0, clean_iou: float = 1.0) -> Biases:
+def find_biases(
+    truths: Labels,
+    labels: Labels,
+    images: Labels | None,
+    seed: int = 0,
+    clean_iou: float = 1.0,
+    *,
+    refine: Callable[[Labels, Labels, tuple[int, int]], tuple[int, int]] | None = None,
+) -> Biases:
     """Hold binary labels, right way up, against the truth.
 
     Args:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         clean_iou: that a network would reach with clean labels.
+        refine: the move that undoes one found, of labels, truths and a first guess; see ``repair.refined_move``.
     """
     distances = [inward_distance(truth) for truth in truths]
     moved = find_move([outline_map(distance) for distance in distances], as_maps(labels), seed)
     back = list(labels)
     if moved:
-        moved = _refined(moved, labels, truths)
+        if refine is not None:
+            down, right = refine(labels, truths, (-moved.down, -moved.right))
+            moved = replace(moved, down=-down, right=-right)
         back = [moved.undo(label) for label in labels]
     offset, low, high = find_offset(distances, back, seed)
     found = []

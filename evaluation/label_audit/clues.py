@@ -56,11 +56,7 @@ class Clues:
         """What was found, in words, a sentence each."""
         found = []
         if self.moved:
-            found.append(
-                f"The labels lie {abs(self.moved.down)} pixels {'below' if self.moved.down > 0 else 'above'} and "
-                f"{abs(self.moved.right)} pixels {'right' if self.moved.right > 0 else 'left'} of what the images "
-                f"show (move:{-self.moved.down},{-self.moved.right} takes them back)."
-            )
+            found.append(self._moved_line())
         if self.has_clear_edge:
             side, drawn = ("outside", "narrow") if self.edge > 0 else ("inside", "wide")
             low, high = sorted((abs(self.edge_low), abs(self.edge_high)))
@@ -75,6 +71,15 @@ class Clues:
         if self.guess < 0:
             found.append("The labels mark the larger part of the images: a guess is that they are inverted.")
         return found
+
+    def _moved_line(self) -> str:
+        """Which way the labels lie off; at the farthest place that was looked at, they may lie off farther."""
+        ways = ((self.moved.down, "below", "above"), (self.moved.right, "right of", "left of"))
+        sides = [f"{abs(by)} px {more if by > 0 else less}" for by, more, less in ways if by]
+        line = f"The labels lie {' and '.join(sides)} what the images show"
+        if max(abs(self.moved.down), abs(self.moved.right)) >= SHIFTS:
+            return f"{line}, or farther."
+        return f"{line} (move:{-self.moved.down},{-self.moved.right} takes them back)."
 
     def nothing_found(self) -> str:
         """That no clue speaks against the labels, for those of which `lines` says nothing."""

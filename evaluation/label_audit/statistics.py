@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.pixel_classifier import as_grey
-from utils.cli import shortened
+from utils.cli import counted, shortened
 
 GRID = 32  # cells per side of the coarse maps
 MIN_COMPARED = 4  # images from which on labels are compared with other images
@@ -99,7 +99,7 @@ class LabelStatistics:
         }
         for what, places in odd.items():
             if places:
-                lines.append(f"{len(places)} labels {what}: {shortened([names[i] for i in places], 5)}")
+                lines.append(f"{counted(places, 'label')} {what}: {shortened([names[i] for i in places], 5)}")
         for group in self.duplicates[:5]:
             lines.append(f"identical labels: {shortened([names[i] for i in group], 5)}")
         if len(self.duplicates) > 5:
@@ -111,7 +111,8 @@ class LabelStatistics:
         places = sorted({i for i, _ in self.inverted_looking} | {i for i, *_ in self.fits_another})
         if not places:
             return []
-        return [f"→ Leave these {len(places)} labels out, or correct them: {shortened([names[i] for i in places], 30)}"]
+        which = "this label" if len(places) == 1 else f"these {len(places)} labels"
+        return [f"→ Leave {which} out, or correct: {shortened([names[i] for i in places], 30)}"]
 
     def _comparison_lines(self) -> list[str]:
         """What was not looked for: inverted-looking labels, and labels that fit another image better."""

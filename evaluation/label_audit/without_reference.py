@@ -107,21 +107,33 @@ class ImageAudit(Audit):
 
         Noise that forgets the image lowers both correlations; only labels of another place keep their structure.
         """
-        found = self.evidence
-        if np.isnan(found.low) or not found.has_structure or found.correlation >= MATCHED * found.neighbours:
+        if not self._is_mismatched or (self.evidence.clues is not None and self.evidence.clues.by_place):
             return []
         return [
             "simple image features hardly predict the labels, which have structure of their own: are labels and images "
             "mismatched (shuffled, turned or moved)? Where structures show by more than brightness and edges, go on"
         ]
 
+    @property
+    def _is_mismatched(self) -> bool:
+        """Whether images predict the labels far less than the labels' own neighbours do."""
+        found = self.evidence
+        return not np.isnan(found.low) and found.has_structure and found.correlation < MATCHED * found.neighbours
+
     def reason(self) -> str:
         """Why the verdict is what it is, in a sentence."""
         found = self.evidence
-        if not (found.has_signal and found.has_structure and found.clues is not None):
+        if not found.has_signal or found.clues is None:
             return self.notes()[-1]
+        if not found.has_structure:
+            return (
+                f"Images predict the labels (correlation {found.correlation:.2f}), which are too speckled to tell "
+                "where they lie; their inverse would fit equally well."
+            )
         if said := found.clues.lines():
             return " ".join(said)
+        if self._is_mismatched:
+            return f"Images hardly predict the labels (correlation {found.correlation:.2f})."
         guess = " They mark the smaller part: a guess is that they are not inverted." if found.direction is None else ""
         return f"Images predict the labels (correlation {found.correlation:.2f}). {found.clues.nothing_found()}{guess}"
 
@@ -133,6 +145,11 @@ class ImageAudit(Audit):
             lines.append(f"Too few images ({len(self.sampled)}; {MIN_IMAGES} are needed) to tell signal from chance.")
         elif found.has_nothing:
             lines.append("No image feature predicts the labels, and neighbouring label pixels are unrelated.")
+        elif not found.has_signal and not found.has_structure:
+            lines.append(
+                "Simple image features do not predict the labels, and neighbouring label pixels agree hardly more than "
+                "by chance: they may hold nothing; more images would tell."
+            )
         elif not found.has_signal:
             lines.append(
                 "Simple image features do not predict the labels, but the labels have structure of their own: images "

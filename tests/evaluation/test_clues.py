@@ -50,3 +50,26 @@ def test_a_half_that_was_never_annotated(blobs):
 def test_labels_of_the_larger_part_are_guessed_to_be_inverted(blobs):
     images, masks = blobs
     assert any("a guess" in line for line in clues(images, [1 - mask for mask in masks]).lines())
+
+
+def test_labels_farther_off_than_was_looked_are_not_taken_back(draw, noisy_labels):
+    images, masks = zip(*(draw(np.random.default_rng(seed)) for seed in range(40)), strict=True)
+    (line, *_) = clues(images, noisy_labels(masks, "move:0,9")).lines()
+    assert line == "The labels lie 6 px right of what the images show, or farther."
+
+
+def test_mismatched_labels_are_not_said_to_lie_where_images_show_them(draw):
+    images, masks = zip(*(draw(np.random.default_rng(seed)) for seed in range(40)), strict=True)
+    rng = np.random.default_rng(0)
+    labels = [np.where(rng.random() < 0.45, mask, mask[::-1, ::-1].T) for mask in masks]
+    audit = audit_labels(labels, None, images)
+    assert "mismatched" in audit.warnings()[0] and "hardly predict" in audit.reason()
+    assert "where the images show them" not in audit.reason()
+
+
+def test_speckled_labels_are_not_said_to_have_structure(blobs, noisy_labels):
+    images, masks = blobs
+    for spec in ("flip:0.3", "random:0.3"):
+        said = audit_labels(noisy_labels(masks, spec), None, images).reason()
+        assert "structure of their own" not in said
+        assert "too speckled" in said if spec == "flip:0.3" else "chance" in said or "unrelated" in said

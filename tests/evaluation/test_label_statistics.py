@@ -22,7 +22,7 @@ def test_statistics_find_planted_oddities(blobs, noisy_labels):
     assert [i for i, _ in found.inverted_looking] == [4]
     assert {(i, j) for i, j, *_ in found.fits_another} == {(1, 2), (2, 1), (9, 8)}
     lines = "\n".join(found.lines([f"image {i}" for i in range(len(masks))]))
-    assert "1 labels without foreground: image 6" in lines and "image 8, image 9" in lines
+    assert "1 label without foreground: image 6" in lines and "image 8, image 9" in lines
 
 
 def test_statistics_of_clean_labels_find_nothing(blobs):
