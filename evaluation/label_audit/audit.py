@@ -205,11 +205,11 @@ def _biases(
     seed: int,
 ) -> Biases:
     """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
-    from evaluation.label_audit.repair import refined_move
+    from evaluation.label_audit.repair import find_move_back
 
     upright = _turned(labels) if turned else labels
     clean_iou = 1.0 if predictor is None else predictor.clean
-    biases = find_biases(truths, upright, shown, seed, clean_iou, refine=refined_move)
+    biases = find_biases(truths, upright, shown, seed, clean_iou, refine=find_move_back)
     if predictor is None or turned or biases.moved or not (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
         return biases
     return replace(biases, threshold=predictor.threshold(labels, table))

@@ -289,15 +289,15 @@ def find_biases(
     Args:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         clean_iou: that a network would reach with clean labels.
-        refine: the move that undoes one found, of labels, truths and a first guess; see ``repair.refined_move``.
+        refine: the move to take back, of labels, truths and a first guess; see ``repair.find_move_back``.
     """
     distances = [inward_distance(truth) for truth in truths]
     moved = find_move([outline_map(distance) for distance in distances], as_maps(labels), seed)
     back = list(labels)
+    if refine is not None:
+        down, right = refine(labels, truths, (-moved.down, -moved.right))
+        moved = replace(moved, down=-down, right=-right)
     if moved:
-        if refine is not None:
-            down, right = refine(labels, truths, (-moved.down, -moved.right))
-            moved = replace(moved, down=-down, right=-right)
         back = [moved.undo(label) for label in labels]
     offset, low, high = find_offset(distances, back, seed)
     found = []

@@ -21,7 +21,8 @@ Labels = Sequence[np.ndarray]
 
 # Fixed on simulated sets, see ``bias.py``.
 REACH = 10  # pixels up to which labels are looked for beside their place
-NEAR = 3.0  # pixels from an outline beyond which distances count alike, for a move
+NEAR = 3.0  # pixels from an outline that errors at outlines are looked for
+SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a move
 MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
 SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
 OFFSET_STEP = 0.5
@@ -29,7 +30,7 @@ OFFSETS = np.arange(-9.75, 10, OFFSET_STEP)  # pixels by which outlines may be o
 FARTHEST = float(OFFSETS[-1] + OFFSET_STEP / 2)
 MIN_OFFSET = 0.5  # pixels
 MIN_EXPLAINED = 0.05  # part of the label errors' variance that distance, image or place must explain
-MIN_TOLD = 0.2  # of the variance of local density, that the distance must explain
+MIN_TOLD = 0.2  # of the variance of local density, that the distance must explain for labels to be called wider
 ONE_SIDED = 0.4  # error rate on the other side of the outline, as a part of that on its own, of labels that are off it
 LEAST_PIXELS = 0.05  # of a side of the outline, that the rate at a distance is told from
 OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
@@ -57,18 +58,25 @@ class Moved:
         return move(label, -self.down, -self.right, num_classes=2)
 
 
-def centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Values less their mean where they are known, 0 elsewhere; float32."""
-    return np.where(known, values - values[known].mean() if known.any() else 0, 0).astype(np.float32)
+def shift_covariances(truth: np.ndarray, label: np.ndarray, reach: int = REACH) -> np.ndarray:
+    """How much of the label lies on the truth, moved back by d: Σ (truth(x) − a) · (label(x + d) − b), |d| ≤ reach.
 
+    a is the truth's mean, b the label's outside the truth: how much background the border cuts off does not matter.
 
-def shift_covariances(first: np.ndarray, second: np.ndarray, reach: int = REACH) -> np.ndarray:
-    """Σ first(x) · second(x + d) of two centred maps (H, W) for |d| ≤ reach; float64 (2·reach + 1, 2·reach + 1)."""
-    shape = [cv2.getOptimalDFTSize(size + reach) for size in first.shape]
-    product = np.conj(np.fft.rfft2(first, shape)) * np.fft.rfft2(second, shape)
-    full = np.fft.irfft2(product, shape)
+    Args:
+        truth: higher inside, such as `outline_map`; label: 0 to 1; NaN where they are not known, (H, W) each.
+    Returns: float64 (2·reach + 1, 2·reach + 1), as a part of the largest possible.
+    """
+    known = np.isfinite(truth) & np.isfinite(label)
     around = np.arange(-reach, reach + 1)
-    return full[np.ix_(around, around)]
+    middle = truth[known].mean() if known.any() else 0.0
+    outside = known & (truth < middle)
+    level = label[outside].mean() if outside.any() else 0.0
+    maps = np.where(known, truth - middle, 0), np.where(known, label - level, 0)
+    shape = [cv2.getOptimalDFTSize(size + reach) for size in truth.shape]
+    spectra = [np.fft.rfft2(item, shape) for item in maps]
+    found = np.fft.irfft2(np.conj(spectra[0]) * spectra[1], shape)[np.ix_(around, around)]
+    return found / max(float(np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())), 1e-9)
 
 
 def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
@@ -77,10 +85,7 @@ def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
     Args:
         firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as `outline_map` of truths, and labels.
     """
-    tables = []
-    for first, second in zip(firsts, seconds, strict=True):
-        known = np.isfinite(first) & np.isfinite(second)
-        tables.append(shift_covariances(centred(first, known), centred(second, known)))
+    tables = [shift_covariances(*pair) for pair in zip(firsts, seconds, strict=True)]
     return best_move(np.stack(tables), seed)
 
 
@@ -113,7 +118,7 @@ def as_maps(labels: Labels) -> list[np.ndarray]:
 
 
 def outline_map(distance: np.ndarray) -> np.ndarray:
-    """What tells where a truth lies, for labels of any width: its sides, and up to NEAR pixels the distance; float32.
+    """What tells where a truth lies, for labels of any width: its sides, and up to SLOPE pixels the distance; float32.
 
     Of the sides alone a wide label covers the same after many a move.
 
@@ -121,7 +126,7 @@ def outline_map(distance: np.ndarray) -> np.ndarray:
         distance: signed, to the true boundary, positive inside, 0 where the truth is not known, (H, W).
     """
     known = np.where(distance == 0, np.nan, distance)
-    return (np.sign(known) + np.clip(known, -NEAR, NEAR) / NEAR).astype(np.float32)
+    return (np.sign(known) + np.clip(known, -SLOPE, SLOPE) / SLOPE).astype(np.float32)
 
 
 def _explained(found: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -160,7 +165,7 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     none = 0.0, float("nan"), float("nan")
     if abs(best) < MIN_OFFSET or pooled.max() - at_truth < OFFSET_GAIN * pooled.max():
         return none
-    if _told_by_distance(table.sum(0)) < MIN_TOLD or not _is_one_sided(*table.sum(0)[:2], best):
+    if (best > 0 and _told_by_distance(table.sum(0)) < MIN_TOLD) or not _is_one_sided(*table.sum(0)[:2], best):
         return none
 
     def steps(sums: np.ndarray) -> np.ndarray:

@@ -28,12 +28,13 @@ from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI
-from evaluation.label_audit.geometry import Labels, centred, outline_map, shift_covariances
+from evaluation.label_audit.geometry import Labels, outline_map, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
 
 MIN_IMAGES = 3  # with a clean label; fewer say nothing of the spread between images
-MIN_GAIN = 0.01  # of an IoU, and of the covariance with the truth for a move, that is worth a correction
+MIN_GAIN = 0.01  # of an IoU, that is worth a correction
+MIN_MOVE_GAIN = 0.003  # of the correlation with the truth; in large objects a move by 2 pixels wins no more
 REACH = 12  # pixels up to which labels are looked for beside their place
 OFFSETS = np.arange(-32, 33) / 2  # pixels by which outlines are moved; the middle one does nothing
 DISTANCES = np.arange(-8.0, 9.0)  # edges of the bins of signed distance to the true boundary, pixels
@@ -105,7 +106,7 @@ def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[i
     for own in flat:
         elsewhere = int((pooled - own).argmax())
         gains.append(own[elsewhere] - own[middle])
-    if sum(gains) <= max(MIN_GAIN * pooled[best], reach * _error_of_sum(np.array(gains))):
+    if sum(gains) <= max(MIN_MOVE_GAIN * pooled[best], reach * _error_of_sum(np.array(gains))):
         return 0, 0
     down, right = divmod(best, 2 * REACH + 1)
     return REACH - down, REACH - right
@@ -131,6 +132,13 @@ def refined_move(labels: Labels, truths: Labels, back: tuple[int, int], num_clas
     return around[int(np.argmax([_pooled_iou(counts.sum(0)).max() for counts in plain]))]
 
 
+def find_move_back(labels: Labels, truths: Labels, guess: tuple[int, int]) -> tuple[int, int]:
+    """The move that takes binary labels to the truth, near a guess; without one, as `choose_repair` finds it."""
+    if guess == (0, 0):
+        guess = choose_move(labels, truths) or guess
+    return guess if guess == (0, 0) else refined_move(labels, truths, guess)
+
+
 def _error_of_sum(values: np.ndarray) -> float:
     return float(values.std(ddof=1) * np.sqrt(len(values)))
 
@@ -146,9 +154,8 @@ def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.
         masks = [np.where(known, item == value, False).view(np.uint8) for item in (truth, label)]
         if not all(0 < mask.sum() < known.sum() for mask in masks):
             continue
-        maps = [centred(item, known) for item in (outline_map(-signed_distance(masks[0])), masks[1].astype(np.float32))]
-        length = np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())
-        found.append(shift_covariances(*maps, REACH) / length)
+        truth_map = np.where(known, outline_map(-signed_distance(masks[0])), np.nan)
+        found.append(shift_covariances(truth_map, masks[1].astype(np.float32), REACH))
     return np.mean(found, axis=0) if found else np.zeros((2 * REACH + 1, 2 * REACH + 1))
 
 

@@ -45,7 +45,7 @@ def test_each_fault_is_found_and_no_other(judged, kind):
     assert {one.reference for one in found.values()} == {kind}
     wide, aside, careless = (found[name] for name in ("wide", "aside", "careless"))
     assert wide.offset == pytest.approx(3, abs=0.75) and wide.offset_bounds[0] > 0 and wide.area_bounds[0] > 1.3
-    assert wide.repair is not None and wide.repair.startswith("offset:-")
+    assert wide.repair is not None and "offset:-" in wide.repair  # one who lies aside moves the consensus by a pixel
     assert aside.moved == (0, 4) and aside.repair == "move:0,-4"
     assert careless.is_out_of_line and careless.area_bounds[1] < 0.8
     for name in ("good", "fair"):

@@ -223,3 +223,18 @@ def test_constant_labels_are_not_moved(cells):
     _, masks = cells
     maps = [mask.astype(np.float32) for mask in masks]
     assert not find_move(maps, [np.ones_like(item) for item in maps])
+
+
+def test_the_audit_names_the_move_that_the_repair_undoes():
+    """Of a few large objects, which a move leaves mostly where they are."""
+    masks = [disc(26 + place) for place in range(8)]
+    labels = [make_noisy_label(mask, "move:2,-1+dilate:5", 0, "") for mask in masks]
+    audit = audit_labels(labels, masks)
+    assert audit.biases.moved and audit.repair.startswith("move:-2,1+offset:-2")
+    assert "moved by (2, -1)" in audit.verdict
+
+
+def test_lines_within_large_objects_are_narrower():
+    masks = [disc(26 + place) for place in range(8)]
+    audit = audit_labels([make_noisy_label(mask, "erode:41", 0, "") for mask in masks], masks)
+    assert audit.offset < -5 and audit.verdict == "biased at boundaries"
