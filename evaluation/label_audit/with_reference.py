@@ -61,7 +61,7 @@ class ReferenceAudit(Audit):
     @property
     def errors_forget_image(self) -> bool:
         """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
-        biased = self.is_biased or self._has_biases
+        biased = self.is_biased or self._has_biases or self.repair is not None
         return self.verdict in ("learnable", "inverted") and not biased and not self.transitions.too_few
 
     @property
@@ -318,7 +318,7 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        if self.reference != "clean labels" or self._has_biases or self.is_biased:
+        if self.reference != "clean labels" or self._has_biases or self.is_biased or self.repair is not None:
             return None
         errors = 1 - np.diagonal(found.matrix.block)
         if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -238,3 +240,11 @@ def test_lines_within_large_objects_are_narrower():
     masks = [disc(26 + place) for place in range(8)]
     audit = audit_labels([make_noisy_label(mask, "erode:41", 0, "") for mask in masks], masks)
     assert audit.offset < -5 and audit.verdict == "biased at boundaries"
+
+
+def test_labels_that_want_a_repair_get_no_matrix_of_unrepaired_ones(cells, noisy_labels):
+    images, masks = cells
+    audit = audit_labels(noisy_labels(masks, "flip:0.2"), masks, images)
+    wide = replace(audit, repair="offset:1")
+    assert audit.errors_forget_image and not wide.errors_forget_image
+    assert not any("--transition_matrix" in line for line in wide.advice("Q.json"))
