@@ -27,7 +27,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.few_images import field_names, group_numbers
+from evaluation.scores.few_images import MIN_IMAGES, field_names, group_numbers
 from training.methods import METHODS
 from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
@@ -64,7 +64,7 @@ class TrainingData:
 
     ``held_out`` are the samples of the training list that ``--fold`` leaves out; ``reading`` is what the values of
     labels mean. ``known`` are training images with clean labels, by which ``--recipe auto`` chooses the threshold where
-    there is no validation list.
+    validation images cannot.
     """
 
     train_list: Path
@@ -230,7 +230,7 @@ def load_data(
     val = val_loader = known = known_loader = None
     if lists.val is not None:
         val, val_loader = _make_judges(options, lists.val.samples, val_sizes, cache, device)
-    elif options.run.recipe == "auto" and options.data.num_classes == 1:
+    if options.run.recipe == "auto" and options.data.num_classes == 1 and not _chooses(options, val):
         clean = [i for i in kept if samples[i].clean_label is not None]
         if clean:
             sizes = [lists.train.sizes[i] for i in clean]
@@ -250,6 +250,11 @@ def load_data(
         known,
         known_loader,
     )
+
+
+def _chooses(options: TrainingOptions, val: SegmentationDataset | None) -> bool:
+    """Whether validation images choose the threshold: clean ones, of enough fields of view."""
+    return options.data.val_labels == "clean" and val is not None and len(set(groups_of(val))) >= MIN_IMAGES
 
 
 def _make_judges(

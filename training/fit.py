@@ -51,7 +51,7 @@ from training.run.reports import (
     warnings_of_epoch,
 )
 from training.run.state import TrainingState, seed_everything
-from training.selection import KeptScores, Selection, with_known, with_offset
+from training.selection import KeptScores, Selection, with_offset
 from training.step_guard import NonFiniteLoss
 from utils.background import BackgroundWriter
 from utils.cli import Progress, UserError
@@ -218,9 +218,10 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         if data.val is not None and data.val_loader is not None:
             counts = count_scores(data.val, data.val_loader, state, kept)
         method.refresh(state)
-        selection = with_offset(method.decide(state, counts), kept, data.val_groups())
+        known = None
         if data.known is not None and data.known_loader is not None:
-            selection = with_known(selection, count_scores(data.known, data.known_loader, state))
+            known = count_scores(data.known, data.known_loader, state)
+        selection = with_offset(method.decide(state, counts, known), kept, data.val_groups())
         if kept is not None and data.val_is_one_field:
             selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
         state.rank(selection)

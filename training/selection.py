@@ -187,19 +187,6 @@ def without_validation(*, pred_invert: bool | None, implied: float | None, num_c
     return Selection(threshold, bool(pred_invert), math.nan)
 
 
-def with_known(selection: Selection, histograms: np.ndarray) -> Selection:
-    """A decision without validation images, with a threshold that training images with clean labels show to be better.
-
-    Nothing else is learned of images that were trained on.
-
-    Args:
-        histograms: of these images, see `select_binary`.
-    """
-    assert selection.threshold is not None
-    turned = histograms[..., ::-1] if selection.invert else histograms
-    return replace(selection, threshold=float(choose_threshold(turned, selection.threshold)[0]))
-
-
 def with_logged_metrics(selection: Selection, histograms: np.ndarray | None) -> Selection:
     """A decision that validation has no part in, with the metrics that it reaches there, for the record."""
     if histograms is None or not histograms.sum((0, 2)).all():

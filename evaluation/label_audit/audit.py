@@ -251,8 +251,13 @@ def _predict_repaired(
     repair: str,
     seed: int,
 ) -> PredictedIoU:
-    """What a network trained on upright binary labels will reach after their repair."""
+    """What a network trained on upright binary labels will reach after their repair.
+
+    Half way between what it reaches where it averages out the errors that are left, and what it reaches where it learns
+    them: they hang together over whole objects.
+    """
     from evaluation.label_audit.error_table import repaired
+    from evaluation.label_audit.repair import labels_iou
 
     mended = [repaired(label, repair) for label in labels]
     table = np.stack([location_counts(*pair) for pair in zip(bins, mended, strict=True)])
@@ -260,7 +265,9 @@ def _predict_repaired(
     if biases.moved:
         table = np.stack([location_counts(*pair) for pair in zip(bins, biases.labels, strict=True)])
     placed = biases.labels if biases.moved else mended
-    return _predict(predictor, placed, table, transitions, biases=biases, invert=False)
+    averaged = _predict(predictor, placed, table, transitions, biases=biases, invert=False)
+    learned = min(labels_iou(mended, truths, 1), averaged.value)
+    return PredictedIoU.of(averaged.clean, (averaged.value + learned) / 2 / max(averaged.clean, 1e-9))
 
 
 def _repair(labels: Labels, truths: Labels) -> str | None:

@@ -18,6 +18,7 @@ from evaluation.scores.bootstrap import MIN_IMAGES
 if TYPE_CHECKING:
     from evaluation.label_audit.error_table import LabelErrors
 
+WORTH_TELLING = 0.01  # of predicted IoU that a repair wins, at the best threshold before and after
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
 BOUNDS = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low", "singular_high")
@@ -168,7 +169,7 @@ class ReferenceAudit(Audit):
         """What mends biased labels: a repair for all of them, or what to label anew."""
         if self.repair is not None:
             gain = ""
-            if self.prediction is not None and self.repaired is not None:
+            if self.prediction and self.repaired and self.repaired.value - self.prediction.value >= WORTH_TELLING:
                 gain = f" (predicted IoU {self.prediction.value:.2f} → {self.repaired.value:.2f})"
             return f"Repair them all at once: --label_repair {self.repair}{gain}."
         if not self.is_biased:

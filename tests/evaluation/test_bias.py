@@ -158,8 +158,9 @@ def test_what_a_repair_wins_is_predicted(cells, noisy_labels):
     clean, wide = (audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "dilate:7"))
     assert "repaired_iou" not in clean.record()
     assert wide.predicted_iou < 0.9 * clean.predicted_iou
-    assert wide.record()["repaired_iou"] == pytest.approx(clean.predicted_iou, abs=0.03)
-    gain = f"(predicted IoU {wide.predicted_iou:.2f} → {wide.record()['repaired_iou']:.2f})"
+    repaired = wide.record()["repaired_iou"]
+    assert wide.predicted_iou + 0.03 < repaired < clean.predicted_iou
+    gain = f"(predicted IoU {wide.predicted_iou:.2f} → {repaired:.2f})"
     assert f"Repair them all at once: --label_repair {wide.repair} {gain}." in wide.advice()
 
 

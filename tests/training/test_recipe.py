@@ -11,10 +11,11 @@ from datasets.image_io import read_label, write_label
 from datasets.label_noise import make_noisy_label
 from datasets.lists import read_list, write_list
 from datasets.noise_files import write_noisy_labels
-from training import fit as fit_module
 from training.configuration.resolve import resolve_options
 from training.data import load_data
 from training.fit import configure, fit
+from training.methods.supervised import Supervised
+from training.run import recipe as recipe_module
 from training.run.label_facts import audit_dataset
 from training.run.lists import read_lists
 from training.run.recipe import decide
@@ -212,17 +213,39 @@ def test_faults_of_the_clean_list_are_told(noisy_disks):
         decided(root, train_list=train_list, label_repair="shift:2")
 
 
-@pytest.mark.parametrize("recipe", ["auto", "plain"])
-def test_known_clean_labels_choose_the_threshold_where_nothing_is_validated(noisy_disks, recipe, monkeypatch):
+@pytest.mark.parametrize(
+    ("recipe", "validated", "moves"), [("auto", 0, True), ("auto", 3, True), ("auto", 4, False), ("plain", 0, False)]
+)
+def test_clean_training_images_move_the_threshold_where_validation_cannot(
+    noisy_disks, recipe, validated, moves, monkeypatch
+):
     root, make = noisy_disks
-    (root / "txt/disks/val.txt").unlink()
-    found = []
-    monkeypatch.setattr(fit_module, "with_known", lambda selection, counts: found.append(counts) or selection)
-    given = {**TINY, **SHORT, "recipe": recipe, "train_list": make("flip:0.2"), "audit": True}
-    run = fit(configure(given, root), root)
+    lines = [line for name in ("val", "test") for line in (root / f"txt/disks/{name}.txt").read_text().splitlines(True)]
+    (root / "txt/disks/val.txt").write_text("".join(lines[:validated]))
+    if not validated:
+        (root / "txt/disks/val.txt").unlink()
+    found, decide = [], Supervised.decide
+    monkeypatch.setattr(
+        Supervised,
+        "decide",
+        lambda self, state, counts, known: found.append(known) or decide(self, state, counts, known),
+    )
+    run = fit(configure({**TINY, **SHORT, "recipe": recipe, "train_list": make("flip:0.2")}, root), root)
     log = (run / "log.txt").read_text()
-    assert len(found) == (2 if recipe == "auto" else 0)
-    assert all(counts.shape[0] == CLEAN and counts.sum() == CLEAN * 64 * 64 for counts in found)
-    assert (f"best is last; {CLEAN} images of the clean list may move the threshold" in log) == (recipe == "auto")
-    assert ("threshold 0.5, by images of the clean list" in log) == (recipe == "auto")
-    assert all("val/iou" not in record for record in read_jsonl(run / "metrics.jsonl"))
+    assert len(found) == 2 and all((counts is not None) == moves for counts in found)
+    assert all(counts.shape[0] == CLEAN for counts in found if counts is not None)
+    assert (f"{CLEAN} images of the clean list, which are trained on, may move the threshold" in log) == moves
+    assert (", by images of the clean list" in log) == (moves and not validated)
+    assert all(("val/iou" in record) == bool(validated) for record in read_jsonl(run / "metrics.jsonl"))
+
+
+def test_labels_that_widening_cannot_mend_are_left_to_the_threshold(noisy_disks, monkeypatch):
+    root, make = noisy_disks
+    narrow = make("skeleton")
+    assert decided(root, train_list=narrow)[0].noise.label_repair.startswith("offset:")
+    monkeypatch.setattr(recipe_module, "LEAST_REPAIRED", 0.98)
+    options, found = decided(root, train_list=narrow)
+    assert options.noise.label_repair is None
+    assert "a low threshold, chosen by the clean images, does more" in found["label_repair"].reason
+    options, _ = decided(root, train_list=narrow, label_repair="auto")
+    assert options.noise.label_repair.startswith("offset:")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from datasets.transition_matrix import TransitionMatrix, flip_matrix
 from evaluation.scores import BINS, auc, best_threshold
-from training.selection import LabelNoiseFacts, select_binary, select_classes, with_known, without_validation
+from training.methods.supervised import Supervised
+from training.selection import LabelNoiseFacts, select_binary, select_classes, without_validation
 from utils.files import plain
 
 
@@ -104,12 +106,18 @@ def test_without_validation_there_is_nothing_to_choose_by(implied, threshold):
 
 @pytest.mark.parametrize("inverted", [False, True])
 def test_training_images_with_clean_labels_move_a_threshold_and_nothing_else(inverted):
-    decided = without_validation(pred_invert=inverted, implied=0.5)
+    options = SimpleNamespace(
+        data=SimpleNamespace(num_classes=1, val_labels="clean"), loss=SimpleNamespace(pred_invert="auto")
+    )
+    scores = SimpleNamespace(invert=inverted, threshold=lambda weights: None)
+    state = SimpleNamespace(scores=scores, loss=SimpleNamespace(class_weights=None, is_proper=True))
+    method = Supervised(options, None)  # pyright: ignore[reportArgumentType]
     counts = histogram({0.1: 90, 0.6: 10}, {0.7: 20})
     counts = counts[..., ::-1] if inverted else counts
-    moved = with_known(decided, alike(counts, 10))
-    assert 0.6 < moved.threshold <= 0.7 and moved == replace(decided, threshold=moved.threshold)
-    assert with_known(decided, alike(counts, 3)) == decided
+    decided, moved = (method.decide(state, None, known) for known in (None, alike(counts, 10)))  # pyright: ignore
+    assert decided.threshold == 0.5 and 0.6 < moved.threshold <= 0.7
+    assert moved == replace(decided, threshold=moved.threshold)
+    assert method.decide(state, None, alike(counts, 3)) == decided  # pyright: ignore[reportArgumentType]
 
 
 def test_several_classes_have_no_threshold_without_validation_either():

@@ -165,7 +165,7 @@ class PseudoLabels(Supervised):
         """Remove the masks of other epochs; the first labels stay to be looked at."""
         self.store.keep_only({0, *epochs})
 
-    def decide(self, state: TrainingState, counts: np.ndarray | None) -> Selection:
+    def decide(self, state: TrainingState, counts: np.ndarray | None, known: np.ndarray | None = None) -> Selection:
         """Direction, and for ``dmi`` the threshold too, by which scores agree best with the masks chosen from them.
 
         Cross-entropy asks for a half; the masks that ``bce`` chooses follow the range of the scores, which a short run

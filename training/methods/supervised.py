@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from evaluation.scores import DEFAULT_THRESHOLD
+from evaluation.scores.few_images import choose_threshold
 from training.engine import Step
 from training.options import TrainingOptions
 from training.selection import Selection, select_binary, select_classes, without_validation
@@ -68,16 +70,20 @@ class Supervised:
     def refresh(self, state: TrainingState) -> None:
         """Look at what an epoch has taught, before it is judged and the next one begins."""
 
-    def decide(self, state: TrainingState, counts: np.ndarray | None) -> Selection:
+    def decide(self, state: TrainingState, counts: np.ndarray | None, known: np.ndarray | None = None) -> Selection:
         """Settle threshold, direction and the metric of ``best``.
 
         Args:
             counts: of validation images or groups of them, see ``engine.validate``; None without a validation list.
+            known: the same of training images with clean labels, which move the threshold where validation cannot.
         """
         num_classes, clean = self.options.data.num_classes, self.options.data.val_labels == "clean"
         direction = {"auto": None if clean and counts is not None else state.scores.invert, "on": True, "off": False}
         invert = direction[self.options.loss.pred_invert]
         implied = state.scores.threshold(state.loss.class_weights) if state.loss.is_proper else None
+        if known is not None:
+            turned = known[..., ::-1] if invert or (invert is None and state.scores.invert) else known
+            implied = choose_threshold(turned, DEFAULT_THRESHOLD if implied is None else implied)[0]
         if counts is None:
             return without_validation(pred_invert=invert, implied=implied, num_classes=num_classes)
         if num_classes > 1:

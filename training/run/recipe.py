@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_ERROR_FREE = 0.05  # error rates below it need no corrected loss
 ENOUGH_WEIGHT = 0.1  # φ² of labels below which a run takes more steps, in proportion, up to MAX_FACTOR times as many
 MAX_FACTOR = 4.0
+# Labels that are widened are no better than this with the clean ones: then clean images among the others teach more.
+LEAST_REPAIRED, LEAST_CLEAN = 0.7, 0.05  # IoU of repaired labels; share of training images that have clean labels
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def decide(
         return options, Decided(tuple(Decision(**decision) for decision in stored))
     left, decisions = set(options.run.left_to_recipe), []
     if "label_repair" in left or options.noise.label_repair == AUTO_REPAIR:
-        decisions.append(decide_repair(options, samples))
+        decisions.append(decide_repair(options, samples, may_leave="label_repair" in left))
         options = options.replace(label_repair=decisions[-1].value)
     options = options.replace(left_to_recipe=())
     if options.run.recipe != "auto":
@@ -95,8 +97,13 @@ def decide(
     return options, Decided(tuple(decisions), report)
 
 
-def decide_repair(options: TrainingOptions, samples: Sequence[Sample]) -> Decision:
-    """What corrects the labels of the list, by those of its images whose clean labels are known."""
+def decide_repair(options: TrainingOptions, samples: Sequence[Sample], *, may_leave: bool = False) -> Decision:
+    """What corrects the labels of the list, by those of its images whose clean labels are known.
+
+    Args:
+        may_leave: labels that are too narrow to be repaired well: outlines of clean images that are trained on as well
+            raise the scores between narrow and true outlines a little, and a low threshold takes them.
+    """
     known = [sample for sample in samples if sample.clean_label is not None]
     if not known:
         return Decision("label_repair", None, "no clean labels are known: --clean_list LIST names them")
@@ -106,6 +113,12 @@ def decide_repair(options: TrainingOptions, samples: Sequence[Sample]) -> Decisi
     listed = [dataset.listed_label(place) for place in range(len(known))]
     clean = [dataset.clean_label(place) for place in range(len(known))]
     found = choose_repair(listed, clean, options.data.num_classes)
+    widens = "offset:" in (found.spec or "") and "offset:-" not in (found.spec or "")
+    if may_leave and widens and found.after < LEAST_REPAIRED and len(known) >= LEAST_CLEAN * len(samples):
+        reason = (
+            f"{found.spec} would bring the labels to an IoU of {found.after:.3f} with the clean ones and no further"
+        )
+        return Decision("label_repair", None, f"{reason}: a low threshold, chosen by the clean images, does more")
     return Decision("label_repair", found.spec, repair_text(found))
 
 

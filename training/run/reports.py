@@ -76,13 +76,14 @@ def describe(
     lines.append(f"{len(data.train)} training images of {display_path(data.train_list)}{repaired}{noise}")
     if data.val is None:
         threshold = "" if options.data.num_classes > 1 else "the threshold is the implied one, else 0.5, and "
-        moved = "" if data.known is None else f"; {len(data.known)} images of the clean list may move the threshold"
-        lines.append(f"no validation list: {threshold}best is last{moved}")
+        lines.append(f"no validation list: {threshold}best is last")
     else:
         taken = "taken as clean; if not: --val_labels noisy" if options.data.val_labels == "clean" else "noisy labels"
         taken = "their labels, where there are any, decide nothing" if options.label_free.igtt else taken
         lines.append(f"{len(data.val)} validation images of {display_path(data.val_list)} ({taken})")
         lines += few_fields(data, options.data.val_labels == "clean" and not options.label_free.igtt)
+    if data.known is not None:
+        lines.append(f"{len(data.known)} images of the clean list, which are trained on, may move the threshold")
     lines.append(
         f"{options.network.name}: {parameters:.2f} M parameters, loss {options.loss.spec}, {optimization.optimizer}"
         + _method(options)
