@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.labels import FOREGROUNDS, IGNORE, label_classes
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, Biases, find_biases
+from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, OF_ERRORS, Biases, find_biases
 from evaluation.label_audit.by_distance import (
     DensityAgreement,
     density_agreement,
@@ -285,10 +285,15 @@ def _label_errors(labels: Labels, truths: Labels, repair: str | None) -> LabelEr
 
 
 def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
-    """The share of the clean labels' IoU that systematic errors cost whoever does not know of them."""
-    if prediction is None or not biases.has(BY_IMAGE):
+    """The share of the clean labels' IoU that systematic errors cost whoever does not know of them.
+
+    Outlines that lie off to either side cost what training does not average out.
+    """
+    if prediction is None or not biases.found:
         return biases.cost
-    return max(biases.cost, 1 - prediction.relative)
+    if all(bias.unit == OF_ERRORS for bias in biases.found):
+        return 1 - prediction.relative
+    return max(biases.cost, 1 - prediction.relative) if biases.has(BY_IMAGE) else biases.cost
 
 
 def _turned(labels: Labels) -> list[np.ndarray]:
