@@ -21,7 +21,7 @@ import shutil
 from typing import Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import RECORDED, part_of_list, predict, train
+from benchmarks.trials import part_of_list, predict, train
 from utils.cli import run_command
 from utils.files import read_json
 from utils.run_folder import LOG_ROOT
@@ -56,7 +56,6 @@ def labels_on_disk(dataset: str, noise: str) -> dict[str, str]:
 
     samples = read_list(part_of_list(dataset, "train_gt", TRAIN_IMAGES, "recipe"), say=lambda line: None)
     folder = LOG_ROOT / "recipe" / dataset / noise.replace(":", "-")
-    shutil.rmtree(folder, ignore_errors=True)
     rows = []
     for sample in samples:
         target = folder / "labels" / f"{sample.image.stem}.png"
@@ -83,7 +82,6 @@ def run_trial(dataset: str, noise: str, recipe: str, width: int, steps: int, see
     run = train(
         f"recipe_{dataset}",
         f"{given['train_list']}_{recipe}_{seed}",
-        **RECORDED,
         recipe=recipe,
         audit=True,
         width=width,
