@@ -214,13 +214,9 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         metrics = train_epoch(options, data, state, method, epoch, run if is_traced else None)
         state.epoch = epoch
         kept = KeptScores() if options.data.val_labels == "clean" and not options.label_free.igtt else None
-        counts = None
-        if data.val is not None and data.val_loader is not None:
-            counts = count_scores(data.val, data.val_loader, state, kept)
+        counts = count_scores(data.val, data.val_loader, state, kept)
         method.refresh(state)
-        known = None
-        if data.known is not None and data.known_loader is not None:
-            known = count_scores(data.known, data.known_loader, state)
+        known = count_scores(data.known, data.known_loader, state)
         selection = with_offset(method.decide(state, counts, known), kept, data.val_groups())
         if kept is not None and data.val_is_one_field:
             selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
@@ -302,14 +298,20 @@ def train_epoch(
 
 
 def count_scores(
-    images: SegmentationDataset, batches: Iterable[dict[str, Any]], state: TrainingState, kept: KeptScores | None = None
-) -> np.ndarray:
+    images: SegmentationDataset | None,
+    batches: Iterable[dict[str, Any]] | None,
+    state: TrainingState,
+    kept: KeptScores | None = None,
+) -> np.ndarray | None:
     """Score histograms or confusion matrices of images, one for every image, or group of them; see ``engine.validate``.
 
     Args:
         batches: of the images.
         kept: takes in the scores themselves.
+    Returns: None where there are no images.
     """
+    if images is None or batches is None:
+        return None
     return validate(
         state.predictor,
         batches,

@@ -52,6 +52,7 @@ class Repair:
         error: standard error of ``gain`` over images.
         images: with a clean label.
         reason: in a sentence, why this and nothing else.
+        offset: of ``spec``: by how many pixels it moves outlines outwards.
     """
 
     spec: str | None
@@ -61,6 +62,7 @@ class Repair:
     error: float
     images: int
     reason: str
+    offset: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For ``audit.json`` and ``config.json``."""
@@ -283,6 +285,7 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
         error=float(error),
         images=len(labels),
         reason=reason,
+        offset=offset,
     )
 
 

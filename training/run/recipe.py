@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 MAX_ERROR_FREE = 0.05  # error rates below it need no corrected loss
 ENOUGH_WEIGHT = 0.1  # φ² of labels below which a run takes more steps, in proportion, up to MAX_FACTOR times as many
 MAX_FACTOR = 4.0
-# Labels that are widened are no better than this with the clean ones: then clean images among the others teach more.
-LEAST_REPAIRED, LEAST_CLEAN = 0.7, 0.05  # IoU of repaired labels; share of training images that have clean labels
+LEAST_REPAIRED = 0.7  # IoU of widened labels with clean ones, below which clean images among the others teach more
+LEAST_CLEAN = 0.05  # of the training images, that must have clean labels for that
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def decide_repair(options: TrainingOptions, samples: Sequence[Sample], *, may_le
     listed = [dataset.listed_label(place) for place in range(len(known))]
     clean = [dataset.clean_label(place) for place in range(len(known))]
     found = choose_repair(listed, clean, options.data.num_classes)
-    widens = "offset:" in (found.spec or "") and "offset:-" not in (found.spec or "")
-    if may_leave and widens and found.after < LEAST_REPAIRED and len(known) >= LEAST_CLEAN * len(samples):
+    is_poor = found.offset > 0 and found.after < LEAST_REPAIRED
+    if may_leave and is_poor and len(known) >= LEAST_CLEAN * len(samples):
         reason = (
             f"{found.spec} would bring the labels to an IoU of {found.after:.3f} with the clean ones and no further"
         )
