@@ -19,7 +19,7 @@ from evaluation.label_audit.by_distance import (
     location_counts,
     location_table,
 )
-from evaluation.label_audit.estimate import Transitions, association, estimate_transitions
+from evaluation.label_audit.estimate import Transitions, estimate_transitions, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 60  # images that everything but Q is estimated from
 MAX_SIDE = 512  # of larger images a window of this size is used for the same
-SHIFTS, CHANCE = 200, 0.005  # few images: of so many random placements of the labels, this fraction may do as well
 
 Labels = Sequence[np.ndarray]
 
@@ -172,7 +171,9 @@ def _compare(
     repair = None if biases is None or turned else _repair(labels, truths)
     repaired = None
     if repair is not None and predictor is not None and shown is not None:
-        repaired = _predict_repaired(predictor, labels, truths, shown, bins, transitions, repair=repair, seed=seed)
+        repaired = _predict_repaired(
+            predictor, labels, truths, shown=shown, bins=bins, transitions=transitions, repair=repair, seed=seed
+        )
     return ReferenceAudit(
         verdict=verdict,
         num_classes=num_classes,
@@ -244,10 +245,10 @@ def _predict_repaired(
     predictor: IoUPredictor,
     labels: Labels,
     truths: Labels,
+    *,
     shown: Labels,
     bins: Labels,
     transitions: Transitions,
-    *,
     repair: str,
     seed: int,
 ) -> PredictedIoU:
@@ -377,28 +378,3 @@ def decide(
     if kinds and (cost > BIAS_MARGIN or BY_PLACE in kinds):
         return f"biased {' and '.join(kinds)}"
     return "learnable"
-
-
-def may_be_chance(
-    truths: Sequence[np.ndarray], labels: Sequence[np.ndarray], num_classes: int = 1, seed: int = 0
-) -> bool:
-    """Whether labels that know nothing of the truth would often be associated with it as much as these are.
-
-    The labels are moved around each image (what leaves on one side comes back on the other) by random offsets. That
-    leaves their structure and the truth's as they are, but breaks whatever ties them. φ is no chance where at most
-    CHANCE of SHIFTS offsets reach it. Meant for few images, whose spread cannot be known; large sets have intervals.
-
-    Args:
-        truths, labels: classes with 255 ignored, (H, W) each.
-    Source: the toroidal shift test of spatial statistics (Lotwick & Silverman, J. R. Statist. Soc. B 44, 1982).
-    """
-    rng = np.random.default_rng(seed)
-
-    def strength(move: bool) -> float:
-        offsets = [tuple(rng.integers(0, label.shape)) if move else (0, 0) for label in labels]
-        moved = [np.roll(label, offset, (0, 1)) for label, offset in zip(labels, offsets, strict=True)]
-        counts = np.sum([count_transitions(*pair, num_classes) for pair in zip(truths, moved, strict=True)], axis=0)
-        return float(np.nan_to_num(np.abs(association(counts))))
-
-    observed = strength(move=False)
-    return sum(strength(move=True) >= observed for _ in range(SHIFTS)) > CHANCE * SHIFTS

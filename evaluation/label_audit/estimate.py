@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.transition_matrix import TransitionMatrix, contrast, normalize_rows
+from datasets.transition_matrix import TransitionMatrix, contrast, count_transitions, normalize_rows
 from evaluation.scores.bootstrap import (
     CONFIDENCE,
     MIN_IMAGES,
@@ -26,6 +26,7 @@ from evaluation.scores.confusion import ratio
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
 CLEAR_PHI, WEAK_PHI = 0.5, 0.2  # of one image, and of all: what says for sure, or hardly, that labels follow the truth
 ASTRAY = 0.1  # φ of a label below it is not like the others', most of which are clear
+SHIFTS, CHANCE = 200, 0.005  # few images: of so many random placements of the labels, this fraction may do as well
 MIN_SINGULAR = 0.001  # smaller singular values count as 0 even where exact shares leave no error between images
 
 
@@ -269,3 +270,28 @@ def estimate_transitions(
         merged=merged,
         image_phi=np.array([association(table) if len(table) == 2 else np.nan for table in tables], float),
     )
+
+
+def may_be_chance(
+    truths: Sequence[np.ndarray], labels: Sequence[np.ndarray], num_classes: int = 1, seed: int = 0
+) -> bool:
+    """Whether labels that know nothing of the truth would often be associated with it as much as these are.
+
+    The labels are moved around each image (what leaves on one side comes back on the other) by random offsets. That
+    leaves their structure and the truth's as they are, but breaks whatever ties them. φ is no chance where at most
+    CHANCE of SHIFTS offsets reach it. Meant for few images, whose spread cannot be known; large sets have intervals.
+
+    Args:
+        truths, labels: classes with 255 ignored, (H, W) each.
+    Source: the toroidal shift test of spatial statistics (Lotwick & Silverman, J. R. Statist. Soc. B 44, 1982).
+    """
+    rng = np.random.default_rng(seed)
+
+    def strength(move: bool) -> float:
+        offsets = [tuple(rng.integers(0, label.shape)) if move else (0, 0) for label in labels]
+        moved = [np.roll(label, offset, (0, 1)) for label, offset in zip(labels, offsets, strict=True)]
+        counts = np.sum([count_transitions(*pair, num_classes) for pair in zip(truths, moved, strict=True)], axis=0)
+        return float(np.nan_to_num(np.abs(association(counts))))
+
+    observed = strength(move=False)
+    return sum(strength(move=True) >= observed for _ in range(SHIFTS)) > CHANCE * SHIFTS
