@@ -27,7 +27,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.few_images import MIN_IMAGES, field_names, group_numbers
+from evaluation.scores.validation import MIN_IMAGES, field_names, group_numbers
 from training.methods import METHODS
 from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
@@ -82,7 +82,7 @@ class TrainingData:
     known_loader: Iterable[dict[str, Any]] | None = None
 
     def val_groups(self) -> list[int]:
-        """The group that each validation image is counted in, see `few_images.group_numbers`; none without a list."""
+        """The group that each validation image is counted in, see `validation.group_numbers`; none without a list."""
         return [] if self.val is None else groups_of(self.val)
 
     @property
@@ -106,7 +106,7 @@ class TrainingData:
 
 
 def groups_of(dataset: SegmentationDataset) -> list[int]:
-    """The group that each image is counted in, see `few_images.group_numbers`."""
+    """The group that each image is counted in, see `validation.group_numbers`."""
     return group_numbers([sample.image_id for sample in dataset.samples])
 
 

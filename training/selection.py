@@ -1,6 +1,6 @@
 """What validation decides: threshold, direction and the metric by which ``best`` is chosen.
 
-Clean validation labels choose everything by IoU, as far as they are enough to tell (``few_images.py``). Noisy ones
+Clean validation labels choose everything by IoU, as far as they are enough to tell (``scores.validation``). Noisy ones
 choose nothing by IoU or F1, which reward labels that resemble the noise: the threshold is the one that the noise
 implies, else that of Youden's J, which noise that is independent of the image leaves where it is. Without validation
 labels only the implied threshold is left. Clean ones also choose by how many pixels the outlines of masks are moved.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
 from evaluation.scores import DEFAULT_THRESHOLD, auc, class_iou, counts_at, f1, iou, mean_iou, youden_threshold
-from evaluation.scores.few_images import (
+from evaluation.scores.validation import (
     OFFSETS,
     choose_offset,
     choose_threshold,
@@ -45,7 +45,7 @@ class Selection:
         metric: what ``best`` maximises; NaN where there is nothing to choose by.
         metrics: what is logged, name → value.
         tables: confusion matrices of the validation images, or groups of them, (n, K, K); None without labels.
-        offset: pixels by which the outlines of masks are moved outwards, see `evaluation.scores.few_images`.
+        offset: pixels by which the outlines of masks are moved outwards, see `evaluation.scores.validation`.
         prior: the threshold that is right without a look at the validation images; None where none is implied.
     """
 

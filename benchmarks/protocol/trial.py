@@ -243,8 +243,8 @@ def score_samples(
     from evaluation import scores as s
     from evaluation.objects.matching import NO_OBJECTS, count_objects
     from evaluation.prediction import Predictor, load_network
-    from evaluation.scores.few_images import offset_mask
     from evaluation.scores.surface import cl_dice
+    from evaluation.scores.validation import offset_mask
 
     device = torch.device(choose_device("auto"))
     network, checkpoint, epoch = load_network(run, which, device)

@@ -8,8 +8,8 @@ from pathlib import Path
 from evaluation.prediction.out_of_fold import grouped_histograms
 from evaluation.prediction.settings import MapSettings
 from evaluation.scores import calibration_error
-from evaluation.scores.few_images import MIN_IMAGES
 from evaluation.scores.platt import PlattScaling, fit_platt
+from evaluation.scores.validation import MIN_IMAGES
 from utils.cli import UserError, counted
 
 

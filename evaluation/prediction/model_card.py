@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.scores.confusion import foreground_iou, mean_iou
-from evaluation.scores.few_images import table_interval
+from evaluation.scores.validation import table_interval
 from utils.files import atomic_write, read_json_if_whole, write_json
 
 CARD, TEXT = "model_card.json", "README.md"

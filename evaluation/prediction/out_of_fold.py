@@ -13,10 +13,10 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
 from evaluation.scores import BINS, score_histogram
-from evaluation.scores.few_images import choose_threshold, group_numbers
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, find_maps, match_maps, read_predictions
 from evaluation.scores.maps import read_map, whole_numbers
+from evaluation.scores.validation import choose_threshold, group_numbers
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.files import read_json, unique_stems, write_json

@@ -19,7 +19,7 @@ from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction.score_maps import MAP_FILES
 from evaluation.prediction.tiling import ReadRows
 from evaluation.scores import DEFAULT_THRESHOLD
-from evaluation.scores.few_images import offset_mask
+from evaluation.scores.validation import offset_mask
 from utils.cli import UserError
 from utils.run_folder import display_path
 

@@ -17,9 +17,9 @@ from evaluation import scores as s
 from evaluation.objects.matching import NO_OBJECTS, ObjectCounts, class_metrics, count_class_objects, count_objects
 from evaluation.objects.networks import network_metrics
 from evaluation.objects.splitting import label_objects
-from evaluation.scores.few_images import offset_mask
 from evaluation.scores.maps import read_map, read_numbers
 from evaluation.scores.surface import skeletons_of, surface_metrics
+from evaluation.scores.validation import offset_mask
 from utils.background import read_ahead
 from utils.cli import UserError
 from utils.processors import usable_processors

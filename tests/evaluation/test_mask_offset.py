@@ -9,7 +9,7 @@ import torch
 from datasets.noise_files import write_noisy_labels
 from datasets.noise_steps import offset
 from evaluation.scores import confusion_matrix, score_histogram
-from evaluation.scores.few_images import OFFSETS, choose_offset, count_offsets, offset_mask
+from evaluation.scores.validation import OFFSETS, choose_offset, count_offsets, offset_mask
 from training.selection import KeptScores, select_binary, with_offset
 
 

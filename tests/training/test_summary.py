@@ -11,7 +11,7 @@ import pytest
 
 from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
-from evaluation.scores.few_images import group_numbers
+from evaluation.scores.validation import group_numbers
 from training.fit import configure, fit
 from training.options import TrainingOptions
 from training.run.reports import classic_line, closing_lines, metric_text, missed_classes, missed_line

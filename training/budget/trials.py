@@ -23,8 +23,8 @@ from datasets.segmentation import OrderedBatches, SegmentationDataset, make_load
 from datasets.transition_matrix import ScoreDecoder
 from evaluation.prediction import load_network
 from evaluation.scores import Counts, auc, counts_at, f1, invert_histogram, iou, mean_iou
-from evaluation.scores.few_images import OFFSETS
 from evaluation.scores.label_meaning import read_as_recorded
+from evaluation.scores.validation import OFFSETS
 from training.budget.plan import Length, Trial, choose_images, full_length, trial_length
 from training.data import validation_batch_size
 from training.engine import validate

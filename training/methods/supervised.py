@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from evaluation.scores import DEFAULT_THRESHOLD
-from evaluation.scores.few_images import choose_threshold
+from evaluation.scores.validation import choose_threshold
 from training.engine import Step
 from training.options import TrainingOptions
 from training.selection import Selection, select_binary, select_classes, without_validation

@@ -11,7 +11,7 @@ from torch import nn
 from datasets.label_fusion import class_indices
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import ScoreDecoder
-from evaluation.scores.few_images import offset_mask
+from evaluation.scores.validation import offset_mask
 from models import to_scores
 from training.selection import Selection
 from utils.device import autocast

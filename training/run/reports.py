@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import foreground_iou, mean_iou
-from evaluation.scores.few_images import MIN_IMAGES, table_interval
+from evaluation.scores.validation import MIN_IMAGES, table_interval
 from training.configuration.presets import RECIPES
 from training.configuration.resolve import as_typed, with_tuples
 from training.data import HELD_OUT, TrainingData, labels_change, simulated_noise

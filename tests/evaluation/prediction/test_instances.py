@@ -21,7 +21,7 @@ from datasets.image_scale import read_scale
 from evaluation.inference import main
 from evaluation.objects.splitting import label_objects
 from evaluation.prediction.instances import DTYPES
-from evaluation.scores.few_images import offset_mask
+from evaluation.scores.validation import offset_mask
 from models import build_network
 from utils.checkpoint import save_checkpoint
 from utils.files import read_json

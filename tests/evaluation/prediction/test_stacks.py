@@ -12,7 +12,7 @@ from datasets.image_io import read_label, read_scores
 from datasets.image_scale import read_scale
 from evaluation.pages.evaluate import evaluate_maps
 from evaluation.prediction.runs import predict_run
-from evaluation.scores.few_images import offset_mask
+from evaluation.scores.validation import offset_mask
 from training.fit import configure, fit
 from utils.files import read_json
 

@@ -1,4 +1,4 @@
-"""What a few validation images can decide: threshold, direction and offset, only as far as they tell beyond errors.
+"""What validation images decide: threshold, direction and offset of masks, only as far as they tell beyond errors.
 
 Errors come from resampling images, since the pixels of an image err together. A threshold that is the best of four
 images is often worse elsewhere than the one that is right by theory. Crops of one field of view err together too: they
