@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # the repository root, not this folder
 
-import shutil
+import tempfile
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,6 @@ from benchmarks.trials import chosen_samples
 from datasets.catalog import prepare_dataset
 from datasets.image_io import write_label
 from utils.cli import run_command
-from utils.run_folder import LOG_ROOT
 
 
 def run_trial(dataset: str, kind: str, steps: int) -> dict[str, Any]:
@@ -40,17 +39,14 @@ def run_trial(dataset: str, kind: str, steps: int) -> dict[str, Any]:
 
     prepare_dataset(dataset)
     clean = chosen_samples(dataset, "train_gt", TRAIN_IMAGES)
-    folder = LOG_ROOT / "pilots" / f"{dataset}_{kind.replace(':', '_').replace(',', '_')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = []
-    for place, label in enumerate(make_labels(kind, clean)[2]):
-        write_label(folder / f"{place:04d}.png", label)
-        samples.append(replace(clean[place], label=folder / f"{place:04d}.png"))
-    references = [sample if place in known_clean(len(clean)) else None for place, sample in enumerate(clean)]
-    train, held_out = split_for_pilot(samples, references, SEED)
     given = {"dataset": dataset, "width": WIDTH, "crop": CROP, "batch_size": BATCH, "seed": SEED, "workers": 0}
-    points = run_pilot(train, held_out, round(SHARE * steps), False, given=given)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = [replace(sample, label=Path(folder) / f"{place}.png") for place, sample in enumerate(clean)]
+        for sample, label in zip(samples, make_labels(kind, clean)[2], strict=True):
+            write_label(sample.require_label(), label)
+        references = [sample if place in known_clean(len(clean)) else None for place, sample in enumerate(clean)]
+        train, held_out = split_for_pilot(samples, references, SEED)
+        points = run_pilot(train, held_out, round(SHARE * steps), False, given=given)
     return {"points": points}
 
 
