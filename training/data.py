@@ -34,7 +34,6 @@ from utils.cli import UserError
 from utils.distributed import local_world_size, rank, world_size
 from utils.files import read_json
 from utils.processors import usable_processors
-from utils.run_folder import REPO_ROOT
 
 AUTO_REPAIR = "auto"  # of --label_repair: what the clean labels show to be worth it
 HELD_OUT = "held_out.txt"  # the samples that --fold left out, in the run folder
@@ -47,8 +46,8 @@ BYTES_PER_VALUE = 4  # at most; labels take one
 class RunLists:
     """The lists of a run, read and checked; ``val``, ``test`` and ``clean`` are None where they do not exist.
 
-    Samples of ``train`` know their clean labels, where ``--clean_list`` has some; ``reading`` is what the values of
-    labels mean.
+    Samples of ``train`` know their clean labels, where ``--clean_list`` has some; ``held_out`` are those of the list
+    that ``--fold`` leaves out of it, so that nothing is decided by them; ``reading`` is what the values of labels mean.
     """
 
     train: ListSurvey
@@ -56,6 +55,7 @@ class RunLists:
     test: Path | None
     reading: LabelReading
     clean: Path | None = None
+    held_out: Sequence[Sample] = ()
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,8 @@ def load_data(
     options: TrainingOptions,
     lists: RunLists,
     device: torch.device,
-    previous: Path | None = None,
-    root: Path = REPO_ROOT,
 ) -> TrainingData:
-    """Make the loaders of a run; ``previous`` is the folder of one that goes on.
+    """Make the loaders of a run.
 
     Raises:
         UserError: an option that does not fit.
@@ -215,15 +213,14 @@ def load_data(
         max(1, options.machine.workers or 0) * local_world_size(),
         labels_change=options.noise.label_noise_refresh == "epoch",
     )
-    kept, held_out = hold_out(samples, options.data, previous, root)
     train = make_dataset(
         options,
-        [samples[i] for i in kept],
+        samples,
         cache,
         transform=training_transform(options),
         noise=training_noise(options),
         repair=options.noise.label_repair,
-        sizes=[lists.train.sizes[i] for i in kept],
+        sizes=lists.train.sizes,
     )
     batches = training_batches(options, len(train))
     train_loader = _make_loader(options, train, batches, cache, device)
@@ -231,7 +228,7 @@ def load_data(
     if lists.val is not None:
         val, val_loader = _make_judges(options, lists.val.samples, val_sizes, cache, device)
     if options.run.recipe == "auto" and options.data.num_classes == 1 and not _chooses(options, val):
-        clean = [i for i in kept if samples[i].clean_label is not None]
+        clean = [i for i, sample in enumerate(samples) if sample.clean_label is not None]
         if clean:
             sizes = [lists.train.sizes[i] for i in clean]
             known, known_loader = _make_judges(options, [samples[i] for i in clean], sizes, cache, device)
@@ -244,7 +241,7 @@ def load_data(
         train_loader,
         val,
         val_loader,
-        [samples[i] for i in held_out],
+        list(lists.held_out),
         lists.reading,
         lists.clean,
         known,

@@ -140,7 +140,7 @@ def _fit(
         from_main(lambda: check_folder(options, previous, root))
         lists = from_main(lambda: read_lists(options, root, say_once, previous))
         options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit_dataset, previous))
-        data = load_data(options, lists, device, previous, root=root)
+        data = load_data(options, lists, device)
         labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
         method = make_method(options, data, **options.loss.method_options)
         state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)

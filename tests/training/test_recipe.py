@@ -147,6 +147,18 @@ def test_a_run_keeps_its_decisions_and_repairs_before_it_sees(noisy_disks):
     assert read_json(run / "config.json")["label_repair"] == "offset:-2.5"
 
 
+def test_a_part_of_the_list_decides_without_the_images_that_it_leaves_out(noisy_disks):
+    root, make = noisy_disks
+    options = configure({**TINY, "train_list": make("dilate:5"), "fold": "1/2"}, root)
+    lists = read_lists(options, root, silent)
+    clean = [sample for sample in lists.train.samples if sample.clean_label is not None]
+    assert 0 < len(clean) < CLEAN and len(lists.held_out) == len(lists.train.samples) == len(lists.train.sizes)
+    assert not {sample.image for sample in lists.held_out} & {sample.image for sample in lists.train.samples}
+    _, found = decided(root, train_list=options.data.train_list, fold="1/2")
+    assert f"of {len(clean)} labels with clean ones" in found["label_repair"].reason
+    assert f"of {len(clean)} images against" in found["audit"].reason
+
+
 def test_images_of_the_clean_list_train_with_their_clean_labels(noisy_disks):
     root, make = noisy_disks
     options = configure({**TINY, "train_list": make("flip:0.3"), "label_repair": "offset:1"}, root)
@@ -166,7 +178,7 @@ def test_clean_labels_and_matrices_of_noise_are_files_of_the_run(noisy_disks):
     write_json(root / "Q.json", {"classes": 2, "matrix": [[0.9, 0.1], [0.2, 0.8]]})
     given = {"train_list": make("flip:0.3"), "label_noise": f"sample:0.9+ntm:{root / 'Q.json'}"}
     options = configure({**TINY, **given}, root)
-    data = load_data(options, read_lists(options, root, silent), torch.device("cpu"), root=root)
+    data = load_data(options, read_lists(options, root, silent), torch.device("cpu"))
     clean = {root / "txt/disks/train/clean.txt", *(root / f"datasets/disks/train/labels/{n}.png" for n in range(CLEAN))}
     assert {root / "Q.json", *clean} <= set(data.files())
 

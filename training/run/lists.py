@@ -21,7 +21,7 @@ from datasets.lists import (
     tell_clean,
     with_clean_labels,
 )
-from training.data import AUTO_REPAIR, RunLists, method_name, training_noise, training_transform
+from training.data import AUTO_REPAIR, RunLists, hold_out, method_name, training_noise, training_transform
 from training.losses import refuse_shares
 from training.options import DEFAULTS, TrainingOptions
 from utils.cli import UserError
@@ -56,14 +56,18 @@ def read_lists(
             refuse_trained_on(val.samples, val.path, clean, clean_list)
         train = replace(train, samples=with_clean_labels(train.samples, train.path, clean, clean_list))
         say(tell_clean(train.samples, clean, clean_list))
+    has_several = any(sample.more_labels for sample in train.samples)
+    kept, left_out = hold_out(train.samples, options.data, previous, root)
+    held_out = [train.samples[i] for i in left_out]
+    train = replace(train, samples=[train.samples[i] for i in kept], checks=[train.checks[i] for i in kept])
     if options.data.fusion != "first" and any(sample.more_labels for sample in train.samples):
         train = replace(train, samples=_fused(options, train.samples, say))
-    elif options.data.fusion not in ("first", DEFAULTS["fusion"]) and previous is None:
+    elif options.data.fusion not in ("first", DEFAULTS["fusion"]) and not has_several and previous is None:
         raise UserError(
             f"--fusion {options.data.fusion}: no line of {display_path(train_list)} has labels of several annotators; "
             f"name another --train_list, or leave --fusion {DEFAULTS['fusion']}"
         )
-    return RunLists(train, val, test_list, reading, clean_list)
+    return RunLists(train, val, test_list, reading, clean_list, held_out)
 
 
 def choose_lists(
