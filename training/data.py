@@ -190,11 +190,7 @@ def _make_loader(
     return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
 
 
-def load_data(
-    options: TrainingOptions,
-    lists: RunLists,
-    device: torch.device,
-) -> TrainingData:
+def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -> TrainingData:
     """Make the loaders of a run.
 
     Raises:

@@ -130,6 +130,7 @@ def _fit(
     options: TrainingOptions, threads: int, root: Path, device: torch.device, make_method: type[Supervised]
 ) -> Path:
     """``fit`` within a process group, which must outlive all that is made here."""
+    started = time.monotonic()
     with ExitStack() as held:
         options, previous = from_main(lambda: (options, previous_run(options, root)))  # may be seen later elsewhere
         if previous is not None:
@@ -153,7 +154,7 @@ def _fit(
 
         folder, changed = from_main(begin)
         lines = [*describe(options, asked, data, state, folder), *changed, *decided.lines(), *labels.lines]
-        _train_in(folder, options, data, state, method, config, lines)
+        _train_in(folder, options, data, state, method, config, lines, started)
     barrier()
     return folder
 
@@ -166,6 +167,7 @@ def _train_in(
     method: Supervised,
     config: dict[str, Any],
     lines: Sequence[str],
+    started: float,
 ) -> None:
     """Train into a folder that this process owns; an error says what is kept and how to go on."""
     logger = RunLogger(folder, options.run.tensorboard, state.epoch)
@@ -177,7 +179,7 @@ def _train_in(
 
             state.network = compile_network(state.network, state.device, options.optimization.accumulate, logger.log)
         with BackgroundWriter() as writer:
-            train(options, data, state, method, Run(folder, logger, config, writer))
+            train(options, data, state, method, Run(folder, logger, config, writer, started))
     except NonFiniteLoss as error:
         if is_main():
             note_divergence(folder, state.saved + 1)
@@ -204,7 +206,7 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 
 def train(options: TrainingOptions, data: TrainingData, state: TrainingState, method: Supervised, run: Run) -> None:
     """Train, validate, refresh, decide, report and save, epoch by epoch."""
-    started, epochs, begun = time.monotonic(), options.optimization.epochs, state.epoch
+    epochs, begun = options.optimization.epochs, state.epoch
     last, first_loss = options.run.stop_after or epochs, math.inf
     for line in method.begin(state, run.folder):
         run.logger.log(line)
@@ -242,7 +244,7 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
             from evaluation.prediction.model_card import write_run_card
 
             write_run_card(run.folder, run.config, state.best)
-    took, place = duration(time.monotonic() - started), display_path(run.folder)
+    took, place = duration(time.monotonic() - run.started), display_path(run.folder)
     run.logger.log(f"took {took}; checkpoints, log and metrics: {place}; predict and score with:")
     run.logger.log(next_commands(run.folder, state.best["epoch"], data))
 

@@ -396,6 +396,22 @@ def test_a_recipe_and_a_method_count_above_a_repeated_run():
     assert resolve_options({"method": "coteaching"}, False, config).optimization.ema == 0
 
 
+def test_a_clean_list_decides_anew_what_a_repeated_run_had():
+    plain = resolve_options({"preset": "quick", "steps": 40}, False).to_dict()
+    options = resolve_options({"clean_list": "clean"}, False, plain)
+    assert (options.run.recipe, options.run.left_to_recipe) == ("auto", ("label_repair", "loss", "steps"))
+    assert options.optimization.steps == 40 and resolve_options({}, False, plain).run.recipe == "plain"
+    decided = {**options.to_dict(), "steps": 160, "label_repair": "offset:2", "loss": "forward", "asked": {"steps": 40}}
+    decided["decisions"] = [{"name": name, "value": None, "reason": ""} for name in ("label_repair", "loss", "steps")]
+    same = resolve_options({}, False, decided)
+    assert (same.optimization.steps, same.loss.spec, same.run.left_to_recipe) == (160, "forward", ())
+    anew = resolve_options({"clean_list": "other", "loss": "ce"}, False, decided)
+    assert (anew.optimization.steps, anew.loss.spec, anew.noise.label_repair) == (40, "ce", None)
+    assert anew.run.left_to_recipe == ("label_repair", "steps")
+    without = resolve_options({"recipe": "plain"}, False, decided)
+    assert (without.optimization.steps, without.loss.spec, without.run.recipe) == (40, "bce", "plain")
+
+
 def test_another_seed_of_a_repeated_run_draws_other_noise():
     given = {"preset": "quick", "label_noise": "flip:0.1", "seed": 3}
     config = resolve_options(given, has_accelerator=False).to_dict()

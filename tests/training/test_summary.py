@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,8 @@ from datasets.segmentation import SegmentationDataset
 from evaluation.scores.validation import group_numbers
 from training.fit import configure, fit
 from training.options import TrainingOptions
-from training.run.reports import classic_line, closing_lines, metric_text, missed_classes, missed_line
+from training.run.lists import read_lists
+from training.run.reports import classic_line, closing_lines, duration, metric_text, missed_classes, missed_line
 from utils.checkpoint import load_checkpoint
 from utils.files import read_jsonl
 
@@ -61,7 +64,19 @@ def test_classes_that_are_never_predicted_are_named():
     assert "class 1, 5; more --steps" in missed_line([1, 5], is_weighted=True)
 
 
-def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys):
+def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys, monkeypatch):
+    begun = []
+
+    def read(*given):
+        begun.append(time.monotonic())
+        return read_lists(*given)
+
+    def told(seconds):
+        begun.append(time.monotonic() - seconds)
+        return duration(seconds)
+
+    monkeypatch.setattr(sys.modules["training.fit"], "read_lists", read)
+    monkeypatch.setattr(sys.modules["training.fit"], "duration", told)
     folder = fit(
         configure(
             {
@@ -69,7 +84,7 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys):
                 "preset": "quick",
                 "width": 4,
                 "crop": 32,
-                "epochs": 2,
+                "epochs": 1,
                 "device": "cpu",
                 "tensorboard": False,
             },
@@ -77,8 +92,11 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys):
         ),
         disks,
     )
-    *_, best, classic, place, inference, metrics = capsys.readouterr().out.splitlines()
-    assert best.startswith("best epoch ") and " of 2: val iou " in best and "over 3 images, threshold " in best
+    said = capsys.readouterr().out
+    *_, best, classic, place, inference, metrics = said.splitlines()
+    assert "plan: 1 step in 1 epoch, 8 windows of 32×32 a step" in said
+    assert best.startswith("best epoch ") and " of 1: val iou " in best and "over 3 images, threshold " in best
+    assert begun[1] <= begun[0], "the checks of the lists are part of what it took"
     assert "the same 3 images" in classic
     assert place.startswith("took ") and str(folder) in place
     assert inference.startswith("python evaluation/inference.py") and metrics.startswith("python evaluation/metrics.py")

@@ -48,7 +48,7 @@ def resolve_options(
         preset = "paper" if has_accelerator else "quick"
     values = {**PRESETS[preset], **repeated, **_recipe(given), **given, "preset": preset}
     values |= run_length(values, _given_length(given, repeated))
-    values |= _decided_later(values, {**repeated, **given})
+    values |= _decided_later(values, given if _decides_anew(given) else {**repeated, **given})
     if "pretrained" in given and "width" not in given:
         values["width"] = None  # pretrained weights have the width they were trained with
     if given.get("channels") and "in_channels" not in given:
@@ -153,7 +153,18 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
         values.pop("pretrained", None)
     if given.get("method", values.get("method")) != values.get("method"):
         values.pop("method_options", None)
+    if _decides_anew(given):
+        if values.get("clean_list") is None:  # by which alone a run is plain without being asked to
+            values.pop("recipe", None)
+        decided = {each["name"] for each in config.get("decisions", ())} & set(RECIPE_DECIDES)
+        asked = {"steps": config.get("asked", {}).get("steps")} if "steps" in decided else {}
+        values = {name: value for name, value in values.items() if name not in decided} | asked
     return with_tuples(values)
+
+
+def _decides_anew(given: Mapping[str, Any]) -> bool:
+    """Whether what a recipe decides is no longer that of a run to repeat."""
+    return "clean_list" in given or "recipe" in given
 
 
 def as_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +216,7 @@ def _decided_later(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[
     """What ``--recipe`` comes to, and which options it is to decide by the clean labels.
 
     Args:
-        fixed: options that are given, or a repeated run's.
+        fixed: options that are given, or a repeated run's that it does not decide anew.
     """
     makes_labels = values.get("label_noise") is not None or values.get("igtt") is not None
     recipe = values.get("recipe") or ("auto" if values.get("clean_list") and not makes_labels else "plain")

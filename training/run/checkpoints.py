@@ -37,12 +37,13 @@ FEWEST, OWN_IMAGES = 8, 32  # of training, and as many of validation, that the e
 
 @dataclass(frozen=True)
 class Run:
-    """What belongs to a run while it goes on: its folder, log, config, and the thread that writes."""
+    """What belongs to a run while it goes on: its folder, log, config, the thread that writes, and when it began."""
 
     folder: Path
     logger: RunLogger
     config: dict[str, Any]
     writer: BackgroundWriter
+    started: float
 
     def saved_epochs(self) -> set[int]:
         """The epochs that have a numbered checkpoint, when all that was put has been written."""

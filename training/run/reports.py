@@ -21,6 +21,7 @@ from training.run.logger import RunLogger
 from training.run.state import AUTO, TrainingState
 from training.selection import Selection
 from utils.background import LazySequence
+from utils.cli import counted
 from utils.distributed import world_size
 from utils.files import read_json_if_whole
 from utils.run_folder import display_path, quoted
@@ -137,9 +138,10 @@ def _plan(data: TrainingData, epochs: int, crop: int) -> str:
     batches, images = data.train_batches, len(data.train)
     steps = steps_before(epochs, batches.steps_per_epoch)
     draws = steps * batches.batch_size if batches.steps else epochs * batches.draws
+    windows = min(batches.batch_size, batches.draws)
     return (
-        f"plan: {steps} steps in {epochs} epochs, {min(batches.batch_size, batches.draws)} windows of {crop}×{crop} "
-        f"a step; each image is drawn {draws / images:.3g} times"
+        f"plan: {counted(range(steps), 'step')} in {counted(range(epochs), 'epoch')}, "
+        f"{counted(range(windows), 'window')} of {crop}×{crop} a step; each image is drawn {draws / images:.3g} times"
     )
 
 
