@@ -27,7 +27,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.validation import MIN_IMAGES, field_names, group_numbers
+from evaluation.scores.validation import MIN_IMAGES, group_numbers, unit_names
 from training.methods import METHODS
 from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
@@ -290,7 +290,7 @@ def hold_out(
     """
     if data.fold is None:
         return list(range(len(samples))), []
-    from datasets.list_splits import group_names, join_planes, split_fold
+    from datasets.list_splits import group_names, split_fold
 
     if previous is not None and (previous / HELD_OUT).is_file():
         known = read_list(previous / HELD_OUT, data.data_root, root, say=lambda line: None)
@@ -298,13 +298,8 @@ def hold_out(
         is_out = [(sample.image, sample.label) in left_out for sample in samples]
     else:
         parts = int(data.fold.split("/")[1])
-        planes = [split_plane(sample.image)[1] for sample in samples]
-        for blocks in (1, parts):  # stacks stay whole where there are enough of them
-            ids = join_planes([sample.image_id for sample in samples], planes, blocks)
-            groups = field_names(group_names(ids, data.group_by))
-            if len(set(groups)) >= parts:
-                break
-        is_out = split_fold(groups, data.fold)
+        ids = [sample.image_id for sample in samples]
+        is_out = split_fold(unit_names(ids, parts, lambda names: group_names(names, data.group_by)), data.fold)
     return [i for i, out in enumerate(is_out) if not out], [i for i, out in enumerate(is_out) if out]
 
 

@@ -26,7 +26,7 @@ from evaluation.scores.images import (
     title_of,
 )
 from evaluation.scores.label_meaning import read_as_recorded
-from evaluation.scores.map_folder import METRICS, MapFolder, Matches, find_maps, match_maps
+from evaluation.scores.map_folder import METRICS, MapFolder, Matches, changed_maps, find_maps, match_maps
 from evaluation.scores.maps import WholeNumbers, whole_numbers
 from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, shortened
@@ -130,14 +130,12 @@ def score_folder(
         samples, list_path, record, num_classes=classes, ignore_index=ignore_index, label_map=label_map
     )
     matches = match_maps(samples, folder)
+    maps = [path for _, path in matches.pairs]
     tell_unmatched(matches)
+    if changed := changed_maps(maps, folder):
+        print(f"maps that are not as inference wrote them ({len(changed)}): {_named(changed)}")
     scorer = make_scorer(
-        record,
-        [path for _, path in matches.pairs],
-        num_classes=classes,
-        ignore_index=ignore_index,
-        threshold=threshold,
-        instances=instances,
+        record, maps, num_classes=classes, ignore_index=ignore_index, threshold=threshold, instances=instances
     )
     with Progress(len(matches.pairs), "scoring") as progress:
         totals = score_maps(matches.pairs, scorer, tick=progress.update)
@@ -253,7 +251,11 @@ def tell_unmatched(matches: Matches) -> None:
         (matches.maps_without_image, "maps without a labelled image, left out"),
     ):
         if paths:
-            print(f"{what} ({len(paths)}): {shortened([display_path(path) for path in paths], NAMED_FILES)}")
+            print(f"{what} ({len(paths)}): {_named(paths)}")
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return shortened([display_path(path) for path in paths], NAMED_FILES)
 
 
 def tell_low_maps(histogram: np.ndarray, scorer: Scorer, of_other_programs: bool) -> None:
@@ -304,6 +306,10 @@ def print_table(summary: dict[str, Any]) -> None:
         title = title_of(name, summary["num_classes"])
         line = f"{title:{TITLE_WIDTH}}{show(pooled.get(name)):>8}   {show(mean['mean']):8}{interval:24}"
         print(f"{line}{undefined:>9}" + (f"{show(oracle.get(name)):>11}" if oracle else ""))
+    if summary["n_units"] == 1 < summary["n_images"]:
+        print("intervals are of parts of one field of view, and tell nothing of others")
+    elif summary["n_units"] < summary["n_images"]:
+        print(f"intervals count parts of one field of view or stack together: {summary['n_units']} of these")
     for row in summary.get("classes", ()):
         figures = "  ".join(f"{TITLES[name]} {show(row[name])}" for name in CLASS_FIGURES)
         print(f"class {row['class']:<3} {figures}  ({row['pixels']} pixels)")

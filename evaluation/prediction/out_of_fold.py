@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.image_io import read_label
 from datasets.lists import Sample, find_list, read_list
+from evaluation.prediction.result_folders import describe_results
 from evaluation.scores import BINS, score_histogram
 from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, PREDICTIONS, find_maps, match_maps, read_predictions
@@ -60,6 +61,7 @@ def write_out_of_fold(folder: Path, runs: Sequence[Path], predictions: Sequence[
             "inverted": any(record.get("inverted") for record in records),
             "maps": maps,
             "sizes": {image: size for record in records for image, size in record.get("sizes", {}).items()},
+            "results": describe_results(partial),
             "environment": environment_record(),
         }
         write_json(partial / PREDICTIONS.record, record)

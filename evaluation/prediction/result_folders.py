@@ -14,6 +14,7 @@ from typing import Any
 from evaluation.scores.map_folder import PREDICTIONS, read_predictions
 from utils.cli import UserError
 from utils.files import cut_to_bytes, plain, read_json_if_whole
+from utils.fingerprint import digest
 from utils.output_folder import JOB, PARTIAL, files_below, is_free
 from utils.run_folder import REPO_ROOT, display_path, environment_record
 
@@ -97,7 +98,10 @@ def finished_results(
         if not (folder / name).is_file():
             return False
         now = stamp(folder / name)
-        return stamps.get(name) == now if isinstance(stamps, dict) else now[1] <= written  # of earlier versions
+        if not isinstance(stamps, dict):
+            return now[1] <= written  # of earlier versions
+        known = stamps.get(name)
+        return isinstance(known, list) and known[:2] == now
 
     return {
         image: list(names)
@@ -129,9 +133,9 @@ def describe_images(paths: Sequence[Path]) -> dict[str, list[int]]:
     return {path.as_posix(): stamp(path) for path in dict.fromkeys(paths) if path.is_file()}
 
 
-def describe_results(folder: Path) -> dict[str, list[int]]:
-    """The same of the files that a prediction has written into a partial folder, by their names below it."""
-    return {name: stamp(folder / name) for name in files_below(folder)}
+def describe_results(folder: Path) -> dict[str, list[Any]]:
+    """The same of the files that a prediction has written into a partial folder, and a digest, by their names there."""
+    return {name: [*stamp(folder / name), digest(folder / name)] for name in files_below(folder)}
 
 
 def stamp(path: Path) -> list[int]:

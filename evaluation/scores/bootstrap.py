@@ -13,7 +13,7 @@ should know about the bootstrap, 2015, section 3.4 (expanded percentiles).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -110,6 +110,23 @@ def bootstrap_mean(
         reaches = _studentized_reaches(values, seed, resamples)
         below, above = (min(max(below, reach), student_reach(2)) for reach in reaches)
     return mean, max(mean - below * error, limits[0]), min(mean + above * error, limits[1])
+
+
+def unit_values(values: np.ndarray, units: Sequence[str]) -> np.ndarray:
+    r"""A value for each unit that errs as a whole, such as a stack of planes, with the mean of all values.
+
+    They are :math:`m + (S_u - m n_u) U / n` of sums S and counts n of U units and the mean m of all n values, by which
+    a ratio of sums errs (linearization; Cochran, Sampling techniques, 1977, section 6.3). NaN are left out.
+
+    >>> unit_values(np.array([0.5, 0.7, 0.9, np.nan]), ["a", "a", "b", "b"]).round(3)
+    array([0.567, 0.833])
+    """
+    defined = ~np.isnan(values)
+    values, places = values[defined], np.unique(np.array(units)[defined], return_inverse=True)[1]
+    if not len(values):
+        return values
+    sums, counts = np.bincount(places, values), np.bincount(places)
+    return values.mean() + (sums - values.mean() * counts) * len(counts) / len(values)
 
 
 def _studentized_reaches(values: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from utils.files import (
     read_record,
     unique_stems,
 )
+from utils.fingerprint import digest
 from utils.output_folder import Writer, is_unfinished
 from utils.paths import absolute_path, display_path
 
@@ -56,6 +57,7 @@ OPTIONAL_FIELDS = {
     "instances": OBJECT.or_null(),
     "channels": TEXTS,
     "label_reading": OBJECT.or_null(),
+    "results": OBJECT,
 }
 
 
@@ -178,6 +180,19 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
     used = {file for _, path in pairs for file in (path, split_plane(path)[0])}
     missing = [sample.image for sample, path in zip(samples, found, strict=True) if path is None]
     return Matches(pairs, missing, [path for path in known if path not in used])
+
+
+def changed_maps(maps: Iterable[Path], folder: MapFolder) -> list[Path]:
+    """The maps that are not those which inference wrote, by the size and digest that it recorded of them."""
+    known = {folder.folder / name: written for name, written in folder.record.get("results", {}).items()}
+
+    def has_changed(path: Path) -> bool:
+        state, written = path.stat(), known.get(path)
+        if not isinstance(written, list) or len(written) != 3 or written[:2] == [state.st_size, state.st_mtime_ns]:
+            return False
+        return state.st_size != written[0] or digest(path) != written[2]
+
+    return [path for path in dict.fromkeys(split_plane(path)[0] for path in maps) if has_changed(path)]
 
 
 def _by_stem(named: Mapping[str, Path]) -> Callable[[str], Path | None]:

@@ -10,7 +10,9 @@ import numpy as np
 
 from evaluation import scores as s
 from evaluation.objects.matching import THRESHOLDS, class_metrics
+from evaluation.scores.bootstrap import bootstrap_mean, unit_values
 from evaluation.scores.images import CURVE_METRICS, Scorer, Totals, class_means, mean_object_metrics
+from evaluation.scores.validation import unit_names
 
 OBJECT_METRICS = ("object_f1", "object_f1_mean")
 OPTIONAL = ("hd95_um",)  # told only where at least one image defines it
@@ -20,8 +22,12 @@ OVERLAPS = ("iou", "f1")
 def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     """The content of metrics.json: pooled over pixels, at the oracle's threshold, and as means over images."""
     results = totals.results
+    names = [result.sample.image_id for result in results]
+    units = unit_names(names)
+    apart = names if len(set(units)) == 1 else units  # no other is known, by which to tell how much they differ
     shared = {
         "n_images": len(results),
+        "n_units": len(set(units)),
         "n_both_empty": sum(result.both_empty for result in results),
         "num_classes": scorer.num_classes,
     }
@@ -30,6 +36,7 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
         name: _mean_record(
             [math.nan if name in undefined else result.metrics[name] for result in results],
             [result.largest.get(name, 1.0) for result in results],
+            apart,
         )
         for name in results[0].metrics
     }
@@ -68,10 +75,10 @@ def summarize_objects(totals: Totals, scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def _mean_record(values: Sequence[float], largest: Sequence[float]) -> dict[str, Any]:
+def _mean_record(values: Sequence[float], largest: Sequence[float], units: Sequence[str]) -> dict[str, Any]:
     undefined = np.isnan(values)
     limit = float(np.mean(np.array(largest)[~undefined])) if not undefined.all() else math.inf
-    mean, low, high = s.bootstrap_mean(np.array(values), limits=(0.0, limit))
+    mean, low, high = bootstrap_mean(unit_values(np.array(values), units), limits=(0.0, limit))
     return {"mean": mean, "low": low, "high": high, "undefined": int(undefined.sum())}
 
 

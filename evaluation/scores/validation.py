@@ -1,8 +1,8 @@
 """What validation images decide: threshold, direction and offset of masks, only as far as they tell beyond errors.
 
 Errors come from resampling images, since the pixels of an image err together. A threshold that is the best of four
-images is often worse elsewhere than the one that is right by theory. Crops of one field of view err together too: they
-count as one image, and alone they tell nothing of other fields.
+images is often worse elsewhere than the one that is right by theory. Crops of one field of view and planes of one stack
+err together too: they count as one image, and crops of a single field tell nothing of other fields.
 
 An offset moves the outline of a mask, and undoes labels whose outlines are too narrow or too wide: a network that
 learned such labels predicts such masks, and no threshold takes back what lies beyond its blur.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from datasets.labels import IGNORE
+from datasets.list_splits import join_planes
 from datasets.noise_steps import offset as offset_label
 from datasets.noise_steps import signed_distance
 from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
@@ -27,6 +28,7 @@ ERROR_OF_ONE = 0.25  # of the AUC of a single image, whose error cannot be estim
 CANDIDATES = 65  # between the prior and the best threshold
 # A crop's place in its field, at the end of a name: 14_h0_w256.png, cell_y3_x0; rows and columns may be those of wells.
 CROP = re.compile(r"_(?:h\d+_w\d+|y\d+_x\d+|x\d+_y\d+)$", re.IGNORECASE)
+PLANE = re.compile(r"::(\d+)$")  # of a stack, at the end of a name
 COARSE = 256  # bins that suffice for the error of an AUC
 OFFSETS = np.arange(-12, 13) / 2  # pixels; the middle one leaves masks as they are
 MIN_OFFSET_GAIN = 0.01  # in IoU, below which an offset is not worth a word
@@ -42,9 +44,32 @@ def field_names(image_ids: Sequence[str]) -> list[str]:
     return [CROP.sub("", stem) if CROP.search(stem) else name for name, stem in zip(image_ids, stems, strict=True)]
 
 
+def unit_names(
+    image_ids: Sequence[str], enough: int = MIN_IMAGES, group: Callable[[list[str]], Sequence[str]] = list
+) -> list[str]:
+    """What every image is a part of that errs as a whole: a field of view, or the stack that it is a plane of.
+
+    Of fewer stacks than ``enough``, neighbouring planes are parts of as many blocks of each.
+
+    >>> unit_names(["a.tif::0", "a.tif::1", "b.tif::0", "c_h0_w0.png"], enough=3)
+    ['a.tif', 'a.tif', 'b.tif', 'c']
+
+    Args:
+        group: from the names of images and stacks to names that those of one group share.
+    """
+    found = [PLANE.search(name) for name in image_ids]
+    planes = [None if match is None else int(match[1]) for match in found]
+    units: list[str] = []
+    for blocks in (1, enough):
+        units = field_names(group(join_planes(image_ids, planes, blocks)))
+        if len(set(units)) >= enough:
+            break
+    return units
+
+
 def group_numbers(image_ids: Sequence[str]) -> list[int]:
-    """For every image the number of the group that it is counted in: a field of view, or several of many fields."""
-    fields = field_names(image_ids)
+    """For every image the number of the group that it is counted in: one of `unit_names`, or several of many."""
+    fields = unit_names(image_ids)
     numbers = {field: number % MAX_GROUPS for number, field in enumerate(dict.fromkeys(fields))}
     return [numbers[field] for field in fields]
 

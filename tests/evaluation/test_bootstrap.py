@@ -13,6 +13,7 @@ from evaluation.scores.bootstrap import (
     percentile_interval,
     small_sample_reach,
     student_reach,
+    unit_values,
 )
 from training.budget.curve import Scores, cell_means, resample
 
@@ -104,6 +105,26 @@ def test_one_value_far_off_leaves_the_bounds_within_reach_of_two_values():
     mean, low, high = bootstrap_mean(values, limits=(0, np.inf))
     error = values.std(ddof=1) / np.sqrt(len(values))
     assert low < mean < high <= mean + student_reach(2) * error < 600
+
+
+def test_intervals_of_ten_stacks_cover_the_mean_of_all_planes():
+    def drawn(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        planes = rng.integers(1, 6, IMAGES)
+        stacks = np.repeat(np.arange(IMAGES), planes)
+        return np.repeat(rng.normal(0.7, 0.1, IMAGES), planes) + rng.normal(0, 0.02, len(stacks)), stacks
+
+    def covered(values: np.ndarray) -> bool:
+        mean, low, high = bootstrap_mean(values, resamples=RESAMPLES)
+        return low <= 0.7 <= high
+
+    rng, together, apart = np.random.default_rng(7), [], []
+    for _ in range(TRIALS // 4):
+        values, stacks = drawn(rng)
+        units = unit_values(values, stacks.astype(str))
+        assert len(units) == IMAGES and units.mean() == pytest.approx(values.mean())
+        together.append(covered(units))
+        apart.append(covered(values))
+    assert np.mean(together) >= 0.9 > 0.8 > np.mean(apart)
 
 
 def test_equal_scores_have_no_width():

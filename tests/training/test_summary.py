@@ -127,7 +127,9 @@ def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
         (["a_h0_w0.png", "a_h0_w64.png", "b_h0_w0.png", "c.png"], [0, 0, 1, 2]),
         (["x/a_y1_x2.tif", "x/a_y1_x3.tif", "y/a_y1_x3.tif", "y/a_r1_c3.tif"], [0, 0, 1, 2]),
         (["a_3.png", "a_4.png", "h2_w3.png", "a_w1.png"], [0, 1, 2, 3]),  # numbers alone are no place
-        (["stack.tif::0", "stack.tif::1"], [0, 1]),
+        (["stack.tif::0", "stack.tif::1"], [0, 1]),  # a single stack
+        ([f"{stack}.tif::{plane}" for stack in "abcd" for plane in (0, 1)], [0, 0, 1, 1, 2, 2, 3, 3]),
+        ([f"{stack}.tif::{plane}" for stack in "ab" for plane in range(8)], [n // 2 for n in range(16)]),
         ([f"{n}.png" for n in range(40)], [n % 32 for n in range(40)]),
     ],
 )

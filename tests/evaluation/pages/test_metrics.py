@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from sklearn import metrics as sklearn
 from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
+from evaluation.prediction.result_folders import describe_results
 from evaluation.scores.map_folder import find_maps, match_maps
 from evaluation.scores.maps import read_map
 from tests.evaluation.conftest import reference_figures
@@ -271,6 +273,34 @@ def test_wrong_maps_are_named(tmp_path, cases):
     (folder / "0.tif").rename(folder / "other.tif")
     with pytest.raises(UserError, match=r"none of the 1 maps .*other\.tif"):
         evaluate(folder, str(list_path))
+
+
+def test_maps_that_were_replaced_since_are_named(tmp_path, cases, capsys):
+    write_data(tmp_path, cases)
+    maps = write_prediction(tmp_path, cases)
+    write_prediction(tmp_path, cases, results=describe_results(maps.parent))
+    evaluate(maps)
+    assert "as inference wrote them" not in capsys.readouterr().out
+    moved = shutil.copytree(maps.parent, tmp_path / "moved", copy_function=shutil.copyfile) / "pred"
+    write_scores(moved / "2.tif", cases["1"][0])
+    assert (moved / "2.tif").stat().st_size == (maps / "2.tif").stat().st_size
+    evaluate(moved)
+    assert f"maps that are not as inference wrote them (1): {moved / '2.tif'}\n" in capsys.readouterr().out
+
+
+def test_planes_of_a_stack_and_crops_of_a_field_count_together_in_intervals(tmp_path, cases, capsys):
+    single = {name: cases[name] for name in "0123"}
+    crops = {f"{name}_h0_w{place}": each for name, each in single.items() for place in (0, 48)}
+    found = []
+    for name, each in {"single": single, "crops": crops}.items():
+        write_data(tmp_path / name, each)
+        found.append(evaluate(write_prediction(tmp_path / name, each)))
+    said = capsys.readouterr().out
+    assert said.count("intervals count parts of one field of view or stack together: 4 of these") == 1
+    assert [each["n_units"] for each in found] == [4, 4]
+    for metric in ("iou", "auc", "hd95"):
+        one, both = (each["per_image_mean"][metric] for each in found)
+        assert both == pytest.approx(one)
 
 
 def test_a_stem_of_two_images_is_no_guess(tmp_path, cases):
