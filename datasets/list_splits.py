@@ -57,30 +57,6 @@ def group_names(ids: Sequence[str], pattern: str | None) -> list[str]:
     ]
 
 
-def join_planes(ids: Sequence[str], planes: Sequence[int | None], blocks: int = 1) -> list[str]:
-    """The ids of images, those of the planes of a stack made one, or as many as ``blocks`` of neighbouring planes.
-
-    >>> join_planes(["a.tif", "s.tif::0", "s.tif::1", "s.tif::2"], [None, 0, 1, 2], blocks=2)
-    ['a.tif', 's.tif::block 0', 's.tif::block 0', 's.tif::block 1']
-
-    Args:
-        planes: the number of each plane, None for whole images.
-    """
-    files = [
-        name if plane is None else name.removesuffix(f"::{plane}") for name, plane in zip(ids, planes, strict=True)
-    ]
-    if blocks == 1:
-        return files
-    listed = defaultdict(list)
-    for file, plane in zip(files, planes, strict=True):
-        listed[file].append(plane)
-    order = {file: sorted(numbers) for file, numbers in listed.items() if None not in numbers}
-    return [
-        file if plane is None else f"{file}::block {order[file].index(plane) * blocks // len(order[file])}"
-        for file, plane in zip(files, planes, strict=True)
-    ]
-
-
 def split_groups(
     groups: Sequence[Hashable], shares: Sequence[float], seed: int = 0, settled: Mapping[Hashable, str] | None = None
 ) -> list[str]:

@@ -53,10 +53,9 @@ def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | Non
     if config.get("igtt"):
         return set()  # label-free: it saw the images alone
     try:
-        samples = read_list(
-            find_list(config["train_list"], config["dataset"]), config.get("data_root"), labels="optional"
-        )
-        left_out = read_list(run / "held_out.txt", config.get("data_root")) if config.get("fold") else []
+        read = functools.partial(read_list, data_root=config.get("data_root"), say=lambda line: None)
+        samples = read(find_list(config["train_list"], config["dataset"]), labels="optional")
+        left_out = read(run / "held_out.txt") if config.get("fold") else []
     except UserError:
         return None
     known = {(sample.image, sample.label) for sample in left_out}

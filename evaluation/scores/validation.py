@@ -11,12 +11,12 @@ learned such labels predicts such masks, and no threshold takes back what lies b
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from datasets.labels import IGNORE
-from datasets.list_splits import join_planes
 from datasets.noise_steps import offset as offset_label
 from datasets.noise_steps import signed_distance
 from evaluation.scores import BINS, auc, best_threshold, counts_at, counts_at_all, iou
@@ -44,6 +44,23 @@ def field_names(image_ids: Sequence[str]) -> list[str]:
     return [CROP.sub("", stem) if CROP.search(stem) else name for name, stem in zip(image_ids, stems, strict=True)]
 
 
+def join_planes(image_ids: Sequence[str], blocks: int = 1) -> list[str]:
+    """The ids of images, those of the planes of a stack made one, or as many as ``blocks`` of neighbouring planes.
+
+    >>> join_planes(["a.tif", "s.tif::0", "s.tif::1", "s.tif::2"], blocks=2)
+    ['a.tif', 's.tif::block 0', 's.tif::block 0', 's.tif::block 1']
+    """
+    planes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, name in enumerate(image_ids):
+        if plane := PLANE.search(name):
+            planes[name[: plane.start()]].append((int(plane[1]), index))
+    joined = list(image_ids)
+    for stack, listed in planes.items():
+        for place, (_, index) in enumerate(sorted(listed)):
+            joined[index] = stack if blocks == 1 else f"{stack}::block {place * blocks // len(listed)}"
+    return joined
+
+
 def unit_names(
     image_ids: Sequence[str], enough: int = MIN_IMAGES, group: Callable[[list[str]], Sequence[str]] = list
 ) -> list[str]:
@@ -57,11 +74,9 @@ def unit_names(
     Args:
         group: from the names of images and stacks to names that those of one group share.
     """
-    found = [PLANE.search(name) for name in image_ids]
-    planes = [None if match is None else int(match[1]) for match in found]
     units: list[str] = []
     for blocks in (1, enough):
-        units = field_names(group(join_planes(image_ids, planes, blocks)))
+        units = field_names(group(join_planes(image_ids, blocks)))
         if len(set(units)) >= enough:
             break
     return units

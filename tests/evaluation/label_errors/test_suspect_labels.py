@@ -382,8 +382,12 @@ def iou_of(mask: np.ndarray, truth: np.ndarray) -> float:
 def test_predictions_of_a_network_that_knew_the_labels_are_called_out(tmp_path, capsys):
     write_study(tmp_path, "clean", count=12)
     whole, fold = run_folder(tmp_path, None, slice(0, 12)), run_folder(tmp_path, "1/2", slice(0, 5))
+    listed = (tmp_path / "list.txt").read_text().splitlines()
+    (tmp_path / "list.txt").write_text("".join(f"{line}\t{line.split()[-1]}\n" for line in listed))  # two annotators
     samples, maps = read_list(tmp_path / "list.txt"), [find_maps(whole), find_maps(fold)]
+    capsys.readouterr()
     assert len(trained_pairs(maps[0].record)) == 12 and len(trained_pairs(maps[1].record)) == 7
+    assert capsys.readouterr().out == "", "of the list the command itself tells"
     chosen = choose_predictions(samples, maps)
     assert [prediction.in_sample for prediction in chosen] == [False] * 5 + [True] * 7
     main(
