@@ -23,6 +23,7 @@ FREE = {
     "dataset": "disks",
     "preset": "quick",
     "igtt": True,
+    "network": "lightunet",
     "width": 4,
     "crop": 64,
     "batch_size": 4,
@@ -55,7 +56,7 @@ def same_weights(one: Path, two: Path) -> bool:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_garbage_labels_change_nothing(disks, recipe, rng):
     given = {"dataset": "disks", "igtt": recipe, "preset": "quick", "width": 4, "crop": 64, "batch_size": 4}
-    given |= {"tensorboard": False, "epochs": 3, "device": "cpu"}
+    given |= {"tensorboard": False, "epochs": 2, "device": "cpu"}
     with_labels = fit(configure({**given, "run_name": "with"}, disks), disks)
     for split in ("train", "val"):
         for path in (disks / "datasets" / "disks" / split / "labels").iterdir():
@@ -87,9 +88,7 @@ def test_validation_labels_decide_nothing(disks):
     assert "val/iou" not in read_jsonl(without / "metrics.jsonl")[-1]
 
 
-@pytest.mark.parametrize(
-    "given", [{"igtt_init": "black"}, {"igtt": "published"}, {"igtt_warmup": 0.0, "igtt_ems": EMS_SPEC}]
-)
+@pytest.mark.parametrize("given", [{"igtt": "published"}, {"igtt_warmup": 0.0, "igtt_ems": EMS_SPEC}])
 def test_stopped_and_resumed_equals_uninterrupted(disks, given):
     given = {"epochs": 3, "checkpoint_every": 1, **given}
     whole = run(disks, run_name="whole", **given)

@@ -19,7 +19,7 @@ from utils.cli import UserError
 from utils.distributed import sum_over_ranks
 
 SMALL = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "batch_size": 4, "device": "cpu"}
-SMALL |= {"tensorboard": False, "audit": False, "precision": "fp32"}
+SMALL |= {"tensorboard": False, "audit": False, "precision": "fp32", "network": "lightunet"}
 
 
 class Pair(nn.Module):
