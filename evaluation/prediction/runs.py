@@ -169,6 +169,7 @@ def predict_source(
         unlike = recorded_unlike(folder, finished) | unlike_files(kinds, source.stacks)
         pictures, stacks = join_stacks(partial_folder, pictures, source.stacks, failed=failed, finished=finished)
         record = {**members.describe(), "list": source.list_path and display_path(source.list_path)}
+        record |= {"in_run": folder.parent.resolve() == (members.home / "results").resolve()}
         record |= {"input": inputs, "data_root": data_root, **how}
         record |= describe_course(len(left), time.monotonic() - started, members.device, failed)
         record |= describe_maps(pictures, settings, stacks) | ({"unlike": unlike} if unlike else {})

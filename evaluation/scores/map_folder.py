@@ -30,8 +30,10 @@ from utils.files import (
 )
 from utils.fingerprint import digest
 from utils.output_folder import Writer, is_unfinished
-from utils.paths import absolute_path, display_path
+from utils.paths import REPO_ROOT, absolute_path, display_path
+from utils.run_folder import CROSS_FIT
 
+RUN_FILES = ("config.json", CROSS_FIT)  # one of which is in the folder of a run, or of a cross-fit
 MAP_SUFFIXES = (".tif", ".tiff", ".png")
 
 PREDICTIONS = Writer("predictions", "predictions.json", keys=("maps", "threshold"))
@@ -58,6 +60,7 @@ OPTIONAL_FIELDS = {
     "channels": TEXTS,
     "label_reading": OBJECT.or_null(),
     "results": OBJECT,
+    "in_run": SWITCH,
 }
 
 
@@ -71,7 +74,24 @@ def read_predictions(path: Path) -> dict[str, Any]:
     outside = [name for name in record["maps"].values() if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
         raise UserError(f"{display_path(path)} names a map outside its folder: {outside[0]}")
-    return record
+    return record | _moved_runs(record, path.parent)
+
+
+def _moved_runs(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The runs of a record where they are now: results below their run's folder, or a cross-fit's, move with it."""
+    joint = bool(record.get("out_of_fold"))
+    home = folder.absolute().parent if joint else folder.absolute().parent.parent
+    runs = record.get("runs", [])
+    before = Path(runs[0]).parent if joint and runs else Path(record.get("run", ""))
+    is_home = joint or record.get("in_run", not (REPO_ROOT / before).is_dir())  # earlier versions did not say
+    if not is_home or not any((home / name).is_file() for name in RUN_FILES):
+        return {}
+
+    def moved(run: str) -> str:
+        return display_path(home / Path(run).relative_to(before)) if Path(run).is_relative_to(before) else run
+
+    found = {"runs": [moved(run) for run in runs]} if runs else {}
+    return found | ({"run": moved(record["run"])} if "run" in record else {})
 
 
 def earlier_files(folder: Path) -> set[str]:

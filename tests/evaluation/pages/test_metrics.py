@@ -16,7 +16,7 @@ from datasets.image_io import write_image, write_label, write_scores
 from datasets.lists import Sample
 from evaluation.metrics import evaluate_maps, main
 from evaluation.prediction.result_folders import describe_results
-from evaluation.scores.map_folder import find_maps, match_maps
+from evaluation.scores.map_folder import find_maps, match_maps, read_predictions
 from evaluation.scores.maps import read_map
 from tests.evaluation.conftest import reference_figures
 from utils.cli import UserError
@@ -355,6 +355,27 @@ def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     write_json(pred.parent / "predictions.json", record)
     sample = Sample(tmp_path / "moved" / "7.tif", None, "moved/7.tif", 1)
     assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
+
+
+def test_results_know_the_run_that_they_lie_in_by_whatever_name(tmp_path: Path):
+    for name in ("old", "new", "folds/fold_1"):
+        write_json(tmp_path / name / "config.json", {})
+    write_json(tmp_path / "folds/folds.json", {})
+    old, gone = str(tmp_path / "old"), str(tmp_path / "gone")
+
+    def runs_of(place: str, **record: object) -> list[str]:
+        write_json(tmp_path / place / "predictions.json", {"maps": {}, **record})
+        found = read_predictions(tmp_path / place / "predictions.json")
+        return [*([found["run"]] if "run" in found else []), *found.get("runs", [])]
+
+    new, folds = str(tmp_path / "new"), str(tmp_path / "folds")
+    assert runs_of("new/results/epoch_1", run=old, in_run=True) == [new]  # renamed, and another took its name
+    assert runs_of("new/results/epoch_1", run=old, in_run=False) == [old]  # put there by --out
+    assert runs_of("new/results/epoch_1", run=gone) == [new] and runs_of("new/results/epoch_1", run=old) == [old]
+    assert runs_of("elsewhere/epoch_1", run=gone, in_run=True) == [gone]
+    several = [f"{gone}/fold_1", old]
+    assert runs_of("folds/results/ensemble", run=gone, runs=several, in_run=True) == [folds, f"{folds}/fold_1", old]
+    assert runs_of("folds/out_of_fold", runs=[f"{gone}/fold_1"], out_of_fold=True) == [f"{folds}/fold_1"]
 
 
 def test_an_image_that_was_changed_since_it_was_predicted_is_named(tmp_path, cases):
