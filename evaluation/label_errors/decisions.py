@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.image_files import split_plane
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_label, write_label
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
@@ -19,6 +20,7 @@ from datasets.noise_files import MAX_TABLE, name_files, training_command
 from evaluation.label_errors.issue_files import IssueFolder, LabelIssue, is_issue_folder, read_issues
 from utils.cli import UserError, counted, map_with_progress
 from utils.files import LIST, POSITIVE, TEXT, check_places, check_record, read_record, write_json
+from utils.fingerprint import digest
 from utils.output_folder import new_folder
 from utils.paths import absolute_path
 from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path
@@ -280,6 +282,13 @@ def check_unchanged(samples: list[Sample], found: IssueFolder, decided: Decided,
         for image, sample in listed.items()
         if image in decided and absolute_path(sample.require_label()) != found.images[image].label
     ]
+    for image, row in decided.items():
+        judged = found.images[image]
+        path = split_plane(judged.label)[0]
+        is_mended = image in listed and any(action in ("take", "ignore") for _, action in row)
+        if is_mended and judged.digest is not None and path.is_file() and digest(path) != judged.digest:
+            fault = f"{display_path(path)} has changed since it was judged: put it back, or find the issues anew"
+            faults.append((listed[image].line, fault))
     gone = [image for image in decided if image not in listed]
     faults += [(0, f"{display_path(image)}, which was decided on, is missing") for image in gone]
     raise_faults(source, faults)

@@ -57,11 +57,15 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """Files of an image: its label, absolute, and below the folder its regions and prediction, if it has issues."""
+    """Files of an image: its label, absolute, and below the folder its regions and prediction, if it has issues.
+
+    ``digest`` is that of the label's file when it was judged, see `utils.fingerprint`; None where nobody recorded it.
+    """
 
     label: Path
     regions: str | None = None
     predicted: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,7 @@ def write_issue_files(found: IssueFolder) -> None:
         "channels": list(found.channels),
         "n_issues": len(found.issues),
         "images": {
-            display_path(image): {
-                "label": display_path(judged.label),
-                "regions": judged.regions,
-                "predicted": judged.predicted,
-            }
+            display_path(image): {**vars(judged), "label": display_path(judged.label)}
             for image, judged in found.images.items()
         },
     }
@@ -153,8 +153,9 @@ def read_issues(folder: Path) -> IssueFolder:
     record = read_record(folder / RECORD, required, optional, remedy=REMEDY)
     images = {}
     for name, files in record["images"].items():
-        check_record(files, f"{folder / RECORD}, {name}", FILES, remedy=REMEDY)
-        images[absolute_path(name)] = JudgedImage(absolute_path(files["label"]), files["regions"], files["predicted"])
+        check_record(files, f"{folder / RECORD}, {name}", FILES, {"digest": TEXT.or_null()}, remedy=REMEDY)
+        names = (files["regions"], files["predicted"], files.get("digest"))
+        images[absolute_path(name)] = JudgedImage(absolute_path(files["label"]), *names)
     issues = _read_table(folder / TABLE)
     strangers = [issue for issue in issues if issue.image not in images]
     if strangers or len(issues) != record["n_issues"]:

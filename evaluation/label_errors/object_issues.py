@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.image_files import split_plane
 from datasets.image_io import read_image, write_image, write_label
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
@@ -20,6 +21,7 @@ from evaluation.label_errors.sheet import show_posterior
 from utils.background import WriterPool, read_ahead
 from utils.cli import map_with_progress
 from utils.files import unique_stems
+from utils.fingerprint import digest
 from utils.overlays import INVENTED, beside, show_classes, show_image
 
 SPECKLED = 0.02  # median share of lone pixels from which labels are noisy by pixels and have no outlines
@@ -186,8 +188,10 @@ def write_object_issues(
     with WriterPool(2, ahead=4) as writer:
         for entry, name, numbered in zip(judged, names, number_issues(judged), strict=True):
             sample = entry.prediction.sample
-            files = (f"regions/{name}.tif", f"predicted/{name}.png") if numbered else (None, None)
-            images[sample.image] = JudgedImage(sample.require_label(), *files)
+            label, files = sample.require_label(), (None, None, None)
+            if numbered:
+                files = (f"regions/{name}.tif", f"predicted/{name}.png", digest(split_plane(label)[0]))
+            images[sample.image] = JudgedImage(label, *files)
             for number, region in numbered:
                 box = (region.top, region.left, *region.mask.shape)
                 place = (*region.center, region.area, region.confidence)

@@ -111,9 +111,10 @@ def describe_unlike(unlike: Mapping[str, float], kinds: Mapping[Picture, np.ndar
     beyond = int((figures > 1).sum())
     if beyond <= TAIL * len(figures):
         return []
+    look = "looks" if beyond == 1 else "look"
     most = f", most in their {KINDS[int(np.median(list(kinds.values()), 0).argmax())]}" if kinds else ""
     return [
-        f"warning: {beyond} of {counted(unlike, 'image')} look unlike those that the network was trained on{most} "
+        f"warning: {beyond} of {counted(unlike, 'image')} {look} unlike those that the network was trained on{most} "
         f"(unlikeness {np.median(figures):.1f} in the median; 99 of 100 own images stay below 1): scores may be "
         "much worse here; docs/OTHER_LABS.md says what helps"
     ]

@@ -19,8 +19,9 @@ NAMED_FAILURES = 20
 
 def failure_text(failed: Mapping[Path, str], succeeded: int) -> str:
     """Which images could not be predicted, and why."""
-    lines = list(failed.values())[:NAMED_FAILURES]
-    more = [f"… and {len(failed) - NAMED_FAILURES} more"] if len(failed) > NAMED_FAILURES else []
+    reasons = list(dict.fromkeys(failed.values()))  # planes of a stack share theirs
+    lines = reasons[:NAMED_FAILURES]
+    more = [f"… and {len(reasons) - NAMED_FAILURES} more"] if len(reasons) > NAMED_FAILURES else []
     rest = "; the maps of the others are complete" if succeeded else ""
     head = f"{len(failed)} of {len(failed) + succeeded} images could not be predicted{rest}:"
     return "\n".join([head, *lines, *more])

@@ -22,6 +22,7 @@ from evaluation.pages.rebuild import find_results
 from evaluation.scores.map_folder import find_maps
 from utils.cli import UserError
 from utils.files import read_json, write_json
+from utils.fingerprint import digest
 
 NAMES = ("<b>0", "1", "2")
 
@@ -122,6 +123,16 @@ def test_labels_that_are_others_now_are_refused(decide, issue_folder, tmp_path):
         mend(decide({3: "take"}), issue_folder, tmp_path)
     with pytest.raises(UserError, match=r"other\.txt"):
         mend(decide({3: "take"}), issue_folder, tmp_path, train_list=str(tmp_path / "other.txt"))
+
+
+def test_labels_that_were_edited_since_they_were_judged_are_refused(decide, issue_folder, tmp_path):
+    image, judged = next(iter(issue_folder.images.items()))
+    images = {**issue_folder.images, image: replace(judged, digest=digest(judged.label))}
+    write_issue_files(replace(issue_folder, images=images))
+    write_label(judged.label, 1 - read_label(judged.label))
+    with pytest.raises(UserError, match=r"mine\.txt:1: .* has changed since it was judged: put it back, or find"):
+        mend(decide({1: "take"}), issue_folder, tmp_path)
+    assert mend(decide({1: "drop", 3: "take"}), issue_folder, tmp_path).keys() == {"1", "2"}
 
 
 def test_two_processes_at_once_take_names_of_their_own(tmp_path):

@@ -33,6 +33,7 @@ from evaluation.scores.map_folder import find_maps
 from evaluation.suspect_labels import main
 from utils.cli import UserError
 from utils.files import write_json
+from utils.fingerprint import digest
 
 SIZE = 64
 
@@ -367,6 +368,7 @@ def test_of_equally_sloppy_labels_every_missing_object_is_told(tmp_path):
     )
     found = read_issues(folder)
     assert [issue.kind for issue in found.issues] == ["missing"] * len(gone)
+    assert all(judged.digest == digest(judged.label) for judged in found.images.values())
     for issue in found.issues:
         number = int(issue.image.stem)
         region = found.read_region(issue)
