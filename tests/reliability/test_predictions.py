@@ -68,11 +68,13 @@ def test_a_broken_image_costs_itself_alone(run, tmp_path):
     results = predict(run, folder)
     for name, length in (("header", 10), ("pixels", 200)):
         (folder / f"{name}.png").write_bytes((folder / "0.png").read_bytes()[:length])
-    with pytest.raises(UserError, match="2 of 4 images could not be predicted") as failure:
+    colors = {"imagej": True, "metadata": {"axes": "ZCYX"}}
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 2, 20, 20), np.uint8), **colors)
+    with pytest.raises(UserError, match="5 of 7 images could not be predicted") as failure:
         predict(run, folder)
-    assert "header.png" in str(failure.value) and "pixels.png" in str(failure.value)
+    assert [str(failure.value).count(name) for name in ("header.png", "pixels.png", "stack.tif")] == [1, 1, 1]
     assert maps(results) == ["0.tif", "1.tif"]
-    assert len(read_json(results / "predictions.json")["failed"]) == 2
+    assert len(read_json(results / "predictions.json")["failed"]) == 5
 
 
 def test_a_stack_with_a_broken_plane_has_no_map(run, tmp_path, monkeypatch):
