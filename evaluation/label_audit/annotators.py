@@ -19,7 +19,8 @@ from datasets.label_fusion import annotators_of, consensus, label_overlap
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from evaluation.label_audit.by_distance import inward_distance
-from evaluation.label_audit.geometry import Moved, as_maps, find_move, find_offset, outline_map
+from evaluation.label_audit.geometry import find_offset
+from evaluation.label_audit.moves import Moved, as_maps, find_move, outline_map
 from evaluation.label_audit.repair import choose_repair
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
 from evaluation.scores.confusion import ratio

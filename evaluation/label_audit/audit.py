@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.labels import FOREGROUNDS, IGNORE, label_classes
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, OF_ERRORS, Biases, find_biases
+from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, DISPLACED, OF_ERRORS, Biases
 from evaluation.label_audit.by_distance import (
     DensityAgreement,
     density_agreement,
@@ -206,6 +206,7 @@ def _biases(
     seed: int,
 ) -> Biases:
     """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
+    from evaluation.label_audit.bias_search import find_biases
     from evaluation.label_audit.repair import find_move_back
 
     upright = _turned(labels) if turned else labels
@@ -292,7 +293,7 @@ def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
     """
     if prediction is None or not biases.found:
         return biases.cost
-    if all(bias.unit == OF_ERRORS for bias in biases.found):
+    if all(bias.unit in (OF_ERRORS, *DISPLACED) for bias in biases.found):
         return 1 - prediction.relative
     return max(biases.cost, 1 - prediction.relative) if biases.has(BY_IMAGE) else biases.cost
 

@@ -18,7 +18,7 @@ import numpy as np
 from datasets.labels import IGNORE
 from datasets.noise_steps import signed_distance
 from evaluation.label_audit.by_distance import local_density
-from evaluation.label_audit.geometry import Moved, best_move
+from evaluation.label_audit.moves import Moved, best_move
 from evaluation.label_audit.pixel_classifier import PixelLearner, as_grey
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, small_sample_reach
 from evaluation.scores.confusion import ratio

@@ -1,132 +1,32 @@
-"""How labels lie beside the truth, and whether that is beyond chance: moved as a whole, or outlines drawn off it.
+"""How outlines are drawn beside the truth, and whether that is beyond chance: wider, narrower, smoother, uneven.
 
-Moves are found by covariance, offsets of outlines by the distance at which the share of labels steps.
+Offsets of outlines are found by the distance at which the share of labels steps.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
-from datasets.noise_steps import move
-from evaluation.label_audit.by_distance import DISTANCE_EDGES, local_density
+from evaluation.label_audit.bias import FARTHEST
+from evaluation.label_audit.by_distance import DISTANCE_EDGES, inward_distance, local_density
+from evaluation.label_audit.moves import NEAR, SURE, Labels, as_maps
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
 from evaluation.scores.confusion import ratio
 
-Labels = Sequence[np.ndarray]
-
-# Fixed on simulated sets, see ``bias.py``.
-REACH = 10  # pixels up to which labels are looked for beside their place
-NEAR = 3.0  # pixels from an outline that errors at outlines are looked for
-SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a move
-MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
-SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
+# Fixed on simulated sets, see ``bias_search.py``.
 OFFSET_STEP = 0.5
-OFFSETS = np.arange(-9.75, 10, OFFSET_STEP)  # pixels by which outlines may be off
-FARTHEST = float(OFFSETS[-1] + OFFSET_STEP / 2)
+OFFSETS = np.arange(-FARTHEST + OFFSET_STEP / 2, FARTHEST, OFFSET_STEP)  # pixels by which outlines may be off
 MIN_OFFSET = 0.5  # pixels
 MIN_EXPLAINED = 0.05  # part of the label errors' variance that distance, image or place must explain
 MIN_TOLD = 0.2  # of the variance of local density, that the distance must explain for labels to be called wider
 ONE_SIDED = 0.4  # error rate on the other side of the outline, as a part of that on its own, of labels that are off it
 LEAST_PIXELS = 0.05  # of a side of the outline, that the rate at a distance is told from
+CURVATURE_SIGMA = 3.0  # pixels, of the outline's surroundings
+MIN_CURVED = 0.1  # difference of label rates between concave and convex boundary that counts
 OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
-
-
-@dataclass(frozen=True)
-class Moved:
-    """By how many pixels whole labels lie off their reference, (0, 0) where no move is beyond chance."""
-
-    down: int = 0
-    right: int = 0
-    low: float = float("nan")
-    high: float = float("nan")
-
-    def __bool__(self) -> bool:
-        return bool(self.down or self.right)
-
-    @property
-    def length(self) -> float:
-        """Of the move, pixels."""
-        return float(np.hypot(self.down, self.right))
-
-    def undo(self, label: np.ndarray) -> np.ndarray:
-        """The label moved back; what comes in is ignored."""
-        return move(label, -self.down, -self.right, num_classes=2)
-
-
-def shift_covariances(truth: np.ndarray, label: np.ndarray, reach: int = REACH) -> np.ndarray:
-    """How much of the label lies on the truth, moved back by d: Σ (truth(x) − a) · (label(x + d) − b), |d| ≤ reach.
-
-    a is the truth's mean, b the label's outside the truth: how much background the border cuts off does not matter.
-
-    Args:
-        truth: higher inside, such as `outline_map`; label: 0 to 1; NaN where they are not known, (H, W) each.
-    Returns: float64 (2·reach + 1, 2·reach + 1), as a part of the largest possible.
-    """
-    known = np.isfinite(truth) & np.isfinite(label)
-    around = np.arange(-reach, reach + 1)
-    middle = truth[known].mean() if known.any() else 0.0
-    outside = known & (truth < middle)
-    level = label[outside].mean() if outside.any() else 0.0
-    maps = np.where(known, truth - middle, 0), np.where(known, label - level, 0)
-    shape = [cv2.getOptimalDFTSize(size + reach) for size in truth.shape]
-    spectra = [np.fft.rfft2(item, shape) for item in maps]
-    found = np.fft.irfft2(np.conj(spectra[0]) * spectra[1], shape)[np.ix_(around, around)]
-    return found / max(float(np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())), 1e-9)
-
-
-def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
-    """By how much the second maps lie off the first: the best covariance, where beyond chance.
-
-    Args:
-        firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as `outline_map` of truths, and labels.
-    """
-    tables = [shift_covariances(*pair) for pair in zip(firsts, seconds, strict=True)]
-    return best_move(np.stack(tables), seed)
-
-
-def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
-    """The shift of the largest pooled covariance, (0, 0) where it is not beyond chance.
-
-    Args:
-        stack: covariances of each image by shift down and right, from −r to r, (n, 2·r + 1, 2·r + 1).
-    """
-    reach = stack.shape[1] // 2
-    flat = stack.reshape(len(stack), -1)
-    best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
-    if best == middle or len(stack) < MIN_IMAGES or not flat[:, best].sum() > 0:
-        return Moved()
-    gains = flat[:, best] - flat[:, middle]
-    error = gains.std(ddof=1) * np.sqrt(len(gains))
-    if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
-        return Moved()
-
-    def place(sums: np.ndarray) -> np.ndarray:
-        return np.stack(np.divmod(sums.argmax(-1), 2 * reach + 1)) - reach
-
-    bounds = counts_interval(lambda sums: np.hypot(*place(sums)), flat, seed, 400)
-    return Moved(*place(flat.sum(0)).tolist(), *bounds)
-
-
-def as_maps(labels: Labels) -> list[np.ndarray]:
-    """Binary labels as float32 maps, NaN where they are ignored."""
-    return [np.where(label == IGNORE, np.nan, label == 1).astype(np.float32) for label in labels]
-
-
-def outline_map(distance: np.ndarray) -> np.ndarray:
-    """What tells where a truth lies, for labels of any width: its sides, and up to SLOPE pixels the distance; float32.
-
-    Of the sides alone a wide label covers the same after many a move.
-
-    Args:
-        distance: signed, to the true boundary, positive inside, 0 where the truth is not known, (H, W).
-    """
-    known = np.where(distance == 0, np.nan, distance)
-    return (np.sign(known) + np.clip(known, -SLOPE, SLOPE) / SLOPE).astype(np.float32)
+LAGS = 8  # pixels up to which labels are held against themselves
 
 
 def _explained(found: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -147,6 +47,8 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
 
     Args:
         distances: to the true boundary, positive inside, (H, W) each.
+    Wide labels must also be wide by themselves: thin structures that lie off step beside their outlines, too.
+
     Returns: (offset, low, high); 0 where the step at the boundary is as good. On the grid of pixels neighbouring steps
         part the same pixels, so bounds reach half a step further, at most to FARTHEST; NaN with too few images.
     """
@@ -167,6 +69,8 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
         return none
     if (best > 0 and _told_by_distance(table.sum(0)) < MIN_TOLD) or not _is_one_sided(*table.sum(0)[:2], best):
         return none
+    if best > 0 and not _look_wide(distances, labels, best):
+        return none
 
     def steps(sums: np.ndarray) -> np.ndarray:
         return _best_steps(_explained(sums[:, 0], sums[:, 1]))
@@ -176,10 +80,84 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     return (0.0 if low <= 0 <= high else best), low, high
 
 
+def _look_wide(distances: Labels, labels: Labels, offset: float) -> bool:
+    """Whether labels are, wherever they lie, more alike to the truth widened by an offset than to the truth."""
+    drawn, true, wide = (
+        _self_covariance(maps)
+        for maps in (
+            as_maps(labels),
+            [np.where(distance == 0, np.nan, distance > 0) for distance in distances],
+            [np.where(distance == 0, np.nan, distance > -offset) for distance in distances],
+        )
+    )
+    return float(((drawn - wide) ** 2).sum()) < float(((drawn - true) ** 2).sum())
+
+
+def _self_covariance(maps: Labels) -> np.ndarray:
+    """Covariance of maps with themselves at 2 … LAGS pixels along rows and columns, as parts of that at 1 pixel.
+
+    Errors that are independent from pixel to pixel scale all of them alike.
+
+    Args:
+        maps: NaN where they are not known, (H, W) each.
+    """
+    sums = np.zeros((LAGS, 2))
+    for values in maps:
+        known = np.isfinite(values)
+        centered = np.where(known, values - (values[known].mean() if known.any() else 0), 0)
+        for both, own in ((centered, known), (centered.T, known.T)):
+            sums += [((both[lag:] * both[:-lag]).sum(), (own[lag:] & own[:-lag]).sum()) for lag in range(1, LAGS + 1)]
+    found = ratio(sums[:, 0], sums[:, 1], 0.0)
+    return found[1:] / found[0] if found[0] > 0 else np.zeros(LAGS - 1)
+
+
 def _best_steps(explained: np.ndarray) -> np.ndarray:
     """The least and the largest of the offsets that explain most; (…, B) → (2, …)."""
     equal = explained >= explained.max(-1, keepdims=True) - 1e-9
     return np.stack([np.where(equal, OFFSETS, np.inf).min(-1), np.where(equal, OFFSETS, -np.inf).max(-1)])
+
+
+def smoother_outlines(truths: Labels, labels: Labels, skipped: Labels) -> tuple[str, float, float, float] | None:
+    """Outlines drawn smoother than the truth: labels are set more often where the outline is concave than convex.
+
+    Labels that lie off are set so too, but then the truth lies off the labels no less. The size is the difference of
+    label rates, at equal distance, between the upper and the lower third of the foreground's local density.
+
+    Args:
+        truths, labels: binary with 255 ignored; skipped: what counts nowhere, bool; (H, W) each.
+    Returns: (what, size, low, high).
+    """
+    known = [
+        (truth != IGNORE) & (label != IGNORE) & ~skip
+        for truth, label, skip in zip(truths, labels, skipped, strict=True)
+    ]
+    gaps = _curvature_gaps(truths, labels, known)
+    further = gaps - _curvature_gaps(labels, truths, known)
+    mean, low, high = _beyond_error(gaps, SURE)
+    if mean < MIN_CURVED or _beyond_error(further)[0] < MIN_CURVED / 2:
+        return None
+    return "smoother", mean, low, high
+
+
+def _curvature_gaps(outlines: Labels, labels: Labels, known: Labels) -> np.ndarray:
+    """How much more often labels are set where outlines are concave than where they are convex, image by image."""
+    parts = []
+    for outline, label, use in zip(outlines, labels, known, strict=True):
+        distance = inward_distance(outline)
+        near = use & (np.abs(distance) <= NEAR) & (distance != 0)
+        density = cv2.GaussianBlur((outline == 1).astype(np.float32), (0, 0), CURVATURE_SIGMA)
+        parts.append((np.floor(distance[near]), density[near], label[near] == 1))
+    image = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    step, density, label = (np.concatenate(column) for column in zip(*parts, strict=True))
+    rest, side = np.zeros(len(step)), np.zeros(len(step), int)
+    for value in np.unique(step):
+        here = step == value
+        rest[here] = label[here] - label[here].mean()
+        side[here] = np.searchsorted(np.quantile(density[here], (1 / 3, 2 / 3)), density[here])
+    index = image * 3 + side
+    sums, counts = (np.bincount(index, weight, len(parts) * 3).reshape(-1, 3) for weight in (rest, None))
+    means = ratio(sums, counts)
+    return means[:, 2] - means[:, 0]
 
 
 def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None:
@@ -201,7 +179,10 @@ def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None
         return None
     near = int(np.searchsorted(DISTANCE_EDGES, NEAR))  # bins up to it
     parts = [[count[..., own].sum(-1) for count in (wrong, total)] for own in (slice(near), slice(near, None))]
-    gaps = ratio(*parts[0]) - ratio(*parts[1])
+    close, far = ratio(*parts[0]), ratio(*parts[1])
+    if parts[1][1][:, 1].sum() < LEAST_PIXELS * total[:, 1].sum():
+        far[:, 1] = far[:, 0]  # thin structures have nothing farther inside
+    gaps = close - far
     outside, inside = (_beyond_error(gaps[:, side]) for side in (0, 1))
     if inside[0] < 0:
         return "middles left out", -inside[0], -inside[2], -inside[1]
@@ -211,13 +192,17 @@ def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None
     return f"outlines {what}", *max(outside, inside)
 
 
-def _beyond_error(gaps: np.ndarray) -> tuple[float, float, float]:
-    """Mean of a difference of rates over images with its 95 % bounds; 0 where these hold 0, NaN left out."""
+def _beyond_error(gaps: np.ndarray, sure: float = 1.0) -> tuple[float, float, float]:
+    """Mean of a difference of rates over images with its 95 % bounds; 0 where these hold 0, NaN left out.
+
+    Args:
+        sure: times the reach that a mean must exceed.
+    """
     gaps = gaps[np.isfinite(gaps)]
     if len(gaps) < MIN_IMAGES:
         return 0.0, 0.0, 0.0
     mean, reach = float(gaps.mean()), student_reach(len(gaps)) * float(gaps.std(ddof=1)) / float(np.sqrt(len(gaps)))
-    return (mean, mean - reach, mean + reach) if abs(mean) > reach else (0.0, 0.0, 0.0)
+    return (mean, mean - reach, mean + reach) if abs(mean) > sure * reach else (0.0, 0.0, 0.0)
 
 
 def _told_by_distance(table: np.ndarray) -> float:

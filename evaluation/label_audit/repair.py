@@ -28,7 +28,7 @@ from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI
-from evaluation.label_audit.geometry import Labels, outline_map, shift_covariances
+from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, Biases
+from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, DISPLACED, Biases
 from evaluation.label_audit.by_distance import DensityAgreement
 from evaluation.label_audit.estimate import CLEAR_PHI, MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
@@ -174,6 +174,13 @@ class ReferenceAudit(Audit):
             return f"Repair them all at once: --label_repair {self.repair}{gain}."
         if not self.is_biased:
             return None
+        displaced = [bias.what for bias in (self.biases.found if self.biases else ()) if bias.unit in DISPLACED]
+        if displaced:
+            how = displaced[0].split()[0]
+            return (
+                f"Look for what {how} them against the images (export, cropping, registration) and undo it there: what "
+                "differs from place to place or from image to image no repair here takes back."
+            )
         kinds = self.verdict
         if BY_PLACE in kinds:
             return (

@@ -10,9 +10,10 @@ import pytest
 
 from datasets.label_noise import make_noisy_label
 from evaluation.label_audit import audit_labels
-from evaluation.label_audit.bias import find_biases
+from evaluation.label_audit.bias_search import find_biases
 from evaluation.label_audit.by_distance import inward_distance
-from evaluation.label_audit.geometry import find_move
+from evaluation.label_audit.geometry import smoother_outlines
+from evaluation.label_audit.moves import find_move
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 
 SIZE = 96
@@ -179,16 +180,129 @@ def test_the_interval_of_an_offset_holds_what_the_grid_of_pixels_hides(cells, no
     assert bias.low <= abs(float(spec[7:])) <= bias.high < bias.low + 1.5
 
 
-def test_labels_that_lie_off_each_in_its_way_are_not_called_wider(cells, noisy_labels):
-    images, masks = cells
-    rng = np.random.default_rng(0)
-    moves = [f"move:{down},{right}" for down, right in rng.integers(-4, 5, (len(masks), 2))]
-    labels = [make_noisy_label(mask, spec, 0, "") for mask, spec in zip(masks, moves, strict=True)]
-    matrix = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), 10, 1)
-    for off in (labels, [cv2.warpAffine(mask, matrix, (SIZE, SIZE), flags=cv2.INTER_NEAREST) for mask in masks]):
-        found = find_biases(masks, off, images)
-        assert found.offset == 0 and not found.moved
-        assert not any("wider" in bias.what or "narrower" in bias.what for bias in found.found)
+def test_labels_that_are_turned_by_far_are_not_called_wider(cells):
+    _, masks = cells
+    found = find_biases(masks, warped(masks, angle=10), None)
+    assert found.offset == 0 and not found.moved
+    assert not any("wider" in bias.what or "narrower" in bias.what for bias in found.found)
+
+
+@pytest.fixture(scope="module")
+def plates():
+    """Masks of many cells, 160 × 160."""
+    rng, masks = np.random.default_rng(2), []
+    for _ in range(8):
+        mask = np.zeros((160, 160), np.uint8)
+        for y, x in rng.integers(0, 160, (25, 2)).tolist():
+            cv2.circle(mask, (x, y), int(rng.integers(4, 8)), 1, -1)
+        masks.append(mask)
+    return masks
+
+
+def warped(masks, angle=0.0, scale=1.0):
+    height, width = masks[0].shape
+    matrix = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), angle, scale)
+    return [cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST) for mask in masks]
+
+
+def jittered(masks):
+    moves = np.random.default_rng(0).integers(-4, 5, (len(masks), 2))
+    return [
+        make_noisy_label(mask, f"move:{down},{right}", 0, "") for mask, (down, right) in zip(masks, moves, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("displace", "text", "size"),
+    [
+        (jittered, "moved differently in every image, by {} px on average", 3.4),
+        (lambda masks: warped(masks, angle=-3), "turned clockwise by {}°", 3),
+        (lambda masks: warped(masks, scale=1.06), "enlarged by {}%", 6),
+    ],
+)
+def test_labels_that_no_common_move_takes_back(plates, displace, text, size):
+    found = find_biases(plates, displace(plates), None)
+    (bias,) = found.found
+    before, after = text.split("{}")
+    assert bias.text().startswith(before) and after in bias.text()
+    assert bias.low <= size <= bias.high and bias.size == pytest.approx(size, rel=0.3)
+    assert found.offset == 0 and not found.moved
+
+
+def test_what_to_do_about_displaced_labels(plates):
+    (first, *_) = audit_labels(warped(plates, angle=3), plates).advice()
+    assert first.startswith("Look for what turned them")
+
+
+def tubules(width=4):
+    """Masks of straight thin structures in many directions."""
+    rng, masks = np.random.default_rng(3), []
+    for _ in range(8):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        for top, left, bottom, right in rng.integers(0, SIZE, (4, 4)).tolist():
+            cv2.line(mask, (left, top), (right, bottom), 1, width)
+        masks.append(mask)
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"), [("wobble:3,8", "outlines off to either side"), ("dilate:3+flip:0.2", "wider")]
+)
+def test_thin_structures_beside_their_place_are_not_wide(spec, what):
+    masks = tubules()
+    labels = [make_noisy_label(mask, spec, 0, str(place)) for place, mask in enumerate(masks)]
+    assert [bias.what for bias in find_biases(masks, labels, None).found] == [what]
+
+
+@pytest.mark.parametrize(("spec", "is_smoother"), [("wobble:3,8", False), ("polygon:5", True)])
+def test_only_smooth_outlines_are_smoother(spec, is_smoother):
+    y, x = np.mgrid[:SIZE, :SIZE]
+    angle, radius = np.arctan2(y - SIZE / 2, x - SIZE / 2), np.hypot(y - SIZE / 2, x - SIZE / 2)
+    masks = [(radius < 28 + 5 * np.sin(9 * angle + phase)).astype(np.uint8) for phase in range(8)]
+    labels = [make_noisy_label(mask, spec, 0, str(place)) for place, mask in enumerate(masks)]
+    found = smoother_outlines(masks, labels, [np.zeros((SIZE, SIZE), bool)] * len(masks))
+    assert (found is not None) == is_smoother
+
+
+@pytest.fixture(scope="module")
+def dots():
+    """Masks of small and large dots on a lattice, some cut by the border."""
+    rng, masks = np.random.default_rng(5), []
+    for _ in range(8):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        for y in range(2, SIZE, 23):
+            for x in range(2, SIZE, 23):
+                cv2.circle(mask, (x, y), int(rng.choice([3, 7])), 1, -1)
+        masks.append(mask)
+    return masks
+
+
+def without(mask, is_missed):
+    """A mask without the structures for which ``is_missed(area, touches)``."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    edge = set(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]).tolist())
+    missed = [part for part in range(1, len(stats)) if is_missed(stats[part, cv2.CC_STAT_AREA], part in edge)]
+    return np.where(np.isin(parts, missed), 0, mask).astype(np.uint8)
+
+
+@pytest.mark.parametrize("noise", ["clean", "flip:0.1"])
+@pytest.mark.parametrize(
+    ("is_missed", "kind", "what"),
+    [
+        (lambda area, touches: area < 50, "by image", "small structures"),
+        (lambda area, touches: area > 100, "by image", "large structures"),
+        (lambda area, touches: touches, "by place", "structures at the image border"),
+    ],
+)
+def test_structures_that_were_left_out(dots, is_missed, kind, what, noise):
+    labels = [make_noisy_label(without(mask, is_missed), noise, 0, str(at)) for at, mask in enumerate(dots)]
+    (bias,) = find_biases(dots, labels, None).found
+    assert bias.kind == kind and bias.what.startswith(f"{what} missed") and bias.low > 0.65
+
+
+def test_structures_that_were_left_out_at_random_are_no_bias(dots):
+    labels = [make_noisy_label(mask, "missing:0.4", 0, str(place)) for place, mask in enumerate(dots)]
+    assert find_biases(dots, labels, None).found == ()
 
 
 def test_a_move_of_wide_labels_is_the_one_that_is_undone(cells, noisy_labels):

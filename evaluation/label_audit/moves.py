@@ -1,0 +1,115 @@
+"""Labels that lie off the truth as a whole: the move of the best covariance, and whether that is beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datasets.labels import IGNORE
+from datasets.noise_steps import move
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
+
+Labels = Sequence[np.ndarray]
+
+# Fixed on simulated sets, see ``bias_search.py``.
+REACH = 10  # pixels up to which labels are looked for beside their place
+NEAR = 3.0  # pixels from an outline that errors at outlines are looked for
+SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a move
+MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
+SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
+
+
+@dataclass(frozen=True)
+class Moved:
+    """By how many pixels whole labels lie off their reference, (0, 0) where no move is beyond chance."""
+
+    down: int = 0
+    right: int = 0
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __bool__(self) -> bool:
+        return bool(self.down or self.right)
+
+    @property
+    def length(self) -> float:
+        """Of the move, pixels."""
+        return float(np.hypot(self.down, self.right))
+
+    def undo(self, label: np.ndarray) -> np.ndarray:
+        """The label moved back; what comes in is ignored."""
+        return move(label, -self.down, -self.right, num_classes=2)
+
+
+def shift_covariances(truth: np.ndarray, label: np.ndarray, reach: int = REACH) -> np.ndarray:
+    """How much of the label lies on the truth, moved back by d: Σ (truth(x) − a) · (label(x + d) − b), |d| ≤ reach.
+
+    a is the truth's mean, b the label's outside the truth: how much background the border cuts off does not matter.
+
+    Args:
+        truth: higher inside, such as `outline_map`; label: 0 to 1; NaN where they are not known, (H, W) each.
+    Returns: float64 (2·reach + 1, 2·reach + 1), as a part of the largest possible.
+    """
+    known = np.isfinite(truth) & np.isfinite(label)
+    around = np.arange(-reach, reach + 1)
+    middle = truth[known].mean() if known.any() else 0.0
+    outside = known & (truth < middle)
+    level = label[outside].mean() if outside.any() else 0.0
+    maps = np.where(known, truth - middle, 0), np.where(known, label - level, 0)
+    shape = [cv2.getOptimalDFTSize(size + reach) for size in truth.shape]
+    spectra = [np.fft.rfft2(item, shape) for item in maps]
+    found = np.fft.irfft2(np.conj(spectra[0]) * spectra[1], shape)[np.ix_(around, around)]
+    return found / max(float(np.sqrt((maps[0] ** 2).sum() * (maps[1] ** 2).sum())), 1e-9)
+
+
+def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
+    """By how much the second maps lie off the first: the best covariance, where beyond chance.
+
+    Args:
+        firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as `outline_map` of truths, and labels.
+    """
+    tables = [shift_covariances(*pair) for pair in zip(firsts, seconds, strict=True)]
+    return best_move(np.stack(tables), seed)
+
+
+def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
+    """The shift of the largest pooled covariance, (0, 0) where it is not beyond chance.
+
+    Args:
+        stack: covariances of each image by shift down and right, from −r to r, (n, 2·r + 1, 2·r + 1).
+    """
+    reach = stack.shape[1] // 2
+    flat = stack.reshape(len(stack), -1)
+    best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
+    if best == middle or len(stack) < MIN_IMAGES or not flat[:, best].sum() > 0:
+        return Moved()
+    gains = flat[:, best] - flat[:, middle]
+    error = gains.std(ddof=1) * np.sqrt(len(gains))
+    if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
+        return Moved()
+
+    def place(sums: np.ndarray) -> np.ndarray:
+        return np.stack(np.divmod(sums.argmax(-1), 2 * reach + 1)) - reach
+
+    bounds = counts_interval(lambda sums: np.hypot(*place(sums)), flat, seed, 400)
+    return Moved(*place(flat.sum(0)).tolist(), *bounds)
+
+
+def as_maps(labels: Labels) -> list[np.ndarray]:
+    """Binary labels as float32 maps, NaN where they are ignored."""
+    return [np.where(label == IGNORE, np.nan, label == 1).astype(np.float32) for label in labels]
+
+
+def outline_map(distance: np.ndarray) -> np.ndarray:
+    """What tells where a truth lies, for labels of any width: its sides, and up to SLOPE pixels the distance; float32.
+
+    Of the sides alone a wide label covers the same after many a move.
+
+    Args:
+        distance: signed, to the true boundary, positive inside, 0 where the truth is not known, (H, W).
+    """
+    known = np.where(distance == 0, np.nan, distance)
+    return (np.sign(known) + np.clip(known, -SLOPE, SLOPE) / SLOPE).astype(np.float32)

@@ -1,0 +1,143 @@
+"""Structures without labels: whether those that were left out are small, large, or at the border of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datasets.labels import IGNORE
+from evaluation.label_audit.moves import NEAR, Labels
+from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
+from evaluation.scores.confusion import ratio
+
+LEAST_DRAWN = 0.25  # of what other structures are labelled: a structure with less was left out
+CERTAIN = 5  # standard errors that what others are labelled must measure, for a structure to be judged
+USUAL = 0.9  # quantile of the labelled shares, by area, that is what others are labelled
+LEAST_MISSED = 0.1  # of the structures, that must be left out for their kind to be told
+LEVELS = 64  # of sizes told apart
+CLEAR_AUC = 0.65  # what the lower bound of the AUC must exceed
+AT_BORDER, SMALL, LARGE = "structures at the image border", "small structures", "large structures"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Structures that were left out.
+
+    Args:
+        zones: of each image, where they lie and up to NEAR beside them, bool (H, W).
+        area: their part of all foreground.
+        kind: AT_BORDER, SMALL or LARGE; None where nothing tells them from the others.
+        what: the same in words, with their number.
+        size, low, high: AUC by which border or area tells them from the others, and its 95 % bounds.
+    """
+
+    zones: list[np.ndarray]
+    area: float
+    kind: str | None = None
+    what: str = ""
+    size: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+
+    @property
+    def by_size(self) -> bool:
+        """Whether their size tells them from the others."""
+        return self.kind in (SMALL, LARGE)
+
+
+@dataclass(frozen=True)
+class _Structures:
+    """Pixels, also with those beside it, labelled share, and whether it touches the border, of each; zones (H, W)."""
+
+    area: np.ndarray
+    whole: np.ndarray
+    share: np.ndarray
+    touches: np.ndarray
+    zones: np.ndarray
+
+
+def find_left_out(truths: Labels, labels: Labels) -> LeftOut:
+    """Look for structures that have no labels, and for what they have in common.
+
+    Args:
+        truths, labels: binary with 255 ignored, (H, W) each; labels that lie where the truth does.
+    """
+    level = _background_rate(truths, labels)
+    found = [_structures(*pair, level) for pair in zip(truths, labels, strict=True)]
+    names = ("area", "whole", "share", "touches")
+    area, whole, share, touches = (np.concatenate([getattr(item, name) for item in found]) for name in names)
+    image = np.repeat(np.arange(len(found)), [len(item.area) for item in found])
+    usual = _usual_share(area, share)
+    error = np.sqrt(usual * (1 - usual) * area + level * (1 - level) * (whole - area))
+    judged = (area > 0) & (usual > 0) & (CERTAIN * error <= usual * area)
+    missed = judged & (share < LEAST_DRAWN * usual)
+    zones = [
+        np.isin(item.zones, np.flatnonzero(missed[image == place]) + 1) & (truth != IGNORE)
+        for place, (item, truth) in enumerate(zip(found, truths, strict=True))
+    ]
+    plain = LeftOut(zones, float(area[missed].sum() / max(area.sum(), 1)))
+    if min(missed.sum(), len(found)) < MIN_IMAGES or missed.sum() < LEAST_MISSED * judged.sum():
+        return plain
+    ranks = {AT_BORDER: touches.astype(float), SMALL: -area, LARGE: area}
+    aucs = {kind: _separation(rank[judged], missed[judged], image[judged], len(found)) for kind, rank in ranks.items()}
+    kind, (size, low, high) = max(aucs.items(), key=lambda item: item[1][0])
+    if not low > CLEAR_AUC:
+        return plain
+    return LeftOut(zones, plain.area, kind, f"{kind} missed, {missed.sum()} of {judged.sum()}", size, low, high)
+
+
+def _background_rate(truths: Labels, labels: Labels) -> float:
+    """The label rate outside the truth."""
+    outside = [label[(truth == 0) & (label != IGNORE)] for truth, label in zip(truths, labels, strict=True)]
+    return float(sum((own == 1).sum() for own in outside) / max(sum(map(len, outside)), 1))
+
+
+def _structures(truth: np.ndarray, label: np.ndarray, level: float) -> _Structures:
+    """The connected parts of a truth, and the share of each that is labelled, in it or up to NEAR beside it.
+
+    Args:
+        level: label rate of the background, which is taken off.
+    """
+    outside = (truth != 1).astype(np.uint8)
+    if outside.all():
+        return _Structures(*(np.zeros(0),) * 3, np.zeros(0, bool), np.zeros(truth.shape, np.int32))
+    distance, zones = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, cv2.DIST_MASK_5)
+    zones = np.where(distance <= NEAR, zones, 0)
+    known = (label != IGNORE) & (truth != IGNORE)
+    count = int(zones.max()) + 1
+
+    def pixels(where: np.ndarray) -> np.ndarray:
+        return np.bincount(zones[where & known], minlength=count)[1:].astype(float)
+
+    area, whole = pixels(truth == 1), pixels(zones > 0)
+    share = ratio(pixels(label == 1) - level * whole, area, 0.0).clip(0, 1)
+    edges = np.concatenate([own[at == 1] for own, at in zip(_edges(zones), _edges(truth), strict=True)])
+    return _Structures(area, whole, share, np.isin(np.arange(1, count), edges), zones)
+
+
+def _edges(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    return values[0], values[-1], values[:, 0], values[:, -1]
+
+
+def _usual_share(area: np.ndarray, share: np.ndarray) -> float:
+    """The share that the best labelled structures of a part 1 − USUAL of the area have at least."""
+    order = np.argsort(share)
+    weight = area[order].cumsum()
+    return float(share[order][np.searchsorted(weight, USUAL * weight[-1])]) if len(area) and weight[-1] > 0 else 0.0
+
+
+def _separation(rank: np.ndarray, missed: np.ndarray, image: np.ndarray, images: int) -> tuple[float, float, float]:
+    """How well a rank tells missed structures from others, as an AUC with 95 % bounds."""
+    cuts = np.unique(np.quantile(rank, np.linspace(0, 1, LEVELS)[1:-1]))
+    place = image * LEVELS + np.searchsorted(cuts, rank)
+    table = [np.bincount(place[own], minlength=images * LEVELS).reshape(images, LEVELS) for own in (~missed, missed)]
+    return float(level_auc(np.sum(table, axis=1))), *counts_interval(level_auc, np.stack(table, 1), 0, 400)
+
+
+def level_auc(table: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of weights (…, 2, B) of negatives and positives by level."""
+    negative, positive = table[..., 0, :], table[..., 1, :]
+    below = negative.cumsum(-1) - negative / 2
+    return ratio((positive * below).sum(-1), positive.sum(-1) * negative.sum(-1), 0.5)
