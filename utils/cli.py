@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
@@ -208,6 +208,15 @@ def channel_list(text: str) -> tuple[str, ...]:
     if not all(channels):
         raise argparse.ArgumentTypeError(f"{text!r} must be channels by number or name, separated by commas: 0,2")
     return channels
+
+
+def channel_names(given: str | Iterable[str | int]) -> tuple[str, ...]:
+    """Channels as `channel_list` has them, from what is given in Python.
+
+    >>> channel_names("0,2"), channel_names((0, 2)), channel_names(["DAPI"])
+    (('0', '2'), ('0', '2'), ('DAPI',))
+    """
+    return channel_list(given) if isinstance(given, str) else tuple(map(str, given))
 
 
 def counted(items: Sized, noun: str) -> str:

@@ -19,7 +19,7 @@ from evaluation.prediction.settings import MapSettings, decide_settings
 from evaluation.prediction.stacks import find_stacks, plane_paths
 from evaluation.prediction.tiling import ReadRows, predict_bands
 from utils.background import read_ahead
-from utils.cli import UserError
+from utils.cli import UserError, channel_names
 from utils.run_folder import display_path
 
 Image = np.ndarray | str | Path
@@ -79,7 +79,7 @@ class Segmenter:
         batch_size: int | None = None,
         pred_invert: str = "auto",
         threshold: float | None = None,
-        channels: tuple[str, ...] = (),
+        channels: str | Iterable[str | int] = (),
         ensemble: Sequence[str | Path] = (),
     ) -> Segmenter:
         """Load a run's network; the arguments are those of ``evaluation/inference.py``.
@@ -99,13 +99,15 @@ class Segmenter:
         Raises:
             UserError: no such run or checkpoint, or settings that do not fit.
         """
-        if not 0 <= 2 * overlap <= tile:
-            raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}")
+        if tile < 1 or not 0 <= 2 * overlap <= tile:
+            raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}, of 1 or more")
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size {batch_size} must be at least 1, or None")
         others = (ensemble,) if isinstance(ensemble, (str, Path)) else ensemble
         members = Members.load(
             run, str(checkpoint), ensemble=others, device=device, precision=precision, engine=engine, tta=tta
         )
-        settings = decide_settings(members.decisions, pred_invert, channels=channels)
+        settings = decide_settings(members.decisions, pred_invert, channels=channel_names(channels))
         if threshold is not None:
             if not 0 <= threshold <= 1:
                 raise UserError(f"threshold {threshold} must be a number from 0 to 1")

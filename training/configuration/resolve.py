@@ -12,7 +12,7 @@ from training.losses.spec import parse_loss
 from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
-from utils.cli import UserError, one_of
+from utils.cli import UserError, channel_names, one_of
 from utils.option_fields import plain_value, split_call
 
 CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
@@ -83,6 +83,8 @@ def taken_apart(given: Mapping[str, Any]) -> dict[str, Any]:
             from training.configuration.removed import removal
 
             raise UserError(removal(name, values[name], {}) or f"there is no option {name!r}")
+    if "channels" in values:
+        values["channels"] = channel_names(values["channels"])
     if isinstance(values.get("igtt"), bool):
         values["igtt"] = next(iter(RECIPES)) if values["igtt"] else None
     for name, registry in WITH_PARAMS.items():

@@ -146,6 +146,11 @@ def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng
     for value in (composite, composite[0]):  # grey stands for colours, not for any two channels
         with pytest.raises(UserError, match=r"has 1 channel, 2 are asked for"):
             two.predict(value)
+    chosen = two.predict(composite[[2, 0]]).scores
+    tifffile.imwrite(tmp_path / "7.tif", composite, imagej=True, metadata={"axes": "CYX"})
+    for channels in ((2, 0), "2,0", ["2", "0"]):
+        some = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32", channels=channels)
+        np.testing.assert_allclose(some.predict(tmp_path / "7.tif").scores, chosen, atol=1e-5)
     with pytest.raises(UserError, match="2 channels"):
         grey.predict(np.moveaxis(composite[:2], 0, -1))  # they are no 40 images of two columns
 
@@ -181,5 +186,9 @@ def test_settings_that_do_not_fit_are_named(make_run):
         Segmenter.load(run, 7)
     with pytest.raises(UserError, match="overlap"):
         Segmenter.load(run, tile=64, overlap=40)
+    with pytest.raises(UserError, match="tile, 0"):
+        Segmenter.load(run, tile=0, overlap=0)
+    with pytest.raises(UserError, match="batch_size -1"):
+        Segmenter.load(run, batch_size=-1)
     with pytest.raises(UserError, match="export.py"):
         Segmenter.load(run, device="cpu", engine="onnx")
