@@ -171,7 +171,7 @@ def apply_decisions(
         reading = decide_labels(samples, source, Expectation.of(found.num_classes, found.ignore_index, None), say)
     new_list, rows = write_mended(dataset, kept, found, decided, reading=reading, dropped=dropped, root=root)
     say(f"{told(counts, rows)}, {counted(dropped, 'image')} left out")
-    say(f"wrote {display_path(new_list)}")
+    say(f"wrote {display_path(new_list)}{'; its labels do not number objects any more' * reading.objects}")
     command = training_command(
         dataset,
         new_list.stem,

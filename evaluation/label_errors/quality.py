@@ -36,6 +36,7 @@ TEMPERATURE = 0.3  # of the soft minimum; cleanlab's 0.1 looks at fewer pixels, 
 FLOOR = 1e-3  # of posteriors: no single pixel proves a label wrong
 MIN_REACH = 0.05  # of evidence: predictions that never tell classes apart are sure of nothing
 MIN_LIFT = 0.05  # by which a class must be likelier where its labels lie than anywhere, of its share or of the rest
+MIN_FOUND = 0.2  # of a class's labelled area, that must be expected for it to be judged: else most of it is "invented"
 EVIDENCE = 5.4  # nats: half the 99.9 % quantile of χ² with one degree of freedom
 
 
@@ -105,6 +106,8 @@ class Calibration:
         confidence = _mean_or_one((confusion * table.T).sum(1), confusion.sum(1))
         share = confusion.sum(1) / max(confusion.sum(), 1)
         untold = (share > 0) & (confidence - share < MIN_LIFT * np.minimum(share, 1 - share))
+        found = np.bincount((table / confidence).argmax(1), confusion.sum(0), len(table))
+        untold |= found < MIN_FOUND * confusion.sum(1)
         confidence[1:][untold[1:]] = np.inf
         return cls(table, confidence, _usual(table.T, confidence, confusion.sum(0)))
 

@@ -29,7 +29,7 @@ from evaluation.scores.label_meaning import read_as_recorded
 from evaluation.scores.map_folder import METRICS, MapFolder, Matches, changed_maps, find_maps, match_maps
 from evaluation.scores.maps import WholeNumbers, whole_numbers
 from evaluation.scores.summary import summarize
-from utils.cli import Progress, UserError, shortened
+from utils.cli import Progress, UserError, counted, shortened
 from utils.files import write_csv, write_json
 from utils.output_folder import replaced_output, try_output
 from utils.run_folder import REPO_ROOT, display_path, environment_record
@@ -134,6 +134,7 @@ def score_folder(
     tell_unmatched(matches)
     if changed := changed_maps(maps, folder):
         print(f"maps that are not as inference wrote them ({len(changed)}): {_named(changed)}")
+    tell_trained(matches, record)
     scorer = make_scorer(
         record, maps, num_classes=classes, ignore_index=ignore_index, threshold=threshold, instances=instances
     )
@@ -252,6 +253,17 @@ def tell_unmatched(matches: Matches) -> None:
     ):
         if paths:
             print(f"{what} ({len(paths)}): {_named(paths)}")
+
+
+def tell_trained(matches: Matches, record: dict[str, Any]) -> None:
+    """Warn of images that the network was trained on with these very labels, where that is known."""
+    from evaluation.label_errors.ranking import trained_pairs
+
+    trained = trained_pairs(record) or set()
+    seen = [sample for sample, _ in matches.pairs if (sample.image, sample.label) in trained]
+    if seen:
+        several = f"{len(seen)} of {counted(matches.pairs, 'image')} {'was' if len(seen) == 1 else 'were'}"
+        print(f"warning: {several} trained on with these very labels: figures of such images say little of others")
 
 
 def _named(paths: Sequence[Path]) -> str:

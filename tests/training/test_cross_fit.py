@@ -197,6 +197,13 @@ def test_what_does_not_go_with_folds_is_refused(folder, root, given, message):
     assert (folder / "folds.json").read_text() == before
 
 
+def test_of_a_cross_fit_that_could_not_begin_nothing_is_left(folder, root):
+    (root / "wrong.txt").write_text("nowhere.png nowhere.png\n")
+    with pytest.raises(UserError, match="nowhere.png does not exist"):
+        cross_fit({**GIVEN, "run_name": "wrong", "train_list": str(root / "wrong.txt")}, configure, fit, root)
+    assert not (folder.parent / "wrong").exists()
+
+
 def test_a_single_run_does_not_begin_in_the_folder_of_a_cross_fit(folder, root):
     with pytest.raises(UserError, match="f is a cross-fit: give --folds"):
         configure({"dataset": "disks", "run_name": "f", "resume": "auto"}, root)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,15 @@ def cross_fit(given: Mapping[str, Any], configure: Configure, fit: Callable[...,
     folds = given["folds"]
     runs = [folder / f"fold_{number}" for number in range(1, folds + 1)]
     _refuse_changed_list(runs)
-    for number, run in enumerate(runs, start=1):
-        train_fold({**given, "fold": f"{number}/{folds}"}, run, configure, fit, root)
+    try:
+        for number, run in enumerate(runs, start=1):
+            train_fold({**given, "fold": f"{number}/{folds}"}, run, configure, fit, root)
+    except UserError:
+        if not any(run.exists() for run in runs):  # such as a fault of the list: nothing was begun
+            (folder / CROSS_FIT).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     device = given.get("device", "auto")
     predicted = [
         STAGES["predict"](run, "best", data_list=run / HELD_OUT, device=device, data_root=given.get("data_root"))

@@ -125,6 +125,13 @@ def test_labels_that_are_others_now_are_refused(decide, issue_folder, tmp_path):
         mend(decide({3: "take"}), issue_folder, tmp_path, train_list=str(tmp_path / "other.txt"))
 
 
+def test_labels_that_numbered_objects_are_said_to_do_so_no_more(decide, issue_folder, tmp_path, capsys):
+    for numbered in (False, True):
+        write_issue_files(replace(issue_folder, reading=LabelReading(objects=numbered)))
+        mend(decide({1: "take"}), issue_folder, tmp_path)
+        assert ("do not number objects any more" in capsys.readouterr().out) == numbered
+
+
 def test_labels_that_were_edited_since_they_were_judged_are_refused(decide, issue_folder, tmp_path):
     image, judged = next(iter(issue_folder.images.items()))
     images = {**issue_folder.images, image: replace(judged, digest=digest(judged.label))}

@@ -28,6 +28,7 @@ from evaluation.label_errors.quality import (
     soft_minimum,
 )
 from evaluation.label_errors.ranking import choose_predictions, rank_labels, trained_pairs
+from evaluation.pages.evaluate import evaluate_maps
 from evaluation.scores import BINS, score_histogram
 from evaluation.scores.map_folder import find_maps
 from evaluation.suspect_labels import main
@@ -153,6 +154,8 @@ def test_a_class_that_is_hardly_ever_predicted_is_neither_expected_nor_judged():
     drawn = np.arange(3, dtype=np.uint8)[:, None]
     assert calibration.expected(calibration.posterior(drawn))[:2].tolist() == [[0], [1]]
     assert Calibration.of_confusion(np.array([[900, 100], [1000, 100]])).untold == [1]
+    seldom = np.array([[9000, 50, 10], [100, 900, 10], [200, 600, 100]])  # surely where it is, but hardly anywhere
+    assert Calibration.of_confusion(seldom).untold == [2]
     kept = np.array([[9000, 970, 950], [10, 30, 0], [10, 0, 50]])  # of few labels, but where they are expected
     assert Calibration.of_confusion(kept).untold == []
 
@@ -390,6 +393,9 @@ def test_predictions_of_a_network_that_knew_the_labels_are_called_out(tmp_path, 
     capsys.readouterr()
     assert len(trained_pairs(maps[0].record)) == 12 and len(trained_pairs(maps[1].record)) == 7
     assert capsys.readouterr().out == "", "of the list the command itself tells"
+    for folder, warned in ((whole, True), (fold, False)):
+        evaluate_maps(folder, str(tmp_path / "list.txt"), report=False)
+        assert ("warning: 12 of 12 images were trained on" in capsys.readouterr().out) == warned
     chosen = choose_predictions(samples, maps)
     assert [prediction.in_sample for prediction in chosen] == [False] * 5 + [True] * 7
     main(
