@@ -56,6 +56,14 @@ def test_a_gain_within_its_error_moves_no_threshold():
     assert select_binary(alike(for_lower, 6), **arguments).threshold < 0.3
 
 
+def test_a_gain_beyond_its_error_takes_the_best_threshold_and_no_half_way():
+    images = np.stack(
+        [histogram({0.05: 90}, {0.1: number, 0.2: 4, 0.3: 4, 0.4: 4, 0.8: 10}) for number in (1, 2, 9, 2, 12, 1)]
+    )
+    selection = select_binary(images, labels_are_clean=True, pred_invert=None, implied=None)
+    assert selection.threshold == best_threshold(images.sum(0))[0] <= 0.1
+
+
 def test_clean_labels_find_the_inverse():
     counts = alike(histogram({0.9: 80, 0.7: 5}, {0.2: 20}))
     selection = select_binary(counts, labels_are_clean=True, pred_invert=None, implied=None)
