@@ -188,8 +188,11 @@ class Transitions:
 
     @property
     def no_association(self) -> bool:
-        """Whether φ is as good as 0, or labels follow the truth from image to image alone."""
-        if self.contradictory:
+        """Whether φ is as good as 0, or labels follow the truth from image to image alone.
+
+        Not where most images show it: of few, some labels of other images let the interval of φ reach 0.
+        """
+        if self.contradictory or (not self.too_few and abs(usual_phi(self.image_phi)) > CLEAR_PHI):
             return False
         return holds_nothing(self.phi, self.phi_low, self.phi_high) or self.only_between_images
 
@@ -214,10 +217,18 @@ class Transitions:
     @property
     def astray(self) -> np.ndarray:
         """Places of the images whose labels do not follow the truth, or show its inverse, where most others' do."""
-        usual = float(np.nan_to_num(np.nanmedian(self.image_phi))) if np.isfinite(self.image_phi).any() else 0.0
-        if self.too_few or abs(usual) < CLEAR_PHI:
-            return np.zeros(0, int)
-        return np.flatnonzero(self.image_phi * np.sign(usual) < ASTRAY)
+        return np.zeros(0, int) if self.too_few else astray_places(self.image_phi)
+
+
+def usual_phi(image_phi: np.ndarray) -> float:
+    """The median of the φ of images, 0 where none has one."""
+    return float(np.nanmedian(image_phi)) if np.isfinite(image_phi).any() else 0.0
+
+
+def astray_places(image_phi: np.ndarray) -> np.ndarray:
+    """Images whose labels do not follow the truth, or show its inverse, where most others' do."""
+    usual = usual_phi(image_phi)
+    return np.flatnonzero(image_phi * np.sign(usual) < ASTRAY) if abs(usual) >= CLEAR_PHI else np.zeros(0, int)
 
 
 def estimate_transitions(

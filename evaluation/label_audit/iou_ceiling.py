@@ -18,12 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, normalize_rows
-from evaluation.label_audit.estimate import Transitions
+from evaluation.label_audit.estimate import Transitions, association, astray_places
 from evaluation.scores.bootstrap import counts_interval
 from evaluation.scores.confusion import ratio
 
 DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
 FALSE_ALARMS = 0.005  # chance that any of many looks at K classes finds equal shares different
+MANY = 60  # images from which on half of them tell enough by every distance
 MIN_PIXELS = 20  # bins with fewer pixels in the fitted half take the share of their class
 
 
@@ -235,16 +236,22 @@ def _class_half(
     return tuple(_confusions(prediction, scored) for prediction in (by_bin, by_class, by_bin))
 
 
-def _halves(images: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(images: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images to fit and images to score: halves, of few images more parts, which leave more to be fitted."""
     order = np.random.default_rng(seed).permutation(images)
-    first, second = order[: images // 2], order[images // 2 :]
-    return [(first, second), (second, first)] if images > 1 else [(order, order)]
+    if images < 2:
+        return [(order, order)]
+    parts = np.array_split(order, max(2, min(images, MANY // images)))
+    return [(np.setdiff1d(order, part), part) for part in parts]
 
 
 def iou_ceiling(
     table: np.ndarray, transitions: Transitions, invert: bool = False, seed: int = 0, num_classes: int = 1
 ) -> Ceiling:
-    """Fit on either half of the images, score on the other, pool the counts of both.
+    """Fit on one part of the images, score on the other, pool the counts.
+
+    Labels that have nothing to do with their image, where most do, are not fitted: they average out, but of few images
+    only by chance.
 
     Args:
         table: of ``by_distance.location_table``, (n, K, D, R, K).
@@ -252,13 +259,15 @@ def iou_ceiling(
         invert: binary labels that teach the inverse; scores are inverted as training would.
         num_classes: 1 for binary labels, which have a threshold; else K, with an argmax, for two logits too.
     """
-    truth = table.sum((0, 2, 3, 4))
+    truth_and_label = table.sum((2, 3))
+    truth = truth_and_label.sum((0, 2))
     binary = num_classes == 1
     if transitions.no_association:
         constant = np.full(table[0, ..., 0].size, 1 if binary else truth.argmax())
         results = [(_confusions(constant, table),) * 3]
     else:
-        halves = [(table[fitted], table[scored]) for fitted, scored in _halves(len(table), seed)]
+        odd = astray_places(association(truth_and_label)) if binary and not transitions.too_few else ()
+        halves = [(table[np.setdiff1d(fitted, odd)], table[scored]) for fitted, scored in _folds(len(table), seed)]
         if binary:
             turned = [tuple(side[..., ::-1] if invert else side for side in half) for half in halves]
             results = [_binary_half(*half, differ=not transitions.too_few) for half in turned]

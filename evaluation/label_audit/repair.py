@@ -27,7 +27,7 @@ from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.estimate import MIN_PHI
+from evaluation.label_audit.estimate import MIN_PHI, estimate_transitions
 from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
@@ -84,12 +84,18 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
         return Repair(None, float("nan"), float("nan"), 0.0, float("nan"), len(pairs), reason)
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
     back = choose_move(own, truths, num_classes)
-    if back is None:
+    if back is None or not _follow(_moved_back(own, back, num_classes), truths, num_classes):
         iou = labels_iou(own, truths, num_classes)
         return Repair(None, iou, iou, 0.0, float("nan"), len(pairs), "the labels do not follow the clean ones")
     if back != (0, 0):
         back = refined_move(own, truths, back, num_classes)
     return _choose_offset(own, truths, back, num_classes)
+
+
+def _follow(labels: Labels, truths: Labels, num_classes: int) -> bool:
+    """Whether labels are associated with the truth: widening others may fit it better, but teaches nothing."""
+    counts = [count_transitions(truth, label, num_classes) for label, truth in zip(labels, truths, strict=True)]
+    return not estimate_transitions(counts).no_association
 
 
 def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[int, int] | None:

@@ -72,7 +72,9 @@ def find_left_out(truths: Labels, labels: Labels) -> LeftOut:
     usual = _usual_share(area, share)
     error = np.sqrt(usual * (1 - usual) * area + level * (1 - level) * (whole - area))
     judged = (area > 0) & (usual > 0) & (CERTAIN * error <= usual * area)
-    missed = judged & (share < LEAST_DRAWN * usual)
+    drawn = share >= LEAST_DRAWN * usual
+    marked = float(np.median((share * area)[judged & drawn])) if (judged & drawn).any() else 0.0
+    missed = judged & ~drawn & (share * area <= LEAST_DRAWN * marked)  # a dot in a large one is as good as in others
     zones = [
         np.isin(item.zones, np.flatnonzero(missed[image == place]) + 1) & (truth != IGNORE)
         for place, (item, truth) in enumerate(zip(found, truths, strict=True))

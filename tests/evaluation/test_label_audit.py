@@ -430,3 +430,13 @@ def test_more_clean_labels_than_there_are_images_are_not_asked_for(blobs, noisy_
     asked = [line for line in audit_labels(labels, some).advice() if "would narrow" in line]
     assert all(f"all {len(masks) - 6} more images" in line for line in asked) and asked
     assert not any("would narrow" in line for line in audit_labels(labels, masks).advice())
+
+
+@pytest.mark.parametrize(("images", "swapped"), [(5, (0, 3)), (6, (1, 4)), (8, (2, 6))])
+def test_two_swapped_labels_among_few_leave_the_ceiling(blobs, images, swapped):
+    shown, masks = (part[:images] for part in blobs)
+    labels, (first, second) = list(masks), swapped
+    labels[first], labels[second] = masks[second], masks[first]
+    report = audit_labels(labels, masks, shown)
+    assert report.verdict == "learnable"
+    assert report.iou_ceiling > 0.95 and report.iou_ceiling >= report.predicted_iou - 0.01

@@ -132,3 +132,14 @@ def test_an_offset_of_half_of_the_labels_is_no_common_one():
 def test_a_move_by_one_pixel_is_undone():
     truths = draw_truths()
     assert choose_repair(with_noise(truths, "move:0,1"), truths).spec == "move:0,-1"
+
+
+def test_labels_that_follow_nothing_are_not_widened():
+    """Of many structures, what is wide enough covers a part, whatever was labelled."""
+    truths, rng = draw_truths(count=10), np.random.default_rng(2)
+    labels = []
+    for truth in truths:
+        anywhere, inside = (np.kron(rng.random((12, 12)) < share, np.ones((8, 8), bool)) for share in (0.12, 0.05))
+        labels.append((anywhere | (inside & (truth == 1))).astype(np.uint8))
+    found = choose_repair(labels, truths)
+    assert found.spec is None and found.reason == "the labels do not follow the clean ones"
