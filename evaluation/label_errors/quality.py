@@ -13,8 +13,8 @@ q is 1 where labels are as dense as expected and falls with the Kullback–Leibl
 self-confidence. Noise that is the same everywhere is expected, and costs nothing. Scores are calibrated first: p is
 the share of foreground *labels* among pixels of a score, made monotone, so that thresholds, inversion and
 overconfidence drop out. The quality of an image is the soft minimum of its pixels', as cleanlab's, times the overlap
-with what is expected, of which only differences beyond chance are taken away: alone, the soft minimum is decided by
-doubtful pixels along outlines where labels are otherwise clean.
+with what is expected, of which only differences beyond chance are taken away, as far as predictions are sure of them:
+alone, the soft minimum is decided by doubtful pixels along outlines where labels are otherwise clean.
 
 Sources: Lad and Mueller, *Estimating label quality and errors in semantic segmentation data via any model*, arXiv
 2307.05080 (self-confidence, soft minimum); Northcutt et al., *Confident learning*, JAIR 2021 (class thresholds);
@@ -138,6 +138,16 @@ class Calibration:
             relative > self.outline, max(high - self.outline, MIN_REACH), max(self.outline - low, MIN_REACH)
         )
         return np.clip(0.5 + 0.5 * (relative - self.outline) / reach, 0, 1).astype(np.float32)
+
+    def sureness(self, posterior: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """How sure predictions are of given classes, (H, W): 1 as sure as they usually are, 0 at even odds or below.
+
+        Args:
+            posterior: P(label = k), (K, H, W).
+            classes: a class for every pixel, (H, W).
+        """
+        evidence = np.stack([self.evidence(posterior, index) for index in range(len(posterior))])
+        return np.maximum(2 * np.take_along_axis(evidence, classes[None], 0)[0] - 1, 0)
 
     def expected(self, posterior: np.ndarray) -> np.ndarray:
         """The class that is expected of every pixel, uint8 (H, W)."""
@@ -264,20 +274,24 @@ def soft_minimum(values: np.ndarray, temperature: float = TEMPERATURE) -> float:
     return float((values * weights).sum() / weights.sum())
 
 
-def image_quality(assessed: LabelQuality, confidence: np.ndarray) -> float:
+def image_quality(assessed: LabelQuality, confidence: np.ndarray, sure: np.ndarray | float = 1.0) -> float:
     r"""The quality of a label in [0, 1]: its overlap with what is expected, times the soft minimum; NaN without pixels.
 
-    .. math:: \Bigl(1 - \frac{|\text{issues}|}{|\text{stated} \cup \text{predicted}|}\Bigr) \cdot \text{softmin}\; q
+    .. math:: \Bigl(1 - \frac{\sum_{\text{issues}} s^2}{|\text{stated} \cup \text{predicted}|}\Bigr) \cdot
+              \text{softmin}\; q
+
+    Where a network fails on an image, its haze is all doubt, and contradicts the label of half the image.
 
     Args:
         confidence: of each class, see `Calibration`, (K,).
+        sure: s, how sure predictions are of the classes that they stand for, see `Calibration.sureness`, (H, W).
     """
     valid = assessed.valid
     if not valid.any():
         return float("nan")
     foreground = ((assessed.stated(confidence) > 0) | (assessed.predicted(confidence) > 0)) & valid
     union = max(int(foreground.sum()), (2 * WINDOW + 1) ** 2)  # a single window is no image
-    overlap = 1 - assessed.issues(confidence).sum() / union
+    overlap = 1 - (assessed.issues(confidence) * np.square(sure)).sum() / union
     return float(max(overlap, 0) * soft_minimum(assessed.quality[valid]))
 
 

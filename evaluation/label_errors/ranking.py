@@ -151,7 +151,7 @@ class LabelAssessor:
         every, missing, invented = (float(mask.sum()) / pixels for mask in masks)
         found = RankedLabel(
             prediction,
-            quality=image_quality(assessed, calibration.confidence),
+            quality=image_quality(assessed, calibration.confidence, calibration.sureness(posterior, predicted)),
             issue_fraction=every,
             missing_fraction=missing,
             invented_fraction=invented,

@@ -131,6 +131,21 @@ def test_a_missing_object_weighs_more_than_doubt_everywhere():
     assert soft_minimum(missing.quality) > soft_minimum(doubtful.quality)
 
 
+def test_differences_count_as_far_as_predictions_are_sure():
+    """A network that fails on an image is sure of nothing there."""
+    usual = Calibration(np.zeros(BINS), np.ones(2), np.array([[0.1, 0.9], [0.1, 0.9]]))
+    foreground = np.array([[0.1, 0.3, 0.5, 0.7, 0.95]])
+    posterior = np.stack([1 - foreground, foreground])
+    assert usual.sureness(posterior, np.zeros((1, 5), int)).tolist() == [pytest.approx([1, 0.5, 0, 0, 0], abs=1e-6)]
+    assert usual.sureness(posterior, np.ones((1, 5), int)).tolist() == [pytest.approx([0, 0, 0, 0.5, 1], abs=1e-6)]
+    shown = np.full((SIZE, SIZE), 0.02)
+    shown[20:40, 20:40] = 0.9
+    missing = assess(np.zeros((SIZE, SIZE), np.uint8), np.stack([1 - shown, shown]))
+    sure, half, unsure = (image_quality(missing, np.ones(2), weight) for weight in (1.0, 0.5, 0.0))
+    assert sure < half < unsure == pytest.approx(soft_minimum(missing.quality))
+    assert unsure - half == pytest.approx((unsure - sure) / 4)
+
+
 # Calibration
 
 
