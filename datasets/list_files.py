@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.list_parser import Sample, parse_list, raise_faults
 from utils.cli import UserError, counted, one_of
-from utils.files import atomic_write
+from utils.files import atomic_write, read_json_if_whole
 from utils.run_folder import REPO_ROOT, display_path
 
 SPLITS = ("train", "val", "test")
@@ -82,6 +82,28 @@ def read_list(
     raise_faults(path, faults, note)
     tell_unusual(samples, path, say, fusion)
     return samples
+
+
+def is_corrected_from(folder: Path, list_path: Path, root: Path = REPO_ROOT, generations: int = 9) -> bool:
+    """Whether labels were mended, repaired or fused from those of a list, which is then no truth to hold them against.
+
+    By the manifest in their folder; also through other corrections, but not through noise that was put on a list.
+
+    Args:
+        folder: of the labels.
+        generations: of corrections to look through.
+    """
+    stated = read_json_if_whole(folder / "manifest.json")
+    source = stated.get("source_list") if isinstance(stated, dict) and "spec" not in stated else None
+    if not isinstance(source, str) or not generations:
+        return False
+    if os.path.abspath(root / source) == os.path.abspath(list_path):
+        return True
+    try:
+        before = read_list(root / source, root=root, labels="optional", say=lambda line: None)[0].label
+    except UserError:  # it is gone
+        return False
+    return before is not None and is_corrected_from(before.parent, list_path, root, generations - 1)
 
 
 def write_list(path: Path | str, rows: Iterable[Sequence[Path | None]], root: Path = REPO_ROOT) -> None:

@@ -15,7 +15,16 @@ from datasets.label_fusion import with_fusion
 from datasets.label_noise import make_noisy_label, parse_spec, spec_folder_name
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation
-from datasets.lists import CLEAN_LIST, Sample, default_training_list, find_list, list_folder, read_list, survey_samples
+from datasets.lists import (
+    CLEAN_LIST,
+    Sample,
+    default_training_list,
+    find_list,
+    is_corrected_from,
+    list_folder,
+    read_list,
+    survey_samples,
+)
 from evaluation.label_audit.audit import audit_labels, check_foreground
 from evaluation.label_audit.plot import EXAMPLES, draw_audit
 from evaluation.label_audit.statistics import label_statistics
@@ -130,6 +139,13 @@ def reference_labels(
             raise
         say(f"no clean labels in {display_path(default)}: {error}")  # a list that nobody asked for
         return None
+    folders = {sample.require_label().parent for sample in samples} if name is None else ()
+    corrected = {folder for folder in folders if is_corrected_from(folder, path, reader.root)}
+    if corrected:
+        say(f"labels that were corrected from those of {path.name} are not held against them")
+        pairs = zip(samples, matched, strict=True)
+        matched = [None if sample.require_label().parent in corrected else other for sample, other in pairs]
+        return matched if any(matched) else None
     if not any(matched):
         say(f"these are the labels of {path.name}: nothing to compare with")
         return None

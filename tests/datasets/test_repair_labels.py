@@ -8,12 +8,18 @@ import pytest
 from datasets.image_io import read_label
 from datasets.lists import read_list
 from datasets.noise_files import write_noisy_labels
+from evaluation.label_audit.lists import audit_list
 from evaluation.label_audit.repaired_lists import repair_list
 from training.data import make_dataset
 from training.fit import configure
+from training.run.label_facts import clean_labels
 from training.run.lists import read_lists
 from utils.cli import UserError
 from utils.files import read_json
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
 
 
 @pytest.fixture
@@ -65,6 +71,24 @@ def test_a_given_repair_needs_no_clean_labels(wide_disks):
         np.testing.assert_array_equal(after[:, 2:], before[:, :-2])
     repair_list("disks", "train_gt", spec="move:0,2", clean_list="clean", root=wide_disks, say=said.append)
     assert any("before 1.000, after 0." in line for line in said)
+
+
+def test_labels_are_not_held_against_those_that_they_were_corrected_from(wide_disks):
+    def held_against(train_list: str) -> int:
+        options = configure({"dataset": "disks", "train_list": train_list, "device": "cpu"}, wide_disks)
+        samples = read_lists(options, wide_disks, silent).train.samples
+        return len(clean_labels(options, make_dataset(options, samples, "none"), wide_disks))
+
+    def repaired(source: str) -> str:
+        return repair_list("disks", source, spec="move:0,2", root=wide_disks, say=silent).stem
+
+    assert held_against("train_dilate-5") == held_against(repaired("train_dilate-5")) == 8
+    once = repaired("train_gt")
+    assert held_against(once) == held_against(repaired(once)) == 0
+    said: list[str] = []
+    audit_list("disks", train_list=once, root=wide_disks, out=wide_disks / "audit", say=said.append)
+    assert "labels that were corrected from those of train_gt.txt are not held against them" in said
+    assert read_json(wide_disks / "audit/audit.json")["verdict"] == "unknown"
 
 
 @pytest.mark.parametrize(

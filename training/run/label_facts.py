@@ -12,7 +12,7 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.label_noise import spec_transition_matrix
 from datasets.labels import label_classes
-from datasets.lists import CLEAN_LIST, list_folder, read_list
+from datasets.lists import CLEAN_LIST, is_corrected_from, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
 from training.data import class_counts, run_steps
@@ -100,12 +100,18 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
     """The clean label of every training image that has one, by index.
 
     Images are looked up in ``--clean_list``, else in ``train_gt.txt``; with ``--label_noise`` the labels that it lacks
-    are taken as clean themselves. Without, a label is never compared with itself.
+    are taken as clean themselves. Without, a label is never compared with itself, nor with what it was corrected from.
     """
     if options.data.clean_list is not None:
         known = ((index, sample.clean_label) for index, sample in enumerate(dataset.samples))
         return {index: label for index, label in known if label is not None}
-    clean = _listed_labels(list_folder(options.data.dataset, root) / "train" / CLEAN_LIST, options.data.data_root, root)
+    path = list_folder(options.data.dataset, root) / "train" / CLEAN_LIST
+    clean = _listed_labels(path, options.data.data_root, root)
+    folders = {sample.require_label().parent for sample in dataset.samples if sample.image_id in clean}
+    corrected = {folder for folder in folders if is_corrected_from(folder, path, root)}
+    if corrected:
+        mended = {sample.image_id for sample in dataset.samples if sample.require_label().parent in corrected}
+        clean = {name: label for name, label in clean.items() if name not in mended}
     if options.noise.label_noise is not None:
         return {
             index: clean.get(sample.image_id, sample.require_label()) for index, sample in enumerate(dataset.samples)
