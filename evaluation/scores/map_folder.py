@@ -191,6 +191,7 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
             for name, below, image in zip(unique_stems(images), in_tree, images, strict=True)
         ]
         _check_shared(samples, found)
+        _tell_other_images(samples, found, {path: image for image, path in recorded.items()})
     pairs = [(sample, path) for sample, path in zip(samples, found, strict=True) if path is not None]
     if not pairs:
         raise UserError(
@@ -236,6 +237,25 @@ def _plane_of(whole: Path | None, image: Path) -> Path | None:
     """The plane of a stack of maps, ``map.tif::3``, that belongs to a plane of a stack of images."""
     _, plane = split_plane(image)
     return whole if whole is None or plane is None else Path(f"{whole}::{plane}")
+
+
+def _tell_other_images(samples: Sequence[Sample], found: Sequence[Path | None], predicted: Mapping[Path, Path]) -> None:
+    """Warn where maps that match by name were made of files that are still there, and are others than the list's.
+
+    Args:
+        predicted: map → the image that it was made of.
+    """
+    for sample, path in zip(samples, found, strict=True):
+        before = None if path is None else predicted.get(split_plane(path)[0])
+        if before is None:
+            continue
+        files = [split_plane(image)[0] for image in (before, sample.image)]
+        if all(file.is_file() for file in files) and len({digest(file) for file in files}) > 1:
+            print(
+                f"warning: maps and images match by name alone: {path.name} was made of {display_path(files[0])}, and "
+                f"the list's image is {display_path(files[1])}"
+            )
+            return
 
 
 def _check_shared(samples: Sequence[Sample], found: Sequence[Path | None]) -> None:

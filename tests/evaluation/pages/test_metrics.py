@@ -357,6 +357,18 @@ def test_maps_are_found_by_stem_where_the_images_have_moved(tmp_path: Path):
     assert match_maps([sample], find_maps(pred)).pairs == [(sample, pred / "7.tif")]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_images_of_equal_names_that_are_others_are_warned_of(tmp_path: Path, cases, capsys, same):
+    write_data(tmp_path, cases)
+    write_data(tmp_path / "other", cases)
+    if not same:
+        write_image(tmp_path / "other/images/1.png", np.full((SIZE, SIZE), 91, np.uint8))
+    evaluate(write_prediction(tmp_path, cases), str(tmp_path / "other/list.txt"))
+    said = capsys.readouterr().out
+    names = f"1.tif was made of {tmp_path}/images/1.png, and the list's image is {tmp_path}/other/images/1.png"
+    assert (f"warning: maps and images match by name alone: {names}" in said) == (not same)
+
+
 def test_results_know_the_run_that_they_lie_in_by_whatever_name(tmp_path: Path):
     for name in ("old", "new", "folds/fold_1"):
         write_json(tmp_path / name / "config.json", {})
