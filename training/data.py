@@ -86,6 +86,11 @@ class TrainingData:
         return [] if self.val is None else groups_of(self.val)
 
     @property
+    def train_fields(self) -> int:
+        """How many fields of view the training images are of, counting a stack of planes as one."""
+        return len(set(unit_names([sample.image_id for sample in self.train.samples], enough=1)))
+
+    @property
     def val_is_one_field(self) -> bool:
         """Whether all validation images, of several, are crops of one field of view."""
         return self.val is not None and len(self.val) > 1 and len(set(self.val_groups())) == 1

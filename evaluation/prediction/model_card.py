@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.scores.confusion import foreground_iou, mean_iou
-from evaluation.scores.validation import table_interval
+from evaluation.scores.validation import MIN_IMAGES, table_interval
 from utils.files import atomic_write, read_json_if_whole, write_json
 
 CARD, TEXT = "model_card.json", "README.md"
@@ -106,6 +106,10 @@ def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] |
     images = card["data"]["train_images"]
     if images is not None and images < FEW_IMAGES:
         found.append(f"Trained on {images} image{'' if images == 1 else 's'} only.")
+    fields = config.get("train_fields")
+    if images is not None and fields is not None and fields < min(images, MIN_IMAGES):
+        which = "one field of view, or one stack" if fields == 1 else f"{fields} fields of view or stacks"
+        found.append(f"All training images are parts of {which}: others may look different.")
     if card["validation"]["iou"] is None:
         found.append("No validation figure: nothing says how well this checkpoint does.")
     elif card["validation"]["low"] is None:

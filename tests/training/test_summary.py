@@ -19,7 +19,7 @@ from training.options import TrainingOptions
 from training.run.lists import read_lists
 from training.run.reports import classic_line, closing_lines, duration, metric_text, missed_classes, missed_line
 from utils.checkpoint import load_checkpoint
-from utils.files import read_jsonl
+from utils.files import read_json, read_jsonl
 
 
 def table(tp: int, fp: int, fn: int, tn: int = 100) -> np.ndarray:
@@ -118,6 +118,7 @@ def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     assert "these 5 images are crops of one field, which tells nothing of others: best is last" in said
     best = load_checkpoint(folder / "checkpoints/best.pth")
     assert (best["epoch"], best["threshold"], best.get("mask_offset", 0)) == (3, 0.5, 0)
+    assert read_json(folder / "config.json")["train_fields"] == 8
     assert all(np.isfinite(record["val/iou"]) for record in read_jsonl(folder / "metrics.jsonl"))
 
 

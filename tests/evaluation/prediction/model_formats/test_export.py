@@ -188,12 +188,18 @@ def test_an_export_that_differs_is_not_written(make_run, monkeypatch):
 
 def test_the_card_says_what_the_run_is(make_run):
     noisy = {"label_noise": "flip:0.3", "val_labels": "noisy", "val_is_one_field": True}
-    run = make_run(train_images=8, val_images=3, **noisy)
+    run = make_run(train_images=8, train_fields=2, val_images=3, **noisy)
     wide = {"kind": "at boundaries", "what": "wider", "size": 2.0, "unit": "px"}
     write_json(run / "audit.json", {"verdict": "biased at boundaries", "predicted_iou": 0.7, "bias": [wide]})
     folder = export_to(run, "torchscript", "--authors", "A. Person", "--license", "CC-BY-4.0")
     card, text = read_json(folder / "model_card.json"), (folder / "README.md").read_text()
-    limits = ("biased at boundaries: wider by 2.0 px", "crops of one field", "noisy too", "noise, flip:0.3")
+    limits = (
+        "parts of 2 fields of view",
+        "biased at boundaries: wider by 2.0 px",
+        "crops of one field",
+        "noisy too",
+        "noise, flip:0.3",
+    )
     figures = ("predicted IoU 0.70", "8 training", "threshold | 0.4", "aaai.v36i2.20085")
     for said in (*limits, *figures, "A. Person", "CC-BY-4.0"):
         assert said in text
