@@ -22,6 +22,7 @@ from evaluation.label_audit.by_distance import (
 from evaluation.label_audit.estimate import Transitions, estimate_transitions, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
+from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from evaluation.scores import defined_mean
@@ -144,15 +145,17 @@ def _compare(
     Args:
         labels, truths, shown: labels, reference labels and, where there are any, images of the sampled places.
     """
-    turned = transitions.inverted and num_classes == 1
-    comparable = np.isfinite(transitions.phi) and not (transitions.no_association or transitions.contradictory)
+    outlines = find_outlines(truths, labels) if num_classes == 1 and np.isfinite(transitions.phi) else None
+    turned = transitions.inverted and num_classes == 1 and outlines is None
+    related = outlines is not None or not (transitions.no_association or transitions.contradictory)
+    comparable = np.isfinite(transitions.phi) and related
     bins, table = location_table(truths, labels, num_classes)
     predictor = biases = None
     if comparable and shown is not None:
         predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
     placed = labels
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
-        biases = _biases(labels, truths, shown, table, predictor, turned=turned, seed=seed)
+        biases = _biases(labels, truths, shown, table, predictor, turned=turned, seed=seed, outlines=outlines)
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
@@ -167,7 +170,7 @@ def _compare(
     cost = None if biases is None else bias_cost(biases, prediction)
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
-    verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost)
+    verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost, outlines=outlines is not None)
     repair = None if biases is None or turned else _repair(labels, truths)
     repaired = None
     if repair is not None and predictor is not None and shown is not None:
@@ -204,6 +207,7 @@ def _biases(
     *,
     turned: bool,
     seed: int,
+    outlines: tuple[float, float] | None = None,
 ) -> Biases:
     """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
     from evaluation.label_audit.bias_search import find_biases
@@ -211,7 +215,8 @@ def _biases(
 
     upright = _turned(labels) if turned else labels
     clean_iou = 1.0 if predictor is None else predictor.clean
-    biases = find_biases(truths, upright, shown, seed, clean_iou, refine=find_move_back)
+    filled = None if outlines is None else outlines[1]
+    biases = find_biases(truths, upright, shown, seed, clean_iou, filled=filled, refine=find_move_back)
     if predictor is None or turned or biases.moved or not (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
         return biases
     return replace(biases, threshold=predictor.threshold(labels, table))
@@ -351,6 +356,7 @@ def decide(
     chance: bool = False,
     kinds: Sequence[str] = (),
     cost: float | None = None,
+    outlines: bool = False,
 ) -> str:
     """The verdict, in the order of precedence.
 
@@ -363,9 +369,12 @@ def decide(
 
     Args:
         kinds: of systematic errors that were found.
+        outlines: whether labels are outlines alone, which may have little to do with the truth, or show its inverse.
         cost: share of the clean IoU that systematic errors cost; None where it is not known (no images, or several
             classes): then the gap of the ceiling decides, and boundaries are what it knows of.
     """
+    if outlines:
+        return f"biased {AT_BOUNDARIES}"
     if not np.isfinite(transitions.phi) or transitions.contradictory:
         return "unknown"
     if transitions.no_association:

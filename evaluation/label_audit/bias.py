@@ -16,6 +16,7 @@ RATES = {
     OF_ERRORS: "{} more labels are wrong than elsewhere",
 }
 ON_AVERAGE, DEGREES, PERCENT = "px on average", "°", "%"
+FILLED = "IoU when filled"  # of outlines
 DISPLACED = (ON_AVERAGE, DEGREES, PERCENT)  # units of displacements that no common move undoes
 MEASURES = {"px": " px", ON_AVERAGE: " px on average", DEGREES: "°", PERCENT: "%"}
 
@@ -31,7 +32,7 @@ class Bias:
         what: in words: ``wider``, ``dim structures missed`` …
         size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
         low, high: 95 % bounds of the size; NaN with too few images.
-        unit: of the size: one of MEASURES, ``AUC``, or of label rates what RATES says.
+        unit: of the size: one of MEASURES, ``AUC``, FILLED, or of label rates what RATES says.
     """
 
     kind: str
@@ -47,6 +48,8 @@ class Bias:
             more = " or more" if self.unit == "px" and self.high >= FARTHEST else ""
             bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f}{more})"
             return f"{self.what} by {self.size:.1f}{MEASURES[self.unit]}{bounds}"
+        if self.unit == FILLED:
+            return f"{self.what} (filled, an IoU of {self.size:.2f})"
         if self.unit in RATES:
             return f"{self.what}: {RATES[self.unit].format(f'{self.size:.0%} ({self.low:.0%} to {self.high:.0%})')}"
         bounds = "" if np.isnan(self.low) else f", {self.low:.2f} to {self.high:.2f}"
@@ -76,6 +79,11 @@ class Biases:
     threshold: float
     overlap: float
     imitation: float
+
+    @property
+    def are_outlines(self) -> bool:
+        """Whether labels are outlines that nobody filled."""
+        return any(bias.unit == FILLED for bias in self.found)
 
     def has(self, kind: str) -> bool:
         """Whether a bias of a kind was found."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, OF_ERRORS, OF_LABELS, Bias, Biases
+from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, FILLED, OF_ERRORS, OF_LABELS, Bias, Biases
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_counts, location_table
 from evaluation.label_audit.displaced import Displacement, find_displacement
 from evaluation.label_audit.geometry import MIN_EXPLAINED, find_offset, smoother_outlines, uneven_outlines
@@ -158,6 +158,7 @@ def find_biases(
     seed: int = 0,
     clean_iou: float = 1.0,
     *,
+    filled: float | None = None,
     refine: Callable[[Labels, Labels, tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Biases:
     """Hold binary labels, right way up, against the truth.
@@ -165,24 +166,30 @@ def find_biases(
     Args:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         clean_iou: that a network would reach with clean labels.
+        filled: IoU with the truth of labels that are outlines alone, when they are filled; None: they are none.
         refine: the move to take back, of labels, truths and a first guess; see ``repair.find_move_back``.
     """
     distances = [inward_distance(truth) for truth in truths]
     outlines = [outline_map(distance) for distance in distances]
-    moved = find_move(outlines, as_maps(labels), seed)
+    if filled is not None:
+        refine, moved = None, Moved()
+    else:
+        moved = find_move(outlines, as_maps(labels), seed)
     if refine is not None:
         down, right = refine(labels, truths, (-moved.down, -moved.right))
         moved = replace(moved, down=-down, right=-right)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
-    offset, *bounds = find_offset(distances, back, seed)
-    displaced = find_displacement(outlines, as_maps(back), seed)
+    offset, *bounds = find_offset(distances, back, seed) if filled is None else (0.0, 0.0, 0.0)
+    displaced = find_displacement(outlines, as_maps(back), seed) if filled is None else None
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]
     errors = ResidualAnalysis(truths, back, images, expected=expected, seed=seed)
     found = _geometric_biases(moved, offset, bounds, displaced)
     imitation = errors.imitation
-    if displaced is None and offset >= 0:
+    if filled is not None:
+        found.append(Bias(AT_BOUNDARIES, "only outlines drawn", filled, np.nan, np.nan, FILLED))
+    elif displaced is None and offset >= 0:
         left_out = find_left_out(truths, back)
         if not offset and errors.image_bias is None:
             found += _outline_biases(truths, back, bins, left_out)

@@ -163,8 +163,9 @@ def _curvature_gaps(outlines: Labels, labels: Labels, known: Labels) -> np.ndarr
 def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None:
     """Errors that depend on the distance to the outline, though no common offset undoes them.
 
-    Some labels are drawn wider, or narrower, than others, or off to either side, or middles were left out. The size is
-    by how much more of the labels within NEAR pixels of the outline are wrong, or of those farther inside.
+    Some labels are drawn wider, or narrower, than others, or off to either side, or middles were left out, or
+    background far from all outlines was marked, as inverted rims do. The size is by how much more of the labels within
+    NEAR pixels of the outline are wrong, or of those farther off.
 
     Args:
         table: of ``by_distance.location_table``, (n, 2, D, R, 2).
@@ -186,6 +187,8 @@ def uneven_outlines(table: np.ndarray) -> tuple[str, float, float, float] | None
     outside, inside = (_beyond_error(gaps[:, side]) for side in (0, 1))
     if inside[0] < 0:
         return "middles left out", -inside[0], -inside[2], -inside[1]
+    if outside[0] < 0:
+        return "background far from outlines marked", -outside[0], -outside[2], -outside[1]
     if max(outside[0], inside[0]) <= 0:
         return None
     what = "some wider" if inside[0] <= 0 else "some narrower" if outside[0] <= 0 else "off to either side"

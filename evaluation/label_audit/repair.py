@@ -29,6 +29,7 @@ from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI, estimate_transitions
 from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
+from evaluation.label_audit.structures import find_outlines
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 from evaluation.scores.confusion import ratio
 
@@ -83,6 +84,9 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
         reason = f"clean labels of {MIN_IMAGES} images are needed to tell, there are {len(pairs)}"
         return Repair(None, float("nan"), float("nan"), 0.0, float("nan"), len(pairs), reason)
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
+    if num_classes == 1 and (outlines := find_outlines(truths, own)) is not None:
+        reason = f"the labels are outlines alone: filled, their IoU with clean ones is {outlines[1]:.3f}"
+        return Repair(None, outlines[0], outlines[0], 0.0, float("nan"), len(pairs), reason)
     back = choose_move(own, truths, num_classes)
     if back is None or not _follow(_moved_back(own, back, num_classes), truths, num_classes):
         iou = labels_iou(own, truths, num_classes)

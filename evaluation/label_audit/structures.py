@@ -1,4 +1,4 @@
-"""Structures without labels: whether those that were left out are small, large, or at the border of the image."""
+"""Structures without labels: left out because they are small, large, or at the border, or marked by outlines alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from datasets.labels import IGNORE
 from evaluation.label_audit.moves import NEAR, Labels
-from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, counts_interval, small_sample_reach
 from evaluation.scores.confusion import ratio
 
 LEAST_DRAWN = 0.25  # of what other structures are labelled: a structure with less was left out
 CERTAIN = 5  # standard errors that what others are labelled must measure, for a structure to be judged
 USUAL = 0.9  # quantile of the labelled shares, by area, that is what others are labelled
 LEAST_MISSED = 0.1  # of the structures, that must be left out for their kind to be told
+FILLING_GAIN = 0.2  # of the IoU with the truth, that filling outlines must win
 LEVELS = 64  # of sizes told apart
 CLEAR_AUC = 0.65  # what the lower bound of the AUC must exceed
 AT_BORDER, SMALL, LARGE = "structures at the image border", "small structures", "large structures"
@@ -88,6 +89,39 @@ def find_left_out(truths: Labels, labels: Labels) -> LeftOut:
     if not low > CLEAR_AUC:
         return plain
     return LeftOut(zones, plain.area, kind, f"{kind} missed, {missed.sum()} of {judged.sum()}", size, low, high)
+
+
+def find_outlines(truths: Labels, labels: Labels) -> tuple[float, float] | None:
+    """Whether labels are outlines that nobody filled.
+
+    Args:
+        truths, labels: binary with 255 ignored, (H, W) each.
+    Returns: (IoU of labels with the truth, the same of filled ones) where filling wins much, beyond its error.
+    """
+    if len(labels) < MIN_IMAGES:
+        return None
+    pairs = list(zip(truths, labels, strict=True))
+    counts = np.array([[_overlap(truth, label), _overlap(truth, _filled(label))] for truth, label in pairs])
+    before, after = ratio(counts[..., 0].sum(0), counts[..., 1].sum(0), 0.0)
+    resampled = bootstrap_counts(counts, 0, 400)
+    error = float(np.diff(ratio(resampled[..., 0], resampled[..., 1], 0.0)).std())
+    if after - before < max(FILLING_GAIN, small_sample_reach(len(labels)) * error):
+        return None
+    return float(before), float(after)
+
+
+def _filled(label: np.ndarray) -> np.ndarray:
+    """A label without holes; what the image border closes off is none."""
+    outside = np.pad(label != 1, 1, constant_values=True).astype(np.uint8)
+    _, parts = cv2.connectedComponents(outside, connectivity=4)
+    holes = (parts != parts[0, 0])[1:-1, 1:-1]
+    return np.where(holes & (label != IGNORE), 1, label)
+
+
+def _overlap(truth: np.ndarray, label: np.ndarray) -> tuple[int, int]:
+    """Pixels in intersection and union."""
+    known = (truth != IGNORE) & (label != IGNORE)
+    return int(((truth == 1) & (label == 1) & known).sum()), int((((truth == 1) | (label == 1)) & known).sum())
 
 
 def _background_rate(truths: Labels, labels: Labels) -> float:

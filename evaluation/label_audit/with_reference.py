@@ -57,7 +57,7 @@ class ReferenceAudit(Audit):
     training_images: int
 
     def _shows_inverse(self) -> bool:
-        return self.transitions.inverted
+        return self.verdict == "inverted"
 
     @property
     def errors_forget_image(self) -> bool:
@@ -174,6 +174,8 @@ class ReferenceAudit(Audit):
             return f"Repair them all at once: --label_repair {self.repair}{gain}."
         if not self.is_biased:
             return None
+        if self.biases is not None and self.biases.are_outlines:
+            return "Fill the outlines (in Fiji: Process › Binary › Fill Holes) and take the result for labels."
         displaced = [bias.what for bias in (self.biases.found if self.biases else ()) if bias.unit in DISPLACED]
         if displaced:
             how = displaced[0].split()[0]

@@ -14,6 +14,7 @@ from evaluation.label_audit.bias_search import find_biases
 from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import smoother_outlines
 from evaluation.label_audit.moves import find_move
+from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 
 SIZE = 96
@@ -321,11 +322,35 @@ def test_outlines_of_half_of_the_labels(cells, noisy_labels, spec, what):
     assert not audit.errors_forget_image and not any("forward" in line for line in audit.advice("Q.json"))
 
 
-def test_only_rims_were_drawn(cells):
-    images, masks = cells
-    labels = [mask - cv2.erode(mask, np.ones((7, 7), np.uint8)) for mask in masks]
-    audit = audit_labels(labels, masks, images)
-    assert audit.verdict == "biased at boundaries" and "middles left out" in audit.reason()
+@pytest.mark.parametrize(("inner", "outer"), [(5, 1), (3, 3), (1, 5)])
+def test_outlines_that_nobody_filled(plates, inner, outer):
+    def edge(mask, operation, side):
+        return operation(mask, np.ones((side, side), np.uint8))
+
+    labels = [edge(mask, cv2.dilate, outer) - edge(mask, cv2.erode, inner) for mask in plates]
+    audit = audit_labels(labels, plates)
+    assert audit.verdict == "biased at boundaries" and "only outlines drawn (filled, an IoU of 0." in audit.reason()
+    assert audit.invert is False and audit.repair is None and audit.advice()[0].startswith("Fill the outlines")
+    assert not any("forward" in line for line in audit.advice("Q.json"))
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "said"), [(5, 1, "middles left out"), (1, 5, "background far from outlines marked")]
+)
+def test_rims_that_enclose_nothing(inner, outer, said):
+    masks = [(np.arange(SIZE) + 3 * place) % 32 < 14 for place in range(8)]
+    masks = [np.broadcast_to(mask, (SIZE, SIZE)).astype(np.uint8) for mask in masks]
+    wide, narrow = (
+        [make_noisy_label(mask, f"{step}:{side}", 0, "") for mask in masks]
+        for step, side in (("dilate", outer), ("erode", inner))
+    )
+    audit = audit_labels([one - other for one, other in zip(wide, narrow, strict=True)], masks)
+    assert said in audit.reason() and not any("forward" in line for line in audit.advice("Q.json"))
+
+
+def test_rings_that_are_no_outlines_stay_rings(plates):
+    rings = [mask - cv2.erode(mask, np.ones((5, 5), np.uint8)) for mask in plates]
+    assert find_outlines(rings, rings) is None
 
 
 def test_a_small_move_costs_little_and_is_undone_all_the_same(cells, noisy_labels):
