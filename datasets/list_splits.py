@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from datasets.list_files import SPLITS
-from utils.cli import UserError
+from utils.cli import UserError, counted
 
 DEFAULT_SPLIT = "70/15/15"
 
@@ -103,7 +103,7 @@ def split_fold(groups: Sequence[Hashable], fold: str) -> list[bool]:
     sizes = Counter(groups)
     if parts > len(sizes):
         together = "" if len(sizes) == len(groups) else f" in {len(sizes)} groups that stay together"
-        raise UserError(f"--fold {fold}: the training list has only {len(groups)} images{together}")
+        raise UserError(f"--fold {fold}: the training list has only {counted(groups, 'image')}{together}")
     places = np.random.default_rng(parts).permutation(len(sizes)).tolist()
     counts, part_of = [0] * parts, {}
     for _, _, group in sorted(zip((-size for size in sizes.values()), places, sizes, strict=True)):

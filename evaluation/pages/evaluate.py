@@ -305,7 +305,8 @@ def print_table(summary: dict[str, Any]) -> None:
     """The figures for people."""
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
     at += f", mask offset {summary['mask_offset']:+g} px" if summary.get("mask_offset") else ""
-    print(f"\n{summary['n_images']} images of {summary['list']}{at}; maps: {summary['maps']}")
+    images = counted(range(summary["n_images"]), "image")
+    print(f"\n{images} of {summary['list']}{at}; maps: {summary['maps']}")
     oracle = summary["oracle"]
     print(
         f"{'':{TITLE_WIDTH}}{'pooled':>8}   {'mean of images [95 % interval]':32}{'undefined':>9}"

@@ -159,6 +159,22 @@ def test_a_part_of_the_list_decides_without_the_images_that_it_leaves_out(noisy_
     assert f"of {len(clean)} images against" in found["audit"].reason
 
 
+def test_a_part_that_leaves_out_all_foreground_is_refused(noisy_disks):
+    root, _ = noisy_disks
+    samples = read_list(root / "txt/disks/train/train_gt.txt", root=root)
+    for sample in samples[1:]:
+        write_label(sample.label, np.zeros_like(read_label(sample.label)))
+    parts = []
+    for number in range(1, len(samples) + 1):
+        fold = f"{number}/{len(samples)}"
+        options = configure({"dataset": "disks", "train_list": "train_gt", "fold": fold, "device": "cpu"}, root)
+        try:
+            parts.append(len(read_lists(options, root, silent).train.samples))
+        except UserError as error:
+            assert f"--fold {fold} leaves out every image" in str(error) and "with foreground" in str(error)
+    assert parts == [len(samples) - 1] * (len(samples) - 1)
+
+
 def test_images_of_the_clean_list_train_with_their_clean_labels(noisy_disks):
     root, make = noisy_disks
     options = configure({**TINY, "train_list": make("flip:0.3"), "label_repair": "offset:1"}, root)

@@ -60,6 +60,12 @@ def read_lists(
     kept, left_out = hold_out(train.samples, options.data, previous, root)
     held_out = [train.samples[i] for i in left_out]
     train = replace(train, samples=[train.samples[i] for i in kept], checks=[train.checks[i] for i in kept])
+    if held_out and previous is None and options.data.num_classes == 1 and not all(train.presence(reading)):
+        missing = "background" if train.presence(reading)[0] else "foreground"
+        raise UserError(
+            f"--fold {options.data.fold} leaves out every image of {display_path(train_list)} with {missing}, so that "
+            "there is nothing to learn: divide the list into other parts, or add images"
+        )
     if options.data.fusion != "first" and any(sample.more_labels for sample in train.samples):
         train = replace(train, samples=_fused(options, train.samples, say))
     elif options.data.fusion not in ("first", DEFAULTS["fusion"]) and not has_several and previous is None:
