@@ -125,6 +125,8 @@ def score_folder(
     samples, list_path = labelled_samples(folder, test_data_dir, data_root)
     record = folder.record
     classes = num_classes or record.get("num_classes") or 1
+    if threshold is not None and classes > 1:
+        raise UserError(f"--threshold {threshold:g} is for scores of two classes; these are maps of {classes}")
     ignore_index = record.get("ignore_index") if ignore_index is None else ignore_index
     samples = read_as_recorded(
         samples, list_path, record, num_classes=classes, ignore_index=ignore_index, label_map=label_map

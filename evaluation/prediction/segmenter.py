@@ -111,6 +111,8 @@ class Segmenter:
         if threshold is not None:
             if not 0 <= threshold <= 1:
                 raise UserError(f"threshold {threshold} must be a number from 0 to 1")
+            if settings.num_classes > 1:
+                raise UserError(f"threshold {threshold} is for scores of two classes; this run has several")
             settings = replace(settings, threshold=float(threshold), offset=0.0)  # which belongs to the run's own
         return cls(members.predictor(), settings, batch_size or BATCH_SIZE[members.device.type], tile, overlap)
 

@@ -240,6 +240,8 @@ def test_several_classes(tmp_path, rng, capsys):
     assert summary["threshold"] is None and summary["pooled"]["auc"] is None
     assert (summary["confusion"] == sklearn.confusion_matrix(truth, predicted, labels=range(4))).all()
     assert "class 3   IoU –" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--threshold 0.3 is for scores of two classes; these are maps of 4"):
+        evaluate(pred, threshold=0.3)
 
 
 def test_class_maps_may_be_scores(tmp_path, rng):

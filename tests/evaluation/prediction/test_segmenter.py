@@ -190,5 +190,7 @@ def test_settings_that_do_not_fit_are_named(make_run):
         Segmenter.load(run, tile=0, overlap=0)
     with pytest.raises(UserError, match="batch_size -1"):
         Segmenter.load(run, batch_size=-1)
+    with pytest.raises(UserError, match="two classes"):
+        Segmenter.load(make_run(num_classes=3), threshold=0.3)
     with pytest.raises(UserError, match="export.py"):
         Segmenter.load(run, device="cpu", engine="onnx")
