@@ -49,14 +49,14 @@ def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | Non
     run = REPO_ROOT / record["run"] if "run" in record else None
     if run is None or not (run / "config.json").is_file():
         return None
-    config = read_json(run / "config.json")
-    if config.get("igtt"):
-        return set()  # label-free: it saw the images alone
     try:
+        config = read_json(run / "config.json")
+        if config.get("igtt"):
+            return set()  # label-free: it saw the images alone
         read = functools.partial(read_list, data_root=config.get("data_root"), say=lambda line: None)
         samples = read(find_list(config["train_list"], config["dataset"]), labels="optional")
         left_out = read(run / "held_out.txt") if config.get("fold") else []
-    except UserError:
+    except (AttributeError, KeyError, TypeError, UserError):  # damaged, or its list is gone
         return None
     known = {(sample.image, sample.label) for sample in left_out}
     return {(sample.image, sample.label) for sample in samples} - known
