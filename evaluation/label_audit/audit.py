@@ -171,9 +171,9 @@ def _compare(
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost, outlines=outlines is not None)
-    repair = None if biases is None or turned else _repair(labels, truths)
+    repair = _repair(labels, truths) if num_classes == 1 and comparable and not turned else None
     repaired = None
-    if repair is not None and predictor is not None and shown is not None:
+    if repair is not None and biases is not None and predictor is not None and shown is not None:
         repaired = _predict_repaired(
             predictor, labels, truths, shown=shown, bins=bins, transitions=transitions, repair=repair, seed=seed
         )

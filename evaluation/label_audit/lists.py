@@ -32,7 +32,7 @@ from evaluation.label_audit.text import audit_lines, first_lines
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import ReferenceAudit
 from utils.background import LazySequence
-from utils.cli import UserError
+from utils.cli import UserError, counted
 from utils.files import write_json
 from utils.output_folder import Writer, replaced_output, try_output
 from utils.plots import write_figure
@@ -209,7 +209,7 @@ def audit_list(
     else:
         matched = reference_labels(reader, samples, second_annotator or clean_list, say)
         labels, truth = reader.labels(samples), None if matched is None else reader.labels(matched)
-    say(f"{display_path(list_path)}: {len(samples)} images")
+    say(f"{display_path(list_path)}: {counted(samples, 'image')}")
     if pilot is not None:
         from evaluation.label_audit.pilot import split_for_pilot, with_pilot
 

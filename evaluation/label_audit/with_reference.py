@@ -14,6 +14,7 @@ from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES
+from utils.cli import counted
 
 if TYPE_CHECKING:
     from evaluation.label_audit.error_table import LabelErrors
@@ -64,6 +65,12 @@ class ReferenceAudit(Audit):
         """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
         biased = self.is_biased or self._has_biases or self.repair is not None
         return self.verdict in ("learnable", "inverted") and not biased and not self.transitions.too_few
+
+    def error_kinds(self) -> str:
+        """What makes errors more than those of a transition matrix, in words."""
+        biases = () if self.biases is None else self.biases.found
+        what = "; ".join(bias.what for bias in biases) or (f"they want a repair, {self.repair}" if self.repair else "")
+        return what or self.verdict
 
     @property
     def threshold(self) -> float | None:
@@ -204,7 +211,8 @@ class ReferenceAudit(Audit):
         """What the predicted IoU supposes and rests on."""
         length = f" for {self.steps} steps" if self.steps else ""
         return (
-            f"of a network trained on {self.training_images} images{length}, estimated from {len(self.sampled)} images"
+            f"of a network trained on {counted(range(self.training_images), 'image')}{length}, estimated from "
+            f"{counted(self.sampled, 'image')}"
         )
 
     def _found(self) -> dict[str, Any]:
@@ -328,7 +336,7 @@ class ReferenceAudit(Audit):
             return HOPELESS
         if self.verdict == "unknown":
             return None if np.isfinite(found.phi) else "Give clean labels of images that show every class."
-        if self.reference != "clean labels" or self._has_biases or self.is_biased or self.repair is not None:
+        if self.reference != "clean labels" or not self.errors_forget_image:
             return None
         errors = 1 - np.diagonal(found.matrix.block)
         if matrix_file is None or errors.max() < CLEAN_ENOUGH or not found.invertible:

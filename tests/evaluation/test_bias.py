@@ -388,3 +388,11 @@ def test_labels_that_want_a_repair_get_no_matrix_of_unrepaired_ones(cells, noisy
     wide = replace(audit, repair="offset:1")
     assert audit.errors_forget_image and not wide.errors_forget_image
     assert not any("--transition_matrix" in line for line in wide.advice("Q.json"))
+
+
+def test_three_clean_images_advise_what_the_recipe_does(cells, noisy_labels):
+    """They tell a repair, but no transition matrix."""
+    images, masks = (part[:3] for part in cells)
+    wide, flipped = (audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("dilate:5", "flip:0.2"))
+    assert any(f"--label_repair {wide.repair}" in line for line in wide.advice("Q.json")) and wide.repair
+    assert not any("forward" in line for line in flipped.advice("Q.json"))

@@ -68,6 +68,15 @@ def test_the_kind_of_error_decides_repair_and_loss(noisy_disks, spec, repair, lo
     assert all(decision.reason for decision in found.values())
 
 
+def test_three_clean_images_are_too_few_for_a_matrix(noisy_disks):
+    root, make = noisy_disks
+    lines = (root / "txt/disks/train/clean.txt").read_text().splitlines(keepends=True)
+    (root / "txt/disks/train/clean.txt").write_text("".join(lines[:3]))
+    _, found = decided(root, train_list=make("flip:0.3"))
+    assert found["audit"].value == "learnable" and found["loss"].value == "bce"
+    assert found["loss"].reason.endswith("correct by it: 3 of 5 images that it takes are known")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "repair", "loss"),

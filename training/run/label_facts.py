@@ -20,7 +20,7 @@ from training.losses import needs_transition_matrix, parse_loss
 from training.options import TrainingOptions
 from training.selection import LabelNoiseFacts
 from utils.background import LazySequence
-from utils.cli import UserError
+from utils.cli import UserError, counted
 from utils.files import OBJECT, TEXT, read_record
 from utils.run_folder import display_path, quoted
 
@@ -226,5 +226,5 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 def _audit_line(report: Audit) -> str:
     """The verdict; where it says only that nothing is known, what images show."""
-    line = f"audit of {report.images} labels against {report.reference}: {report.line()}"
+    line = f"audit of {counted(range(report.images), 'label')} against {report.reference}: {report.line()}"
     return f"{line}. {report.reason()}" if report.verdict == "unknown" else line

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.lists import Sample
+from evaluation.scores.bootstrap import MIN_IMAGES
 from training.data import AUTO_REPAIR, make_dataset, training_noise
 from training.options import TrainingOptions
+from utils.cli import counted
 from utils.files import plain, read_json
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def _listed(options: TrainingOptions, samples: Sequence[Sample]) -> Segmentation
 
 def _audit_reason(report: Audit, repair: str | None) -> str:
     what = "repaired labels" if repair else "labels"
-    return f"{what} of {report.images} images against {report.reference}: {report.reason()}"
+    return f"{what} of {counted(range(report.images), 'image')} against {report.reference}: {report.reason()}"
 
 
 def _reference_audit(report: Audit) -> ReferenceAudit | None:
@@ -153,11 +155,16 @@ def decide_loss(options: TrainingOptions, report: Audit) -> Decision:
     spec, found = options.loss.spec, _reference_audit(report)
     if found is None:
         return Decision("loss", spec, "how labels err is not known without clean ones")
+    if found.verdict == "unknown":
+        return Decision("loss", spec, "how the labels err is not known")
+    if found.transitions.too_few:
+        few = f"{found.transitions.images} of {MIN_IMAGES} images that it takes are known"
+        return Decision("loss", spec, f"the transition matrix is not known well enough to correct by it: {few}")
     if not found.errors_forget_image:
-        return Decision("loss", spec, f"the labels are {report.verdict}: no transition matrix describes their errors")
+        return Decision("loss", spec, f"no transition matrix describes how these labels err ({found.error_kinds()})")
     if "offset" in (options.noise.label_repair or ""):
         return Decision("loss", spec, "what the repair leaves lies at boundaries, which no transition matrix describes")
-    if found.transitions.too_few or not (found.transitions.matrix.is_complete and found.transitions.invertible):
+    if not (found.transitions.matrix.is_complete and found.transitions.invertible):
         return Decision("loss", spec, "the transition matrix is not known well enough to correct by it")
     rows = found.transitions.matrix.rows
     errors = max(1 - rows[place][place] for place in range(len(rows)))
