@@ -207,6 +207,8 @@ def test_of_a_cross_fit_that_could_not_begin_nothing_is_left(folder, root):
 def test_a_single_run_does_not_begin_in_the_folder_of_a_cross_fit(folder, root):
     with pytest.raises(UserError, match="f is a cross-fit: give --folds"):
         configure({"dataset": "disks", "run_name": "f", "resume": "auto"}, root)
+    with pytest.raises(UserError, match="f is a cross-fit of several runs: name one of them"):
+        configure({"config": str(folder)}, root)
 
 
 def test_folds_are_refused_where_one_run_is_made(root):

@@ -82,6 +82,8 @@ def configure(given: dict[str, Any], root: Path = REPO_ROOT) -> TrainingOptions:
     data_root = given.get("data_root") or os.environ.get("SEG_ROOT")
     if data_root:  # image ids, and with them all random draws, are relative to it
         given = {**given, "data_root": os.path.abspath(data_root)}
+    if given.get("config") is not None and (Path(given["config"]) / CROSS_FIT).is_file():
+        raise UserError(f"--config {given['config']} is a cross-fit of several runs: name one of them, such as fold_1")
     if given.get("config") is not None and Path(given["config"]).is_dir():  # that of a run
         given = {**given, "config": str(Path(given["config"]) / CONFIG)}
     config = None if given.get("config") is None else read_json(given["config"])
