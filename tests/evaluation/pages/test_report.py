@@ -227,6 +227,8 @@ def test_a_report_made_anew_moves_outlines_as_the_metrics_did(run, given, offset
     again = score_again(folder).summary
     assert summary["mask_offset"] == again["mask_offset"] == offset
     assert again["threshold"] == summary["threshold"] and again["pooled"] == summary["pooled"]
+    if offset:
+        assert "threshold 0.5000, outlines moved by +1 px" in rebuild_report([str(run)]).read_text()
 
 
 def test_several_classes_are_told_by_their_mean_iou():
