@@ -24,7 +24,7 @@ from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
-from evaluation.label_audit.with_reference import ReferenceAudit
+from evaluation.label_audit.with_reference import SECOND, ReferenceAudit
 from evaluation.scores import defined_mean
 from evaluation.scores.bootstrap import MIN_IMAGES
 from utils.cli import UserError, one_of
@@ -155,7 +155,10 @@ def _compare(
         predictor = IoUPredictor(shown, truths, bins, num_classes, seed, training_images=training_images, steps=steps)
     placed = labels
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
-        biases = _biases(labels, truths, shown, table, predictor, turned=turned, seed=seed, outlines=outlines)
+        is_clean = reference != SECOND
+        biases = _biases(
+            labels, truths, shown, table, predictor, turned=turned, seed=seed, outlines=outlines, is_clean=is_clean
+        )
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
             table = np.stack([location_counts(*pair) for pair in zip(bins, placed, strict=True)])
@@ -171,7 +174,7 @@ def _compare(
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
     verdict = decide(transitions, ceiling, chance=chance, kinds=kinds, cost=cost, outlines=outlines is not None)
-    repair = _repair(labels, truths) if num_classes == 1 and comparable and not turned else None
+    repair = _repair(labels, truths, num_classes) if comparable and not transitions.inverted else None
     repaired = None
     if repair is not None and biases is not None and predictor is not None and shown is not None:
         repaired = _predict_repaired(
@@ -208,6 +211,7 @@ def _biases(
     turned: bool,
     seed: int,
     outlines: tuple[float, float] | None = None,
+    is_clean: bool = True,
 ) -> Biases:
     """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
     from evaluation.label_audit.bias_search import find_biases
@@ -216,7 +220,9 @@ def _biases(
     upright = _turned(labels) if turned else labels
     clean_iou = 1.0 if predictor is None else predictor.clean
     filled = None if outlines is None else outlines[1]
-    biases = find_biases(truths, upright, shown, seed, clean_iou, filled=filled, refine=find_move_back)
+    biases = find_biases(
+        truths, upright, shown, seed, clean_iou, filled=filled, is_clean=is_clean, refine=find_move_back
+    )
     if predictor is None or turned or biases.moved or not (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
         return biases
     return replace(biases, threshold=predictor.threshold(labels, table))
@@ -277,11 +283,11 @@ def _predict_repaired(
     return PredictedIoU.of(averaged.clean, (averaged.value + learned) / 2 / max(averaged.clean, 1e-9))
 
 
-def _repair(labels: Labels, truths: Labels) -> str | None:
+def _repair(labels: Labels, truths: Labels, num_classes: int) -> str | None:
     """The steps of label noise that mend moved labels or wrong outlines, as ``--label_repair auto`` chooses them."""
     from evaluation.label_audit.repair import choose_repair
 
-    return choose_repair(labels, truths).spec
+    return choose_repair(labels, truths, num_classes).spec
 
 
 def _label_errors(labels: Labels, truths: Labels, repair: str | None) -> LabelErrors:

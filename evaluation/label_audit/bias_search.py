@@ -21,7 +21,7 @@ from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, FILLE
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_counts, location_table
 from evaluation.label_audit.displaced import Displacement, find_displacement
 from evaluation.label_audit.geometry import MIN_EXPLAINED, find_offset, smoother_outlines, uneven_outlines
-from evaluation.label_audit.moves import Labels, Moved, as_maps, find_move, outline_map
+from evaluation.label_audit.moves import SLOPE, Labels, Moved, as_maps, find_move, outline_map
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.structures import LeftOut, find_left_out, level_auc
 from evaluation.label_audit.threshold import blurred_outline, network_blur
@@ -41,17 +41,25 @@ class ResidualAnalysis:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         distances: signed, to the true boundary, positive inside.
         expected: E[label | truth, distance, depth] of every pixel, (H, W) each.
+        skipped: what counts nowhere, bool (H, W) each.
     """
 
     def __init__(
-        self, truths: Labels, labels: Labels, images: Labels | None, *, expected: Labels, seed: int = 0
+        self,
+        truths: Labels,
+        labels: Labels,
+        images: Labels | None,
+        *,
+        expected: Labels,
+        skipped: Labels | None = None,
+        seed: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
         self.places = [_stratified(truth, rng) for truth in truths]
         self.truth = self._at(truths) == 1
         self.areas = [sum(int((truth == side).sum()) for truth in truths) for side in (0, 1)]
         label = self._at(labels)
-        self.used = label != IGNORE
+        self.used = label != IGNORE if skipped is None else (label != IGNORE) & ~self._at(skipped)
         self.label = (label == 1).astype(np.float32)
         self.image = np.repeat(np.arange(len(truths)), [len(place[0]) for place in self.places])
         self.rest = np.where(self.used, self.label - self._at(expected), 0).astype(np.float32)
@@ -159,6 +167,7 @@ def find_biases(
     clean_iou: float = 1.0,
     *,
     filled: float | None = None,
+    is_clean: bool = True,
     refine: Callable[[Labels, Labels, tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Biases:
     """Hold binary labels, right way up, against the truth.
@@ -167,6 +176,7 @@ def find_biases(
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
         clean_iou: that a network would reach with clean labels.
         filled: IoU with the truth of labels that are outlines alone, when they are filled; None: they are none.
+        is_clean: whether the truth is; outlines of another person err themselves, and images tell that, too.
         refine: the move to take back, of labels, truths and a first guess; see ``repair.find_move_back``.
     """
     distances = [inward_distance(truth) for truth in truths]
@@ -184,7 +194,8 @@ def find_biases(
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]
-    errors = ResidualAnalysis(truths, back, images, expected=expected, seed=seed)
+    skipped = None if is_clean else [np.abs(distance) <= SLOPE for distance in distances]
+    errors = ResidualAnalysis(truths, back, images, expected=expected, skipped=skipped, seed=seed)
     found = _geometric_biases(moved, offset, bounds, displaced)
     imitation = errors.imitation
     if filled is not None:

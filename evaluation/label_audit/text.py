@@ -79,6 +79,7 @@ def _density_line(audit: ReferenceAudit) -> str:
     over = "" if audit.num_classes == 1 else ", averaged over the classes"
     side = 2 * found.bandwidth + 1
     return (
-        f"local densities of labels and {audit.reference} ({side}×{side} windows{over}): correlation {correlation}, "
-        f"rms difference {found.rms_difference:.3f}, of which chance explains {found.sampling_error:.3f}"
+        f"local densities of labels and {audit.named_reference} ({side}×{side} windows{over}): "
+        f"correlation {correlation}, rms difference {found.rms_difference:.3f}, of which chance explains "
+        f"{found.sampling_error:.3f}"
     )

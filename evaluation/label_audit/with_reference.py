@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WORTH_TELLING = 0.01  # of predicted IoU that a repair wins, at the best threshold before and after
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
+SECOND = "second annotator"  # the reference where it is another person's labels
 BOUNDS = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low", "singular_high")
 
 
@@ -105,24 +106,40 @@ class ReferenceAudit(Audit):
             return self._noise_notes()[-1]
         if self.verdict == "not learnable":
             if found.only_between_images:
-                return (
-                    f"Inside images, labels and {self.reference} have nothing in common: are they turned, or mixed up?"
-                )
-            return f"Labels and {self.reference} have nothing in common (φ = {found.phi:.3f})."
-        systematic = f"differ from {self.reference} systematically: {self._bias_text()}"
+                named = self.named_reference
+                return f"Inside images, labels and {named} have nothing in common: are they turned, or mixed up?"
+            return f"Labels and {self.named_reference} have nothing in common (φ = {found.phi:.3f})."
+        systematic = f"differ from {self.named_reference} systematically: {self._bias_text()}"
+        if self.verdict == "inverted" and self.num_classes > 1:
+            exchanged = f"(φ = {found.phi:.3f}): {self._exchanged()}"
+            return f"The labels name other classes than {self.named_reference} {exchanged}."
         if self.verdict == "inverted":
             besides = f"; besides, they {systematic}" if self._has_biases else ""
-            return f"The labels mark the background of {self.reference} (φ = {found.phi:.3f}){besides}."
+            return f"The labels mark the background of {self.named_reference} (φ = {found.phi:.3f}){besides}."
         if self.is_biased:
             return f"Labels {systematic}{self._cost_text()}."
         errors = 1 - np.diagonal(found.matrix.block)
         if errors.max() < CLEAN_ENOUGH:
-            return f"The labels agree with {self.reference}."
+            return f"The labels agree with {self.named_reference}."
         if self._has_biases:
             return f"Labels {systematic}, which costs little at the right threshold{self._share_text()}."
         what = f"Errors ({', '.join(f'{error:.0%}' for error in errors)} of the classes' pixels)"
+        if self.prediction is not None and self.prediction.relative < 0.5:
+            return f"{what} leave little to be learned{self._share_text()}."
         averaged = self.prediction is None or self.prediction.relative >= 1 - BIAS_MARGIN
         return f"{what} are such that a network averages them out{'' if averaged else ' in part'}{self._share_text()}."
+
+    def _exchanged(self) -> str:
+        """Which classes are mostly labelled as others."""
+        rows = np.nan_to_num(self.transitions.matrix.rows)
+        wrong = [(true, int(row.argmax())) for true, row in enumerate(rows) if row.any() and row.argmax() != true]
+        told = ", ".join(f"most of class {true} is labelled {label}" for true, label in wrong)
+        return told or "most pixels are wrong"
+
+    @property
+    def named_reference(self) -> str:
+        """What the labels were compared with, within a sentence."""
+        return "the second annotator's labels" if self.reference == SECOND else self.reference
 
     @property
     def _has_biases(self) -> bool:
@@ -135,8 +152,8 @@ class ReferenceAudit(Audit):
             return []
         which = f"{len(found.astray)} of the {found.images} labels that were compared"
         return [
-            f"{which} have nothing to do with {self.reference}, or show the inverse, while most others agree: look for "
-            "images without annotation, or labels of another image, also among those that were not compared."
+            f"{which} have nothing to do with {self.named_reference}, or show the inverse, while most others agree: "
+            "look for images without annotation, or labels of another image, also among those that were not compared."
         ]
 
     def _bias_text(self) -> str:
@@ -257,7 +274,7 @@ class ReferenceAudit(Audit):
     def _noise_notes(self) -> list[str]:
         """How the labels compare with the reference."""
         found = self.transitions
-        lines = [f"{self.transitions.images} of {self.images} labels were compared with {self.reference}."]
+        lines = [f"{self.transitions.images} of {self.images} labels were compared with {self.named_reference}."]
         if found.too_few:
             lines.append(f"Too few images for intervals ({found.images}; {MIN_IMAGES} are needed): values may be off.")
         if not np.isfinite(found.phi):
@@ -266,7 +283,7 @@ class ReferenceAudit(Audit):
             clear = found.image_phi[np.isfinite(found.image_phi)]
             return [
                 *lines,
-                f"Labels of {(clear > CLEAR_PHI).sum()} images show {self.reference}, those of "
+                f"Labels of {(clear > CLEAR_PHI).sum()} images show {self.named_reference}, those of "
                 f"{(clear < -CLEAR_PHI).sum()} their inverse: turn these round, or leave them out.",
             ]
         lines.append(
@@ -277,7 +294,7 @@ class ReferenceAudit(Audit):
             lines.append(
                 "So few images could show such a φ by chance: whether the labels teach anything cannot be said."
             )
-        if self.reference == "second annotator" and found.phi > 0:
+        if self.reference == SECOND and found.phi > 0:
             single = np.sqrt(found.phi)
             lines.append(f"Both annotators err: if alike and independently, each has φ = {single:.2f} with the truth.")
         lines += [f"The labels cannot tell classes {', '.join(map(str, group))} apart." for group in found.merged]
@@ -351,7 +368,7 @@ class ReferenceAudit(Audit):
         """How many more reference labels would make φ sure; intervals shrink with the root of their number."""
         found = self.transitions
         if found.too_few:
-            return f"Give {self.reference} of at least {MIN_IMAGES - found.images} more images."
+            return f"Give {self.named_reference} of at least {MIN_IMAGES - found.images} more images."
         if np.isnan(found.phi_low):
             return None
         half = (found.phi_high - found.phi_low) / 2
@@ -365,7 +382,7 @@ class ReferenceAudit(Audit):
         if more >= left:
             more, goal = left, half * np.sqrt(found.images / self.images)
         which = "one more image" if more == 1 else f"{'all ' if more == left else 'about '}{more} more images"
-        return f"{self.reference.capitalize()} of {which} would narrow φ to ± {goal:.2f}."
+        return f"{self.named_reference[0].upper()}{self.named_reference[1:]} of {which} would narrow φ to ± {goal:.2f}."
 
 
 def _span(low: float, high: float) -> str:

@@ -396,3 +396,27 @@ def test_three_clean_images_advise_what_the_recipe_does(cells, noisy_labels):
     wide, flipped = (audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("dilate:5", "flip:0.2"))
     assert any(f"--label_repair {wide.repair}" in line for line in wide.advice("Q.json")) and wide.repair
     assert not any("forward" in line for line in flipped.advice("Q.json"))
+
+
+def test_outlines_of_a_second_annotator_are_not_told_from_the_image(cells):
+    """Images show where either of two people erred."""
+    images, masks = cells
+    one, other = ([make_noisy_label(mask, "wobble:3,8", seed, "") for mask in masks] for seed in (0, 1))
+    found = [
+        {bias.kind for bias in find_biases(other, one, images, is_clean=is_clean).found} for is_clean in (True, False)
+    ]
+    assert "by image" in found[0] and "by image" not in found[1]
+
+
+def test_classes_that_are_exchanged_are_named():
+    truth = [np.kron(np.eye(3, dtype=np.uint8) + 1, np.ones((16, 16), np.uint8)) % 3 for _ in range(6)]
+    report = audit_labels([np.array([0, 2, 1], np.uint8)[item] for item in truth], truth, num_classes=3)
+    assert report.verdict == "inverted" and "most of class 1 is labelled 2" in report.reason()
+
+
+def test_labels_of_several_classes_get_the_repair_that_the_recipe_makes(cells, noisy_labels):
+    _, masks = cells
+    truth = [mask + cv2.erode(mask, np.ones((7, 7), np.uint8)) for mask in masks]
+    labels = [make_noisy_label(item, "move:3,-2", 0, "", 3) for item in truth]
+    audit = audit_labels(labels, truth, num_classes=3)
+    assert audit.repair == "move:-3,2" and "--label_repair move:-3,2" in audit.advice()[0]
