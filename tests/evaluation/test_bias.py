@@ -93,7 +93,7 @@ def test_half_of_each_image_left_out(cells):
 
 
 def test_second_annotators_get_no_corrected_loss(cells, noisy_labels):
-    images, masks = cells
+    images, masks = (part[:7] for part in cells)
     given = {
         reference: audit_labels(noisy_labels(masks, "flip:0.2"), masks, images, reference=reference).advice("Q.json")
         for reference in ("clean labels", "second annotator")
@@ -139,7 +139,7 @@ def test_labels_moved_every_way_cost_less_than_one_move():
 
 
 def test_labels_without_a_bias_keep_the_threshold_that_their_noise_implies(cells, noisy_labels):
-    images, masks = cells
+    images, masks = (part[:7] for part in cells)
     audits = {
         spec: audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "flip:0.3", "dilate:5")
     }
@@ -149,14 +149,14 @@ def test_labels_without_a_bias_keep_the_threshold_that_their_noise_implies(cells
 
 @pytest.mark.parametrize(("spec", "repair"), [("move:3,-2", "move:-3,2"), ("clean", None), ("flip:0.2", None)])
 def test_the_repair_that_is_advised(cells, noisy_labels, spec, repair):
-    images, masks = cells
+    images, masks = (part[:7] for part in cells)
     audit = audit_labels(noisy_labels(masks, spec), masks, images)
     assert audit.to_json()["repair"] == repair
     assert any(f"--label_repair {repair}" in line for line in audit.advice()) == (repair is not None)
 
 
 def test_what_a_repair_wins_is_predicted(cells, noisy_labels):
-    images, masks = cells
+    images, masks = (part[:7] for part in cells)
     clean, wide = (audit_labels(noisy_labels(masks, spec), masks, images) for spec in ("clean", "dilate:7"))
     assert "repaired_iou" not in clean.record()
     assert wide.predicted_iou < 0.9 * clean.predicted_iou
@@ -307,7 +307,7 @@ def test_structures_that_were_left_out_at_random_are_no_bias(dots):
 
 
 def test_a_move_of_wide_labels_is_the_one_that_is_undone(cells, noisy_labels):
-    images, masks = cells
+    images, masks = (part[:7] for part in cells)
     audit = audit_labels(noisy_labels(masks, "move:3,-2+dilate:5"), masks, images)
     assert audit.verdict == "biased moved by (3, -2) and at boundaries"
     assert audit.repair.startswith("move:-3,2+offset:-2")
