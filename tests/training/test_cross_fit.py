@@ -25,7 +25,7 @@ from training.data import hold_out
 from training.fit import configure, fit
 from training.options import DataOptions
 from training.run.checkpoints import resume_command
-from training.run.cross_fit import cross_fit
+from training.run.cross_fit import cross_fit, open_cross_fit
 from utils.cli import UserError
 from utils.run_folder import find_cross_fit
 
@@ -168,7 +168,7 @@ def test_what_is_finished_is_kept_and_what_is_missing_is_done(folder, root, caps
     assert cross_fit({"resume": str(folder)}, configure, fit, root) == folder
     assert capsys.readouterr().out.count("is finished") == 3
     same = {"seed": 0, "train_list": "train_noisyLabel", "lr": 0.003, "epochs": 2, "resume": "auto"}  # as runs have it
-    assert cross_fit({**GIVEN, "data_root": str(root), **same}, configure, fit, root) == folder
+    assert open_cross_fit({**GIVEN, "data_root": str(root), **same}, configure, root)[0] == folder
     assert resume_command(folder / "fold_2").endswith(f"main.py --resume {folder}")
 
 
