@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
+from datasets.noise_steps import offset
 from evaluation.label_audit.moves import NEAR, Labels
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, counts_interval, small_sample_reach
 from evaluation.scores.confusion import ratio
@@ -17,8 +18,10 @@ CERTAIN = 5  # standard errors that what others are labelled must measure, for a
 USUAL = 0.9  # quantile of the labelled shares, by area, that is what others are labelled
 LEAST_MISSED = 0.1  # of the structures, that must be left out for their kind to be told
 FILLING_GAIN = 0.2  # of the IoU with the truth, that filling outlines must win
+WIDENINGS = (1, 2, 3, 4)  # pixels; where one wins more than filling does, lines are middles and no outlines
 LEVELS = 64  # of sizes told apart
 CLEAR_AUC = 0.65  # what the lower bound of the AUC must exceed
+BEYOND_CHANCE = 3.0  # standard errors of an AUC by chance that it must exceed: three kinds are tried on few structures
 AT_BORDER, SMALL, LARGE = "structures at the image border", "small structures", "large structures"
 
 
@@ -86,7 +89,8 @@ def find_left_out(truths: Labels, labels: Labels) -> LeftOut:
     ranks = {AT_BORDER: touches.astype(float), SMALL: -area, LARGE: area}
     aucs = {kind: _separation(rank[judged], missed[judged], image[judged], len(found)) for kind, rank in ranks.items()}
     kind, (size, low, high) = max(aucs.items(), key=lambda item: item[1][0])
-    if not low > CLEAR_AUC:
+    chance = np.sqrt((judged.sum() + 1) / (12 * missed.sum() * max((judged & ~missed).sum(), 1)))  # Mann-Whitney
+    if not (low > CLEAR_AUC and size - 0.5 > BEYOND_CHANCE * chance):
         return plain
     return LeftOut(zones, plain.area, kind, f"{kind} missed, {missed.sum()} of {judged.sum()}", size, low, high)
 
@@ -96,7 +100,8 @@ def find_outlines(truths: Labels, labels: Labels) -> tuple[float, float] | None:
 
     Args:
         truths, labels: binary with 255 ignored, (H, W) each.
-    Returns: (IoU of labels with the truth, the same of filled ones) where filling wins much, beyond its error.
+    Returns: (IoU of labels with the truth, the same of filled ones) where filling wins much, beyond its error, and more
+        than drawing the lines wider does.
     """
     if len(labels) < MIN_IMAGES:
         return None
@@ -106,6 +111,9 @@ def find_outlines(truths: Labels, labels: Labels) -> tuple[float, float] | None:
     resampled = bootstrap_counts(counts, 0, 400)
     error = float(np.diff(ratio(resampled[..., 0], resampled[..., 1], 0.0)).std())
     if after - before < max(FILLING_GAIN, small_sample_reach(len(labels)) * error):
+        return None
+    wider = np.array([[_overlap(truth, offset(label, by)) for by in WIDENINGS] for truth, label in pairs]).sum(0)
+    if after <= ratio(*wider.T, 0.0).max():
         return None
     return float(before), float(after)
 

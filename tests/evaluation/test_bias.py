@@ -14,7 +14,7 @@ from evaluation.label_audit.bias_search import find_biases
 from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import smoother_outlines
 from evaluation.label_audit.moves import find_move
-from evaluation.label_audit.structures import find_outlines
+from evaluation.label_audit.structures import find_left_out, find_outlines
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 
 SIZE = 96
@@ -351,6 +351,25 @@ def test_rims_that_enclose_nothing(inner, outer, said):
 def test_rings_that_are_no_outlines_stay_rings(plates):
     rings = [mask - cv2.erode(mask, np.ones((5, 5), np.uint8)) for mask in plates]
     assert find_outlines(rings, rings) is None
+
+
+def test_middles_of_a_mesh_are_no_outlines():
+    lines = [(np.arange(SIZE) + place) % 16 for place in range(8)]
+    meshes, middles = (
+        [np.logical_or.outer(np.abs(at - 3) <= reach, np.abs(at - 3) <= reach).astype(np.uint8) for at in lines]
+        for reach in (2, 0)
+    )
+    assert find_outlines(meshes, middles) is None
+
+
+def test_few_structures_that_chance_left_out_have_nothing_in_common():
+    truth = np.zeros((8, SIZE, SIZE), np.uint8)
+    truth[:, 4:44, 4:44] = truth[:, 60:72, 60:72] = 1
+    labels = truth.copy()
+    labels[:5, 60:72, 60:72] = 0
+    assert find_left_out(list(truth), list(labels)).kind is None
+    many = np.concatenate([truth] * 4), np.concatenate([labels] * 4)
+    assert find_left_out(*map(list, many)).what == "small structures missed, 20 of 64"
 
 
 def test_a_small_move_costs_little_and_is_undone_all_the_same(cells, noisy_labels):
