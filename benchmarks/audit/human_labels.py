@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -139,6 +139,17 @@ def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:
     folder = LOG_ROOT / "human_labels" / f"{dataset}_{name}"
     if (folder / "measured.json").is_file():
         return read_json(folder / "measured.json")
+    started = time.monotonic()
+    run = train_kind(folder, dataset, kind, f"human_{name}", steps)
+    test = ((read_image(s.image), read_label(s.require_label())) for s in chosen_samples(dataset, "test", TEST_IMAGES))
+    found = {"iou": test_curve(run, test), "training_seconds": time.monotonic() - started}
+    shutil.rmtree(run)
+    write_json(folder / "measured.json", found)
+    return found
+
+
+def train_kind(folder: Path, dataset: str, kind: str, name: str, steps: int) -> Path:
+    """Train on labels of a kind, which lie in the folder meanwhile, and return the run."""
     samples = chosen_samples(dataset, "train_gt", TRAIN_IMAGES)
     _, _, labels = make_labels(kind, samples)
     pairs = [(sample.image, folder / "labels" / f"{place:04d}.png") for place, sample in enumerate(samples)]
@@ -148,14 +159,9 @@ def measure(dataset: str, kind: str, steps: int) -> dict[str, Any]:
     write_list(folder / "train.txt", pairs)
     val = chosen_samples(dataset, "val", VAL_IMAGES)
     write_list(folder / "val.txt", [(sample.image, sample.label) for sample in val])
-    started = time.monotonic()
-    run = train_on(folder, dataset, f"human_{name}", steps)
-    test = ((read_image(s.image), read_label(s.require_label())) for s in chosen_samples(dataset, "test", TEST_IMAGES))
-    found = {"iou": test_curve(run, test), "training_seconds": time.monotonic() - started}
-    shutil.rmtree(run)
+    run = train_on(folder, dataset, name, steps)
     shutil.rmtree(folder / "labels")
-    write_json(folder / "measured.json", found)
-    return found
+    return run
 
 
 def train_on(folder: Path, dataset: str, name: str, steps: int) -> Path:
@@ -180,21 +186,27 @@ def train_on(folder: Path, dataset: str, name: str, steps: int) -> Path:
 
 def test_curve(run: Path, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     """Pooled IoU of the last checkpoint on test images and their labels, at LEVELS."""
+    from evaluation.scores import counts_at, iou
+
+    total = sum(test_histograms(run, pairs))
+    return [float(iou(counts_at(total, level))) for level in LEVELS]
+
+
+def test_histograms(run: Path, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+    """The score histogram of the last checkpoint, int64 (2, BINS), for every test image and its label."""
     import torch
 
     from datasets.transforms import normalize
     from evaluation.prediction import load_network
-    from evaluation.scores import counts_at, iou, score_histogram
+    from evaluation.scores import score_histogram
     from models import to_scores
 
     network, checkpoint, _ = load_network(run, "last")
     mode = checkpoint["config"]["normalization"]
-    total = 0
     for image, label in pairs:
         with torch.inference_mode():
             scores = to_scores(network(torch.as_tensor(normalize(image, mode))[None]))[0, -1].numpy()
-        total = total + score_histogram(scores, label)
-    return [float(iou(counts_at(total, level))) for level in LEVELS]
+        yield score_histogram(scores, label)
 
 
 def audit(dataset: str, kind: str, steps: int) -> dict[str, Any]:

@@ -27,7 +27,14 @@ from utils.cli import UserError
 CELLS = [{"dataset": name, "spec": spec} for name in ("one", "two") for spec in ("clean", "flip:0.3")]
 STUDIES = (
     *("audit.noise_grid", "audit.noise_costs", "audit.classes", "audit.planted_errors"),
-    *("audit.human_labels", "audit.annotators", "audit.clean_labels", "audit.pilots", "audit.recipe"),
+    *(
+        "audit.human_labels",
+        "audit.annotators",
+        "audit.clean_labels",
+        "audit.pilots",
+        "audit.recipe",
+        "audit.thresholds",
+    ),
     *(
         "comparison.smp",
         "comparison.other_labs",
