@@ -100,10 +100,8 @@ def table_interval(metric: Callable[[np.ndarray], float], tables: np.ndarray) ->
 def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tuple[float, float]:
     """The threshold of the highest pooled IoU where it beats ``prior`` by more than one standard error, else ``prior``.
 
-    The error is that of the gain, from a paired bootstrap over images (Breiman's one-standard-error rule). On simulated
-    label sets that err at boundaries, by image or by class, four, six and ten images lose 0.005, 0.003 and 0.002 of IoU
-    to the best threshold; 95 % of the error, and thresholds half way, lose three to ten times as much, and win nothing
-    where labels are right.
+    The error is that of the gain, from a paired bootstrap over images (Breiman's one-standard-error rule). What it
+    loses and wins with simulated and with real labels: ``benchmarks/audit/thresholds.py``.
 
     Args:
         histograms: score histograms of images, or of groups of them, (n, 2, BINS).
