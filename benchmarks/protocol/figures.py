@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.protocol.tables import Records, audited, of_usual_width, ranking
+from benchmarks.protocol.tables import Records, audited, each_once, of_usual_width, ranking
 from utils.plots import BLUE, COLORS, GREY, INK, ORANGE, style_axes, write_figure
 
 
 def draw(records: Records, folder: Path) -> None:
     """Write ``study.png``, the headline: scatter and ranking; and ``study_curves.png``."""
     records = of_usual_width(records)
-    every = [record for table in records.values() for record in table]
+    every = each_once(records)
     if audited(every):
         ranked = compared(records["real"])
         figure = Figure(figsize=(11 if ranked else 5, 4.6), layout="constrained")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import Record, Tables, markdown
+from benchmarks.grid import Record, Tables, key, markdown
 from benchmarks.protocol.cells import METHODS, REAL, REAL_SETS
 from evaluation.scores.bootstrap import bootstrap_mean
 
@@ -69,9 +69,9 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
 
 def make_tables(records: Records) -> Tables:
     """All tables; those without a finished trial say so."""
-    widths = widths_table([record for table in records.values() for record in table])
+    widths = widths_table(each_once(records))
     records = of_usual_width(records)
-    every = [record for table in records.values() for record in table]
+    every = each_once(records)
     made = {
         "study methods": methods_by_kind(records["real"] + records["methods"]),
         "study ranking": ranking_table(records["real"]),
@@ -86,6 +86,15 @@ def make_tables(records: Records) -> Tables:
         "study widths": widths,
     }
     return {name: table or "Not enough trials are finished yet." for name, table in made.items()}
+
+
+def each_once(records: Records) -> list[Record]:
+    """The trials of all tables; of those that differ in what was looked at alone, as curves and features, the first."""
+    found: dict[str, Record] = {}
+    for record in (record for table in records.values() for record in table):
+        trained = {name: given for name, given in record["cell"].items() if name not in ("curve", "features")}
+        found.setdefault(key(trained), record)
+    return list(found.values())
 
 
 def of_usual_width(records: Records) -> Records:
