@@ -45,7 +45,7 @@ def download(page, into: Path) -> dict:
 def test_the_page_is_whole_and_escaped(review, issue_folder):
     page = review.read_text()
     assert "&lt;b&gt;0.png" in page and "<b>0.png" not in page and not re.search(r"https?://", page)
-    assert "3 places where networks" in page and "2 missing, 1 invented." in page
+    assert "3 places where predictions contradict a label" in page and "2 missing, 1 invented." in page
     command = re.search("<code>(.*?)</code>", page)[1]
     assert command.startswith("python datasets/apply_decisions.py --dataset &#39;my set&#39; --train_list ")
     assert command.endswith(f"--prd_dir {display_path(issue_folder.folder)} decisions.json")
