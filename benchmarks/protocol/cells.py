@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tloss": {"loss": "tloss"},
 }
 SETS = ("nuc", "er_ernet")  # that simulated noise is put on
+SIMULATED = ("er_sim", "mito_sim", "nuc_sim")  # that the audit is held against besides
 HEADLINES = ("clean", "sample:0.1", "flip:0.45", "dilate:5")
 
 # Real labels of real images. ``A>B`` is trained on A and scored against B.
@@ -58,6 +59,7 @@ RANDOM = ("random:0.1", "random:0.5")
 CLASSES = ("clean", "sample:0.1", "flip:0.5", "flip:0.7")
 FEW = (1, 3, 10, 30)  # images with clean labels that label-free training is held against
 SEEN = ("sample:0.1", "flip:0.45", "dilate:5", "random:0.5")  # by a network, layer by layer
+FORETOLD = ("clean", "sample:0.1", "flip:0.45", "flip:0.9", "random:0.5", "dilate:5", "skeleton", "polygon:3")
 CURVES = ("clean", "sample:0.1", "flip:0.45", "dilate:5", "random:0.5")
 
 
@@ -129,6 +131,11 @@ def _features(seeds: int, budgets: Sequence[int]) -> list[Cell]:
     return [cell(name, spec, steps=budgets[0], seed=seed, features=True) for seed, spec, name in grid]
 
 
+def _audit(seeds: int, budgets: Sequence[int]) -> list[Cell]:
+    grid = itertools.product(range(seeds), FORETOLD, SIMULATED)
+    return [cell(name, spec, steps=budgets[0], seed=seed) for seed, spec, name in grid]
+
+
 TABLES = {
     "real": _real,
     "methods": _methods,
@@ -140,6 +147,7 @@ TABLES = {
     "multiclass": _classes,
     "curves": _curves,
     "features": _features,
+    "audit": _audit,
 }
 """Table → its trials for so many seeds and such budgets, in the order in which they are worth their time."""
 OF_THEIR_SETS = ("real", "multiclass")  # tables whose labels other sets do not have
