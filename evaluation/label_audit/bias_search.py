@@ -39,7 +39,6 @@ class ResidualAnalysis:
 
     Args:
         truths, labels: binary with 255 ignored, (H, W) each; images: (H, W) or (H, W, C) each, or None.
-        distances: signed, to the true boundary, positive inside.
         expected: E[label | truth, distance, depth] of every pixel, (H, W) each.
         skipped: what counts nowhere, bool (H, W) each.
     """
@@ -181,16 +180,16 @@ def find_biases(
     """
     distances = [inward_distance(truth) for truth in truths]
     outlines = [outline_map(distance) for distance in distances]
-    if filled is not None:
-        refine, moved = None, Moved()
-    else:
+    moved, offset, bounds, displaced = Moved(), 0.0, [0.0, 0.0], None
+    if filled is None:
         moved = find_move(outlines, as_maps(labels), seed)
-    if refine is not None:
-        down, right = refine(labels, truths, (-moved.down, -moved.right))
-        moved = replace(moved, down=-down, right=-right)
+        if refine is not None:
+            down, right = refine(labels, truths, (-moved.down, -moved.right))
+            moved = replace(moved, down=-down, right=-right)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
-    offset, *bounds = find_offset(distances, back, seed) if filled is None else (0.0, 0.0, 0.0)
-    displaced = find_displacement(outlines, as_maps(back), seed) if filled is None else None
+    if filled is None:
+        offset, *bounds = find_offset(distances, back, seed)
+        displaced = find_displacement(outlines, as_maps(back), seed)
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from evaluation.label_audit.bias import DEGREES, ON_AVERAGE, PERCENT
-from evaluation.label_audit.moves import MOVE_GAIN, REACH, SURE, Labels, shift_covariances
-from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval, student_reach
+from evaluation.label_audit.moves import REACH, Labels, best_shifts, is_gain_beyond_chance, shift_covariances
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
 
 TILES = 3  # along each side of an image
 LEAST_TILE = 24  # pixels along the side of a part; labels of smaller images are not looked into
@@ -66,16 +66,6 @@ def _tile_centers(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([item.ravel() for item in np.meshgrid(along, along, indexing="ij")], 1) * shape
 
 
-def _is_beyond_chance(gains: np.ndarray, largest: float) -> bool:
-    error = gains.std(ddof=1) * np.sqrt(len(gains))
-    return gains.sum() > max(MOVE_GAIN * largest, SURE * student_reach(len(gains)) * error)
-
-
-def _offsets(tables: np.ndarray) -> np.ndarray:
-    """Rows and columns of the shift of the largest covariance; (…, shifts) → (…, 2)."""
-    return np.stack(np.divmod(tables.argmax(-1), 2 * REACH + 1), -1) - REACH
-
-
 def _same_in_all_images(tables: np.ndarray, centers: np.ndarray, seed: int) -> Displacement | None:
     """A field of displacements that depends on the place alone.
 
@@ -84,21 +74,21 @@ def _same_in_all_images(tables: np.ndarray, centers: np.ndarray, seed: int) -> D
     """
     pooled, parts, middle = tables.sum(0), np.arange(tables.shape[1]), tables.shape[2] // 2
     gains = [float((own[parts, (pooled - own).argmax(-1)] - own[:, middle]).sum()) for own in tables]
-    if not _is_beyond_chance(np.array(gains), float(pooled.max(-1).sum())):
+    if not is_gain_beyond_chance(np.array(gains), float(pooled.max(-1).sum())):
         return None
     spread = (centers**2).sum()
 
     def turned(sums: np.ndarray) -> np.ndarray:
-        field = _offsets(sums)
+        field = best_shifts(sums)
         return (field[..., 0] * centers[:, 1] - field[..., 1] * centers[:, 0]).sum(-1) / spread
 
     def enlarged(sums: np.ndarray) -> np.ndarray:
-        return (_offsets(sums) * centers).sum((-1, -2)) / spread
+        return (best_shifts(sums) * centers).sum((-1, -2)) / spread
 
     def bent(sums: np.ndarray) -> np.ndarray:
-        return np.sqrt((_offsets(sums) ** 2).sum(-1).mean(-1))
+        return np.sqrt((best_shifts(sums) ** 2).sum(-1).mean(-1))
 
-    whole = float((_offsets(pooled) ** 2).sum())
+    whole = float((best_shifts(pooled) ** 2).sum())
     half = 0.5 / float(np.sqrt(spread / len(centers)))  # of a pixel, at the usual distance from the middle
     angle, growth = float(turned(pooled)), float(enlarged(pooled))
     if angle**2 * spread >= MOST_OF_FIELD * whole:
@@ -133,8 +123,8 @@ def _another_in_each_image(tables: np.ndarray, seed: int) -> Displacement | None
     images, middle = np.arange(len(tables)), tables.shape[2] // 2
     gains = [other[images, one.argmax(-1)] - other[:, middle] for one, other in (halves, halves[::-1])]
     both = halves[0] + halves[1]
-    if not _is_beyond_chance(gains[0] + gains[1], float(both.max(-1).sum())):
+    if not is_gain_beyond_chance(gains[0] + gains[1], float(both.max(-1).sum())):
         return None
-    lengths = np.hypot(*np.moveaxis(_offsets(both), -1, 0))
+    lengths = np.hypot(*np.moveaxis(best_shifts(both), -1, 0))
     mean, low, high = bootstrap_mean(lengths, limits=(0.0, float(np.hypot(REACH, REACH))), seed=seed)
     return Displacement("moved differently in every image,", mean, low, high, ON_AVERAGE)

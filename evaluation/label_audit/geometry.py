@@ -45,10 +45,10 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     too, and neither moves it. Labels that lie off the truth, each in its own direction, step nowhere: theirs is a slope
     on both sides of the outline, or distance tells little of where they are. They have no offset.
 
-    Args:
-        distances: to the true boundary, positive inside, (H, W) each.
     Wide labels must also be wide by themselves: thin structures that lie off step beside their outlines, too.
 
+    Args:
+        distances: to the true boundary, positive inside, (H, W) each.
     Returns: (offset, low, high); 0 where the step at the boundary is as good. On the grid of pixels neighbouring steps
         part the same pixels, so bounds reach half a step further, at most to FARTHEST; NaN with too few images.
     """

@@ -86,16 +86,24 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
     best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
     if best == middle or len(stack) < MIN_IMAGES or not flat[:, best].sum() > 0:
         return Moved()
-    gains = flat[:, best] - flat[:, middle]
-    error = gains.std(ddof=1) * np.sqrt(len(gains))
-    if gains.sum() < MOVE_GAIN * flat[:, best].sum() or gains.sum() < SURE * student_reach(len(gains)) * error:
+    if not is_gain_beyond_chance(flat[:, best] - flat[:, middle], float(flat[:, best].sum())):
         return Moved()
 
-    def place(sums: np.ndarray) -> np.ndarray:
-        return np.stack(np.divmod(sums.argmax(-1), 2 * reach + 1)) - reach
+    def length(sums: np.ndarray) -> np.ndarray:
+        return np.hypot(*np.moveaxis(best_shifts(sums, reach), -1, 0))
 
-    bounds = counts_interval(lambda sums: np.hypot(*place(sums)), flat, seed, 400)
-    return Moved(*place(flat.sum(0)).tolist(), *bounds)
+    return Moved(*best_shifts(flat.sum(0), reach).tolist(), *counts_interval(length, flat, seed, 400))
+
+
+def is_gain_beyond_chance(gains: np.ndarray, largest: float) -> bool:
+    """Whether covariances that images gain by a shift, (n,), are a part of the largest and no chance."""
+    error = gains.std(ddof=1) * np.sqrt(len(gains))
+    return bool(gains.sum() > max(MOVE_GAIN * largest, SURE * student_reach(len(gains)) * error))
+
+
+def best_shifts(tables: np.ndarray, reach: int = REACH) -> np.ndarray:
+    """The shift down and right, from −reach to reach, of the largest of flat covariances; (…, shifts) → (…, 2)."""
+    return np.stack(np.divmod(tables.argmax(-1), 2 * reach + 1), -1) - reach
 
 
 def as_maps(labels: Labels) -> list[np.ndarray]:
