@@ -84,15 +84,17 @@ def read_list(
     return samples
 
 
-def is_corrected_from(folder: Path, list_path: Path, root: Path = REPO_ROOT, generations: int = 9) -> bool:
-    """Whether labels were mended, repaired or fused from those of a list, which is then no truth to hold them against.
+def corrected_samples(samples: Iterable[Sample], list_path: Path, root: Path = REPO_ROOT) -> set[str]:
+    """The images whose labels were mended, repaired or fused from those of a list, which is then no truth of theirs.
 
-    By the manifest in their folder; also through other corrections, but not through noise that was put on a list.
-
-    Args:
-        folder: of the labels.
-        generations: of corrections to look through.
+    By the manifest in the labels' folder; also through other corrections, but not through noise that was put on a list.
     """
+    labelled = [(sample.image_id, sample.require_label().parent) for sample in samples]
+    corrected = {folder for folder in {own for _, own in labelled} if _is_corrected_from(folder, list_path, root)}
+    return {name for name, folder in labelled if folder in corrected}
+
+
+def _is_corrected_from(folder: Path, list_path: Path, root: Path, generations: int = 9) -> bool:
     stated = read_json_if_whole(folder / "manifest.json")
     source = stated.get("source_list") if isinstance(stated, dict) and "spec" not in stated else None
     if not isinstance(source, str) or not generations:
@@ -103,7 +105,7 @@ def is_corrected_from(folder: Path, list_path: Path, root: Path = REPO_ROOT, gen
         before = read_list(root / source, root=root, labels="optional", say=lambda line: None)[0].label
     except UserError:  # it is gone
         return False
-    return before is not None and is_corrected_from(before.parent, list_path, root, generations - 1)
+    return before is not None and _is_corrected_from(before.parent, list_path, root, generations - 1)
 
 
 def write_list(path: Path | str, rows: Iterable[Sequence[Path | None]], root: Path = REPO_ROOT) -> None:

@@ -58,7 +58,7 @@ def film_rows(tree: Tree, kinds: Sequence[str], noisy_labels: str | None, say: C
 
 def _taken_kinds(there: Mapping[str, int], given: Sequence[str], noisy_labels: str | None, top: Path) -> list[str]:
     """The kinds of labels that are meant, of those that are there with so many frames."""
-    named = ", ".join(f"{kind} of {counted(range(count), 'frame')}" for kind, count in there.items())
+    named = ", ".join(f"{kind} of {counted(count, 'frame')}" for kind, count in there.items())
     if missing := [kind for kind in given if kind not in there]:
         raise UserError(f"{display_path(top)} has no labels of {' and '.join(missing)}; it has {named}")
     taken = list(given) or [kind for kind in there if kind != noisy_labels]

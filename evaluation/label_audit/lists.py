@@ -18,9 +18,9 @@ from datasets.list_checks import Expectation
 from datasets.lists import (
     CLEAN_LIST,
     Sample,
+    corrected_samples,
     default_training_list,
     find_list,
-    is_corrected_from,
     list_folder,
     read_list,
     survey_samples,
@@ -30,7 +30,7 @@ from evaluation.label_audit.plot import EXAMPLES, draw_audit
 from evaluation.label_audit.statistics import label_statistics
 from evaluation.label_audit.text import audit_lines, first_lines
 from evaluation.label_audit.verdict import Audit
-from evaluation.label_audit.with_reference import ReferenceAudit
+from evaluation.label_audit.with_reference import SECOND, ReferenceAudit
 from utils.background import LazySequence
 from utils.cli import UserError, counted
 from utils.files import write_json
@@ -139,12 +139,11 @@ def reference_labels(
             raise
         say(f"no clean labels in {display_path(default)}: {error}")  # a list that nobody asked for
         return None
-    folders = {sample.require_label().parent for sample in samples} if name is None else ()
-    corrected = {folder for folder in folders if is_corrected_from(folder, path, reader.root)}
+    corrected = corrected_samples(samples, path, reader.root) if name is None else ()
     if corrected:
         say(f"labels that were corrected from those of {path.name} are not held against them")
         pairs = zip(samples, matched, strict=True)
-        matched = [None if sample.require_label().parent in corrected else other for sample, other in pairs]
+        matched = [None if sample.image_id in corrected else other for sample, other in pairs]
         return matched if any(matched) else None
     if not any(matched):
         say(f"these are the labels of {path.name}: nothing to compare with")
@@ -224,7 +223,7 @@ def audit_list(
         foreground=foreground,
         max_images=max_images,
         steps=steps(len(samples)) if callable(steps) else steps,
-        reference="second annotator" if second_annotator else "clean labels",
+        reference=SECOND if second_annotator else "clean labels",
     )
     if pilot is not None:
         audit = with_pilot(audit, pilot, samples, matched or (), seed=seed, say=say)

@@ -12,7 +12,7 @@ import numpy as np
 from datasets.image_io import read_label
 from datasets.label_noise import spec_transition_matrix
 from datasets.labels import label_classes
-from datasets.lists import CLEAN_LIST, is_corrected_from, list_folder, read_list
+from datasets.lists import CLEAN_LIST, corrected_samples, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transition_matrix import TransitionMatrix
 from training.data import class_counts, run_steps
@@ -107,11 +107,8 @@ def clean_labels(options: TrainingOptions, dataset: SegmentationDataset, root: P
         return {index: label for index, label in known if label is not None}
     path = list_folder(options.data.dataset, root) / "train" / CLEAN_LIST
     clean = _listed_labels(path, options.data.data_root, root)
-    folders = {sample.require_label().parent for sample in dataset.samples if sample.image_id in clean}
-    corrected = {folder for folder in folders if is_corrected_from(folder, path, root)}
-    if corrected:
-        mended = {sample.image_id for sample in dataset.samples if sample.require_label().parent in corrected}
-        clean = {name: label for name, label in clean.items() if name not in mended}
+    for name in corrected_samples((sample for sample in dataset.samples if sample.image_id in clean), path, root):
+        del clean[name]
     if options.noise.label_noise is not None:
         return {
             index: clean.get(sample.image_id, sample.require_label()) for index, sample in enumerate(dataset.samples)
@@ -226,5 +223,5 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 def _audit_line(report: Audit) -> str:
     """The verdict; where it says only that nothing is known, what images show."""
-    line = f"audit of {counted(range(report.images), 'label')} against {report.reference}: {report.line()}"
+    line = f"audit of {counted(report.images, 'label')} against {report.reference}: {report.line()}"
     return f"{line}. {report.reason()}" if report.verdict == "unknown" else line
