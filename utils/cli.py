@@ -219,9 +219,10 @@ def channel_names(given: str | Iterable[str | int]) -> tuple[str, ...]:
     return channel_list(given) if isinstance(given, str) else tuple(map(str, given))
 
 
-def counted(items: Sized, noun: str) -> str:
+def counted(items: Sized | int, noun: str) -> str:
     """How many there are, with the noun: ``1 image``, ``2 images``."""
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+    count = items if isinstance(items, int) else len(items)
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def whole_number(lowest: int = 0, highest: int | None = None) -> Callable[[str], int]:

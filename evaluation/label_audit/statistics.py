@@ -88,7 +88,7 @@ class LabelStatistics:
         """The statistics in words, one fact a line."""
         shares = self.foreground_shares
         lines = [
-            f"{counted(range(self.images), 'label')}, foreground {np.nanmean(shares):.1%} of their pixels "
+            f"{counted(self.images, 'label')}, foreground {np.nanmean(shares):.1%} of their pixels "
             f"(from {np.nanmin(shares):.1%} to {np.nanmax(shares):.1%} an image)"
         ]
         odd = {
@@ -118,7 +118,7 @@ class LabelStatistics:
         """What was not looked for: inverted-looking labels, and labels that fit another image better."""
         if not self.compared:
             if self.images < MIN_COMPARED:
-                why = f"{counted(range(self.images), 'image')}, {MIN_COMPARED} are needed"
+                why = f"{counted(self.images, 'image')}, {MIN_COMPARED} are needed"
             elif np.isnan(self.signal):
                 why = "no images, or only labels of a single class"
             else:

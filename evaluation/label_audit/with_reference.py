@@ -228,7 +228,7 @@ class ReferenceAudit(Audit):
         """What the predicted IoU supposes and rests on."""
         length = f" for {self.steps} steps" if self.steps else ""
         return (
-            f"of a network trained on {counted(range(self.training_images), 'image')}{length}, estimated from "
+            f"of a network trained on {counted(self.training_images, 'image')}{length}, estimated from "
             f"{counted(self.sampled, 'image')}"
         )
 

@@ -113,7 +113,7 @@ def common_results(scored: Sequence[RunResults]) -> list[dict[Path, ImageResult]
 
 def print_comparison(content: dict[str, Any], num_classes: int) -> None:
     """The differences for people."""
-    images, units = counted(range(content["n_images"]), "image"), len(content["units"])
+    images, units = counted(content["n_images"], "image"), len(content["units"])
     what = (
         f"{images} in {counted(content['units'], 'group')} of {content['group_by']!r}"
         if content["group_by"]

@@ -307,7 +307,7 @@ def print_table(summary: dict[str, Any]) -> None:
     """The figures for people."""
     at = "" if summary["threshold"] is None else f", threshold {summary['threshold']:.4f}"
     at += f", mask offset {summary['mask_offset']:+g} px" if summary.get("mask_offset") else ""
-    images = counted(range(summary["n_images"]), "image")
+    images = counted(summary["n_images"], "image")
     print(f"\n{images} of {summary['list']}{at}; maps: {summary['maps']}")
     oracle = summary["oracle"]
     print(

@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.scores.confusion import foreground_iou, mean_iou
 from evaluation.scores.validation import MIN_IMAGES, table_interval
+from utils.cli import counted
 from utils.files import atomic_write, read_json_if_whole, write_json
 
 CARD, TEXT = "model_card.json", "README.md"
@@ -105,7 +106,7 @@ def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] |
     found = [f"Trained on images of {config['dataset']} alone; other instruments and magnifications are untried."]
     images = card["data"]["train_images"]
     if images is not None and images < FEW_IMAGES:
-        found.append(f"Trained on {images} image{'' if images == 1 else 's'} only.")
+        found.append(f"Trained on {counted(images, 'image')} only.")
     fields = config.get("train_fields")
     if images is not None and fields is not None and fields < min(images, MIN_IMAGES):
         which = "one field of view, or one stack" if fields == 1 else f"{fields} fields of view or stacks"

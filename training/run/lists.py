@@ -57,15 +57,7 @@ def read_lists(
         train = replace(train, samples=with_clean_labels(train.samples, train.path, clean, clean_list))
         say(tell_clean(train.samples, clean, clean_list))
     has_several = any(sample.more_labels for sample in train.samples)
-    kept, left_out = hold_out(train.samples, options.data, previous, root)
-    held_out = [train.samples[i] for i in left_out]
-    train = replace(train, samples=[train.samples[i] for i in kept], checks=[train.checks[i] for i in kept])
-    if held_out and previous is None and options.data.num_classes == 1 and not all(train.presence(reading)):
-        missing = "background" if train.presence(reading)[0] else "foreground"
-        raise UserError(
-            f"--fold {options.data.fold} leaves out every image of {display_path(train_list)} with {missing}, so that "
-            "there is nothing to learn: divide the list into other parts, or add images"
-        )
+    train, held_out = _part_of(train, options, reading, previous, root)
     if options.data.fusion != "first" and any(sample.more_labels for sample in train.samples):
         train = replace(train, samples=_fused(options, train.samples, say))
     elif options.data.fusion not in ("first", DEFAULTS["fusion"]) and not has_several and previous is None:
@@ -74,6 +66,25 @@ def read_lists(
             f"name another --train_list, or leave --fusion {DEFAULTS['fusion']}"
         )
     return RunLists(train, val, test_list, reading, clean_list, held_out)
+
+
+def _part_of(
+    train: ListSurvey, options: TrainingOptions, reading: LabelReading, previous: Path | None, root: Path
+) -> tuple[ListSurvey, list[Sample]]:
+    """The training list without the part that ``--fold`` leaves out, and that part.
+
+    Raises:
+        UserError: what is left has no foreground, or no background.
+    """
+    kept, left_out = hold_out(train.samples, options.data, previous, root)
+    part = replace(train, samples=[train.samples[i] for i in kept], checks=[train.checks[i] for i in kept])
+    if left_out and previous is None and options.data.num_classes == 1 and not all(part.presence(reading)):
+        missing = "background" if part.presence(reading)[0] else "foreground"
+        raise UserError(
+            f"--fold {options.data.fold} leaves out every image of {display_path(train.path)} with {missing}, so that "
+            "there is nothing to learn: divide the list into other parts, or add images"
+        )
+    return part, [train.samples[i] for i in left_out]
 
 
 def choose_lists(

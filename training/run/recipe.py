@@ -141,7 +141,7 @@ def _listed(options: TrainingOptions, samples: Sequence[Sample]) -> Segmentation
 
 def _audit_reason(report: Audit, repair: str | None) -> str:
     what = "repaired labels" if repair else "labels"
-    return f"{what} of {counted(range(report.images), 'image')} against {report.reference}: {report.reason()}"
+    return f"{what} of {counted(report.images, 'image')} against {report.reference}: {report.reason()}"
 
 
 def _reference_audit(report: Audit) -> ReferenceAudit | None:

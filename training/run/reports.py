@@ -140,8 +140,8 @@ def _plan(data: TrainingData, epochs: int, crop: int) -> str:
     draws = steps * batches.batch_size if batches.steps else epochs * batches.draws
     windows = min(batches.batch_size, batches.draws)
     return (
-        f"plan: {counted(range(steps), 'step')} in {counted(range(epochs), 'epoch')}, "
-        f"{counted(range(windows), 'window')} of {crop}×{crop} a step; each image is drawn {draws / images:.3g} times"
+        f"plan: {counted(steps, 'step')} in {counted(epochs, 'epoch')}, "
+        f"{counted(windows, 'window')} of {crop}×{crop} a step; each image is drawn {draws / images:.3g} times"
     )
 
 
