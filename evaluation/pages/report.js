@@ -56,20 +56,21 @@ async function drawPanels(box) {
 const table = document.getElementById("table");
 const rows = [...table.tBodies[0].rows];
 
-// Thumbnails are drawn when they come into view.
+// Thumbnails have their place from the start, so that no row moves below a click, and are drawn when they come into view.
 const thumbnails = new Map();
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries.filter((each) => each.isIntersecting)) {
-    watcher.unobserve(entry.target);
-    const place = entry.target.parentElement.dataset.image;
-    if (!data.images[place]) continue;
-    const canvas = document.createElement("canvas");
-    entry.target.append(canvas);
+  for (const {target: canvas} of entries.filter((each) => each.isIntersecting)) {
+    watcher.unobserve(canvas);
+    const place = canvas.closest("tr").dataset.image;
     thumbnails.set(place, canvas);
     drawThumbnail(canvas, data.images[place]);
   }
 }, {rootMargin: "200px"});
-for (const row of rows) watcher.observe(row.cells[0]);
+for (const row of rows.filter((each) => data.images[each.dataset.image])) {
+  const canvas = document.createElement("canvas");
+  row.cells[0].append(canvas);
+  watcher.observe(canvas);
+}
 
 function detailOf(row) {
   const next = row.nextElementSibling;

@@ -93,6 +93,16 @@ def test_a_click_opens_an_image_and_another_closes_it(open_page, report):
     assert page.locator("#table tr.detail").count() == 0
 
 
+def test_no_row_moves_below_a_click_when_thumbnails_come(open_page, report):
+    page = open_page(report)
+    places = "() => [...document.querySelectorAll('#table tbody tr')].map((row) => row.offsetTop)"
+    before = page.evaluate(places)
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    drawn = f"[...document.querySelectorAll('#table .thumb canvas')].filter((canvas) => canvas.width === {SIZE})"
+    page.wait_for_function(f"() => {drawn}.length === {COUNT}")
+    assert page.evaluate(places) == before
+
+
 def test_the_slider_redraws_the_mask_from_the_scores(open_page, report):
     page = open_page(report)
     page.click("#table tr[data-image='2'] button.open")
