@@ -154,7 +154,7 @@ def _fit(
 
         folder, changed = from_main(begin)
         lines = [*describe(options, asked, data, state, folder), *changed, *decided.lines(), *labels.lines]
-        _train_in(folder, options, data, state, method, config, lines, started)
+        _train_in(folder, options, data, state=state, method=method, config=config, lines=lines, started=started)
     barrier()
     return folder
 
@@ -163,6 +163,7 @@ def _train_in(
     folder: Path,
     options: TrainingOptions,
     data: TrainingData,
+    *,
     state: TrainingState,
     method: Supervised,
     config: dict[str, Any],

@@ -6,21 +6,19 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from datasets.image_io import read_label
-from datasets.lists import Sample, find_list, read_list
+from datasets.lists import Sample
 from evaluation.label_errors.kinds import Others, coarse_pair, guess_kind, speckle
 from evaluation.label_errors.quality import Calibration, LabelQuality, assess, image_quality, outliers
 from evaluation.scores import confusion_matrix, score_histogram
-from evaluation.scores.map_folder import MapFolder, match_maps
+from evaluation.scores.map_folder import MapFolder, match_maps, trained_pairs
 from evaluation.scores.maps import read_map, whole_numbers
 from utils.background import read_ahead
 from utils.cli import UserError, map_with_progress
-from utils.files import read_json
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import display_path
 
 # Which map belongs to which label, and whether its network knew the label
 
@@ -33,33 +31,6 @@ class Prediction:
     map_path: Path
     folder: int
     in_sample: bool | None
-
-
-def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | None:
-    """The images and labels that the networks of a prediction were trained on; None where a run is not known.
-
-    Args:
-        record: the content of predictions.json.
-    """
-    if record.get("out_of_fold"):
-        return set()
-    if "runs" in record:
-        known = [trained_pairs({"run": run}) for run in record["runs"]]
-        return None if None in known else set().union(*(pairs for pairs in known if pairs is not None))
-    run = REPO_ROOT / record["run"] if "run" in record else None
-    if run is None or not (run / "config.json").is_file():
-        return None
-    try:
-        config = read_json(run / "config.json")
-        if config.get("igtt"):
-            return set()  # label-free: it saw the images alone
-        read = functools.partial(read_list, data_root=config.get("data_root"), say=lambda line: None)
-        samples = read(find_list(config["train_list"], config["dataset"]), labels="optional")
-        left_out = read(run / "held_out.txt") if config.get("fold") else []
-    except (AttributeError, KeyError, TypeError, UserError):  # damaged, or its list is gone
-        return None
-    known = {(sample.image, sample.label) for sample in left_out}
-    return {(sample.image, sample.label) for sample in samples} - known
 
 
 def choose_predictions(samples: Sequence[Sample], folders: Sequence[MapFolder]) -> list[Prediction]:

@@ -26,7 +26,7 @@ from evaluation.scores.images import (
     title_of,
 )
 from evaluation.scores.label_meaning import read_as_recorded
-from evaluation.scores.map_folder import METRICS, MapFolder, Matches, changed_maps, find_maps, match_maps
+from evaluation.scores.map_folder import METRICS, MapFolder, Matches, changed_maps, find_maps, match_maps, trained_pairs
 from evaluation.scores.maps import WholeNumbers, whole_numbers
 from evaluation.scores.summary import summarize
 from utils.cli import Progress, UserError, counted, shortened
@@ -259,8 +259,6 @@ def tell_unmatched(matches: Matches) -> None:
 
 def tell_trained(matches: Matches, record: dict[str, Any]) -> None:
     """Warn of images that the network was trained on with these very labels, where that is known."""
-    from evaluation.label_errors.ranking import trained_pairs
-
     trained = trained_pairs(record) or set()
     seen = [sample for sample, _ in matches.pairs if (sample.image, sample.label) in trained]
     if seen:

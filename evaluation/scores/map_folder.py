@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from datasets.image_files import split_plane
 from datasets.list_pairing import list_image_tree, list_images, natural_key, stem
-from datasets.lists import Sample
+from datasets.lists import Sample, find_list, read_list
 from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
 from utils.files import (
@@ -25,6 +26,7 @@ from utils.files import (
     TEXT,
     TEXT_BY_TEXT,
     TEXTS,
+    read_json,
     read_record,
     unique_stems,
 )
@@ -266,3 +268,30 @@ def _check_shared(samples: Sequence[Sample], found: Sequence[Path | None]) -> No
                 f"the map {path.name} could belong to {display_path(first[path].image)} and to "
                 f"{display_path(sample.image)}: name maps of equal stems <folder>__<stem>"
             )
+
+
+def trained_pairs(record: dict[str, Any]) -> set[tuple[Path, Path | None]] | None:
+    """The images and labels that the networks of a prediction were trained on; None where a run is not known.
+
+    Args:
+        record: the content of predictions.json.
+    """
+    if record.get("out_of_fold"):
+        return set()
+    if "runs" in record:
+        known = [trained_pairs({"run": run}) for run in record["runs"]]
+        return None if None in known else set().union(*(pairs for pairs in known if pairs is not None))
+    run = REPO_ROOT / record["run"] if "run" in record else None
+    if run is None or not (run / "config.json").is_file():
+        return None
+    try:
+        config = read_json(run / "config.json")
+        if config.get("igtt"):
+            return set()  # label-free: it saw the images alone
+        read = functools.partial(read_list, data_root=config.get("data_root"), say=lambda line: None)
+        samples = read(find_list(config["train_list"], config["dataset"]), labels="optional")
+        left_out = read(run / "held_out.txt") if config.get("fold") else []
+    except (AttributeError, KeyError, TypeError, UserError):  # damaged, or its list is gone
+        return None
+    known = {(sample.image, sample.label) for sample in left_out}
+    return {(sample.image, sample.label) for sample in samples} - known

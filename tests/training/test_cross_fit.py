@@ -13,13 +13,12 @@ import pytest
 from datasets.image_io import read_scores
 from datasets.lists import Sample, read_list
 from evaluation.label_errors.issue_files import read_issues
-from evaluation.label_errors.ranking import trained_pairs
 from evaluation.metrics import evaluate_maps
 from evaluation.pages.rebuild import rebuild_report
 from evaluation.prediction.ensemble import find_members
 from evaluation.prediction.out_of_fold import write_out_of_fold
 from evaluation.prediction.runs import predict_run
-from evaluation.scores.map_folder import find_maps, match_maps
+from evaluation.scores.map_folder import find_maps, match_maps, trained_pairs
 from evaluation.scores.platt import PlattScaling
 from training.data import hold_out
 from training.fit import configure, fit

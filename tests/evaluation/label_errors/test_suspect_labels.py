@@ -27,10 +27,10 @@ from evaluation.label_errors.quality import (
     outliers,
     soft_minimum,
 )
-from evaluation.label_errors.ranking import choose_predictions, rank_labels, trained_pairs
+from evaluation.label_errors.ranking import choose_predictions, rank_labels
 from evaluation.pages.evaluate import evaluate_maps
 from evaluation.scores import BINS, score_histogram
-from evaluation.scores.map_folder import find_maps
+from evaluation.scores.map_folder import find_maps, trained_pairs
 from evaluation.suspect_labels import main
 from utils.cli import UserError
 from utils.files import write_json
