@@ -112,17 +112,22 @@ def fit_images(
     """
     from datasets.array_sets import write_array_list
 
+    said = {"dataset": name, "train_list": "images", **({} if validation is None else {"val_list": "validation"})}
+    for option, instead in said.items():
+        if options.get(option) is not None:
+            raise UserError(f"{option}={options[option]!r} contradicts {instead}: leave one of the two out")
     if labels is None:
         options.setdefault("igtt", "best")
     check_name(name)
     train_list = str(write_array_list(images, labels, name, root))
-    if isinstance(images[0], np.ndarray) and images[0].ndim == 3 and images[0].shape[0] > 1:
-        options.setdefault("in_channels", images[0].shape[2])
-    given = {"dataset": name, "train_list": train_list, **options}
+    shape = () if isinstance(images[0], (str, Path)) else np.shape(images[0])
+    if len(shape) == 3 and shape[0] > 1 and options.get("channels") is None:
+        options.setdefault("in_channels", shape[2])
+    given = {**options, "dataset": name, "train_list": train_list}
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise UserError("validation: a pair of images and labels is expected, (images, labels)")
-        given["val_list"] = str(write_array_list(*validation, name, root))
+        given["val_list"] = str(write_array_list(*validation, name, root, of="validation "))
     return fit(configure(given, root), root)
 
 

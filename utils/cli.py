@@ -210,13 +210,17 @@ def channel_list(text: str) -> tuple[str, ...]:
     return channels
 
 
-def channel_names(given: str | Iterable[str | int]) -> tuple[str, ...]:
+def channel_names(given: str | int | Iterable[str | int]) -> tuple[str, ...]:
     """Channels as `channel_list` has them, from what is given in Python.
 
-    >>> channel_names("0,2"), channel_names((0, 2)), channel_names(["DAPI"])
-    (('0', '2'), ('0', '2'), ('DAPI',))
+    >>> channel_names("0,2"), channel_names((0, 2)), channel_names(["DAPI"]), channel_names(1)
+    (('0', '2'), ('0', '2'), ('DAPI',), ('1',))
     """
-    return channel_list(given) if isinstance(given, str) else tuple(map(str, given))
+    return (
+        tuple(map(str, given))
+        if isinstance(given, Iterable) and not isinstance(given, str)
+        else channel_list(f"{given}")
+    )
 
 
 def counted(items: Sized | int, noun: str) -> str:

@@ -6,8 +6,9 @@ And the grammar of names with parameters, ``name(key=value,…)``, in which netw
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +111,33 @@ class Option:
     def has_flag(self) -> bool:
         """Whether the command line has a flag for it."""
         return not (self.python_only or self.inside)
+
+
+def checked_value(own: Option, default: Any, value: Any) -> Any:
+    """A value that is given in Python, as the command line would have read it.
+
+    Args:
+        own, default: of the option.
+    Raises:
+        argparse.ArgumentTypeError: the command line would not take it; says why.
+    """
+    if isinstance(default, bool):
+        if isinstance(value, str) or value not in (True, False):
+            raise argparse.ArgumentTypeError(f"{value!r} must be True or False")
+        return bool(value)
+    if isinstance(default, tuple):
+        parts = value.split() if isinstance(value, str) else value
+        parts = () if parts is None or parts is False else parts
+        return tuple(map(str, parts if isinstance(parts, Iterable) else [parts]))
+    if isinstance(default, dict) or (value is None and default is None):
+        return value
+    if own.parse is not None:
+        return own.parse(str(value))
+    if not own.has_flag or own.choices:
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise argparse.ArgumentTypeError(f"{value!r} must be text")
+    return os.fspath(value)
 
 
 def option(default: Any, help: str, parse: Callable[[str], Any] | None = None, **keywords: Any) -> Any:

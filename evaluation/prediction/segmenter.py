@@ -79,7 +79,7 @@ class Segmenter:
         batch_size: int | None = None,
         pred_invert: str = "auto",
         threshold: float | None = None,
-        channels: str | Iterable[str | int] = (),
+        channels: str | int | Iterable[str | int] = (),
         ensemble: Sequence[str | Path] = (),
     ) -> Segmenter:
         """Load a run's network; the arguments are those of ``evaluation/inference.py``.
@@ -139,8 +139,8 @@ class Segmenter:
             return list(self._stream(values)) if self._is_batch(values) else next(self._stream([values]))
         if isinstance(x, Sequence):
             return list(self._stream(x))
-        if isinstance(x, Iterable):
-            return self._stream(x)
+        if isinstance(x, Iterable):  # which may fill one array again and again
+            return self._stream(image if isinstance(image, (str, Path)) else np.array(image) for image in x)
         raise UserError(f"predict takes arrays, files, or several of them, not {type(x).__name__}")
 
     def _is_batch(self, values: np.ndarray) -> bool:

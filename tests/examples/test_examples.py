@@ -86,12 +86,23 @@ def test_what_does_not_fit_together_is_named(disks):
         (([np.stack([images[0]] * 3)], [labels[0]]), r"image 0 has the shape \(3, 64, 64\), .* \(H, W, channels\)"),
         (("folder", labels), "images: a list of arrays or files"),
         ((images, 5), "labels: a list of arrays or files"),
+        (([images[0], images[1] * 1j], labels[:2]), "image 1 holds complex128 values"),
+        ((images, [*labels[:2], np.full((64, 64), np.nan)]), "label 2 holds NaN or infinity in 4096 of 4096 pixels"),
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)
     with pytest.raises(UserError, match="a plain name is expected"):
         fit_images(images, labels, name="../outside", root=disks, **TINY)
     assert not (disks / "outside").exists()
+    for given in (
+        {"dataset": "er"},
+        {"train_list": "mine.txt"},
+        {"val_list": "val.txt", "validation": (images, labels)},
+    ):
+        with pytest.raises(UserError, match=f"{next(iter(given))}=.* contradicts"):
+            fit_images(images, labels, name="bad", root=disks, **given, **TINY)
+    with pytest.raises(UserError, match="2 validation images and 3 labels"):
+        fit_images(images, labels, validation=(images[:2], labels), name="bad", root=disks, **TINY)
     with pytest.raises(UserError, match=r"validation: a pair of images and labels"):
         fit_images(images, labels, validation=images, name="bad", root=disks, **TINY)  # pyright: ignore[reportArgumentType]
 

@@ -6,7 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets import AUGMENTATION_PRESETS, NORMALIZATIONS, STRONG_AUGMENTATIONS
@@ -21,6 +23,7 @@ from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, make_parser, parse_given
 from training.run.reports import same_data_command
 from utils.cli import UserError
+from utils.option_fields import checked_value
 from utils.run_folder import REPO_ROOT
 
 
@@ -104,6 +107,18 @@ def test_faulty_values_are_named(given, message):
     with pytest.raises(UserError) as error:
         resolve_options(given, False)
     assert message in str(error.value)
+
+
+def test_values_from_python_are_read_as_those_of_the_command_line():
+    given = {"steps": np.int64(20), "crop": "64", "lr": 1, "augment": "robust", "flips": 0, "train_list": Path("a.txt")}
+    read = resolve_options({"preset": "quick", **given, "channels": 2}, has_accelerator=False).flat()
+    assert (read["steps"], read["crop"], read["lr"], read["flips"]) == (20, 64, 1.0, False)
+    assert (read["augment"], read["channels"], read["train_list"]) == (("robust",), ("2",), "a.txt")
+    assert read["flips"] is False and type(read["steps"]) is int and resolve_options({"augment": None}, False)
+    for bad in ({"flips": "no"}, {"steps": -5}, {"seed": 3.0}, {"ema": 1.5}, {"epochs": None}, {"label_map": {1: 0}}):
+        name, value = next(iter(bad.items()))
+        with pytest.raises(UserError, match=rf"--{name}: '?{value}'? must be"):
+            resolve_options(bad, has_accelerator=False)
 
 
 def test_only_given_options_are_reported():
@@ -295,8 +310,11 @@ def test_nothing_else_may_change_on_resume(name):
         "network_options": {"norm": "group"},
         "method": "coteaching",
         "method_options": {"forget": 0.3},
+        "fold": "1/2",
     }
-    value = other.get(name, choices[0] if choices else "something else")
+    text = "else" if own.parse is None else "0.5" if isinstance(DEFAULTS[name], float) else "7"
+    value = {bool: not DEFAULTS[name], tuple: ("else",)}.get(type(DEFAULTS[name]), text)
+    value = checked_value(own, DEFAULTS[name], other.get(name, choices[0] if choices else value))
     with pytest.raises(UserError, match=re.escape(as_typed(name, value))):
         resume_options({"resume": "er/x", name: value}, CONFIG)
 

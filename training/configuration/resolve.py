@@ -13,7 +13,7 @@ from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.options import DEFAULTS, OPTIONS, TrainingOptions
 from utils.cli import UserError, channel_names, one_of
-from utils.option_fields import plain_value, split_call
+from utils.option_fields import checked_value, plain_value, split_call
 
 CHANGEABLE_ON_RESUME = tuple(name for name, own in OPTIONS.items() if own.may_change)
 WITH_PARAMS = {"network": NETWORKS, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
@@ -92,11 +92,18 @@ def taken_apart(given: Mapping[str, Any]) -> dict[str, Any]:
             values[name], params = split_call(values[name], f"--{name}")
             one_of(values[name], tuple(registry), f"--{name}")
             values |= _read_params(name, params, values)
-    for name, value in values.items():
-        choices = [str(choice) for choice in OPTIONS[name].choices]
-        if choices and value is not None:
-            one_of(str(value), choices, f"--{name}" if OPTIONS[name].has_flag else name)
-    return values
+    return {name: _checked(name, value) for name, value in values.items()}
+
+
+def _checked(name: str, value: Any) -> Any:
+    own = OPTIONS[name]
+    shown = f"--{name}" if own.has_flag else name
+    if own.choices and value is not None:
+        one_of(str(value), [str(choice) for choice in own.choices], shown)
+    try:
+        return checked_value(own, DEFAULTS[name], value)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{shown}: {error}") from None
 
 
 def _read_params(name: str, params: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,18 @@ def test_arrays_files_batches_and_generators_agree(make_run, files):
     assert segmenter.predict([]) == []
 
 
+def test_a_generator_may_fill_one_array_again_and_again(make_run, rng):
+    segmenter, camera, images = Segmenter.load(make_run(), device="cpu"), np.empty((32, 32)), rng.random((6, 32, 32))
+
+    def frames():
+        for image in images:
+            camera[:] = image
+            yield camera
+
+    found = [each.scores for each in segmenter.predict(frames())]
+    assert np.array_equal(found, [each.scores for each in segmenter.predict(images)])
+
+
 def test_colour_is_read_as_grey_and_planes_count_as_images(make_run, tmp_path, rng):
     segmenter = Segmenter.load(make_run(), device="cpu", precision="fp32")
     color = rng.integers(0, 255, (40, 40, 3), np.uint8)
