@@ -231,7 +231,10 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     ignore_index = stated.get("ignore_value", reading.ignore_index)
     skips = ignore_index is None or is_color or are_shares
     ignored = np.zeros(values.shape, bool) if skips else values == ignore_index
-    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, are_shares or stated.keys() >= WRITTEN)
+    is_written = are_shares or stated.keys() >= WRITTEN
+    if reading.label_map is not None and not (reading.is_told or is_written or is_color):
+        values, ignored = reading.label_map.settle(values, ignored)
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, is_written)
 
 
 def _value_of_white(reading: LabelReading) -> int:

@@ -90,6 +90,21 @@ class LabelMap:
                 raise UserError(f"--label_map {text!r}: {color or value} appears more than once")
         return LabelMap(values, colors, text)
 
+    @property
+    def names_foreground(self) -> bool:
+        """Whether it says what is foreground; else it names only background and what counts nowhere."""
+        return bool(self.colors) or not {*self.values.values()} <= {0, IGNORE}
+
+    def settle(self, values: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (H, W) of a file without colours, 0 where they are named background, and which of them are ignored."""
+        settled = values
+        for value, meaning in self.values.items():
+            if meaning == IGNORE:
+                ignored = ignored | (values == value)
+            else:
+                settled = np.where(values == value, values.dtype.type(0), settled)
+        return settled, ignored
+
     def classes(
         self, values: np.ndarray, ignored: np.ndarray, path: Path, is_color: bool, num_classes: int
     ) -> np.ndarray:

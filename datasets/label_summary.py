@@ -55,6 +55,12 @@ class FileValues(NamedTuple):
         """The values that are not 0."""
         return self.values[self.values != 0]
 
+    def without(self, values: Sequence[float] | np.ndarray) -> FileValues:
+        """The same as if the pixels of some values were ignored, but for ``middle`` and ``at_edge``."""
+        kept = ~np.isin(self.values, values)
+        pieces = None if self.pieces is None else self.pieces[kept]
+        return self._replace(values=self.values[kept], counts=self.counts[kept], flat=self.flat[kept], pieces=pieces)
+
 
 def summarize(values: np.ndarray, ignored: np.ndarray, is_color: bool = False, count_pieces: bool = True) -> FileValues:
     """Summarize the values (H, W) of one label.
@@ -159,7 +165,7 @@ def are_single_objects(files: Sequence[FileValues]) -> bool:
 def number_objects(files: Sequence[FileValues]) -> bool:
     """Whether values number objects: each one connected, and the largest differs between images or exceeds 30."""
     highest = {float(file.values[-1]) for file in files if len(file.foreground)}
-    return (len(highest) > 1 or max(highest) > NUMBERED_FROM) and are_single_objects(files)
+    return (len(highest) > 1 or max(highest, default=0) > NUMBERED_FROM) and are_single_objects(files)
 
 
 def color_objects(files: Sequence[FileValues]) -> bool:

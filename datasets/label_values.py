@@ -36,6 +36,9 @@ FEW_VALUES = 32  # up to which values may be classes
 READING_FIELDS = {"num_classes": int, "ignore_index": int | None, "label_map": str | None, "cut": float | int | None}
 READING_FIELDS |= {"objects": bool}  # as JSON keeps them
 LOWEST_CUT = 0.1  # of a type's range: a file alone is never cut below
+VOIDS = (IGNORE, 65535)  # the highest values of their types, as marks of what does not count
+FAR_BELOW = 8  # all others lie below this part of them
+VOID_BETWEEN = 128  # such a mark between 0 and 255
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class LabelReading:
     Args:
         num_classes: 1 is binary, K: values 0…K−1 are classes and 255 is ignored.
         ignore_index: the value that is ignored.
-        label_map: what values or colours mean, where it is said.
+        label_map: what values or colours mean, where it is said; of some, perhaps, see `is_told`.
         cut: binary: values from here on are foreground; None: all but 0.
         objects: whether values number objects, all of them foreground.
     """
@@ -55,6 +58,11 @@ class LabelReading:
     label_map: LabelMap | None = None
     cut: float | None = None
     objects: bool = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether all is said of the values; else what is not named is decided on: objects, smeared edges."""
+        return self.label_map is not None and (self.num_classes > 1 or self.label_map.names_foreground)
 
     def to_json(self) -> dict[str, Any]:
         """What ``config.json`` and ``predictions.json`` keep."""
@@ -88,6 +96,9 @@ class LabelReading:
             meaning = {self.label_map.colors.get(int(value), 0) for value in file.values}
             return 1 in meaning, 0 in meaning
         is_foreground = file.values != 0 if self.cut is None else file.values >= self.cut
+        if self.label_map is not None:
+            named = [value for value, meaning in self.label_map.values.items() if meaning == 0]
+            is_foreground &= ~np.isin(file.values, named)
         return bool(is_foreground.any()), bool((~is_foreground).any())
 
     def classes(self, values: np.ndarray, ignored: np.ndarray, path: Path, is_color: bool = False) -> np.ndarray:
@@ -99,7 +110,7 @@ class LabelReading:
         Raises:
             UserError: values that mean nothing in this reading.
         """
-        if self.label_map is not None:
+        if self.label_map is not None and self.is_told:
             return self.label_map.classes(values, ignored, path, is_color, self.num_classes)
         if is_color and not self.objects:
             raise UserError(_color_message(path, values))
@@ -115,6 +126,9 @@ class LabelReading:
                 _check_below_cut(values[~ignored], self.cut, path)
         label[ignored] = IGNORE
         return label
+
+
+PLAIN = LabelReading()
 
 
 def _check_below_cut(values: np.ndarray, cut: float, path: Path) -> None:
@@ -164,13 +178,14 @@ def read_alone(values: np.ndarray, ignored: np.ndarray, path: Path) -> LabelRead
 
 
 def decide_reading(
-    files: Sequence[FileValues], paths: Sequence[Path], ignore_index: int | None = None, *, only_binary: bool = False
+    files: Sequence[FileValues], paths: Sequence[Path], plain: LabelReading = PLAIN, *, only_binary: bool = False
 ) -> tuple[LabelReading, list[str]]:
     """Decide how the binary labels of a run are read.
 
     Args:
-        files: their values.
+        files: their values, without those that ``plain`` ignores.
         paths: the files, for messages.
+        plain: what is known before: values that are ignored, or named background.
         only_binary: whether there are no classes: then values that are one connected object each are objects.
     Returns: the reading, and lines for the user: what is not plain 0 and one other value.
     Raises:
@@ -178,31 +193,43 @@ def decide_reading(
     """
     known = [(file, path) for file, path in zip(files, paths, strict=True) if len(file.values)]
     if not known:
-        return LabelReading(ignore_index=ignore_index), []
+        return plain, []
     files, paths = [file for file, _ in known], [path for _, path in known]
-    plain = LabelReading(ignore_index=ignore_index)
+    voids = _named_voids(plain)
     if any(file.is_color for file in files):
         return _decide_colors(files, paths, plain, only_binary=only_binary)
     found = union_of_values(files)
     if len(found) <= 2 and (len(found) == 1 or found[0] == 0) or are_usual(files):
-        _refuse_impossible(files, paths)
+        _refuse_impossible(files, paths, voids)
         return plain, []
-    _refuse_impossible(files, paths)
+    _refuse_impossible(files, paths, voids)
     several = [file for file in files if len(file.values) > 2]
     has_strays = bool(several) and all(map(has_strays_only, several))
     are_objects = number_objects(files) or (only_binary and are_single_objects(files))
-    if found[0] == 0 and not has_strays and are_objects and not any(_has_void(file.values) for file in files):
+    if found[0] == 0 and not has_strays and are_objects and not any(void_value(file.values) for file in files):
         return _as_objects(files, plain)
     if are_smeared(files):
         cut = float((found[0] + found[-1]) / 2)
         _refuse_mixed(files, paths, cut)
         return replace(plain, cut=cut), [_smeared_line(files, found, cut)]
-    raise UserError(_other_values(found, files, paths, only_binary=only_binary))
+    raise UserError(_other_values(found, files, paths, voids, only_binary=only_binary))
 
 
-def _has_void(found: np.ndarray) -> bool:
-    """Whether 255 seems to mark what does not count: all other values, ascending as they are, are small."""
-    return IGNORE in found and len(found) > 2 and found[found != IGNORE][-1] <= FEW_VALUES
+def void_value(found: np.ndarray) -> float | None:
+    """The value that seems to mark what does not count: the type's highest beside small ones, 128 before 255.
+
+    Args:
+        found: the values of a file or a set, ascending.
+    """
+    if found.tolist() == [0, VOID_BETWEEN, IGNORE]:
+        return VOID_BETWEEN
+    return found[-1] if len(found) > 2 and found[-1] in VOIDS and found[-2] <= found[-1] / FAR_BELOW else None
+
+
+def _named_voids(reading: LabelReading) -> str:
+    """What a label map says of values that count nowhere, to be kept in one that says more."""
+    named = {} if reading.label_map is None else reading.label_map.values
+    return "".join(f",{value:g}:ignore" for value, meaning in named.items() if meaning == IGNORE)
 
 
 def _as_objects(
@@ -212,8 +239,13 @@ def _as_objects(
     return replace(plain, objects=True), [f"{said}, up to {most} in an image: all are foreground"]
 
 
-def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path]) -> None:
-    """Negative values, probabilities, and too many values for a label."""
+def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path], voids: str = "") -> None:
+    """Negative values, probabilities, and too many values for a label.
+
+    Args:
+        voids: what is added to the label map that a message proposes.
+    """
+    found = union_of_values(files)
     for file, path in zip(files, paths, strict=True):
         shown = display_path(path)
         if file.is_cut_short:
@@ -223,21 +255,24 @@ def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path]) -> No
                 "exchanged? A binary label has two values"
             )
         if file.values[0] < 0:
+            named = ",".join(f"{value:g}:ignore" for value in found[found < 0][:FEW_VALUES])
+            other = "" if found[-1] > 0 else f', or "{file.values[0]:g}:1" if it is foreground'
             raise UserError(
                 f"label {shown} holds negative values: {listed(file.values)}; say what they mean, for example "
-                f'--label_map "{file.values[0]:g}:ignore,0:0,1:1"'
+                f'--label_map "{named}{voids}"{other}'
             )
         if len(file.values) > 2 and (file.values != np.rint(file.values)).any():
             raise UserError(
                 f"label {shown} holds {len(file.values)} values that are not whole, {listed(file.values)}: it seems to "
                 "be a map of probabilities or distances; cut it (at 0.5, say) and save two values"
             )
-    found = union_of_values(files)
-    if found[0] > 0 and 2 <= len(found) <= FEW_VALUES:
+    is_background = found[0] > 0 and len(found) > 1 and number_objects([file.without(found[:1]) for file in files])
+    if found[0] > 0 and (is_background or 2 <= len(found) <= FEW_VALUES):
         meaning = ",".join(f"{value:g}:{min(place, 1)}" for place, value in enumerate(found))
+        meaning = f"{found[0]:g}:0" if is_background else meaning
         raise UserError(
             f"the labels hold no background (0) but the values {listed(found)} ({_named(paths)}); say what they mean, "
-            f'for example --label_map "{meaning}"'
+            f'for example --label_map "{meaning}{voids}"'
         )
 
 
@@ -269,26 +304,33 @@ def _smeared_line(files: Sequence[FileValues], found: np.ndarray, cut: float) ->
 
 
 def _other_values(
-    found: np.ndarray, files: Sequence[FileValues], paths: Sequence[Path], *, only_binary: bool = False
+    found: np.ndarray, files: Sequence[FileValues], paths: Sequence[Path], voids: str = "", *, only_binary: bool = False
 ) -> str:
     """The message for values that are neither two, nor smeared, nor numbers of objects."""
     order = sorted(range(len(files)), key=lambda place: -len(files[place].values))
     where = _named([paths[place] for place in order])
+    void = next((value for file in files if (value := void_value(file.values))), None)
+    classes = found[found != void]
+    if void is not None and number_objects([file.without([void]) for file in files]):
+        return (
+            f"the labels hold the values {listed(found)} ({where}): numbered objects and {void:g}, which seems to mark "
+            f"what does not count; --ignore_index {void:g} says so"
+        )
     if len(found) > FEW_VALUES:
         return (
             f"the labels hold {len(found)} values from {found[0]:g} to {found[-1]:g} ({where}), which are neither two "
             "values, nor classes, nor numbered objects: are image and label exchanged, or is it a map of "
             "probabilities? A binary label has two values"
         )
-    has_void = _has_void(found)
-    classes = found[found != IGNORE] if has_void else found
-    meaning = ",".join(f"{value:g}:{min(int(value), 1)}" for value in classes) + (",255:ignore" if has_void else "")
-    remedies = [f"if 255 marks what does not count, --ignore_index {IGNORE}"] if has_void and len(classes) == 2 else []
+    meaning = ",".join(f"{value:g}:{min(int(value), 1)}" for value in classes)
+    meaning += f",{void:g}:ignore" if void else ""
+    is_binary = void is not None and len(classes) == 2
+    remedies = [f"if {void:g} marks what does not count, --ignore_index {void:g}"] if is_binary else []
     if only_binary:
         remedies.append("no classes are told apart here, so take them together as foreground")
     elif len(classes) > 2 and classes[-1] <= FEW_VALUES:
         remedies.append(f"if they are classes, --num_classes {int(classes[-1]) + 1}")
-    said = "; ".join([*remedies, f'say what they mean, for example --label_map "{meaning}"'])
+    said = "; ".join([*remedies, f'say what they mean, for example --label_map "{meaning}{voids}"'])
     return f"the labels hold the values {listed(found)} ({where}), more than background and foreground: {said}"
 
 
@@ -301,7 +343,7 @@ def _decide_colors(
     found = np.union1d(found, np.concatenate([np.rint(grey).astype(np.int64) * 0x010101 for grey in greys] or [[]]))
     found = found.astype(np.int64)
     if len(found) == 2 and found[0] == 0:
-        text = f"#000000:0,{color_name(int(found[1]))}:1"
+        text = f"#000000:0,{color_name(int(found[1]))}:1{_named_voids(plain)}"
         line = f"labels are in colours: black is background, {color_name(int(found[1]))} foreground"
         return replace(plain, label_map=LabelMap.parse(text)), [line]
     if found[0] == 0 and (color_objects(files) or (only_binary and are_single_objects(files))):

@@ -14,8 +14,8 @@ import numpy as np
 from datasets.image_files import MIN_SIDE, TURNED, Wanted
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
-from datasets.label_summary import FileValues, are_single_objects, summarize
-from datasets.label_values import FEW_VALUES, LabelReading, decide_reading
+from datasets.label_summary import FileValues, are_single_objects, number_objects, summarize
+from datasets.label_values import FEW_VALUES, PLAIN, LabelReading, decide_reading, void_value
 from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
@@ -95,7 +95,11 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     found = map_with_progress(look, jobs, "looking at images and labels")
     _refuse_unreadable(rows, found)
     labels = [(each.values, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
-    advice = told or advise_labels([values for values, _ in labels], [path for _, path in labels])
+    files, paths = [values for values, _ in labels], [path for _, path in labels]
+    if told is None or told.reading.is_told:
+        advice = told or advise_labels(files, paths)
+    else:
+        advice = advise_labels(files, paths, told.reading)
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
         advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
     advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
@@ -140,7 +144,7 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
             stored = read_stored_label(label, reading)
             label_size = stored.values.shape[:2]
             values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
-            if reading.label_map is not None:
+            if reading.is_told:
                 classes = stored.classes(reading, label)
                 presence = bool(((classes != 0) & (classes != IGNORE)).any()), bool((classes == 0).any())
     except UserError as error:
@@ -255,22 +259,48 @@ def advise_told(label_map: str) -> Advice:
     return Advice(options, [], reading, list(range(count)) if count > 2 else [])
 
 
-def advise_labels(files: Sequence[FileValues], paths: Sequence[Path]) -> Advice:
+def advise_labels(files: Sequence[FileValues], paths: Sequence[Path], plain: LabelReading = PLAIN) -> Advice:
     """What the values of labels need said.
 
     Args:
-        files: their values, without those that a manifest says are ignored.
+        files: their values, without those that a manifest or ``plain`` says are ignored.
         paths: the files, for messages.
+        plain: what the user says of background and void.
     """
+    options = [] if plain.label_map is None else [f'--label_map "{plain.label_map.text}"']
     if not files:
-        return Advice()
+        return Advice(options)
     try:
-        reading, notes = decide_reading(files, paths)
+        reading, notes = decide_reading(files, paths, plain)
     except UserError as error:
-        return _advise_classes(files) or Advice(notes=[f"warning: {error}"])
+        advice = None if options else _advise_objects(files) or _advise_classes(files)
+        return advice or Advice(options, [f"warning: {error}"])
     if reading.objects and not any(file.is_color for file in files):
         notes.append("(to train on them as classes instead: --num_classes, one more than the highest number)")
-    return Advice(notes=notes, reading=reading)
+    return Advice(options, notes, reading)
+
+
+def _advise_objects(files: Sequence[FileValues]) -> Advice | None:
+    """Options for numbered objects whose background is not 0, or beside which a value counts nowhere; else None."""
+    if any(file.is_color or file.is_cut_short for file in files):
+        return None
+    marks = {void for file in files if (void := void_value(file.values))}
+    voids = sorted(marks | {value for file in files for value in file.values if value < 0})
+    pixels = Counter[float]()
+    for file in files:
+        pixels.update(dict(zip(file.values.tolist(), file.counts.tolist(), strict=True)))
+    commonest = max(pixels.keys() - voids, key=pixels.__getitem__, default=0)
+    background = [commonest] if 0 not in pixels and commonest else []
+    objects = [file.without([*background, *voids]) for file in files]
+    if not number_objects(objects):
+        return None
+    label_map = ",".join([*(f"{value:g}:0" for value in background), *(f"{value:g}:ignore" for value in voids)])
+    most = max(len(file.foreground) for file in objects)
+    notes = [f"labels number objects, up to {most} in an image: all are foreground"]
+    notes += [f"{value:g} is taken for background" for value in background]
+    notes += [f"{value:g} is taken for void, pixels that count nowhere" for value in voids]
+    reading = LabelReading(label_map=LabelMap.parse(label_map), objects=True)
+    return Advice([f'--label_map "{label_map}"'], notes, reading)
 
 
 def _advise_classes(files: Sequence[FileValues]) -> Advice | None:

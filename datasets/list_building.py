@@ -135,18 +135,16 @@ def _folders(
     say: Say,
 ) -> tuple[Parts, list[Row] | None]:
     named = [name for name in (*labels, noisy_labels) if name is not None]
-    tree = read_tree([*folders, *_folders_elsewhere(named)], [Path(name).name for name in named], label_suffix)
+    tree = read_tree([*folders, *_folders_elsewhere(named)], named, label_suffix)
     tell_foreign(tree, say)
-    kinds = [Path(name).name for name in labels]
-    noisy_kind = None if noisy_labels is None else Path(noisy_labels).name
     merged = target / "labels_merged"
     noisy = None
-    if parts := {} if label_suffix else film_rows(tree, kinds, noisy_kind, say):
-        if noisy_kind is not None:
-            noisy = [row for rows in film_rows(tree, [noisy_kind], None, lambda line: None).values() for row in rows]
+    if parts := {} if label_suffix else film_rows(tree, labels, noisy_labels, say):
+        if noisy_labels is not None:
+            noisy = [row for rows in film_rows(tree, [noisy_labels], None, lambda line: None).values() for row in rows]
     else:
-        parts = find_rows(tree, kinds, label_suffix, noisy_labels=noisy_kind, merged_folder=merged, say=say)
-        noisy = None if noisy_kind is None else find_noisy(tree, noisy_kind, say)
+        parts = find_rows(tree, labels, label_suffix, noisy_labels=noisy_labels, merged_folder=merged, say=say)
+        noisy = None if noisy_labels is None else find_noisy(tree, noisy_labels, say)
     parts = {part: expanded for part, rows in parts.items() if (expanded := expand_stacks(rows, say))}
     return parts, None if noisy is None else expand_stacks(noisy, say)
 
@@ -190,7 +188,7 @@ def divide(
     Where folders divide the images, ``split`` draws the parts that are missing out of the training images.
 
     Args:
-        settled: list entries of images → their part in the lists that an earlier call wrote.
+        settled: list entries of images without suffix → their part in the lists that an earlier call wrote.
     Raises:
         UserError: a split of images that folders divide into all three parts.
     """
@@ -213,8 +211,9 @@ def divide(
         drawn, what = split_in_order(len(rows), shares), "frames of a film" if one_film else "planes of a stack"
         say(f"{what} are divided in blocks, in their order: {what.split()[0]} at the cuts resemble each other")
     else:
-        settled = _where_they_are_now(settled, ids)
-        known = {group: settled[name] for group, name in zip(groups, ids, strict=True) if name in settled}
+        names = list(map(_without_suffix, ids))
+        settled = _where_they_are_now(settled, names)
+        known = {group: settled[name] for group, name in zip(groups, names, strict=True) if name in settled}
         drawn = split_groups(groups, shares, seed, known)
         _tell_split(groups, group_by, seed, len(known), say)
     divided = {part: [row for row, one in zip(rows, drawn, strict=True) if one == part] for part in SPLITS}
@@ -258,17 +257,22 @@ def _settled(list_folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
-            known = {split_plane(Path(image))[0].as_posix(): part for image in images}
+            known = {_without_suffix(split_plane(Path(image))[0].as_posix()): part for image in images}
             settled = known | settled  # a stack whose planes were divided has been trained on
     return settled
 
 
-def _where_they_are_now(settled: Mapping[str, str], ids: Sequence[str]) -> Mapping[str, str]:
+def _without_suffix(entry: str) -> str:
+    """A list's entry without its suffix: an image that was converted is the same."""
+    return os.path.splitext(entry)[0]
+
+
+def _where_they_are_now(settled: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
     """The parts of images under their names of today, where the folder that has them was moved or renamed."""
-    if not settled or any(name in settled for name in ids):
+    if not settled or any(name in settled for name in names):
         return settled
-    before, now = (os.path.commonpath([os.path.dirname(f"/{name}") for name in names]) for names in (settled, ids))
-    tails = {os.path.relpath(f"/{name}", now): name for name in ids}
+    before, now = (os.path.commonpath([os.path.dirname(f"/{name}") for name in each]) for each in (settled, names))
+    tails = {os.path.relpath(f"/{name}", now): name for name in names}
     parts = {os.path.relpath(f"/{name}", before): part for name, part in settled.items()}
     return {tails[tail]: part for tail, part in parts.items() if tail in tails}
 

@@ -36,7 +36,7 @@ class Expectation:
     """How the images and labels of a run are read.
 
     Args:
-        reading: how labels are; for binary labels without a ``label_map`` the values are still to be decided on.
+        reading: how labels are; unless it is told what is foreground, values are still to be decided on.
         is_decided: whether nothing is left to decide, as for a list scored with the reading of a run.
         channels: of the images.
         selected: channels by number or OME name.
@@ -59,8 +59,8 @@ class Expectation:
     ) -> Expectation:
         """From the options that say so on a command line."""
         meaning = None if label_map is None else LabelMap.parse(label_map, num_classes)
-        decided = num_classes > 1 or meaning is not None
-        return Expectation(LabelReading(num_classes, ignore_index, meaning), decided, in_channels, tuple(channels))
+        reading = LabelReading(num_classes, ignore_index, meaning)
+        return Expectation(reading, num_classes > 1 or reading.is_told, in_channels, tuple(channels))
 
 
 class Check(NamedTuple):
@@ -206,7 +206,7 @@ def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: S
     reading, lines = decide_reading(
         [values for values, _ in known],
         [label for _, label in known],
-        expected.reading.ignore_index,
+        expected.reading,
         only_binary=expected.only_binary,
     )
     for line in lines:

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from datasets.list_pairing import (
     is_entered,
     is_image_file,
     natural_key,
+    pair_by_name,
     refuse_closed,
     stem,
     without_affix,
@@ -124,7 +125,8 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
 
     Args:
         folders: with several, their own names count as well (``train`` and ``test``, ``images`` and ``masks``).
-        labels: the folders' names that ``--labels`` and ``--noisy_labels`` give: labels, whatever they are called.
+        labels: the folders' names or paths that ``--labels`` and ``--noisy_labels`` give: labels, whatever they are
+            called.
         label_suffix: the endings of labels' names in folders that hold images and labels.
     Raises:
         UserError: a folder that does not exist; PermissionError: one that may not be read.
@@ -146,7 +148,7 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
             elif path.is_symlink() and not path.exists():
                 tree.foreign[BROKEN].append(path)
             elif is_image_file(path) and path.is_file():
-                tree.files.append(_interpret(path, path.relative_to(tree.top).parts[:-1], labels))
+                tree.files.append(_interpret(path, tree.top, labels))
             else:
                 tree.foreign[path.suffix.lower()].append(path)
     names = {stem(found.path) for found in tree.files}
@@ -155,7 +157,8 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
         tree.files = [replace(found, role=None, kind="") for found in tree.files]
     tree.files = _settle_variants(_split_by_names(tree.files))
-    tree.files = [found for group in by_split(tree.files).values() for found in _sort_out(group, label_suffix)]
+    tree.files = [found for group in by_split(tree.files).values() for found in _sort_out(group, labels, label_suffix)]
+    tree.files = _share_splits(tree.files)
     tree.files.sort(key=lambda found: natural_key(found.path))
     return tree
 
@@ -196,7 +199,7 @@ def _walk(folder: Path, labels: Sequence[str]) -> Iterator[Path]:
     """Every file below a folder, links followed, but none that systems leave behind; folders such as .zarr as files."""
     for parent, folders, files in os.walk(folder, onerror=refuse_closed, followlinks=True):
         here = Path(parent)
-        if WRITTEN_HERE.intersection(files) and not any(_same_name(label, here.name) for label in labels):
+        if WRITTEN_HERE.intersection(files) and not any(_is_named(label, here) for label in labels):
             folders.clear()  # noisy, repaired or merged labels, taken where they are asked for
             continue
         packed = [name for name in folders if Path(name).suffix.lower() in FOREIGN]
@@ -222,23 +225,25 @@ def _is_year(word: str) -> bool:
     return word.isdecimal() and len(word) == 4
 
 
-def _interpret(path: Path, parents: Sequence[str], labels: Sequence[str]) -> Found:
-    """What the folders of a file say of it; of several that name a role or a split, the innermost."""
+def _interpret(path: Path, top: Path, labels: Sequence[str]) -> Found:
+    """What the folders of a file below ``top`` say of it; of several that name a role or a split, the innermost."""
     split = role = None
     kind, place = "", []
-    for parent in parents:
-        said = folder_name(parent)
-        given = next((label for label in labels if _same_name(label, parent)), None)
+    for folder in reversed(path.relative_to(top).parents[:-1]):
+        said = folder_name(folder.name)
+        given = next((label for label in labels if _is_named(label, top / folder)), None)
         split = said.split or split
         if given is not None:
             role, kind = "label", given
+        elif said.role == "label" and not said.rest and kind in labels:
+            continue  # ``masks`` in the folder of an annotator that was named
         elif said.role is not None:
             role = said.role
-            kind = _without_split(parent) if role == "label" else ""
+            kind = _without_split(folder.name) if role == "label" else ""
             if role == "image" and said.rest:
                 place.append(said.rest)
         elif said.split is None:
-            place.append(unicodedata.normalize("NFC", parent))
+            place.append(unicodedata.normalize("NFC", folder.name))
     return Found(path, split, role, kind, tuple(place))
 
 
@@ -268,14 +273,53 @@ def _settle_variants(files: Sequence[Found]) -> list[Found]:
     return settled
 
 
-def _sort_out(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found]:
+def _sort_out(files: Sequence[Found], labels: Sequence[str], label_suffix: Sequence[str]) -> list[Found]:
     """The files of one split with their roles: where no folder holds labels, file names tell them from images."""
     if any(found.role == "label" for found in files):
-        return [found if found.role else replace(found, role="image") for found in files]
+        taken = {_beside_images(found.path) for found in files if found.role == "image"}
+        return [_with_role(found, taken, labels, label_suffix) for found in files]
     by_folder: dict[Path, list[Found]] = defaultdict(list)
     for found in files:
         by_folder[found.path.parent].append(found)
     return [found for group in by_folder.values() for found in _sort_folder(group, label_suffix)]
+
+
+def _beside_images(path: Path) -> tuple[Path, str]:
+    """The folder in which the folder of images lies that holds an image, and the image's name."""
+    return next(folder for folder in path.parents if folder_name(folder.name).role == "image").parent, stem(path)
+
+
+def _with_role(found: Found, taken: Set[tuple[Path, str]], labels: Sequence[str], label_suffix: Sequence[str]) -> Found:
+    """A file where folders hold labels: a label of its kind, an image, or neither: an overlay beside ``images``.
+
+    Args:
+        taken: what `_beside_images` says of the images in folders that are called so.
+    """
+    if found.role is None:
+        is_copy = any((folder, stem(found.path)) in taken for folder in found.path.parents)
+        return found if is_copy else replace(found, role="image")
+    mark = next((mark for mark in label_suffix if has_mark(found.path, mark)), None)
+    is_of_folder = found.role == "image" or mark is None or (found.kind in labels and len(label_suffix) == 1)
+    return found if is_of_folder else replace(found, kind=mark)
+
+
+def _share_splits(files: Sequence[Found]) -> list[Found]:
+    """Where folders divide the images alone, or the labels alone, the others follow their partners.
+
+    Raises:
+        UserError: images of one name in several parts, whose labels no folder divides, or the other way round.
+    """
+    images, labels = ([found for found in files if found.role == role] for role in ("image", "label"))
+    is_divided = [any(found.split for found in group) for group in (images, labels)]
+    if not images or not labels or all(is_divided) or not any(is_divided):
+        return list(files)
+    place_of = {found.path: found.place for found in files}
+    split_of = {found.path: found.split for found in files}
+    for kind in {found.kind for found in labels}:
+        of_kind = [found.path for found in labels if found.kind == kind]
+        for image, label in pair_by_name([found.path for found in images], of_kind, place_of.__getitem__).pairs:
+            split_of[image] = split_of[label] = split_of[image] or split_of[label]
+    return [replace(found, split=split_of[found.path]) for found in files]
 
 
 def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Found]:
@@ -387,6 +431,15 @@ def _without_split(name: str) -> str:
     if folder_name(name).split is None:
         return name
     return "_".join(word for word in _words(name) if word not in SPLIT_WORDS)
+
+
+def _is_named(given: str, folder: Path) -> bool:
+    """Whether ``--labels`` means a folder: by its name, by the end of its path, or by its path from here."""
+    named = Path(given)
+    if len(named.parts) > 1 and named.is_dir():
+        return os.path.abspath(named) == str(folder)
+    above = named.parts[:-1]
+    return _same_name(named.name, folder.name) and folder.parts[len(folder.parts) - len(above) - 1 : -1] == above
 
 
 def _same_name(given: str, name: str) -> bool:

@@ -221,18 +221,23 @@ def _readings(
 
     for image_name, one_name in ((stem, bare_label), (bare_image, bare_label), (bare_image, label_name)):
         yield _Reading(placed(image_name), placed(one_name), "the names are equal but for a known ending or beginning")
+    by_shared: list[tuple[Callable[[Path], str], Callable[[Path], str]]] = []
     if nothing_paired:
-        shared = shared_affix([stem(path) for path in images]), shared_affix([label_name(path) for path in labels])
+        of_images, of_labels = (
+            shared_affix([name_of(path) for path in paths]) for paths, name_of in ((images, stem), (labels, label_name))
+        )
         nothing = ("", "")
-        readings = [(nothing, shared[1]), (shared[0], nothing), shared]
-        for of_images, of_labels in [] if _differ_by_number(*shared) else readings:
-            yield _Reading(
-                placed(lambda path, affix=of_images: _strip(stem(path), affix)),
-                placed(lambda path, affix=of_labels: _strip(label_name(path), affix)),
-                "the names are equal but for what all of them share",
-            )
-    if not any(map(place_of, labels)) or not any(map(place_of, images)) or nothing_paired:
+        for one, other in ((nothing, of_labels), (of_images, nothing), (of_images, of_labels)):
+            if not _differ_by_number(of_images, of_labels):
+                by_shared.append((_stripped(stem, one), _stripped(label_name, other)))
+    said = "the names are equal but for what all of them share"
+    for image_name, one_name in by_shared:
+        yield _Reading(placed(image_name), placed(one_name), said)
+    only_one_has_folders = not any(map(place_of, labels)) or not any(map(place_of, images))
+    if only_one_has_folders or nothing_paired:
         yield _Reading(bare_image, bare_label, "the names are equal, the folders are not")
+    for image_name, one_name in by_shared if only_one_has_folders else []:
+        yield _Reading(image_name, one_name, f"{said}, the folders are not")
     yield _Reading(
         placed(lambda path: bare_image(path).casefold()),
         placed(lambda path: bare_label(path).casefold()),
@@ -329,6 +334,10 @@ def _differ_by_number(one: tuple[str, str], other: tuple[str, str]) -> bool:
     return one != other and [re.sub(r"\d", "", text) for text in one] == [re.sub(r"\d", "", text) for text in other]
 
 
+def _stripped(name_of: Callable[[Path], str], affix: tuple[str, str]) -> Callable[[Path], str]:
+    return lambda path: _strip(name_of(path), affix)
+
+
 def _strip(name: str, affix: tuple[str, str]) -> str:
     return name.removeprefix(affix[0]).removesuffix(affix[1])
 
@@ -337,10 +346,12 @@ def _by_key(files: Sequence[Path], key_of: Callable[[Path], Hashable]) -> dict[H
     groups: dict[Hashable, list[Path]] = {}
     for file in files:
         groups.setdefault(key_of(file), []).append(file)
-    clashes = [" and ".join(file.name for file in group) for group in groups.values() if len(group) > 1]
+    clashes = [group for group in groups.values() if len(group) > 1]
     if clashes:
+        folder = os.path.commonpath([file.parent for group in clashes for file in group])
+        names = [" and ".join(os.path.relpath(file, folder) for file in group) for group in clashes]
         raise UserError(
-            f"{display_path(files[0].parent)} has files that differ by suffix alone, so that it is open which one "
-            f"is meant: {shortened(clashes)}; keep one of each"
+            f"{display_path(Path(folder))} has files of one name, so that it is open which one is meant: "
+            f"{shortened(names)}; keep one of each"
         )
     return {key: group[0] for key, group in groups.items()}

@@ -93,10 +93,10 @@ def to_numbers(
     stored: StoredLabel, reading: LabelReading, classes: Sequence[int], void: Sequence[int], path: Path
 ) -> np.ndarray:
     """A label's values as whole numbers, int64 (H, W): 0 background, objects or classes, void values `IGNORE`."""
-    if reading.label_map is not None:
+    if reading.is_told:
         return stored.classes(reading, path).astype(np.int64)
     if reading.objects:
-        return stored.values.astype(np.int64)
+        return np.where(stored.ignored, 0, stored.values).astype(np.int64)
     if reading.cut is not None:
         numbers = (stored.values >= reading.cut).astype(np.int64)
     elif classes:
@@ -108,7 +108,7 @@ def to_numbers(
 
 def label_facts(stored: StoredLabel, numbers: np.ndarray, reading: LabelReading) -> str:
     """The values of a label, and what share of its pixels is foreground."""
-    found = np.unique(stored.values)
+    found = np.unique(stored.values[~stored.ignored] if reading.objects else stored.values)
     if reading.objects:
         values = f"{len(found[found != 0])} objects"
     elif len(found) > LISTED_VALUES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,8 @@ def find_rows(
     if not images:
         raise UserError(_no_images(tree))
     all_labels = by_split(found for found in tree.files if found.role == "label")
-    given = [unicodedata.normalize("NFC", kind) for kind in (*labels, *label_suffix)]
+    by_suffix = label_suffix and (not labels or len(label_suffix) > 1)
+    given = list(label_suffix if by_suffix else labels)
     _check_given(given, [found for group in all_labels.values() for found in group], tree)
     parts: Parts = {}
     unlabelled: list[str | None] = []
@@ -65,6 +65,10 @@ def find_rows(
             say(lack)
         parts[split] = [(found.path,) for found in images[split]]
         unlabelled.append(split)
+    stray = [found.path for split in all_labels.keys() - images.keys() for found in all_labels[split]]
+    if stray:
+        names = shortened([path.name for path in stray], 3)
+        say(f"left out: {counted(stray, 'label')} without image in {_common_folder(stray)}: {names}")
     others = [found.path for found in tree.files if found.role is None]
     if others:
         say(f"left out: {counted(others, 'file')} beside images and labels: {shortened([p.name for p in others], 3)}")
@@ -256,7 +260,8 @@ def _without_labels(rows: Sequence[Row], split: str | None, top: Path) -> str:
 def _no_pair(pairing: Pairing, kind: str) -> str:
     image, label = pairing.images_alone[0], pairing.labels_alone[0]
     names = set(map(stem, pairing.images_alone))
-    folders = sorted({label.parent.name for label in pairing.labels_alone if stem(label) in names})
+    top = os.path.commonpath([label.parent for label in pairing.labels_alone])
+    folders = sorted({os.path.relpath(label.parent, top) for label in pairing.labels_alone if stem(label) in names})
     if len(folders) > 1:
         return (
             f"the images of {_common_folder(pairing.images_alone)} have labels in several folders of {kind}: "

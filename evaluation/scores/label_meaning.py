@@ -32,10 +32,12 @@ def read_as_recorded(
     Raises:
         UserError: labels that cannot be read, or values without a meaning.
     """
-    expected = Expectation.of(num_classes, ignore_index, label_map)
     recorded = None if label_map else LabelReading.from_json(record.get("label_reading"))
     if recorded is not None and (recorded.num_classes, recorded.ignore_index) != (num_classes, ignore_index):
         recorded = None
+    if recorded is not None and recorded.label_map is not None:
+        label_map = recorded.label_map.text
+    expected = Expectation.of(num_classes, ignore_index, label_map)
     reading = _decide(samples, list_path, expected, recorded, say)
     return [replace(sample, reading=reading) for sample in samples]
 
@@ -48,7 +50,7 @@ def _decide(
     say: Callable[[str], object],
 ) -> LabelReading:
     """The labels' own reading, unless the run was told one, or decided one of the same kind on more labels."""
-    if recorded is not None and (recorded.label_map is not None or recorded.num_classes > 1):
+    if recorded is not None and (recorded.is_told or recorded.num_classes > 1):
         return recorded
     try:
         own = decide_labels(samples, list_path, expected, say)

@@ -500,7 +500,7 @@ REFUSED = {
     "an image twice": (
         [Files(grey, "images/*.tif", (1, 2)), Files(grey, "images/1.png"), Files(binary, "labels/*.png", (1, 2))],
         {},
-        r"images has files that differ by suffix alone.*1\.(png and 1\.tif|tif and 1\.png); keep one",
+        r"images has files of one name.*1\.(png and 1\.tif|tif and 1\.png); keep one",
     ),
     "no such ending": (
         [Files(grey, "*.tif", (1, 2)), Files(binary, "*_mask.png", (1, 2))],
@@ -522,6 +522,71 @@ def test_a_tree_that_is_open_is_refused_with_what_to_say(name: str, tmp_path: Pa
     with pytest.raises(UserError, match=message):
         made(tmp_path, **options)
     assert not (tmp_path / "txt").exists()
+
+
+PAIRED = {
+    "masks in one folder, images divided": (
+        {"images/train/*.tif": (1, 2), "images/val/*.tif": (3,), "masks/*.png": (1, 2, 3, 4)},
+        {},
+        {"train_gt.txt": ["images/train/* + masks/*", 1, 2], "val.txt": ["images/val/* + masks/*", 3]},
+        "left out: 1 label without image in DATA/masks: 4.png",
+    ),
+    "images in one folder, masks divided": (
+        {"images/*.tif": (1, 2, 3, 4), "masks/train/*.png": (1, 2), "masks/val/*.png": (3,)},
+        {},
+        {"train_gt.txt": ["images/* + masks/train/*", 1, 2], "val.txt": ["images/* + masks/val/*", 3]},
+        "left out: 1 image in no folder of train, val: 4.tif",
+    ),
+    "pictures beside the folder of images": (
+        {"a/tissue images/*.tif": (1, 2), "a/overlay/*.png": (1, 2), "a/mask binary/*.png": (1, 2)},
+        {"split": "100/0/0"},
+        {"train_gt.txt": ["a/tissue images/* + a/mask binary/*", 1, 2]},
+        "left out: 2 files beside images and labels: 1.png, 2.png",
+    ),
+    "endings within the folder of labels": (
+        {"images/*.tif": (1, 2), "masks/*_nuclei.png": (1, 2), "masks/*_cells.png": (1, 2)},
+        {"split": "100/0/0", "label_suffix": ["_nuclei"]},
+        {"train_gt.txt": ["images/* + masks/*_nuclei", 1, 2]},
+        None,
+    ),
+    "endings of two annotators in a folder that is named": (
+        {"images/*.tif": (1, 2), "lab/*_a.png": (1, 2), "lab/*_b.png": (1, 2)},
+        {"split": "100/0/0", "labels": ["lab"], "label_suffix": ["_a", "_b"]},
+        {"train_gt.txt": ["images/* + lab/*_a + lab/*_b", 1, 2]},
+        None,
+    ),
+    "what names share, in folders that differ": (
+        {"stare-images/im*.tif": (1, 2), "labels-ah/im*.ah.png": (1, 2), "labels-vk/im*.vk.png": (1, 2)},
+        {"split": "100/0/0", "labels": ["labels-ah", "labels-vk"]},
+        {"train_gt.txt": ["stare-images/im* + labels-ah/im*.ah + labels-vk/im*.vk", 1, 2]},
+        "im1.ah.png is taken for the label of im1.tif (the names are equal but for what all of them share, the folders "
+        "are not)",
+    ),
+    "folders of annotators": (
+        {"images/*.tif": (1, 2), "Ann A/masks/*.png": (1, 2), "Ann B/masks/*.png": (1, 2)},
+        {"split": "100/0/0", "labels": ["Ann B", "Ann A/masks"]},
+        {"train_gt.txt": ["images/* + Ann B/masks/* + Ann A/masks/*", 1, 2]},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_labels_are_found_where_folders_are_not_as_usual(name: str, tmp_path: Path):
+    files, options, expected, said = PAIRED[name]
+    kinds = [Files(grey if pattern.endswith(".tif") else binary, pattern, names) for pattern, names in files.items()]
+    put(tmp_path / "my data", kinds)
+    found = made(tmp_path, **options)
+    lines = {
+        list_name: [row.replace("*", str(number)) for number in numbers]
+        for list_name, (row, *numbers) in expected.items()
+    }
+    without_suffixes = {
+        list_name: [line.replace(".tif", "").replace(".png", "").replace("\t", " + ") for line in rows]
+        for list_name, rows in found.lists.items()
+    }
+    assert without_suffixes == lines
+    assert said is None or said in found.said
 
 
 def test_foreign_files_come_with_the_way_to_convert_them(tmp_path: Path):
@@ -703,6 +768,22 @@ def test_a_value_that_may_be_void_comes_with_ignore_index(tmp_path: Path):
         read_label(tmp_path / "my data/labels/0.png", num_classes=11)
 
 
+@pytest.mark.parametrize(
+    ("background", "void", "label_map"), [(0, -1, "-1:ignore"), (0, 65535, "65535:ignore"), (3, 3, "3:0")]
+)
+def test_objects_beside_void_are_never_advised_as_classes(tmp_path: Path, background: int, void: int, label_map: str):
+    def with_void(number: int) -> np.ndarray:
+        label = np.where(numbered(number), numbered(number) + np.int32(background), background)
+        label[:3] = void
+        return label
+
+    put(tmp_path / "my data", [Files(grey, "images/*.tif", range(6)), Files(with_void, "labels/*.tif", range(6))])
+    said = made(tmp_path).said
+    assert said[-1] == f'{NEXT} --label_map "{label_map}"'
+    assert not any("warning" in line for line in said)
+    assert made(tmp_path, label_map=label_map).said[-2:] == [OBJECTS, said[-1]]
+
+
 def test_jpeg_masks_have_the_foreground_of_png_masks(tmp_path: Path):
     foreground = {}
     for suffix in ("png", "jpg"):
@@ -805,8 +886,8 @@ def test_what_values_and_channels_are_may_be_said(tmp_path):
     assert said[-1] == NEXT + ' --num_classes 3 --label_map "1:0,3:2" --channels GFP'
     with pytest.raises(UserError, match="has no channel 'RFP': --channels can be 0 to 1 or BF, GFP"):
         made(tmp_path, channels=("RFP",))
-    said = made(tmp_path, label_map="1:0").said  # 2 is named by nobody
-    assert any('which --label_map "1:0" does not name' in line for line in said)
+    said = made(tmp_path, label_map="1:0,3:1").said  # 2 is named by nobody
+    assert any('which --label_map "1:0,3:1" does not name' in line for line in said)
 
 
 def test_a_folder_a_sample_is_paired_by_what_its_files_are_called(tmp_path: Path):

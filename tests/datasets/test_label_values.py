@@ -258,6 +258,30 @@ def test_a_label_map_says_what_values_and_colours_mean(label_map: str, tmp_path:
     assert LabelReading.from_json(reading.to_json()) == reading
 
 
+@pytest.mark.parametrize(
+    ("background", "void", "advised"),
+    [(0, -1, '--label_map "-1:ignore"'), (0, 65535, "--ignore_index 65535"), (1, 0, None), (2, None, '"2:0"')],
+)
+def test_what_is_void_or_background_may_be_said_of_numbered_objects(tmp_path: Path, background, void, advised):
+    def label(seed: int) -> bytes:
+        values = np.where(mask(seed), numbered(seed, 3 + seed % 2) + background, background)
+        values[:3] = background if void is None else void
+        return tiff(values.astype(np.int32))
+
+    labels = [label(seed) for seed in range(4)]
+    if advised:
+        with pytest.raises(UserError, match=advised):
+            read_set(tmp_path, labels)
+    label_map = ",".join([f"{background}:0", *([] if void is None else [f"{void}:ignore"])])
+    read, reading, said = read_set(tmp_path, labels, label_map=label_map)
+    assert reading.objects and LabelReading.from_json(reading.to_json()) == reading
+    assert said == "labels number objects, up to 4 in an image: all are foreground"
+    for seed, found in enumerate(read):
+        expected = (numbered(seed, 3 + seed % 2) > 0).astype(np.uint8)
+        expected[:3] = 0 if void is None else IGNORE
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_value_that_the_map_does_not_name_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r'holds 3 in \d+ pixels, which --label_map "1:0,2:1" does not name'):
         read_set(tmp_path, [picture(mask(0).astype(np.uint8) * 2 + 1)], label_map="1:0,2:1")

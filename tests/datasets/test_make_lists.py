@@ -395,18 +395,23 @@ def test_images_that_come_later_move_none_between_the_parts(tmp_path: Path):
     assert json.loads((tmp_path / "txt/own/make_lists.json").read_text())["asked"]["seed"] == 0
 
 
-def test_a_folder_that_moved_keeps_the_parts_of_its_images(tmp_path: Path):
+def test_a_folder_that_moved_and_was_converted_keeps_the_parts_of_its_images(tmp_path: Path):
     source = tmp_path / "disk/own"
     for count in (6, 12):  # drawn in two goes, which no single draw repeats
         put(source / "images", *(f"{number}.tif" for number in range(count)))
         put(source / "labels", *(f"{number}.png" for number in range(count)))
         make_lists("own", [source], root=tmp_path, say=lambda line: None)
     before = {name: lines(tmp_path / "txt/own" / name) for name in ("train/train_gt.txt", "val.txt", "test.txt")}
+    for image in list((source / "images").iterdir()):
+        image.rename(image.with_suffix(".tiff"))
     said: list[str] = []
     make_lists("own", [source.rename(tmp_path / "moved")], root=tmp_path, say=said.append)
     assert "12 stay in the part in which the lists had them" in "\n".join(said)
     assert before == {
-        name: [line.replace("moved/", "disk/own/") for line in lines(tmp_path / "txt/own" / name)] for name in before
+        name: [
+            line.replace("moved/", "disk/own/").replace(".tiff", ".tif") for line in lines(tmp_path / "txt/own" / name)
+        ]
+        for name in before
     }
 
 
