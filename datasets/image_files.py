@@ -31,6 +31,11 @@ MICROMETRES = {
     "nm": 1e-3, "å": 1e-4, "pm": 1e-6, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0, "in": 25400.0,
 }  # fmt: off
 PLANE = re.compile(r"(.+)::(\d+)", re.DOTALL)
+# A crop's place in its field, at the end of a name: 14_h0_w256.png, cell_y3_x0, QuPath's slide [x=0,y=512,w=512,h=512];
+# rows and columns may be those of wells.
+CROP = re.compile(
+    r"_(?:h\d+_w\d+|y\d+_x\d+|x\d+_y\d+)$| ?\[(?:d=[\d.]+,)?x=-?\d+,y=-?\d+,w=\d+,h=\d+(?:,[zt]=\d+)*\]$", re.IGNORECASE
+)
 
 
 class Wanted(NamedTuple):
@@ -81,6 +86,16 @@ def split_plane(path: Path) -> tuple[Path, int | None]:
     if match is None or os.path.isfile(path):
         return path, None
     return Path(match[1]), int(match[2])
+
+
+def field_names(image_ids: Sequence[str]) -> list[str]:
+    """The field of view of every image: its name without ending and without the place of a crop in the field.
+
+    >>> field_names(["a/14_h0_w0.png", "a/14_h0_w256.png", "b [x=0,y=0,w=9,h=9].tif", "cell_3.tif"])
+    ['a/14', 'a/14', 'b', 'cell_3.tif']
+    """
+    stems = [re.sub(r"\.[A-Za-z]+$", "", name) for name in image_ids]
+    return [CROP.sub("", stem) if CROP.search(stem) else name for name, stem in zip(image_ids, stems, strict=True)]
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.catalog import check_name, is_simulated
-from datasets.image_files import split_plane
+from datasets.image_files import CROP, field_names, split_plane
 from datasets.list_advice import Advice, advise, next_command
 from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
 from datasets.list_films import FILMS, film_groups, film_rows
@@ -25,11 +26,12 @@ from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
 from utils.files import OBJECT, atomic_write, check_places, read_record, same_content, write_json
-from utils.run_folder import REPO_ROOT, display_path
+from utils.run_folder import REPO_ROOT, display_path, quoted
 
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
 RECORD = "make_lists.json"  # beside the lists: what was asked for, and a checksum of every list written
 
+MIN_FIELDS = 6  # of crops, from which on whole fields give parts of about the sizes wanted
 PREVIEW = "preview.jpg"
 STREETS = ["--num_classes 19", "--in_channels 3"]  # of the layout cityscapes, whatever classes its files happen to show
 
@@ -205,17 +207,23 @@ def divide(
     rows = parts[None] if None in parts else parts["train"]
     files = [split_plane(row[0])[0] for row in rows]
     ids = [list_text([[file]], root).strip() for file in files]
-    groups = _with_equal_content(files, group_names(ids, group_by))
+    names = list(map(_without_suffix, ids))
+    settled = _where_they_are_now(settled, names)
+    fields = field_names(ids) if group_by is None else ids
+    by_field = _are_kept_together(fields, [settled.get(name) for name in names])
+    groups = _with_equal_content(files, fields if by_field else group_names(ids, group_by))
     one_film = group_by == FILMS and len(set(groups)) == 1
     if len(set(files)) < len(SPLITS) < len(rows) or one_film:
         drawn, what = split_in_order(len(rows), shares), "frames of a film" if one_film else "planes of a stack"
         say(f"{what} are divided in blocks, in their order: {what.split()[0]} at the cuts resemble each other")
     else:
-        names = list(map(_without_suffix, ids))
-        settled = _where_they_are_now(settled, names)
         known = {group: settled[name] for group, name in zip(groups, names, strict=True) if name in settled}
         drawn = split_groups(groups, shares, seed, known)
-        _tell_split(groups, group_by, seed, len(known), say)
+        how = group_by and f"groups of --group_by {group_by}"
+        how = "fields of view, by the names of their crops" if by_field else how
+        _tell_split(f"{len(set(groups))} {how}" if how else "image by image", seed, len(known), say)
+        if not how:
+            say(_advise_groups(ids, fields))
     divided = {part: [row for row, one in zip(rows, drawn, strict=True) if one == part] for part in SPLITS}
     return {part: fixed.get(part, divided[part]) for part in SPLITS}
 
@@ -238,12 +246,35 @@ def _root_of(group: str, parent: Mapping[str, str]) -> str:
     return group
 
 
-def _tell_split(groups: Sequence[str], group_by: str | None, seed: int, kept: int, say: Say) -> None:
-    how = f"{len(set(groups))} groups of --group_by {group_by}" if group_by else "image by image"
+def _are_kept_together(fields: Sequence[str], parts: Sequence[str | None]) -> bool:
+    """Whether crops of one field stay in one part: where fields are enough, and lists of before tore none apart.
+
+    Args:
+        fields: of every image.
+        parts: that lists of before give it.
+    """
+    count = len(set(fields))
+    known = {(field, part) for field, part in zip(fields, parts, strict=True) if part is not None}
+    return MIN_FIELDS <= count < len(fields) and len(known) == len({field for field, _ in known})
+
+
+def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
     kept_note = f"; {kept} stay in the part in which the lists had them" if kept else ""
     say(f"divided at random, {how}, seed {seed}{kept_note}")
-    if not group_by:
-        say("(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)")
+
+
+def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
+    count = len(set(fields))
+    if count == len(ids):
+        return "(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)"
+    if count == 1:
+        return "(names are those of crops of one field of view, whose parts tell nothing of other fields)"
+    end = next(end for name in ids if (end := CROP.search(_without_suffix(name))))
+    pattern = quoted(f"(.*){re.sub(r'[0-9]+', '[0-9]+', re.escape(end[0]))}")
+    return (
+        f"(names are those of crops of {counted({*fields}, 'field')} of view, which resemble each other: "
+        f"--group_by {pattern} keeps those of a field in one part)"
+    )
 
 
 def _settled(list_folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:

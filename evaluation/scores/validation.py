@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from datasets.image_files import field_names
 from datasets.labels import IGNORE
 from datasets.noise_steps import offset as offset_label
 from datasets.noise_steps import signed_distance
@@ -25,22 +26,10 @@ from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, s
 MAX_GROUPS = 32  # of validation images that are counted apart: enough for errors, 32 MB of histograms
 MIN_IMAGES = 4  # fewer move no threshold
 ERROR_OF_ONE = 0.25  # of the AUC of a single image, whose error cannot be estimated
-# A crop's place in its field, at the end of a name: 14_h0_w256.png, cell_y3_x0; rows and columns may be those of wells.
-CROP = re.compile(r"_(?:h\d+_w\d+|y\d+_x\d+|x\d+_y\d+)$", re.IGNORECASE)
 PLANE = re.compile(r"::(\d+)$")  # of a stack, at the end of a name
 COARSE = 256  # bins that suffice for the error of an AUC
 OFFSETS = np.arange(-12, 13) / 2  # pixels; the middle one leaves masks as they are
 MIN_OFFSET_GAIN = 0.01  # in IoU, below which an offset is not worth a word
-
-
-def field_names(image_ids: Sequence[str]) -> list[str]:
-    """The field of view of every image: its name without ending and without the place of a crop in the field.
-
-    >>> field_names(["a/14_h0_w0.png", "a/14_h0_w256.png", "b/14_h0_w0.png", "cell_3.tif"])
-    ['a/14', 'a/14', 'b/14', 'cell_3.tif']
-    """
-    stems = [re.sub(r"\.[A-Za-z]+$", "", name) for name in image_ids]
-    return [CROP.sub("", stem) if CROP.search(stem) else name for name, stem in zip(image_ids, stems, strict=True)]
 
 
 def join_planes(image_ids: Sequence[str], blocks: int = 1) -> list[str]:

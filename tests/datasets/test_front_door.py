@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -587,6 +589,23 @@ def test_labels_are_found_where_folders_are_not_as_usual(name: str, tmp_path: Pa
     }
     assert without_suffixes == lines
     assert said is None or said in found.said
+
+
+@pytest.mark.parametrize(
+    ("fields", "crop"), [(6, " [x={},y=0,w=48,h=48]"), (3, " [x={},y=0,w=48,h=48]"), (3, "_h0_w{}")]
+)
+def test_crops_of_a_field_stay_together_or_the_way_is_told(tmp_path: Path, fields: int, crop: str):
+    names = [f"slide {field}{crop.format(48 * place)}" for field in range(fields) for place in range(3)]
+    put(tmp_path / "my data", [Files(grey, "images/*.tif", names), Files(binary, "masks/*.png", names)])
+    lists, said = made(tmp_path)
+    if fields < 6:
+        [advice] = [line for line in said if "crops of 3 fields of view" in line]
+        [_, pattern] = shlex.split(re.sub(".*(--group_by '.*?') .*", r"\1", advice))
+        assert f"divided at random, 3 groups of --group_by {pattern}, seed 0" in made(tmp_path, group_by=pattern).said
+        return
+    assert "divided at random, 6 fields of view, by the names of their crops, seed 0" in said
+    parts = [{line[: line.index("[")] for line in rows} for rows in lists.values()]
+    assert len(parts) == 3 and sum(map(len, parts)) == len(set.union(*parts)) == 6
 
 
 def test_foreign_files_come_with_the_way_to_convert_them(tmp_path: Path):
