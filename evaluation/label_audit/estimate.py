@@ -25,6 +25,7 @@ from evaluation.scores.confusion import ratio
 
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
 CLEAR_PHI, WEAK_PHI = 0.5, 0.2  # of one image, and of all: what says for sure, or hardly, that labels follow the truth
+MIN_ANNOTATED = 3  # images with a label of two classes, that tell what labels have to do with the truth
 ASTRAY = 0.1  # φ of a label below it is not like the others', most of which are clear
 SHIFTS, CHANCE = 200, 0.005  # few images: of so many random placements of the labels, this fraction may do as well
 MIN_SINGULAR = 0.001  # smaller singular values count as 0 even where exact shares leave no error between images
@@ -151,6 +152,7 @@ class Transitions:
         rank: number of singular values that stand out of the error; at most the number of distinct rows.
         merged: groups of classes that the labels cannot tell apart.
         image_phi: φ of every image; NaN where its truth shows a single class, (n,).
+        blank: places of the images whose labels are all background though their truth is not.
     """
 
     counts: np.ndarray
@@ -170,6 +172,7 @@ class Transitions:
     rank: int
     merged: list[list[int]]
     image_phi: np.ndarray
+    blank: np.ndarray
 
     @property
     def too_few(self) -> bool:
@@ -190,7 +193,8 @@ class Transitions:
     def no_association(self) -> bool:
         """Whether φ is as good as 0, or labels follow the truth from image to image alone.
 
-        Not where most images show it: of few, some labels of other images let the interval of φ reach 0.
+        Not where most annotated images show it: of few, some that nobody annotated, or with labels of other images, let
+        the interval of φ reach 0.
         """
         if self.contradictory or (not self.too_few and abs(usual_phi(self.image_phi)) > CLEAR_PHI):
             return False
@@ -221,8 +225,14 @@ class Transitions:
 
 
 def usual_phi(image_phi: np.ndarray) -> float:
-    """The median of the φ of images, 0 where none has one."""
-    return float(np.nanmedian(image_phi)) if np.isfinite(image_phi).any() else 0.0
+    """The median of the φ of images, without those that nobody annotated where enough are left; 0 where none has one.
+
+    A label of one class alone has a φ of exactly 0.
+    """
+    known = image_phi[np.isfinite(image_phi)]
+    annotated = known[known != 0]
+    known = annotated if len(annotated) >= MIN_ANNOTATED else known
+    return float(np.median(known)) if len(known) else 0.0
 
 
 def astray_places(image_phi: np.ndarray) -> np.ndarray:
@@ -280,6 +290,7 @@ def estimate_transitions(
         rank=min(rank_given_error(inner, inner_resampled), distinct) if len(present) else 0,
         merged=merged,
         image_phi=np.array([association(table) if len(table) == 2 else np.nan for table in tables], float),
+        blank=np.flatnonzero((tables[:, 1:].sum((1, 2)) > 0) & (tables[:, :, 1:].sum((1, 2)) == 0)),
     )
 
 

@@ -51,7 +51,7 @@ class Repair:
         before, after: pooled IoU of the labels with the truth; ``after`` on images that did not choose the offset.
         gain: of what a network would take from the labels, on images that did not choose the offset.
         error: standard error of ``gain`` over images.
-        images: with a clean label.
+        images: with a clean label, those left out that nobody annotated.
         reason: in a sentence, why this and nothing else.
         offset: of ``spec``: by how many pixels it moves outlines outwards.
     """
@@ -83,6 +83,8 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     if len(pairs) < MIN_IMAGES:
         reason = f"clean labels of {MIN_IMAGES} images are needed to tell, there are {len(pairs)}"
         return Repair(None, float("nan"), float("nan"), 0.0, float("nan"), len(pairs), reason)
+    annotated = [pair for pair in pairs if not _is_blank(*pair)]  # the others cannot be mended
+    pairs = annotated if len(annotated) >= MIN_IMAGES else pairs
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
     if num_classes == 1 and (outlines := find_outlines(truths, own)) is not None:
         reason = f"the labels are outlines alone: filled, their IoU with clean ones is {outlines[1]:.3f}"
@@ -94,6 +96,11 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     if back != (0, 0):
         back = refined_move(own, truths, back, num_classes)
     return _choose_offset(own, truths, back, num_classes)
+
+
+def _is_blank(label: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether nothing is marked though there is something."""
+    return not label[(label != IGNORE) & (truth != IGNORE)].any() and bool(truth[truth != IGNORE].any())
 
 
 def _follow(labels: Labels, truths: Labels, num_classes: int) -> bool:

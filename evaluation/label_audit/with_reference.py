@@ -147,14 +147,19 @@ class ReferenceAudit(Audit):
 
     def warnings(self) -> list[str]:
         """That some labels are not like the others."""
-        found = self.transitions
-        if not len(found.astray):
-            return []
-        which = f"{len(found.astray)} of the {found.images} labels that were compared"
-        return [
-            f"{which} have nothing to do with {self.named_reference}, or show the inverse, while most others agree: "
-            "look for images without annotation, or labels of another image, also among those that were not compared."
-        ]
+        found, lines = self.transitions, []
+        compared = f"of the {found.images} labels that were compared"
+        if blank := len(found.blank):
+            lines.append(
+                f"{blank} {compared} mark nothing where {self.named_reference} do: leave out images that nobody "
+                "annotated, also among those that were not compared. They teach that all is background."
+            )
+        if astray := len(np.setdiff1d(found.astray, found.blank)):
+            lines.append(
+                f"{astray} {compared} have nothing to do with {self.named_reference}, or show the inverse, while most "
+                "others agree: look for labels of another image, also among those that were not compared."
+            )
+        return lines
 
     def _bias_text(self) -> str:
         found = () if self.biases is None else self.biases.found

@@ -41,6 +41,7 @@ class ImageEvidence:
             95 % bounds.
         direction: 1 not inverted, −1 inverted, None unknown.
         clues: where labels lie beside what images show; None for several classes.
+        unannotated: labels that mark nothing, of images that look like those where others mark something.
     """
 
     correlation: float
@@ -51,6 +52,7 @@ class ImageEvidence:
     neighbours_high: float
     direction: int | None
     clues: Clues | None = None
+    unannotated: int = 0
 
     @property
     def has_signal(self) -> bool:
@@ -103,16 +105,23 @@ class ImageAudit(Audit):
         return self.verdict == "inverted"
 
     def warnings(self) -> list[str]:
-        """That images hardly predict labels which have structure of their own.
+        """That some labels mark nothing, or that images hardly predict labels which have structure of their own.
 
         Noise that forgets the image lowers both correlations; only labels of another place keep their structure.
         """
-        if not self._is_mismatched or (self.evidence.clues is not None and self.evidence.clues.by_place):
-            return []
-        return [
-            "simple image features hardly predict the labels, which have structure of their own: are labels and images "
-            "mismatched (shuffled, turned or moved)? Where structures show by more than brightness and edges, go on"
-        ]
+        lines = []
+        if blank := self.evidence.unannotated:
+            lines.append(
+                f"{blank} of the {len(self.sampled)} labels that were looked at mark nothing, though their images look "
+                "like the others: leave out images that nobody annotated. They teach that all is background."
+            )
+        if self._is_mismatched and not blank and not (self.evidence.clues and self.evidence.clues.by_place):
+            lines.append(
+                "simple image features hardly predict the labels, which have structure of their own: are labels and "
+                "images mismatched (shuffled, turned or moved)? Where structures show by more than brightness and "
+                "edges, go on"
+            )
+        return lines
 
     @property
     def _is_mismatched(self) -> bool:
@@ -272,4 +281,25 @@ def image_evidence(
     binary = classes == 2
     direction = _direction(scores[:, 0], learner.design[:, BRIGHTNESS], foreground) if binary else None
     clues = find_clues(noisy, images, learner, scores[:, 0], positions=positions, seed=seed) if binary else None
-    return ImageEvidence(*_with_interval(moments, seed), *_with_interval(neighbours, seed), direction, clues)
+    return ImageEvidence(
+        *_with_interval(moments, seed),
+        *_with_interval(neighbours, seed),
+        direction,
+        clues,
+        _unannotated(
+            [((label > 0) & (label != IGNORE))[use] for use in chosen], [scores[use].sum(1) for use in chosen]
+        ),
+    )
+
+
+def _unannotated(marked: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> int:
+    """How many images have no mark, but scores as high as half of what the marked part of usual images has.
+
+    Args:
+        marked: whether sampled pixels are labelled, (P,) each; scores: of the same, fitted to other images.
+    """
+    share = np.array([own.mean() if len(own) else np.nan for own in marked])
+    if not (share > 0).any():
+        return 0
+    high = np.array([np.quantile(own, 1 - np.median(share[share > 0]) / 2) if len(own) else 0 for own in scores])
+    return int(((share == 0) & (high >= np.median(high[share > 0]) / 2)).sum())

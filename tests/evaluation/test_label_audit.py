@@ -411,11 +411,29 @@ def test_inverted_labels_among_others_are_told(crowds):
 
 
 def test_labels_that_are_not_like_the_others_are_told(crowds):
-    labels = [np.zeros_like(mask) if place % 6 == 0 else mask for place, mask in enumerate(crowds)]
+    labels = [mask.T[::-1].copy() if place % 6 == 0 else mask for place, mask in enumerate(crowds)]
     report = audit_labels(labels, crowds)
     assert report.warnings()[0].startswith("2 of the 12 labels that were compared have nothing to do with clean labels")
     assert not audit_labels(crowds, crowds).warnings()
     assert report.verdict == "learnable" and report.ceiling.value > 0.95
+
+
+@pytest.mark.parametrize(("images", "annotated"), [(10, 4), (12, 10)])
+def test_images_that_nobody_annotated_leave_the_others_learnable(blobs, images, annotated):
+    shown, masks = (part[:images] for part in blobs)
+    labels = [mask if place < annotated else np.zeros_like(mask) for place, mask in enumerate(masks)]
+    report = audit_labels(labels, masks, shown)
+    assert report.verdict == "learnable" and report.ceiling.value > 0.9
+    (line,) = report.warnings()
+    assert line.startswith(f"{images - annotated} of the {images} labels that were compared mark nothing where clean")
+    assert "mark nothing, though their images look like the others" in audit_labels(labels, None, shown).warnings()[0]
+    # Right labels of images that show nothing are no fault.
+    empty = [
+        image if place < annotated else np.random.default_rng(place).permutation(image[mask == 0][: image.size // 2])
+        for place, (image, mask) in enumerate(zip(shown, masks, strict=True))
+    ]
+    empty = [np.resize(image, masks[0].shape) for image in empty]
+    assert not audit_labels(labels, None, empty).warnings()
 
 
 def test_a_learner_of_unlike_images_is_not_held_to_know_nothing(crowds):

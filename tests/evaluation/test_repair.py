@@ -122,6 +122,13 @@ def test_empty_labels_teach_no_correction():
     assert choose_repair(truths, [np.zeros_like(truth) for truth in truths]).spec is None
 
 
+def test_images_that_nobody_annotated_hide_no_offset():
+    truths = draw_truths()
+    labels = [np.zeros_like(label) if i % 2 else label for i, label in enumerate(with_noise(truths, "dilate:5"))]
+    found = choose_repair(labels, truths)
+    assert found.spec == "offset:-2.5" and found.images == 4
+
+
 def test_an_offset_of_half_of_the_labels_is_no_common_one():
     truths = draw_truths()
     labels = [label if place % 2 else truths[place] for place, label in enumerate(with_noise(truths, "dilate:5"))]
