@@ -1,8 +1,8 @@
 """``--recipe auto`` against plain training, at equal steps, where the clean labels of ten images are known.
 
 The labels of a trial lie on disk without a manifest, in a data set of their own that has neither other clean labels nor
-a validation list. Both recipes know the ten clean labels and train on them. ``noise`` is a spec, or the name of a
-folder of other people's labels beside ``labels``.
+a validation list. Both recipes know the ten clean labels and train on them. ``noise`` is a kind of labels that
+`benchmarks/audit/human_labels.py` makes: a spec, a way people err, or a folder of other people's labels.
 
     python benchmarks/audit/recipe.py
     python benchmarks/audit/recipe.py --summarize
@@ -20,6 +20,7 @@ import math
 import shutil
 from typing import Any
 
+from benchmarks.audit.human_labels import KINDS, make_labels
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
 from benchmarks.trials import part_of_list, predict, train
 from utils.cli import run_command
@@ -37,6 +38,10 @@ SPECS = (
     "skeleton",
     "missing:0.3",
     "polygon:4",
+    "shift:3",
+    "wobble:3,8",
+    "merge:6",
+    *KINDS,
 )
 HUMAN = {"bubil_cells": ("clean", "labels_experts_union")}
 RECIPES = ("auto", "plain")
@@ -50,21 +55,15 @@ def labels_on_disk(dataset: str, noise: str) -> dict[str, str]:
 
     Returns: the training, clean and test list, by the names of the options.
     """
-    from datasets.image_io import read_label, write_label
-    from datasets.label_noise import make_noisy_label, spec_folder_name
+    from datasets.image_io import write_label
+    from datasets.label_noise import spec_folder_name
     from datasets.lists import read_list, write_list
 
     samples = read_list(part_of_list(dataset, "train_gt", TRAIN_IMAGES, "recipe"), say=lambda line: None)
     folder = LOG_ROOT / "recipe" / dataset / noise.replace(":", "-")
-    rows = []
-    for sample in samples:
-        target = folder / "labels" / f"{sample.image.stem}.png"
-        if noise.startswith("labels_"):
-            label = read_label(sample.label.parents[1] / noise / sample.label.name)
-        else:
-            label = make_noisy_label(read_label(sample.label), noise, 0, sample.image_id)
-        write_label(target, label)
-        rows.append((sample.image, target))
+    rows = [(sample.image, folder / "labels" / f"{sample.image.stem}.png") for sample in samples]
+    for (_, path), label in zip(rows, make_labels(noise, samples)[-1], strict=True):
+        write_label(path, label)
     step = len(samples) // CLEAN_IMAGES
     clean = [(sample.image, sample.label) for sample in samples[::step][:CLEAN_IMAGES]]
     lists = LOG_ROOT.parent / "txt" / f"recipe_{dataset}"
