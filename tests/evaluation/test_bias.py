@@ -353,6 +353,11 @@ def test_rings_that_are_no_outlines_stay_rings(plates):
     assert find_outlines(rings, rings) is None
 
 
+def test_scattered_pixels_are_no_outlines(plates, noisy_labels):
+    large = [np.kron(mask, np.ones((3, 3), np.uint8)) for mask in plates]
+    assert find_outlines(large, noisy_labels(large, "shift:3")) is None
+
+
 def test_middles_of_a_mesh_are_no_outlines():
     lines = [(np.arange(SIZE) + place) % 16 for place in range(8)]
     meshes, middles = (
