@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,7 +161,8 @@ def read_shape(path: Path | str, channels: int = 1, selected: Sequence[str] = ()
 class StoredLabel(NamedTuple):
     """A label as it is stored: values (H, W), colours as 0xRRGGBB, and where no pixel counts, bool (H, W).
 
-    ``is_written`` is whether this project wrote it, as the manifest beside it says; shares are cut already.
+    ``is_written`` is whether this project wrote it, as the manifest beside it says; shares are cut already. ``palette``
+    is the colours, 0xRRGGBB, of the entries that are used, where values are indices into a palette.
     """
 
     values: np.ndarray
@@ -169,6 +170,7 @@ class StoredLabel(NamedTuple):
     is_color: bool = False
     is_min_is_white: bool = False
     is_written: bool = False
+    palette: Mapping[int, int] | None = None
 
     def classes(self, reading: LabelReading, path: Path) -> np.ndarray:
         """uint8 class indices, see `LabelReading.classes`; ``reading`` is for other files than those written here."""
@@ -220,6 +222,7 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     if pixels.values.dtype.kind not in "biuf":
         raise UserError(f"label {display_path(path)} holds {pixels.values.dtype} values; whole numbers are expected")
     values = _by_brightness(pixels) if reading.num_classes == 1 else pixels.values
+    palette = _used_colors(pixels) if values is pixels.values else None
     if values.dtype == bool:
         values = values.astype(np.uint8) * np.uint8(_value_of_white(reading))
     values, is_color = _one_plane(values, pixels.alpha, path)
@@ -234,7 +237,7 @@ def read_stored_label(path: Path, reading: LabelReading) -> StoredLabel:
     is_written = are_shares or stated.keys() >= WRITTEN
     if reading.label_map is not None and not (reading.is_told or is_written or is_color):
         values, ignored = reading.label_map.settle(values, ignored)
-    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, is_written)
+    return StoredLabel(values, ignored, is_color, pixels.is_min_is_white, is_written, palette)
 
 
 def _value_of_white(reading: LabelReading) -> int:
@@ -245,6 +248,15 @@ def _value_of_white(reading: LabelReading) -> int:
     return 255 if 255 in named and 1 not in named else 1
 
 
+def _used_colors(pixels: Pixels) -> dict[int, int] | None:
+    """Index → 0xRRGGBB of the palette entries that are used; None without a palette."""
+    if pixels.palette is None:
+        return None
+    used = np.flatnonzero(np.bincount(pixels.values.ravel(), minlength=1))
+    colors = pixels.palette.astype(int) @ (0x10000, 0x100, 1)
+    return {int(index): int(colors[index]) for index in used if index < len(colors)}
+
+
 def _by_brightness(pixels: Pixels) -> np.ndarray:
     """The values of a binary label: the brightness of palettes whose used entries are all greys, else the indices."""
     if pixels.palette is None or not len(pixels.palette):
@@ -253,6 +265,8 @@ def _by_brightness(pixels: Pixels) -> np.ndarray:
     if used[-1] >= len(pixels.palette) or np.ptp(pixels.palette[used], axis=1).any():
         return pixels.values
     brightness = pixels.palette[:, 0]
+    if len(used) > 1 and not np.ptp(brightness[used]):  # one grey tells nothing apart
+        return pixels.values
     values = brightness[pixels.values]
     is_ramp = bool((brightness[used] == used).all())
     is_parted = brightness[used].min() < HALF_BRIGHT <= brightness[used].max()

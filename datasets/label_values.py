@@ -6,7 +6,7 @@ what comes out, a `LabelReading`, turns the values of each file into classes (`L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -350,6 +350,30 @@ def _decide_colors(
         return _as_objects(files, plain, "labels give every object a colour of its own")
     path = next(path for file, path in zip(files, paths, strict=True) if file.is_color)
     raise UserError(_color_message(path, found, len(paths) - 1))
+
+
+def refuse_differing_palettes(palettes: Sequence[tuple[Mapping[int, int] | None, Path]], num_classes: int) -> None:
+    """Refuse indices into palettes that a program made for each file anew, as GIMP and Photoshop do.
+
+    Args:
+        palettes: index → colour of every label, None without a palette, and its file.
+    Raises:
+        UserError: a colour of two files has indices of different classes.
+    """
+    first: dict[int, tuple[int, Path]] = {}
+    for palette, path in palettes:
+        colors = list((palette or {}).values())
+        for index, color in (palette or {}).items():
+            known, where = first.setdefault(color, (index, path)) if colors.count(color) == 1 else (index, path)
+            if known != index and (num_classes > 1 or 0 in (known, index)):
+                ordered = background_first(sorted(first.keys() | set(colors)), is_color=True)
+                highest = max(num_classes, 2) - 1
+                meaning = ",".join(f"{color_name(one)}:{min(place, highest)}" for place, one in enumerate(ordered))
+                raise UserError(
+                    f"labels have palettes of their own: {color_name(color)} is number {known} in "
+                    f"{display_path(where)} and {index} in {display_path(path)}; say what colours mean, for example "
+                    f'--label_map "{meaning}"'
+                )
 
 
 def _color_message(path: Path, colors: np.ndarray, others: int = 0) -> str:

@@ -15,7 +15,7 @@ from datasets.image_files import MIN_SIDE, TURNED, Wanted
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import FileValues, are_single_objects, number_objects, summarize
-from datasets.label_values import FEW_VALUES, PLAIN, LabelReading, decide_reading, void_value
+from datasets.label_values import FEW_VALUES, PLAIN, LabelReading, decide_reading, refuse_differing_palettes, void_value
 from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
@@ -39,6 +39,7 @@ class LookedAt(NamedTuple):
         size, label_size: height and width, None where the file cannot be read.
         values: of the label; None without one.
         presence: whether there is foreground, and background, where the user says what values mean.
+        palette: that of `StoredLabel`.
         fault: what is wrong with a file.
     """
 
@@ -49,6 +50,7 @@ class LookedAt(NamedTuple):
     values: FileValues | None
     fault: str
     presence: tuple[bool, bool] | None = None
+    palette: Mapping[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -100,6 +102,11 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
         advice = told or advise_labels(files, paths)
     else:
         advice = advise_labels(files, paths, told.reading)
+    try:
+        palettes = [(each.palette, row[1]) for each, row in zip(found, rows, strict=True) if each.values is not None]
+        refuse_differing_palettes(palettes, len(advice.classes))
+    except UserError as error:
+        advice.notes.append(f"warning: {error}")
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
         advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
     advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
@@ -132,7 +139,7 @@ def next_command(dataset: str, contents: Mapping[str, Sequence[Row]], options: S
 
 def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...]) -> LookedAt:
     (image, *labels), count_pieces = job
-    count, is_color, size, label_size, values, fault, presence = 1, False, None, None, None, "", None
+    count, is_color, size, label_size, values, fault, presence, palette = 1, False, None, None, None, "", None, None
     try:
         count, is_color, size = _image_facts(image, channels)
         if min(size) < MIN_SIDE:
@@ -142,14 +149,14 @@ def _look(job: tuple[Row, bool], reading: LabelReading, channels: tuple[str, ...
     try:
         for label in labels:
             stored = read_stored_label(label, reading)
-            label_size = stored.values.shape[:2]
+            label_size, palette = stored.values.shape[:2], stored.palette
             values = summarize(stored.values, stored.ignored, stored.is_color, count_pieces)
             if reading.is_told:
                 classes = stored.classes(reading, label)
                 presence = bool(((classes != 0) & (classes != IGNORE)).any()), bool((classes == 0).any())
     except UserError as error:
         fault = fault or f"label {str(error).removeprefix('label ')}"
-    return LookedAt(count, is_color, size, label_size, values, fault, presence)
+    return LookedAt(count, is_color, size, label_size, values, fault, presence, palette)
 
 
 def _refuse_unreadable(rows: Sequence[Row], found: Sequence[LookedAt]) -> None:

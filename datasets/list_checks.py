@@ -7,7 +7,7 @@ of labels mean is decided afterwards for all lists of a run together, see `decid
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from datasets.image_files import MIN_SIDE, TURNED, Header, split_plane
 from datasets.image_io import StoredLabel, read_image, read_image_header, read_stored_label
 from datasets.label_maps import LabelMap
 from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
-from datasets.label_values import LabelReading, decide_reading
+from datasets.label_values import LabelReading, decide_reading, refuse_differing_palettes
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample, raise_faults
 from utils.cli import UserError, map_with_progress, shortened
@@ -66,7 +66,7 @@ class Expectation:
 class Check(NamedTuple):
     """What the check of one sample found; ``values`` are None without a label, and where their meaning is settled.
 
-    ``classes`` are those of a label of K classes.
+    ``classes`` are those of a label of K classes, ``palette`` that of `StoredLabel`.
     """
 
     header: Header | None
@@ -77,6 +77,7 @@ class Check(NamedTuple):
     has_ignored: bool = False
     is_min_is_white: bool = False
     classes: frozenset[int] = frozenset()
+    palette: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, ima
             turned = TURNED if size == (header.width, header.height) else ""
             sizes = f"{size[0]}×{size[1]}, its image {header.height}×{header.width}{turned}"
             faults.append(f"label {display_path(sample.label)} is {sizes}")
-        return _check_label(stored, sample.label, expected, count_pieces)._replace(header=header, faults=faults)
+        found = _check_label(stored, sample.label, expected, count_pieces)
+        return found._replace(header=header, faults=faults, palette=stored.palette)
     except UserError as fault:
         return Check(header, [*faults, f"label {str(fault).removeprefix('label ')}"])
 
@@ -200,6 +202,8 @@ def decide_together(surveys: Sequence[ListSurvey], expected: Expectation, say: S
             f"{len(inverting)} labels are stored as MinIsWhite (an inverting look-up table), which is not applied: "
             f"their values are taken as they are; the first: {display_path(inverting[0] or Path())}"
         )
+    palettes = [(check.palette, sample.label) for check, sample in checks if sample.label]
+    refuse_differing_palettes(palettes, expected.reading.num_classes)
     if expected.is_decided:
         return expected.reading
     known = [(check.values, sample.label) for check, sample in checks if check.values and sample.label]

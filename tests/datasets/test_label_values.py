@@ -306,6 +306,23 @@ def test_two_colours_are_background_and_foreground(tmp_path: Path):
 COLORS = np.random.default_rng(0).permutation(np.arange(1, 256))[:27].reshape(9, 3).astype(np.uint8)
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_palettes_that_a_program_makes_for_each_file_are_refused(tmp_path: Path, num_classes: int):
+    colors = [[0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]]
+    labels = [palette(mask(seed) ^ bool(seed), colors[seed]) for seed in (0, 1)]
+    advised = "#000000:0,#ff0000:1"
+    with pytest.raises(UserError, match=rf"#(000000|ff0000) is number [01] in .* --label_map \"{advised}\""):
+        read_set(tmp_path, labels, num_classes=num_classes)
+    read, _, _ = read_set(tmp_path, labels, num_classes=num_classes, label_map=advised)
+    assert all(np.array_equal(label, mask(seed)) for seed, label in enumerate(read))
+
+
+def test_palettes_whose_colours_do_not_disagree_are_plain(tmp_path: Path):
+    colors = [[0, 0, 0, 255, 0, 0], [0, 0, 0, 0, 255, 0, 255, 0, 0], [0, 0, 0] * 2]
+    read, _, said = read_set(tmp_path, [palette(mask(seed), colors[seed]) for seed in range(3)])
+    assert not said and all(np.array_equal(label, mask(seed)) for seed, label in enumerate(read))
+
+
 def test_colours_of_single_objects_are_foreground(tmp_path: Path):
     def painted(seed: int, count: int) -> bytes:
         label = numbered(seed, count)
