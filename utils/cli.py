@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 from utils.errors import RunFailed as RunFailed
 from utils.errors import UserError as UserError
+from utils.paths import REPO_ROOT
 from utils.processors import usable_processors
 from utils.signals import exit_status, listen_to_stop_signals, make_streams_lasting, received_stop
 
@@ -31,6 +32,10 @@ TIME_FOR_OTHERS_S = 30.0  # in which a process that fails as others do leaves it
 OPENCV_REMEDY = (
     "OpenCV could not be loaded ({error}). Install it with 'pip install opencv-python'; on a server without "
     "graphics libraries run 'apt install libgl1 libglib2.0-0' or 'pip install opencv-python-headless' instead."
+)
+MISSING_PACKAGE = (
+    "{name} is not installed for {python}: activate the environment that holds it (source .venv/bin/activate; Windows: "
+    ".venv\\Scripts\\activate), or install it: pip install -r requirements.txt"
 )
 
 
@@ -103,9 +108,9 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             _complain(f"error: {failure}", failure)
         _leave(EXIT_FAILED)
     except ImportError as error:
-        if error.name != "cv2" and "libGL" not in str(error) and "libgthread" not in str(error):
+        if (remedy := _import_remedy(error)) is None:
             raise
-        print(f"error: {OPENCV_REMEDY.format(error=error)}", file=sys.stderr)
+        print(f"error: {remedy}", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
     except KeyboardInterrupt as stop:
         if not getattr(stop, "said_elsewhere", UserError.said_elsewhere):
@@ -127,6 +132,17 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         traceback.print_exc()
         _leave(EXIT_FAILED)
     sys.exit(EXIT_DONE)
+
+
+def _import_remedy(error: ImportError) -> str | None:
+    """What a user can do about a package that cannot be imported; None where it is a file of this project."""
+    if error.name == "cv2" or "libGL" in str(error) or "libgthread" in str(error):
+        return OPENCV_REMEDY.format(error=error)
+    package = (error.name or "").partition(".")[0]
+    is_own = (REPO_ROOT / package).is_dir() or (REPO_ROOT / f"{package}.py").is_file()
+    if not isinstance(error, ModuleNotFoundError) or is_own:
+        return None
+    return MISSING_PACKAGE.format(name=package, python=sys.executable)
 
 
 def _check_current_folder() -> None:

@@ -43,6 +43,7 @@ def raise_it(error: BaseException):
         (raise_it(OSError(errno.ENOSPC, "No space left on device")), 1, "error: No space left on device; make room"),
         (raise_it(MemoryError("Unable to allocate 80 GiB")), 1, "error: out of memory (Unable to allocate 80 GiB): "),
         (raise_it(ImportError("libGL.so.1: cannot open", name="cv2")), 2, "opencv-python-headless"),
+        (raise_it(ModuleNotFoundError("No module named 'torch'", name="torch.nn")), 2, "torch is not installed for "),
     ],
 )
 def test_exit_status_and_message(main, status, message, capsys):
@@ -50,6 +51,11 @@ def test_exit_status_and_message(main, status, message, capsys):
         run_command(main)
     error = capsys.readouterr().err
     assert stop.value.code == status and message in error and "Traceback" not in error
+
+
+def test_a_missing_file_of_the_project_is_no_missing_package():
+    with pytest.raises(ModuleNotFoundError):
+        run_command(raise_it(ModuleNotFoundError("No module named 'evaluation.gone'", name="evaluation.gone")))
 
 
 def test_of_several_processes_that_are_stopped_one_says_so(monkeypatch, capsys):
