@@ -210,7 +210,7 @@ def divide(
     names = list(map(_without_suffix, ids))
     settled = _where_they_are_now(settled, names)
     fields = field_names(ids) if group_by is None else ids
-    by_field = _are_kept_together(fields, [settled.get(name) for name in names])
+    by_field = MIN_FIELDS <= len({*fields}) < len({*ids}) and not _tears(settled, names, fields)
     groups = _with_equal_content(files, fields if by_field else group_names(ids, group_by))
     one_film = group_by == FILMS and len(set(groups)) == 1
     if len(set(files)) < len(SPLITS) < len(rows) or one_film:
@@ -246,16 +246,10 @@ def _root_of(group: str, parent: Mapping[str, str]) -> str:
     return group
 
 
-def _are_kept_together(fields: Sequence[str], parts: Sequence[str | None]) -> bool:
-    """Whether crops of one field stay in one part: where fields are enough, and lists of before tore none apart.
-
-    Args:
-        fields: of every image.
-        parts: that lists of before give it.
-    """
-    count = len(set(fields))
-    known = {(field, part) for field, part in zip(fields, parts, strict=True) if part is not None}
-    return MIN_FIELDS <= count < len(fields) and len(known) == len({field for field, _ in known})
+def _tears(settled: Mapping[str, str], names: Sequence[str], fields: Sequence[str]) -> bool:
+    """Whether lists of before have crops of one field in several parts."""
+    known = {(field, settled[name]) for field, name in zip(fields, names, strict=True) if name in settled}
+    return len(known) > len({field for field, _ in known})
 
 
 def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
@@ -265,7 +259,7 @@ def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
 
 def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
     count = len(set(fields))
-    if count == len(ids):
+    if count == len({*ids}):
         return "(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)"
     if count == 1:
         return "(names are those of crops of one field of view, whose parts tell nothing of other fields)"

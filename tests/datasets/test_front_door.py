@@ -949,6 +949,15 @@ def test_one_stack_of_images_and_one_of_masks_belong_together(tmp_path: Path):
     assert {row for rows in lists.values() for row in rows} == {f"images.tif::{n}\tmasks.tif::{n}" for n in range(10)}
 
 
+def test_several_stacks_are_divided_stack_by_stack(tmp_path: Path):
+    names = range(3)
+    put(tmp_path / "my data", [Files(volume, "images/*.tif", names), Files(volume_of_labels, "masks/*.tif", names)])
+    lists, said = made(tmp_path)
+    assert said[1:3] == DIVIDED
+    stacks = [{line.partition("::")[0] for line in rows} for rows in lists.values()]
+    assert sum(map(len, stacks)) == len(set.union(*stacks)) == 3
+
+
 @pytest.mark.parametrize(
     "image, label, options",
     [
