@@ -19,8 +19,9 @@ CITATION = (
     "AAAI 2022, doi:10.1609/aaai.v36i2.20085"
 )
 RECIPE = (
-    *("preset", "network", "network_options", "loss", "optimizer", "lr", "schedule", "batch_size", "crop", "epochs"),
-    *("steps", "augment", "flips", "ema", "seed", "igtt", "normalization", "used_precision"),
+    *("preset", "method", "method_options", "network", "network_options", "loss", "class_weights", "label_repair"),
+    *("optimizer", "lr", "schedule", "batch_size", "crop", "epochs", "steps", "augment", "flips", "ema", "seed"),
+    *("igtt", "normalization", "used_precision"),
 )
 
 
@@ -72,6 +73,8 @@ def describe_labels(config: dict[str, Any], audit: dict[str, Any] | None) -> dic
         "label_noise": label_noise(config),
         "label_repair": config.get("label_repair"),
         "clean_list": config.get("clean_list"),
+        "annotators": config.get("annotators"),
+        "fusion": config.get("fusion"),
         "val_labels": config.get("val_labels"),
         "audit": None if audit is None else {name: audit.get(name) for name in kept},
     }
@@ -103,7 +106,8 @@ def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] | None) -> list[str]:
     """What a user must know before trusting the network, a sentence each."""
-    found = [f"Trained on images of {config['dataset']} alone; other instruments and magnifications are untried."]
+    start = first_weights(config)
+    found = [f"Trained on images of {config['dataset']} {start}; other instruments and magnifications are untried."]
     images = card["data"]["train_images"]
     if images is not None and images < FEW_IMAGES:
         found.append(f"Trained on {counted(images, 'image')} only.")
@@ -120,7 +124,9 @@ def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] |
     if config.get("val_labels") == "noisy":
         found.append("Validation labels are noisy too: the figure is agreement with them, not accuracy.")
     verdict = (audit or {}).get("verdict")
-    if verdict is not None and not verdict.startswith("learnable"):
+    if verdict is not None and verdict.startswith("unknown"):
+        found.append("The audit could not tell whether the training labels are right.")
+    elif verdict is not None and not verdict.startswith("learnable"):
         found.append(f"The audit calls the training labels {verdict}.")
     found += [_bias_line(bias) for bias in (audit or {}).get("bias") or []]
     if card["labels"]["label_noise"]:
@@ -128,6 +134,15 @@ def limits(card: dict[str, Any], config: dict[str, Any], audit: dict[str, Any] |
     if config.get("igtt"):
         found.append("Trained without labels: what counts as foreground was told by the images alone.")
     return found
+
+
+def first_weights(config: dict[str, Any]) -> str:
+    """What a run learned from beside its own images."""
+    if config.get("init_from"):
+        return f"and, before, those of the run {'/'.join(Path(config['init_from']).parts[-2:])}"
+    if (config.get("network_options") or {}).get("pretrained"):
+        return "and, its encoder before, on others"
+    return "alone"
 
 
 def _bias_line(bias: dict[str, Any]) -> str:
@@ -145,6 +160,7 @@ def card_text(card: dict[str, Any]) -> str:
     export = card.get("export")
     verdict = "none was made" if audit is None else f"**{audit['verdict']}**{_predicted(audit)}"
     noise = card["labels"]["label_noise"] or "none was added"
+    metric = "IoU" if card["task"]["classes"] == 1 else "mean IoU"
     shown = "none" if mask["threshold"] is None else f"{mask['threshold']:.4g}"
     shown += ", scores inverted" if mask["inverted"] else ""
     shown += f", outlines moved by {mask['mask_offset']:+g} px" if mask["mask_offset"] else ""
@@ -156,16 +172,20 @@ def card_text(card: dict[str, Any]) -> str:
         "fingerprint of the data": files,
         "audit of the labels": verdict,
         "label noise": noise,
-        "validation IoU, 95 % interval": reached,
+        f"validation {metric}, 95 % interval": reached,
         "threshold": shown,
     }
+    if (card["labels"]["annotators"] or 1) > 1:
+        rows["annotators"] = (
+            f"up to {card['labels']['annotators']} an image, labels fused by {card['labels']['fusion']}"
+        )
     if export:
         rows["format"] = f"{export['format']}, of epoch {export['epoch']}"
         rows["licence"] = export.get("license") or "**missing**: give --license"
         rows["authors"] = ", ".join(export.get("authors") or []) or "**missing**: give --authors"
     lines = [f"# {card['name']}", "", f"A segmentation network for {_kind(card['task'])}.", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
-    lines += ["", "## Validation", "", f"IoU on the run's validation images, pooled over pixels: {reached}."]
+    lines += ["", "## Validation", "", f"The {metric} on the run's validation images, pooled over pixels: {reached}."]
     lines += ["", "## Limits", "", *(f"- {line}" for line in card["limits"]), "", "## Recipe", ""]
     lines += ["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in card["recipe"].items())]
     lines += [f"| {each['name']}, decided | {each['value']}: {each['reason']} |" for each in card["decisions"]]

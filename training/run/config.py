@@ -226,6 +226,7 @@ def make_config(
         "test_list": None if data.test_list is None else display_path(data.test_list),
         "train_images": len(data.train),
         "train_fields": data.train_fields,
+        "annotators": max(1 + len(sample.more_labels) for sample in data.train.samples),
         "listed_label_noise": simulated_noise(data.train),
         "val_images": 0 if data.val is None else len(data.val),
         "val_is_one_field": data.val_is_one_field,

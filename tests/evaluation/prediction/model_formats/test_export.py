@@ -17,7 +17,7 @@ import torch
 
 from evaluation import export, inference
 from evaluation.prediction import Segmenter, load_network
-from evaluation.prediction.model_card import validation_figures
+from evaluation.prediction.model_card import card_text, make_card, validation_figures
 from evaluation.prediction.model_formats.openvino_models import check_gate
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -206,6 +206,23 @@ def test_the_card_says_what_the_run_is(make_run):
     assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
     text = (export_to(run, "torchscript") / "README.md").read_text()
     assert text.count("**missing**") == 2
+
+
+def test_the_card_tells_of_first_weights_annotators_and_classes(make_run):
+    run = make_run(init_from="/lab/train_log/er/first", annotators=3, fusion="vote", method="coteaching", num_classes=3)
+    write_json(run / "audit.json", {"verdict": "unknown"})
+    text = card_text(make_card(run, load_checkpoint(run / "checkpoints/best.pth")))
+    for said in (
+        "and, before, those of the run er/first;",
+        "up to 3 an image, labels fused by vote",
+        "method | coteaching",
+        "validation mean IoU",
+        "could not tell whether the training labels are right",
+    ):
+        assert said in text
+    assert "/lab" not in text and " alone" not in text
+    plain = make_run()
+    assert "annotators" not in card_text(make_card(plain, load_checkpoint(plain / "checkpoints/best.pth")))
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(1, 0.5), (2, 0.7)])
