@@ -26,7 +26,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")
     add("--to", required=True, choices=tuple(FORMATS), help="format; each has its folder in the run's export/")
     add("--test_ckpt_epoch", default="best", metavar="N|best|last", help="checkpoint of the run (default: best)")
-    judged = "labelled images that openvino-int8 is judged by (default: the run's validation list)"
+    judged = "images that openvino-int8 is judged by and bioimageio shows one of (default: the run's validation list)"
     add("--val_list", metavar="LIST", help=judged)
     add("--authors", nargs="+", default=(), metavar="NAME", help="who made the model, for its card")
     add("--license", metavar="SPDX", help="licence of the model, such as CC-BY-4.0, for its card")

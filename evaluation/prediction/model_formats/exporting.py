@@ -40,7 +40,7 @@ def export_run(
         train_dir: run folder, a path or ``<dataset>/<run>``.
         to: a key of ``FORMATS``.
         which: checkpoint: ``best``, ``last`` or the number of a completed epoch.
-        val_list: labelled images that int8 is judged by; default: the run's validation list.
+        val_list: labelled images that int8 is judged by, and bioimageio shows the first of; default: the run's.
         authors, license: of the model, for its card.
     Returns: the folder.
     Raises:

@@ -76,7 +76,7 @@ def refusal(error: ValueError, license: str | None) -> str:
 def example_image(model: TrainedModel) -> np.ndarray:
     """The middle of the first validation image, else training image, as it is read."""
     config, settings = model.config, model.settings
-    listed = find_list(config.get("val_list") or config["train_list"], config["dataset"])
+    listed = find_list(model.val_list or config.get("val_list") or config["train_list"], config["dataset"])
     sample = read_list(listed, config.get("data_root"), labels="optional")[0]
     image = read_image(sample.image, settings.in_channels, settings.channels)
     top, left = (max(0, (size - TEST_SIDE) // 2) for size in image.shape[:2])

@@ -28,7 +28,7 @@ class TrainedModel:
     Args:
         network: on the CPU, in evaluation mode, its batch norms folded into convolutions.
         state: the checkpoint.
-        val_list: labelled images that --to openvino-int8 is judged by; None: the run's own.
+        val_list: labelled images that int8 is judged by, and bioimageio shows the first of; None: the run's own.
         authors, license: as given; of the bioimage.io package.
     """
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -18,7 +19,10 @@ import torch
 from evaluation import export, inference
 from evaluation.prediction import Segmenter, load_network
 from evaluation.prediction.model_card import card_text, make_card, validation_figures
+from evaluation.prediction.model_formats.model_zoo import example_image
 from evaluation.prediction.model_formats.openvino_models import check_gate
+from evaluation.prediction.model_formats.trained import TrainedModel
+from evaluation.prediction.settings import MapSettings
 from models import build_network, to_scores
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
@@ -246,6 +250,16 @@ def test_the_gate_refuses_what_int8_hurts():
     for int8 in (0.897, float("nan")):
         with pytest.raises(UserError, match=rf"{int8:.4f}.*0.9000"):
             check_gate({"fp32": 0.9, "int8": int8}, 20)
+
+
+def test_a_package_shows_an_image_of_the_list_that_is_given(make_run, tmp_path, rng):
+    """The run's own lists may be gone."""
+    image = rng.integers(0, 255, (40, 300), np.uint8)
+    cv2.imwrite(str(tmp_path / "other.png"), image)
+    (tmp_path / "mine.txt").write_text("other.png\n")
+    state = load_checkpoint(make_run(val_list="gone.txt") / "checkpoints/best.pth")
+    model = TrainedModel(torch.nn.Identity(), MapSettings(), tmp_path, tmp_path, state, str(tmp_path / "mine.txt"))
+    np.testing.assert_array_equal(example_image(model), image[:, 22:278])
 
 
 @pytest.mark.slow
