@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import MIN_SIDE, TURNED, Wanted
+from datasets.image_files import MIN_SIDE, TURNED, Wanted, split_plane
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import FileValues, are_single_objects, number_objects, summarize
@@ -20,7 +20,7 @@ from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
 from datasets.list_preview import spread
-from utils.cli import UserError, counted, map_with_progress
+from utils.cli import UserError, counted, map_with_progress, shortened
 from utils.run_folder import display_path, quoted
 
 LOOKED_AT = 1000  # samples of a data set; more are spread evenly
@@ -110,6 +110,7 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
         advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
     advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
+    advice.notes += _planes_left_out([(path, not values.foreground.size) for values, path in labels])
     if channels:
         advice.in_channels, advice.channels = len(channels), tuple(channels)
         advice.options.append(f"--channels {quoted(','.join(channels))}")
@@ -219,6 +220,32 @@ def _one_sided(found: Sequence[LookedAt], advice: Advice) -> list[str]:
     there = dict(zip(("foreground", "background"), map(any, zip(*present, strict=True)), strict=True))
     ask = "are these the right labels? (--label_map says what values mean)"
     return [f"warning: no label has any {what}: {ask}" for what, is_there in there.items() if not is_there]
+
+
+def _planes_left_out(labels: Sequence[tuple[Path, bool]]) -> list[str]:
+    """A warning where most planes between annotated ones are empty, as where every tenth plane was annotated.
+
+    Args:
+        labels: the files, and whether they hold background alone.
+    """
+    planes: dict[Path, dict[int, bool]] = defaultdict(dict)
+    for path, is_empty in labels:
+        file, plane = split_plane(path)
+        if plane is not None:
+            planes[file][plane] = is_empty
+    between = {}
+    for file, empty in planes.items():
+        annotated = [plane for plane in empty if not empty[plane]] or [0]
+        between[file] = [empty[plane] for plane in empty if min(annotated) < plane < max(annotated)]
+    gaps = [file for file, empty in between.items() if sum(empty) > len(empty) / 2]
+    if not gaps:
+        return []
+    without, looked_at = (sum(count(between[file]) for file in gaps) for count in (sum, len))
+    return [
+        f"warning: {without} of {looked_at} planes between annotated ones have no foreground "
+        f"({shortened([file.name for file in gaps], 3)}): those that nobody annotated teach that all is background; "
+        "take their lines out of the lists"
+    ]
 
 
 def _masks_among(images: Sequence[Path]) -> list[str]:

@@ -103,6 +103,7 @@ HEADER = re.compile(
     r"(labels?|masks?|annotations?|segmentations?|targets?|gt)(?![^\W_]).*",
     re.IGNORECASE,
 )
+WHOLE_PATH = re.compile(r"^(image|label) (/|[A-Za-z]:[\\/])[^;]* does not exist")
 DRIVE = re.compile(r"\W*[A-Za-z]:\\")
 SEPARATORS = {",": "comma", ";": "semicolon", "|": "vertical bar"}
 QUOTES = "\"'“”„‘’"
@@ -222,6 +223,11 @@ def _is_plane_misspelt(text: str, places: _Places) -> bool:
 def _tried_note(faults: Sequence[tuple[int, str]], places: _Places) -> str:
     if not any("does not exist" in message or "file not found" in message for _, message in faults):
         return ""
+    if all(WHOLE_PATH.search(message) for _, message in faults):
+        return (
+            "\nWhole paths hold on one computer only: make the lists anew where the files lie now "
+            "(datasets/make_lists.py), or replace the beginning of the paths"
+        )
     tried = ", ".join(dict.fromkeys(display_path(place) for place in places.in_order))
     return f"\nRelative paths were tried from: {tried} (--data_root names one to try first)"
 

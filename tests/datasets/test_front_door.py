@@ -949,6 +949,19 @@ def test_one_stack_of_images_and_one_of_masks_belong_together(tmp_path: Path):
     assert {row for rows in lists.values() for row in rows} == {f"images.tif::{n}\tmasks.tif::{n}" for n in range(10)}
 
 
+def test_planes_that_nobody_annotated_are_told(tmp_path: Path):
+    def annotated(planes: Sequence[int]) -> Draw:
+        return lambda number: np.stack([binary(plane) * np.uint8(plane in planes) for plane in range(10)])
+
+    put(tmp_path / "my data", [Files(volume, "images/a.tif"), Files(annotated((1, 4, 8)), "masks/a.tif")])
+    [line] = [line for line in made(tmp_path).said if "warning" in line]
+    assert line.startswith(
+        "warning: 5 of 6 planes between annotated ones have no foreground (a.tif): those that nobody"
+    )
+    put(tmp_path / "my data", [Files(annotated((3, 4, 5, 6)), "masks/a.tif")])
+    assert not any("warning" in line for line in made(tmp_path).said)
+
+
 def test_several_stacks_are_divided_stack_by_stack(tmp_path: Path):
     names = range(3)
     put(tmp_path / "my data", [Files(volume, "images/*.tif", names), Files(volume_of_labels, "masks/*.tif", names)])

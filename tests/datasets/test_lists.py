@@ -76,6 +76,12 @@ def test_lines_are_image_and_label(text: str, tmp_path: Path):
     assert names(samples) == [("7.tif", "7.png"), ("8.tif", "8.png")]
 
 
+def test_whole_paths_of_another_computer_are_told(tmp_path: Path):
+    (tmp_path / "own.txt").write_text("/home/anna/7.tif\t/home/anna/7.png\n/home/anna/8.tif\t/home/anna/8.png\n")
+    with pytest.raises(UserError, match="8.png does not exist\nWhole paths hold on one computer only: make the lists"):
+        read_list(tmp_path / "own.txt")
+
+
 def test_line_numbers_count_comments_and_blank_lines(tmp_path: Path):
     touched(tmp_path / "7.tif", tmp_path / "7.png")
     (sample,) = read_list(listed(tmp_path, "# a\n\n7.tif\t7.png\n"), root=tmp_path)
