@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -77,13 +78,32 @@ def with_fusion(
 
 
 def annotators_of(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
-    """Who made each label of every sample: its folder, or its column where one folder holds several of an image."""
+    """Who made each label of every sample: its folder, where one holds several of an image its ending, else its column.
+
+    Lines may lack labels, so that a column alone tells nobody.
+    """
     rows = [(sample.label, *sample.more_labels) if sample.label else () for sample in samples]
-    by_folder = all(len({label.parent for label in row}) == len(row) for row in rows)
-    return [
-        tuple(label.parent.name if by_folder else f"annotator {place}" for place, label in enumerate(row, 1))
-        for row in rows
-    ]
+    folders = [[label.parent.parts for label in row] for row in rows]
+    for depth in range(1, 1 + max((len(parts) for row in folders for parts in row), default=0)):
+        names = [tuple("/".join(parts[-depth:]) for parts in row) for row in folders]
+        if all(map(_all_differ, names)):
+            return names
+    endings = [tuple(_beyond(sample.image, label) for label in row) for sample, row in zip(samples, rows, strict=True)]
+    if all(_all_differ(row) and all(row) for row in endings):
+        return endings
+    return [tuple(f"annotator {place}" for place in range(1, 1 + len(row))) for row in rows]
+
+
+def _all_differ(names: Sequence[str]) -> bool:
+    return len({*names}) == len(names)
+
+
+def _beyond(image: Path, label: Path) -> str:
+    """What a label's name has beyond its image's: ``_anna`` of ``7_anna.png``; empty where it has another."""
+    name = image.stem
+    if label.stem.startswith(name):
+        return label.stem.removeprefix(name)
+    return label.stem.removesuffix(name) if label.stem.endswith(name) else ""
 
 
 def consensus(labels: np.ndarray, num_classes: int = 1, weights: np.ndarray | None = None) -> np.ndarray:

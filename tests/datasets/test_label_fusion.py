@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from datasets.image_io import read_image, read_label
 from datasets.label_fusion import annotators_of, consensus, with_fusion
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE
-from datasets.lists import read_checked_list, read_list
+from datasets.lists import Sample, read_checked_list, read_list
 from datasets.segmentation import SegmentationDataset
 from datasets.transforms import TrainingTransform
 from evaluation.label_audit.repaired_lists import fuse_list, repair_list
@@ -88,6 +90,23 @@ def test_annotators_are_folders_unless_one_holds_several(crowd):
         "datasets/disks/train/images/0.png\tdatasets/disks/train/labels/0.png\tdatasets/disks/train/labels/1.png\n"
     )
     assert annotators_of(read_list(crowd / "same.txt", root=crowd)) == [("annotator 1", "annotator 2")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("ann/masks/{}.png", "ben/masks/{}.png"), ("ann/masks", "ben/masks")),
+        (("masks/{}_ann.png", "masks/{}_ben.png"), ("_ann", "_ben")),
+        (("masks/ann_{}.png", "masks/ben_{}.png"), ("ann_", "ben_")),
+    ],
+)
+def test_annotators_are_known_where_labels_are_missing(labels: tuple[str, str], expected: tuple[str, str]):
+    def sample(name: str, *of: str) -> Sample:
+        first, *more = (Path(label.format(name)) for label in of)
+        return Sample(Path(f"images/{name}.tif"), first, name, 1, more_labels=tuple(more))
+
+    samples = [sample("1", *labels), sample("2", labels[1]), sample("3", labels[0])]
+    assert annotators_of(samples) == [expected, expected[1:], expected[:1]]
 
 
 def test_items_hold_shares_cut_and_turned_like_labels(crowd):
