@@ -20,7 +20,7 @@ HYPERSTACK_AXES = "TZCYX"  # ImageJ's, in its order
 IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_BYTES = 2**31  # more than this is written as OME-TIFF, which may exceed 4 GB
 MAX_COMPRESSION = 500
-TURNED = ": rows and columns are exchanged, one of them lies on its side"
+NEARLY = 2  # pixels by which sizes differ where borders were cut
 MIN_SIDE = 16  # pixels; the networks halve the image four times
 FIRST_BYTES = 26
 ORIENTATION = 274  # number of the tag, in TIFF and in EXIF, which is TIFF
@@ -86,6 +86,17 @@ def split_plane(path: Path) -> tuple[Path, int | None]:
     if match is None or os.path.isfile(path):
         return path, None
     return Path(match[1]), int(match[2])
+
+
+def size_doubt(label: tuple[int, int], image: tuple[int, int]) -> str:
+    """What may be wrong where a label has another size, (height, width), than its image: the end of a sentence."""
+    if label == image[::-1]:
+        return ": rows and columns are exchanged, one of them lies on its side"
+    if max(abs(one - other) for one, other in zip(label, image, strict=True)) <= NEARLY:
+        return ": crop or pad one of them"
+    if label[0] * image[1] == label[1] * image[0]:
+        return ": was it drawn at another resolution? Resize it without interpolation"
+    return ": is it the label of another image?"
 
 
 def field_names(image_ids: Sequence[str]) -> list[str]:

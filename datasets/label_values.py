@@ -166,6 +166,8 @@ def read_alone(values: np.ndarray, ignored: np.ndarray, path: Path) -> LabelRead
         UserError: flat areas of several values: classes, or no background.
     """
     file = summarize(values, ignored)
+    if not len(file.values):
+        return LabelReading()
     _refuse_impossible([file], [path])
     if len(file.foreground) <= 1:
         return LabelReading()

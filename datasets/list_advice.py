@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import MIN_SIDE, TURNED, Wanted, split_plane
+from datasets.image_files import MIN_SIDE, Wanted, size_doubt, split_plane
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import FileValues, are_single_objects, number_objects, summarize
@@ -185,7 +185,7 @@ def _sizes_differ(each: LookedAt) -> bool:
 
 def _size_fault(row: Row, each: LookedAt) -> str:
     (height, width), (label_height, label_width) = each.size or (0, 0), each.label_size or (0, 0)
-    doubt = TURNED if (label_width, label_height) == (height, width) else ": is it the label of another image?"
+    doubt = size_doubt((label_height, label_width), (height, width))
     return (
         f"label {display_path(row[1])} is {label_height}×{label_width}, its image {display_path(row[0])} "
         f"{height}×{width}{doubt}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import MIN_SIDE, TURNED, Header, split_plane
+from datasets.image_files import MIN_SIDE, Header, size_doubt, split_plane
 from datasets.image_io import StoredLabel, read_image, read_image_header, read_stored_label
 from datasets.label_maps import LabelMap
 from datasets.label_summary import COMPONENTS_LOOKED_AT, FileValues, summarize
@@ -151,8 +151,8 @@ def _check_sample(sample: Sample, expected: Expectation, count_pieces: bool, ima
         if header is not None and np.ptp(stored.values) and _is_same(sample.image, sample.label):
             faults.append(f"label {display_path(sample.label)} has the content of its image: one of them is wrong")
         if header is not None and size != (header.height, header.width):
-            turned = TURNED if size == (header.width, header.height) else ""
-            sizes = f"{size[0]}×{size[1]}, its image {header.height}×{header.width}{turned}"
+            doubt = size_doubt(size, (header.height, header.width))
+            sizes = f"{size[0]}×{size[1]}, its image {header.height}×{header.width}{doubt}"
             faults.append(f"label {display_path(sample.label)} is {sizes}")
         found = _check_label(stored, sample.label, expected, count_pieces)
         return found._replace(header=header, faults=faults, palette=stored.palette)

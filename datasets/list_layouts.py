@@ -44,7 +44,8 @@ SPLIT_WORDS = {
 IMAGE_WORDS = {"images", "image", "imgs", "img", "raw", "inputs", "input", "originals", "original", "frames"}
 LABEL_WORDS = {
     "labels", "label", "masks", "mask", "annotations", "annotation", "annots", "annot", "gt", "gts", "ground", "truth",
-    "groundtruth", "segmentations", "segmentation", "seg", "segs", "targets", "target", "manual",
+    "groundtruth", "segmentations", "segmentation", "seg", "segs", "targets", "target", "manual", "msk", "msks", "lbl",
+    "lbls",
 }  # fmt: off
 FILLERS = {"set", "data", "dataset", "split", "jpeg", "png", "tif", "tiff", "class"}
 NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=_)")  # "stage1_train", "1st_manual"

@@ -682,13 +682,17 @@ def test_data_of_which_nothing_can_be_read_are_refused(tmp_path: Path, broken: s
 def test_files_that_do_not_fit_each_other_are_a_warning(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "images/*.tif", range(4)), Files(binary, "labels/*.png", range(4))])
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "my data/labels/2.png")
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "my data/labels/0.png")
     (tmp_path / "my data/images/3.tif").write_bytes(b"II*\0")
     for folder, shape in (("images", (32, 64)), ("labels", (64, 32))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"my data/{folder}/1.png")
     (tmp_path / "my data/images/1.tif").unlink()
     said = made(tmp_path).said
     assert any("1.png is 64×32, its image" in line and "rows and columns are exchanged" in line for line in said)
-    assert any("warning: label" in line and "2.png is 20×30, its image" in line and "48×48" in line for line in said)
+    assert any("2.png is 20×30, its image" in line and "48: is it the label of another image?" in line for line in said)
+    assert any(
+        "0.png is 24×24, its image" in line and "drawn at another resolution? Resize it" in line for line in said
+    )
     assert any("warning: image" in line and "3.tif cannot be read as an image" in line for line in said)
     assert said[-2:] == ["(training refuses these: mend them, or take them away and make the lists again)", NEXT]
 

@@ -270,6 +270,8 @@ def test_values_that_are_no_class_are_listed(values: list[float], listed: str, t
 def test_an_ignored_value_may_be_any(tmp_path: Path):
     path = written(tmp_path, tiff(np.array([[0, 1, 999]], np.uint16)))
     np.testing.assert_array_equal(read_label(path, num_classes=2, ignore_index=999), [[0, 1, IGNORE]])
+    path = written(tmp_path, tiff(np.full((1, 3), 999, np.uint16)))
+    np.testing.assert_array_equal(read_label(path, ignore_index=999), [[IGNORE] * 3])
 
 
 def test_palette_labels_keep_their_indices(tmp_path: Path):

@@ -328,7 +328,7 @@ def test_all_faults_of_files_are_told_with_their_lines(tmp_path: Path):
     assert lines[0].endswith("val.txt has 6 faults:")
     expected = [
         r"val.txt:1: image .*images/0\.tif cannot be read",
-        r"val.txt:2: label .*1\.png is 32×31, its image 32×32$",
+        r"val.txt:2: label .*1\.png is 32×31, its image 32×32: crop or pad one of them$",
         r"val.txt:3: label .*labels/2\.png cannot be read",
         r"val.txt:4: image .*3\.tif is 8×32, at least 16×16",
         r"val.txt:5: label .*4\.png holds values that are no class: 7, in",

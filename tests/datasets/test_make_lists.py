@@ -162,6 +162,7 @@ def test_images_are_visible_files_with_a_suffix_of_any_case(tmp_path: Path):
         ("SegmentationClass", None, "label"),
         ("1st_manual", None, "label"),
         ("GroundTruth", None, "label"),
+        ("train_msk", "train", "label"),
         ("Val2017", "val", None),
         ("test_patient_01", None, None),
         ("images and masks", None, None),
