@@ -373,7 +373,7 @@ class ReferenceAudit(Audit):
         """How many more reference labels would make φ sure; intervals shrink with the root of their number."""
         found = self.transitions
         if found.too_few:
-            return f"Give {self.named_reference} of at least {MIN_IMAGES - found.images} more images."
+            return f"Give {self.named_reference} of at least {counted(MIN_IMAGES - found.images, 'more image')}."
         if np.isnan(found.phi_low):
             return None
         half = (found.phi_high - found.phi_low) / 2
