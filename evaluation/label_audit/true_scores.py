@@ -30,6 +30,7 @@ from evaluation.label_audit.verdict import read_audit
 from evaluation.scores.bootstrap import MIN_IMAGES, small_sample_reach, student_reach
 from evaluation.scores.images import ImageResult, Scorer
 from evaluation.scores.maps import read_map
+from evaluation.scores.validation import unit_names
 from utils.cli import UserError
 from utils.run_folder import LOG_ROOT, display_path
 
@@ -128,20 +129,26 @@ def scores_against_truth(results: Sequence[ImageResult], scorer: Scorer, given: 
     if reason := refusal(audit):
         return TrueScores(reason)
     errors = LabelErrors.from_json(audit["errors_by_distance"])
-    tables = []
-    for result in results:
+    names = [result.sample.image_id for result in results]
+    units = unit_names(names)
+    tables: dict[str, np.ndarray] = {}
+    for result, unit in zip(results, names if len(set(units)) == 1 else units, strict=True):
         mask = scorer.mask(read_map(result.map_path, 1, scorer.scale))
         label = read_label(result.sample.require_label(), 1, scorer.ignore_index, result.sample.reading)
-        tables.append(count_by_distance(mask, errors.repaired(label)))
-    return estimate_true_scores(errors, np.stack(tables))
+        tables[unit] = tables.get(unit, 0) + count_by_distance(mask, errors.repaired(label))
+    return estimate_true_scores(errors, np.stack(list(tables.values())))
 
 
 def estimate_true_scores(errors: LabelErrors, table: np.ndarray, seed: int = 0) -> TrueScores:
     """Estimate the scores of predictions against the truth.
 
     Args:
-        table: of `count_by_distance` for each test image, its mask and its repaired label, (n, 2 · REACH, 2).
+        table: of `count_by_distance` for each test image, its mask and its repaired label, (n, 2 · REACH, 2); images
+            of one field of view count as one.
     """
+    if len(table) < 2:
+        reason = "there is one test image: how much such images differ needs two"
+        return TrueScores(reason, audited=len(errors.pixels))
     pooled, known = table.sum(0), errors.shares()
     if impossible_share(pooled, known) > MAX_IMPOSSIBLE:
         reason = (

@@ -152,6 +152,9 @@ def test_metrics_states_them(shapes, tmp_path, capsys):
         < 0.03
         < abs(stated["pooled"]["iou"] - iou(predicted, truths))
     )
+    write_list(tmp_path / "test.txt", rows[:1])
+    main([*given, "--label_audit", str(tmp_path / "audit"), "--threshold", "0.5"])
+    assert "cannot be told: there is one test image" in capsys.readouterr().out
     with pytest.raises(UserError, match="no audit.json"):
         main([*given, "--label_audit", str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="binary labels"):
