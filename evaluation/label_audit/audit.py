@@ -19,8 +19,9 @@ from evaluation.label_audit.by_distance import (
     location_counts,
     location_table,
 )
-from evaluation.label_audit.estimate import Transitions, estimate_transitions, may_be_chance
+from evaluation.label_audit.estimate import CLEAR_PHI, Transitions, estimate_transitions, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
+from evaluation.label_audit.moves import TURNED_IMAGES, find_turn
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
@@ -113,8 +114,12 @@ def audit_labels(
         )
     compared = (noisy, truth) if images is None else (noisy, truth, images)
     parts = [_window(rng, *(sequence[i] for sequence in compared)) for i in sampled]
+    transitions = estimate_transitions(counts, seed)
+    if abs(transitions.phi) < CLEAR_PHI:
+        few = sampled[:: -(-len(sampled) // TURNED_IMAGES)]
+        transitions = replace(transitions, turned=find_turn([truth[i] for i in few], [noisy[i] for i in few]))
     return _compare(
-        estimate_transitions(counts, seed),
+        transitions,
         num_classes,
         *_columns(parts),
         seed=seed,

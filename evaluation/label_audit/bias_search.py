@@ -11,7 +11,7 @@ is both material and beyond the spread between images, which pixels of one image
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import numpy as np
 
@@ -185,7 +185,7 @@ def find_biases(
         moved = find_move(outlines, as_maps(labels), seed)
         if refine is not None:
             down, right = refine(labels, truths, (-moved.down, -moved.right))
-            moved = replace(moved, down=-down, right=-right)
+            moved = moved.at(-down, -right)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
     if filled is None:
         offset, *bounds = find_offset(distances, back, seed)

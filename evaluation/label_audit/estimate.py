@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, contrast, count_transitions, normalize_rows
+from evaluation.label_audit.moves import Turned
 from evaluation.scores.bootstrap import (
     CONFIDENCE,
     MIN_IMAGES,
@@ -153,6 +154,7 @@ class Transitions:
         merged: groups of classes that the labels cannot tell apart.
         image_phi: φ of every image; NaN where its truth shows a single class, (n,).
         blank: places of the images whose labels are all background though their truth is not.
+        turned: where labels show the truth mirrored or turned, see ``moves.find_turn``.
     """
 
     counts: np.ndarray
@@ -173,6 +175,7 @@ class Transitions:
     merged: list[list[int]]
     image_phi: np.ndarray
     blank: np.ndarray
+    turned: Turned | None = None
 
     @property
     def too_few(self) -> bool:
@@ -191,11 +194,13 @@ class Transitions:
 
     @property
     def no_association(self) -> bool:
-        """Whether φ is as good as 0, or labels follow the truth from image to image alone.
+        """Whether φ is as good as 0, or labels are turned, or follow the truth from image to image alone.
 
         Not where most annotated images show it: of few, some that nobody annotated, or with labels of other images, let
         the interval of φ reach 0.
         """
+        if self.turned is not None:
+            return True
         if self.contradictory or (not self.too_few and abs(usual_phi(self.image_phi)) > CLEAR_PHI):
             return False
         return holds_nothing(self.phi, self.phi_low, self.phi_high) or self.only_between_images

@@ -1,8 +1,8 @@
-"""Labels that lie off the truth as a whole: the move of the best covariance, and whether that is beyond chance."""
+"""Labels that lie off the truth as a whole: the move, or turn, of the best covariance, where that is beyond chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,7 +19,36 @@ REACH = 10  # pixels up to which labels are looked for beside their place
 NEAR = 3.0  # pixels from an outline that errors at outlines are looked for
 SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a move
 MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
+TURN_GAIN = 2.0  # times the correlation of labels as they are, that turned back they must have
+LEAST_TURNED = 0.1  # that it must be at least
+TURNED_IMAGES = 20  # that suffice
 SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
+
+
+# What may have been done to labels on their way, and what takes it back.
+TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mirrored left to right": lambda label: label[:, ::-1],
+    "mirrored top to bottom": lambda label: label[::-1],
+    "turned by 180°": lambda label: label[::-1, ::-1],
+    "transposed (rows and columns exchanged)": lambda label: label.T,
+    "turned by 90° to the left": lambda label: np.rot90(label, -1),
+    "turned by 90° to the right": np.rot90,
+    "transposed and turned by 180°": lambda label: label[::-1, ::-1].T,
+}
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Labels that were mirrored or turned alike in all images.
+
+    Args:
+        what: one of TURNS.
+        before, after: their correlation with what they show, and the same once that is taken back.
+    """
+
+    what: str
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,11 @@ class Moved:
     def length(self) -> float:
         """Of the move, pixels."""
         return float(np.hypot(self.down, self.right))
+
+    def at(self, down: int, right: int) -> Moved:
+        """The same, found more exactly; what bounds there are reach as far."""
+        length = float(np.hypot(down, right))
+        return Moved(down, right, float(np.minimum(self.low, length)), float(np.maximum(self.high, length)))
 
     def undo(self, label: np.ndarray) -> np.ndarray:
         """The label moved back; what comes in is ignored."""
@@ -93,6 +127,41 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
         return np.hypot(*np.moveaxis(best_shifts(sums, reach), -1, 0))
 
     return Moved(*best_shifts(flat.sum(0), reach).tolist(), *counts_interval(length, flat, seed, 400))
+
+
+def find_turn(truths: Labels, labels: Labels) -> Turned | None:
+    """Whether labels, classes or binary with 255 ignored, (H, W) each, show the truth mirrored or turned."""
+    pairs = list(zip(truths, labels, strict=True))[:: -(-len(labels) // TURNED_IMAGES)]
+    if not all(truth.shape == label.shape for truth, label in pairs):
+        return None
+    undone = [what for what, undo in TURNS.items() if all(undo(label).shape == label.shape for _, label in pairs)]
+    rows = [
+        [_correlation(truth, label), *(_correlation(truth, TURNS[what](label)) for what in undone)]
+        for truth, label in pairs
+    ]
+    return best_turn(np.array(rows), undone)
+
+
+def best_turn(table: np.ndarray, undone: Sequence[str]) -> Turned | None:
+    """What the correlations of images with labels as they are, and undone, (n, 1 + undone), show beyond chance."""
+    known = table[np.isfinite(table).all(1)]
+    if len(known) < MIN_IMAGES:
+        return None
+    means = known.mean(0)
+    best = int(means.argmax())
+    least = max(LEAST_TURNED, TURN_GAIN * abs(means[0]))
+    if min(means[best], np.median(known[:, best])) < least:  # also where nothing is better, or for few images alone
+        return None
+    if not is_gain_beyond_chance(known[:, best] - known[:, 0], float(known[:, best].sum())):
+        return None
+    return Turned(undone[best - 1], float(means[0]), float(means[best]))
+
+
+def _correlation(truth: np.ndarray, label: np.ndarray) -> float:
+    """Of the foregrounds; NaN where one is everywhere or nowhere."""
+    known = (truth != IGNORE) & (label != IGNORE)
+    pair = np.stack([truth[known], label[known]]) > 0
+    return float(np.corrcoef(pair)[0, 1]) if (pair.min(1) < pair.max(1)).all() else np.nan
 
 
 def is_gain_beyond_chance(gains: np.ndarray, largest: float) -> bool:

@@ -105,6 +105,8 @@ class ReferenceAudit(Audit):
         if self.verdict == "unknown":
             return self._noise_notes()[-1]
         if self.verdict == "not learnable":
+            if found.turned is not None:
+                return self._turned_text()
             if found.only_between_images:
                 named = self.named_reference
                 return f"Inside images, labels and {named} have nothing in common: are they turned, or mixed up?"
@@ -129,6 +131,15 @@ class ReferenceAudit(Audit):
         averaged = self.prediction is None or self.prediction.relative >= 1 - BIAS_MARGIN
         return f"{what} are such that a network averages them out{'' if averaged else ' in part'}{self._share_text()}."
 
+    def _turned_text(self) -> str:
+        """That labels were mirrored or turned, and how sure that is."""
+        turned = self.transitions.turned
+        assert turned is not None
+        return (
+            f"The labels are {turned.what}: taken back, their correlation with {self.named_reference} is "
+            f"{turned.after:.2f}, as they are {turned.before:.2f}."
+        )
+
     def _exchanged(self) -> str:
         """Which classes are mostly labelled as others."""
         rows = np.nan_to_num(self.transitions.matrix.rows)
@@ -146,8 +157,10 @@ class ReferenceAudit(Audit):
         return self.biases is not None and bool(self.biases.found)
 
     def warnings(self) -> list[str]:
-        """That some labels are not like the others."""
+        """That labels are turned, or some of them not like the others."""
         found, lines = self.transitions, []
+        if found.turned is not None:
+            return [f"the labels are {found.turned.what}: undo that, in the files or in their export"]
         compared = f"of the {found.images} labels that were compared"
         if blank := len(found.blank):
             lines.append(
@@ -354,6 +367,8 @@ class ReferenceAudit(Audit):
     def _loss_advice(self, matrix_file: str | None) -> str | None:
         """Whether a corrected loss helps."""
         found = self.transitions
+        if found.turned is not None:
+            return "Audit them again once that is undone: as they are, they teach next to nothing."
         if self.verdict == "not learnable":
             return HOPELESS
         if self.verdict == "unknown":
@@ -372,6 +387,8 @@ class ReferenceAudit(Audit):
     def _image_count_advice(self) -> str | None:
         """How many more reference labels would make φ sure; intervals shrink with the root of their number."""
         found = self.transitions
+        if found.turned is not None:
+            return None
         if found.too_few:
             return f"Give {self.named_reference} of at least {counted(MIN_IMAGES - found.images, 'more image')}."
         if np.isnan(found.phi_low):

@@ -10,15 +10,16 @@ be learned from them. What else images show, in words, is the matter of ``clues`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
-from evaluation.label_audit.clues import Clues, find_clues
+from evaluation.label_audit.clues import Clues, Positions, find_clues
 from evaluation.label_audit.estimate import MIN_PHI
+from evaluation.label_audit.moves import TURNS, Turned, best_turn
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
 from evaluation.label_audit.verdict import HOPELESS, Audit
@@ -42,6 +43,7 @@ class ImageEvidence:
         direction: 1 not inverted, −1 inverted, None unknown.
         clues: where labels lie beside what images show; None for several classes.
         unannotated: labels that mark nothing, of images that look like those where others mark something.
+        turned: where images predict labels far better when these are mirrored or turned back.
     """
 
     correlation: float
@@ -53,6 +55,7 @@ class ImageEvidence:
     direction: int | None
     clues: Clues | None = None
     unannotated: int = 0
+    turned: Turned | None = None
 
     @property
     def has_signal(self) -> bool:
@@ -63,6 +66,11 @@ class ImageEvidence:
     def has_structure(self) -> bool:
         """Whether neighbouring labels agree, so that labels have outlines."""
         return self.neighbours >= STRUCTURE
+
+    @property
+    def is_mismatched(self) -> bool:
+        """Whether images predict the labels far less than the labels' own neighbours do."""
+        return not np.isnan(self.low) and self.has_structure and self.correlation < MATCHED * self.neighbours
 
     @property
     def has_nothing(self) -> bool:
@@ -115,19 +123,18 @@ class ImageAudit(Audit):
                 f"{blank} of the {len(self.sampled)} labels that were looked at mark nothing, though their images look "
                 "like the others: leave out images that nobody annotated. They teach that all is background."
             )
-        if self._is_mismatched and not blank and not (self.evidence.clues and self.evidence.clues.by_place):
+        if turned := self.evidence.turned:
+            lines.append(
+                f"the labels seem {turned.what}: taken back, images predict them with a correlation of "
+                f"{turned.after:.2f}, as they are {turned.before:.2f}. Undo that, in the files or in their export"
+            )
+        elif self.evidence.is_mismatched and not blank and not (self.evidence.clues and self.evidence.clues.by_place):
             lines.append(
                 "simple image features hardly predict the labels, which have structure of their own: are labels and "
                 "images mismatched (shuffled, turned or moved)? Where structures show by more than brightness and "
                 "edges, go on"
             )
         return lines
-
-    @property
-    def _is_mismatched(self) -> bool:
-        """Whether images predict the labels far less than the labels' own neighbours do."""
-        found = self.evidence
-        return not np.isnan(found.low) and found.has_structure and found.correlation < MATCHED * found.neighbours
 
     def reason(self) -> str:
         """Why the verdict is what it is, in a sentence."""
@@ -141,7 +148,7 @@ class ImageAudit(Audit):
             )
         if said := found.clues.lines():
             return " ".join(said)
-        if self._is_mismatched:
+        if self.evidence.is_mismatched:
             return f"Images hardly predict the labels (correlation {found.correlation:.2f})."
         guess = " They mark the smaller part: a guess is that they are not inverted." if found.direction is None else ""
         return f"Images predict the labels (correlation {found.correlation:.2f}). {found.clues.nothing_found()}{guess}"
@@ -281,15 +288,32 @@ def image_evidence(
     binary = classes == 2
     direction = _direction(scores[:, 0], learner.design[:, BRIGHTNESS], foreground) if binary else None
     clues = find_clues(noisy, images, learner, scores[:, 0], positions=positions, seed=seed) if binary else None
-    return ImageEvidence(
+    marked = [((label > 0) & (label != IGNORE))[use] for use in chosen]
+    found = ImageEvidence(
         *_with_interval(moments, seed),
         *_with_interval(neighbours, seed),
-        direction,
-        clues,
-        _unannotated(
-            [((label > 0) & (label != IGNORE))[use] for use in chosen], [scores[use].sum(1) for use in chosen]
-        ),
+        direction=direction,
+        clues=clues,
+        unannotated=_unannotated(marked, [scores[use].sum(1) for use in chosen]),
     )
+    return replace(found, turned=_find_turn(noisy, learner, positions)) if found.is_mismatched else found
+
+
+def _find_turn(noisy: Sequence[np.ndarray], learner: PixelLearner, positions: Positions) -> Turned | None:
+    """Whether images predict labels, fitted to other images, better when these are mirrored or turned back."""
+    undone = [what for what, undo in TURNS.items() if all(undo(label).shape == label.shape for label in noisy)]
+    targets = []
+    for label, place in zip(noisy, positions, strict=True):
+        density = np.nan_to_num(local_density(((label > 0) & (label != IGNORE)).astype(np.uint8)))
+        targets.append(np.stack([density[place], *(TURNS[what](density)[place] for what in undone)], 1))
+    target = np.concatenate(targets).astype(np.float32)
+    scores = learner.scores(target)
+    table = []
+    for image in range(len(noisy)):
+        own = learner.image == image
+        pairs = zip(scores[own].T, target[own].T, strict=True)
+        table.append([np.corrcoef(*pair)[0, 1] if min(map(np.ptp, pair)) > 0 else np.nan for pair in pairs])
+    return best_turn(np.array(table), undone)
 
 
 def _unannotated(marked: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> int:

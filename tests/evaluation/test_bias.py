@@ -13,7 +13,7 @@ from evaluation.label_audit import audit_labels
 from evaluation.label_audit.bias_search import find_biases
 from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import smoother_outlines
-from evaluation.label_audit.moves import find_move
+from evaluation.label_audit.moves import Moved, find_move
 from evaluation.label_audit.structures import find_left_out, find_outlines
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 
@@ -351,6 +351,11 @@ def test_rims_that_enclose_nothing(inner, outer, said):
 def test_rings_that_are_no_outlines_stay_rings(plates):
     rings = [mask - cv2.erode(mask, np.ones((5, 5), np.uint8)) for mask in plates]
     assert find_outlines(rings, rings) is None
+
+
+def test_bounds_hold_a_move_that_was_found_more_exactly():
+    found = Moved(1, 1, low=1.4, high=2.2).at(2, 2)
+    assert (found.down, found.right, found.low) == (2, 2, 1.4) and found.high == found.length
 
 
 def test_scattered_pixels_are_no_outlines(plates, noisy_labels):

@@ -379,9 +379,9 @@ def test_labels_that_belong_to_other_images_are_warned_of(rng):
         labels.append(np.any(disks, axis=0).astype(np.uint8))
     images = [(60 + 80 * label + rng.normal(0, 8, label.shape)).astype(np.uint8) for label in labels]
     assert audit_labels(labels, images=images).warnings() == []
-    for wrong in (labels[1:] + labels[:1], [label.T.copy() for label in labels]):
+    for wrong, said in ((labels[1:] + labels[:1], "mismatched"), ([label.T.copy() for label in labels], "transposed")):
         (warning,) = audit_labels(wrong, images=images).warnings()
-        assert "mismatched" in warning
+        assert said in warning
     assert audit_labels(labels[1:4], images=images[:3]).warnings() == []
 
 
@@ -398,9 +398,29 @@ def crowds():
 
 
 def test_labels_that_know_only_how_much_there_is_teach_nothing(crowds):
-    report = audit_labels([mask.T[::-1].copy() for mask in crowds], crowds)
+    report = audit_labels([mask.T[::-1][:-8].copy() for mask in crowds], [mask[:-8] for mask in crowds])
     assert report.transitions.phi_low > 0.02  # images with more foreground have more labels
     assert report.verdict == "not learnable" and "Inside images" in report.reason()
+
+
+@pytest.mark.parametrize(
+    ("turn", "what"),
+    [
+        (lambda label: label.T, "transposed (rows and columns exchanged)"),
+        (lambda label: label[::-1], "mirrored top to bottom"),
+        (lambda label: np.rot90(label), "turned by 90° to the left"),
+    ],
+    ids=["transposed", "mirrored", "turned"],
+)
+def test_labels_that_were_turned_are_told_how(blobs, noisy_labels, turn, what):
+    images, masks = blobs
+    labels = [np.ascontiguousarray(turn(label)) for label in noisy_labels(masks, "flip:0.1")]
+    report = audit_labels(labels, masks, images)
+    assert report.verdict == "not learnable" and report.reason().startswith(f"The labels are {what}: taken back, ")
+    assert report.warnings() == [f"the labels are {what}: undo that, in the files or in their export"]
+    assert report.transitions.turned.after > 0.5 > 0.2 > report.transitions.turned.before
+    assert f"the labels seem {what}: taken back" in audit_labels(labels, None, images).warnings()[0]
+    assert not audit_labels(noisy_labels(masks, "flip:0.4"), masks, images).warnings()
 
 
 def test_inverted_labels_among_others_are_told(crowds):
