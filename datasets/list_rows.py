@@ -75,8 +75,11 @@ def find_rows(
     if any(_is_first_channel(row) for rows in parts.values() for row in rows):
         parts = {split: _first_channels(rows) for split, rows in parts.items()}
         say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")
+    useless = {"val"} & {*unlabelled} if "train" in parts and "train" not in unlabelled else set()
     for split in unlabelled:
-        say(_without_labels(parts[split], split, tree.top))
+        use = "left out, validation needs them" if split in useless else _use_without_labels(split)
+        say(_without_labels(parts[split], split, tree.top, use))
+    parts = {split: rows for split, rows in parts.items() if split not in useless}
     _leave_out_undivided(parts, say)
     return parts
 
@@ -242,8 +245,11 @@ def _common_folder(paths: Sequence[Path]) -> str:
     return display_path(Path(os.path.commonpath([path.parent for path in paths])))
 
 
-def _without_labels(rows: Sequence[Row], split: str | None, top: Path) -> str:
-    use = "they can be predicted, not scored" if split == "test" else "only label-free training (--igtt) can use them"
+def _use_without_labels(split: str | None) -> str:
+    return "they can be predicted, not scored" if split == "test" else "only label-free training (--igtt) can use them"
+
+
+def _without_labels(rows: Sequence[Row], split: str | None, top: Path, use: str) -> str:
     places: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         places[row[0].parent.name].add(row[0].stem)

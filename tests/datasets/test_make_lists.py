@@ -349,6 +349,14 @@ def test_splits_without_labels_are_listed_by_their_images(empty_folder: bool, tm
     assert "test/images has images without labels: they can be predicted, not scored" in said
 
 
+def test_validation_images_without_labels_are_left_out_beside_labelled_training(tmp_path: Path):
+    source = put_set(tmp_path / "datasets/own", {"train": 2})
+    put(source / "val/images", "0.tif", "1.tif")
+    said = made(tmp_path)
+    assert "val/images has images without labels: left out, validation needs them" in said
+    assert "no val.txt" in said and not (tmp_path / "txt/own/val.txt").exists()
+
+
 def test_a_list_changed_by_hand_is_not_lost(tmp_path: Path):
     source = put_set(tmp_path / "datasets/own", {"train": 3, "val": 2})
     made(tmp_path)
