@@ -37,7 +37,9 @@ from utils.run_folder import LOG_ROOT
 
 TRAIN_IMAGES, CLEAN_IMAGES, VAL_IMAGES, TEST_IMAGES = 60, 10, 2, 12
 BATCH, EPOCHS, WIDTH, CROP, STEPS, SEED = 4, 2, 8, 128, 250, 0
-LEVELS = np.arange(1, 100) / 100  # thresholds at which the test images are scored
+PERCENT = np.arange(1, 100) / 100
+# Thresholds at which the test images are scored: labels that are too narrow are best cut far below a hundredth.
+LEVELS = np.concatenate([np.geomspace(1e-4, 0.01, 13)[:-1], PERCENT])
 
 Labels = list[np.ndarray]
 
@@ -272,14 +274,15 @@ def compare(record: Record, clean: Record) -> dict[str, Any]:
     """A trial's figures: what it reached at its best threshold, at 0.5 and at the advised one."""
     curve, said = np.array(record["measured"]["iou"]), record["audit"]
     threshold = 0.5 if said["threshold"] is None else said["threshold"]
+    levels = LEVELS if len(curve) == len(LEVELS) else PERCENT  # of trials that lose nothing by it
     best = float(curve.max())
     share = best / max(clean["measured"]["iou"])
     return {
         "threshold": threshold,
         "best": best,
         "share": share,
-        "at_half": float(np.interp(0.5, LEVELS, curve)),
-        "at_advised": float(np.interp(threshold, LEVELS, curve)),
+        "at_half": float(np.interp(0.5, levels, curve)),
+        "at_advised": float(np.interp(threshold, levels, curve)),
         "error": said["predicted_iou"] - best,
         "share_error": said["relative_iou"] - min(share, 1.0),
         "covered": said["predicted_iou_low"] <= best <= said["predicted_iou_high"],
