@@ -154,11 +154,13 @@ def test_the_onnx_script_corrects_scores_for_label_noise_and_tells_what_it_leave
     onnx.helper.set_model_props(model, {name: json.dumps(part) for name, part in described.items()})
     onnx.save(model, str(tmp_path / "model.onnx"))
     image = rng.normal(size=(20, 30, 3))
+    image[9, 9, 0] = 1e4
     np.save(tmp_path / "image.npy", image)
     said = run_script(REPO_ROOT / "examples/onnx_only.py", "model.onnx", "image.npy", "mask.npy", cwd=tmp_path)
     scores = ((image - image.mean((0, 1))) / image.std((0, 1))).transpose(2, 0, 1)
     assert np.array_equal(np.load(tmp_path / "mask.npy"), decoder(scores).argmax(0))
     assert (decoder(scores).argmax(0) != scores.argmax(0)).any() and "moved by +1.5 pixels" in said
+    assert "hot pixels" in said
 
 
 @pytest.mark.slow
