@@ -78,7 +78,8 @@ def find_members(train_dir: str | Path, others: Sequence[str | Path]) -> tuple[P
 
 
 def joint_decisions(home: Path, runs: Sequence[Path], checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What stands for the checkpoint of an ensemble: threshold and mask offset, and the first one's config.
+    """What stands for the checkpoint of an ensemble: threshold and mask offset, and the first one's config and
+    images.
 
     The runs of a cross-fit decide by all of their out-of-fold scores; others by the mean of their decisions.
 
@@ -107,6 +108,7 @@ def joint_decisions(home: Path, runs: Sequence[Path], checkpoints: Sequence[dict
         "pred_invert": False,  # of the mean; members are turned before
         "threshold": decisions["threshold"],
         "mask_offset": decisions["mask_offset"] or 0.0,
+        "own_images": checkpoints[0].get("own_images"),  # whose network alone is watched
     }
 
 

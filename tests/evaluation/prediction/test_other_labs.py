@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -159,6 +160,12 @@ def test_images_of_another_lab_are_told_and_own_ones_are_not(run, of_another_lab
 def test_how_images_are_predicted_does_not_matter(run, of_another_lab, how):
     plain, other = (predict(run, "--input", of_another_lab, *flags)["unlike"] for flags in ((), how))
     assert list(other.values()) == pytest.approx(list(plain.values()), rel=0.1)
+
+
+def test_an_ensemble_tells_how_unlike_its_first_run_finds_images(run, of_another_lab):
+    other = shutil.copytree(run, run.parent / "other")
+    alone, joint = (predict(run, "--input", of_another_lab, *more)["unlike"] for more in ((), ("--ensemble", other)))
+    assert list(joint.values()) == pytest.approx(list(alone.values()), rel=0.01)
 
 
 def test_a_figure_survives_an_interrupted_prediction(run, of_another_lab, monkeypatch):
