@@ -411,7 +411,11 @@ def test_a_recipe_and_a_method_count_above_a_repeated_run():
     free = resolve_options({"igtt": "best"}, False, config)
     assert free.network.options == {"init": "kaiming", "local_contrast": 0, "width": 8}
     assert resolve_options({}, False, config).optimization.ema == 0.99
-    assert resolve_options({"method": "coteaching"}, False, config).optimization.ema == 0
+    other = resolve_options({"method": "coteaching"}, False, config)
+    assert other.optimization.ema == 0
+    assert resolve_options({"method": "supervised"}, False, other.to_dict()).optimization.ema == 0.99
+    published = resolve_options({"igtt": "published"}, False, free.to_dict()).flat()
+    assert published == resolve_options({"igtt": "published", "preset": "quick", "width": 8}, False).flat()
 
 
 def test_a_clean_list_decides_anew_what_a_repeated_run_had():

@@ -162,6 +162,11 @@ def _to_repeat(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
         values.pop("pretrained", None)
     if given.get("method", values.get("method")) != values.get("method"):
         values.pop("method_options", None)
+        if values.get("method", DEFAULTS["method"]) not in AVERAGED:
+            values.pop("ema", None)
+    if given.get("igtt", values.get("igtt")) != values.get("igtt"):
+        of_recipe = RECIPES.get(str(values.get("igtt")), {})
+        values = {name: value for name, value in values.items() if name not in of_recipe or value != of_recipe[name]}
     if _decides_anew(given):
         if values.get("clean_list") is None:  # by which alone a run is plain without being asked to
             values.pop("recipe", None)
