@@ -44,7 +44,8 @@ def objects_by_image(images: Sequence[Found], labels: Sequence[Found]) -> dict[P
 
 
 def _objects_by_name(images: Sequence[Found], labels: Sequence[Found]) -> dict[Path, list[Path]]:
-    image_of = {(*found.place, stem(found.path)): found.path for found in images}
+    names = [(found, name) for found in images for name in (stem(found.path), found.path.name)]
+    image_of = {(*found.place, name): found.path for found, name in names}
     masks: dict[Path, list[Path]] = defaultdict(list)
     for found in labels:
         name = without_affix(NUMBER.sub("", stem(found.path)), LABEL_BEGINNINGS, LABEL_ENDINGS)

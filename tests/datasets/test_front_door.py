@@ -855,7 +855,9 @@ def test_merged_masks_are_objects(tmp_path: Path):
         assert np.array_equal(label > 0, np.isin(numbered(seed), (1, 2))) and len(np.unique(label)) == 3
 
 
-@pytest.mark.parametrize("pattern", ["masks/{}/{}.png", "masks/{}_{}.png", "masks/{}_mask_{}.png"])
+@pytest.mark.parametrize(
+    "pattern", ["masks/{}/{}.png", "masks/{}.png/{}.png", "masks/{}_{}.png", "masks/{}_mask_{}.png"]
+)
 def test_masks_of_objects_are_merged_by_their_names(pattern: str, tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "images/*.png", "abc")])
     for seed, name in enumerate("abc"):
