@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,4 +122,11 @@ def compile_openvino(model: Any, precision: str) -> Compute:
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = openvino.Core().compile_model(model, "CPU", hints)
-    return lambda images: compiled(images)[0].copy()
+    own = threading.local()  # a request holds one input at a time
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer(images, share_inputs=True, share_outputs=True)[0].copy()
+
+    return compute

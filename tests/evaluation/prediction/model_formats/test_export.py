@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import torch
 
 from evaluation import export, inference
 from evaluation.prediction import Segmenter, load_network
+from evaluation.prediction.engines import compile_openvino
 from evaluation.prediction.model_card import card_text, make_card, validation_figures
 from evaluation.prediction.model_formats.model_zoo import example_image
 from evaluation.prediction.model_formats.openvino_models import check_gate
@@ -140,6 +142,16 @@ def test_an_engine_writes_the_maps_of_torch(make_run, tmp_path, engine):
     by_hand = Segmenter.load(run, device="cpu", precision="fp32", engine=engine).predict(image)
     expected = Segmenter.load(run, device="cpu", precision="fp32").predict(image)
     np.testing.assert_allclose(by_hand.scores, expected.scores, atol=TOLERANCE)
+
+
+def test_openvino_computes_in_several_threads_at_once():
+    openvino = pytest.importorskip("openvino", reason="needs openvino")
+    image = openvino.opset13.parameter([1, 1, -1, -1], np.float32)
+    compute = compile_openvino(openvino.Model([openvino.opset13.sqrt(image)], [image]), "fp32")
+    images = [np.full((1, 1, 400, 400), number, np.float32) for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(compute, images))
+    assert all(np.array_equal(scores, np.sqrt(image)) for scores, image in zip(found, images, strict=True))
 
 
 def test_an_export_of_another_checkpoint_is_not_used(make_run):
