@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,16 @@ class EnginePredictor(Predictor):
 
     Args:
         inverted: whether it gives inverted scores, which are turned back: inversion is a matter of the settings.
+        again: loads the same in another process, to which an engine cannot be sent.
     """
 
     inverted: bool = False
+    again: Callable[[], EnginePredictor] | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], EnginePredictor], tuple[()]]:
+        if self.again is None:
+            raise TypeError("this engine was not loaded from an export and cannot be sent to another process")
+        return self.again, ()
 
     def _scores(self, images: Tensor) -> Tensor:
         scores = torch.from_numpy(self.network(np.ascontiguousarray(images.numpy())))
@@ -70,7 +78,9 @@ def load_engine(
     except Exception as error:  # each engine has kinds of its own for a file that it cannot read
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(f"{display_path(path)} cannot be loaded ({reason}); {again}") from None
-    return EnginePredictor(compute, device, used, augment=tta, inverted=bool(facts.get("scores_inverted")))
+    again = partial(load_engine, engine, run, checkpoint, device=device, precision=precision, tta=tta)
+    inverted = bool(facts.get("scores_inverted"))
+    return EnginePredictor(compute, device, used, augment=tta, inverted=inverted, again=again)
 
 
 def check_export(folder: Path, checkpoint: Path, what: str, again: str) -> dict[str, Any]:
