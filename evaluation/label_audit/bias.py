@@ -17,6 +17,7 @@ RATES = {
 }
 ON_AVERAGE, DEGREES, PERCENT = "px on average", "°", "%"
 FILLED = "IoU when filled"  # of outlines
+ACROSS = "px across"  # of dots
 DISPLACED = (ON_AVERAGE, DEGREES, PERCENT)  # units of displacements that no common move undoes
 MEASURES = {"px": " px", ON_AVERAGE: " px on average", DEGREES: "°", PERCENT: "%"}
 
@@ -32,7 +33,7 @@ class Bias:
         what: in words: ``wider``, ``dim structures missed`` …
         size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
         low, high: 95 % bounds of the size; NaN with too few images.
-        unit: of the size: one of MEASURES, ``AUC``, FILLED, or of label rates what RATES says.
+        unit: of the size: one of MEASURES, ``AUC``, FILLED, ACROSS, or of label rates what RATES says.
     """
 
     kind: str
@@ -48,6 +49,8 @@ class Bias:
             more = " or more" if self.unit == "px" and self.high >= FARTHEST else ""
             bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f}{more})"
             return f"{self.what} by {self.size:.1f}{MEASURES[self.unit]}{bounds}"
+        if self.unit == ACROSS:
+            return f"{self.what}, {self.size:.0f} {ACROSS}"
         if self.unit == FILLED:
             return f"{self.what} (filled, an IoU of {self.size:.2f})"
         if self.unit in RATES:
@@ -84,6 +87,11 @@ class Biases:
     def are_outlines(self) -> bool:
         """Whether labels are outlines that nobody filled."""
         return any(bias.unit == FILLED for bias in self.found)
+
+    @property
+    def are_dots(self) -> bool:
+        """Whether labels are dots in what they mark."""
+        return any(bias.unit == ACROSS for bias in self.found)
 
     def has(self, kind: str) -> bool:
         """Whether a bias of a kind was found."""

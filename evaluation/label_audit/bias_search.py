@@ -17,13 +17,23 @@ import numpy as np
 
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, FILLED, OF_ERRORS, OF_LABELS, Bias, Biases
+from evaluation.label_audit.bias import (
+    ACROSS,
+    AT_BOUNDARIES,
+    BY_IMAGE,
+    BY_PLACE,
+    FILLED,
+    OF_ERRORS,
+    OF_LABELS,
+    Bias,
+    Biases,
+)
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_counts, location_table
 from evaluation.label_audit.displaced import Displacement, find_displacement
 from evaluation.label_audit.geometry import MIN_EXPLAINED, find_offset, smoother_outlines, uneven_outlines
 from evaluation.label_audit.moves import SLOPE, Labels, Moved, as_maps, find_move, outline_map
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
-from evaluation.label_audit.structures import LeftOut, find_left_out, level_auc
+from evaluation.label_audit.structures import LeftOut, find_dots, find_left_out, level_auc
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
 from evaluation.scores.confusion import ratio
@@ -196,10 +206,14 @@ def find_biases(
     skipped = None if is_clean else [np.abs(distance) <= SLOPE for distance in distances]
     errors = ResidualAnalysis(truths, back, images, expected=expected, skipped=skipped, seed=seed)
     found = _geometric_biases(moved, offset, bounds, displaced)
+    across = find_dots(truths, back)
+    if across is not None:  # whatever step they show
+        found = [bias for bias in found if bias.kind != AT_BOUNDARIES]
+        found.append(Bias(AT_BOUNDARIES, "only dots drawn", across, np.nan, np.nan, ACROSS))
     imitation = errors.imitation
     if filled is not None:
         found.append(Bias(AT_BOUNDARIES, "only outlines drawn", filled, np.nan, np.nan, FILLED))
-    elif displaced is None and offset >= 0:
+    elif displaced is None and across is None and offset >= 0:
         left_out = find_left_out(truths, back)
         if not offset and errors.image_bias is None:
             found += _outline_biases(truths, back, bins, left_out)

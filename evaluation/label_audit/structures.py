@@ -1,4 +1,4 @@
-"""Structures without labels: left out because they are small, large, or at the border, or marked by outlines alone."""
+"""Structures without whole labels: left out as small, large, or at the border, or marked by outlines or dots alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ LEAST_MISSED = 0.1  # of the structures, that must be left out for their kind to
 FILLING_GAIN = 0.2  # of the IoU with the truth, that filling outlines must win
 HOLE = 2.0  # pixels from the middle of a hole to what is drawn around it, at least
 WIDENINGS = (1, 2, 3, 4)  # pixels; where one wins more than filling does, lines are middles and no outlines
+DOT = 0.35  # of its structure, that a dot covers at most
+ALIKE, UNLIKE = 1.3, 1.5  # quotient of quartiles of the areas: of dots at most, of what they lie in at least
+MIN_DOTS, LEAST_DOT, DOTS_EACH = 10, 4, 1.5  # in all; pixels; at most, in the structures that have some
 LEVELS = 64  # of sizes told apart
 CLEAR_AUC = 0.65  # what the lower bound of the AUC must exceed
 BEYOND_CHANCE = 3.0  # standard errors of an AUC by chance that it must exceed: three kinds are tried on few structures
@@ -117,6 +120,32 @@ def find_outlines(truths: Labels, labels: Labels) -> tuple[float, float] | None:
     if after <= ratio(*wider.T, 0.0).max():
         return None
     return float(before), float(after)
+
+
+def find_dots(truths: Labels, labels: Labels) -> float | None:
+    """Whether labels are dots, of one size whatever they lie in, as of structures that were counted.
+
+    Args:
+        truths, labels: binary with 255 ignored, (H, W) each.
+    Returns: their diameter, pixels.
+    """
+    dots, whole, structures = [], [], 0
+    for truth, label in zip(truths, labels, strict=True):
+        _, parts, stats, _ = cv2.connectedComponentsWithStats((truth == 1).astype(np.uint8), connectivity=8)
+        _, own, own_stats, _ = cv2.connectedComponentsWithStats((label == 1).astype(np.uint8), connectivity=8)
+        pairs = np.unique(np.stack([own.ravel(), parts.ravel()]), axis=1)
+        for dot, structure in pairs.T[(pairs > 0).all(0)]:
+            dots.append(own_stats[dot, cv2.CC_STAT_AREA])
+            whole.append(stats[structure, cv2.CC_STAT_AREA])
+        structures += len(np.unique(pairs[1, (pairs > 0).all(0)]))
+    if len(dots) < MIN_DOTS or len(dots) > DOTS_EACH * structures or np.median(dots) < LEAST_DOT:
+        return None
+    if np.median(np.divide(dots, whole)) > DOT:
+        return None
+    spread = [ratio(*np.quantile(areas, (0.75, 0.25))) for areas in (dots, whole)]
+    if spread[0] > ALIKE or spread[1] < UNLIKE:
+        return None
+    return float(2 * np.sqrt(np.median(dots) / np.pi))
 
 
 def _filled(label: np.ndarray) -> np.ndarray:

@@ -218,6 +218,8 @@ class ReferenceAudit(Audit):
             return None
         if self.biases is not None and self.biases.are_outlines:
             return "Fill the outlines (in Fiji: Process › Binary › Fill Holes) and take the result for labels."
+        if self.biases is not None and self.biases.are_dots:
+            return "Mark whole structures in some images and train on those: dots tell where they are, not how large."
         displaced = [bias.what for bias in (self.biases.found if self.biases else ()) if bias.unit in DISPLACED]
         if displaced:
             how = displaced[0].split()[0]

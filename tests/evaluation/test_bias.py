@@ -14,7 +14,7 @@ from evaluation.label_audit.bias_search import find_biases
 from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import smoother_outlines
 from evaluation.label_audit.moves import Moved, find_move
-from evaluation.label_audit.structures import find_left_out, find_outlines
+from evaluation.label_audit.structures import find_dots, find_left_out, find_outlines
 from evaluation.label_audit.threshold import blurred_outline, network_blur
 
 SIZE = 96
@@ -346,6 +346,18 @@ def test_rims_that_enclose_nothing(inner, outer, said):
     )
     audit = audit_labels([one - other for one, other in zip(wide, narrow, strict=True)], masks)
     assert said in audit.reason() and not any("forward" in line for line in audit.advice("Q.json"))
+
+
+def test_dots_are_told_from_narrow_outlines(plates, noisy_labels):
+    dots = []
+    for mask in plates:
+        dots.append(np.zeros_like(mask))
+        for x, y in cv2.connectedComponentsWithStats(mask)[3][1:].round().astype(int).tolist():
+            cv2.circle(dots[-1], (x, y), 1, 1, -1)
+    audit = audit_labels(dots, plates)
+    assert audit.verdict == "biased at boundaries" and "only dots drawn, 3 px across" in audit.reason()
+    assert find_dots(plates, plates) is None
+    assert all(find_dots(plates, noisy_labels(plates, spec)) is None for spec in ("sample:0.1", "erode:5", "skeleton"))
 
 
 def test_rings_that_are_no_outlines_stay_rings(plates):
