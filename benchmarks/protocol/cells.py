@@ -69,6 +69,11 @@ def cell(dataset: str, labels: str, method: str = "bce", **other: Any) -> Cell:
     return {"dataset": dataset, "labels": labels, "method": method, **common, **other}
 
 
+def is_bare(cell: Cell) -> bool:
+    """Whether networks neither average weights nor see local contrast: no other paper's do, and few methods can."""
+    return bool(cell["clean"] or cell.get("bare"))
+
+
 def _noise(specs: Sequence[str]) -> Callable[[int, Sequence[int]], list[Cell]]:
     """Plain training on simulated noise, the shortest budget first, then seed after seed."""
 
@@ -136,6 +141,17 @@ def _audit(seeds: int, budgets: Sequence[int]) -> list[Cell]:
     return [cell(name, spec, steps=budgets[0], seed=seed) for seed, spec, name in grid]
 
 
+def _human(seeds: int, budgets: Sequence[int]) -> list[Cell]:
+    """Plain training on real labels as they are, none of them known to be clean, and on the best there are."""
+    kinds = [*REAL, *((name, "clean") for name in REAL_SETS if name not in SETS)]
+    grid = itertools.product(range(seeds), kinds)
+    return [cell(name, labels, steps=budgets[0], seed=seed) for seed, (name, labels) in grid]
+
+
+def _widths(seeds: int, budgets: Sequence[int]) -> list[Cell]:
+    return [{**each, "bare": True} for each in _noise(BINARY)(seeds, budgets[:1])]
+
+
 TABLES = {
     "real": _real,
     "methods": _methods,
@@ -148,9 +164,11 @@ TABLES = {
     "curves": _curves,
     "features": _features,
     "audit": _audit,
+    "human": _human,
+    "widths": _widths,
 }
 """Table → its trials for so many seeds and such budgets, in the order in which they are worth their time."""
-OF_THEIR_SETS = ("real", "multiclass")  # tables whose labels other sets do not have
+OF_THEIR_SETS = ("real", "multiclass", "human")  # tables whose labels other sets do not have
 
 
 def cells_of(

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.audit.human_labels import Labels, make_labels
 from benchmarks.grid import Cell, key
-from benchmarks.protocol.cells import CLEAN_IMAGES, METHODS
+from benchmarks.protocol.cells import CLEAN_IMAGES, METHODS, is_bare
 from benchmarks.trials import RECORDED, chosen_samples, pooled_iou
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
@@ -166,23 +166,19 @@ def train_cell(cell: Cell, protocol: Protocol, lists: dict[str, Path], matrix: A
         "train_list": str(lists["train"]),
         "val_list": str(lists["val"]),
         "preset": "quick",
-        "network": cell["network"],
         "num_classes": classes,
         "crop": protocol.crop,
         "batch_size": protocol.batch_size,
         "seed": cell["seed"],
         "workers": 0,
         "tensorboard": False,
-        "ema": RECORDED["ema"],  # no other paper averages weights, and few methods can; nor do they see local contrast
         "checkpoint_every": 1 if cell.get("curve") else length["epochs"],
         "run_name": f"study_{name}",
         # What every method would print of its labels is in the record; ours decides by it.
         "audit": cell["method"] == "ours",
-        **(
-            {"width": cell["width"], "network_options": RECORDED["network_options"]}
-            if cell["network"] == "unet"
-            else {}
-        ),
+        "network": cell["network"],
+        **({"width": cell["width"]} if cell["network"] == "unet" else {}),
+        **(RECORDED if is_bare(cell) else {}),
         **length,
         **own,
     }
