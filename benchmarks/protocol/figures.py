@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.protocol.tables import Records, audited, each_once, of_usual_width, ranking
 from utils.plots import BLUE, COLORS, GREY, INK, ORANGE, style_axes, write_figure
 
+MARKERS = "o^sD"  # one for each round of the colours
+
 
 def draw(records: Records, folder: Path) -> None:
     """Write ``study.png``, the headline: scatter and ranking; and ``study_curves.png``."""
@@ -33,9 +35,11 @@ def draw_scatter(axes: Axes, records: list) -> None:
     pairs = audited(records)
     names = sorted({record["cell"]["dataset"] for _, _, record in pairs})
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    for name, color in zip(names, (COLORS * 2)[: len(names)], strict=True):
+    for place, name in enumerate(names):
         own = [(said, reached) for said, reached, record in pairs if record["cell"]["dataset"] == name]
-        axes.scatter(*np.array(own).T, color=color, label=name, s=26, alpha=0.85, linewidths=0)
+        marker = MARKERS[place // len(COLORS)]
+        color = COLORS[place % len(COLORS)]
+        axes.scatter(*np.array(own).T, color=color, marker=marker, label=name, s=26, alpha=0.85, linewidths=0)
     style_axes(axes, "IoU predicted by the audit, before training", "IoU reached by plain training")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

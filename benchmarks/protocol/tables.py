@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import Record, Tables, key, markdown
+from benchmarks.grid import Cell, Record, Tables, key, markdown
 from benchmarks.protocol.cells import METHODS, REAL, REAL_SETS, is_bare
 from evaluation.scores.bootstrap import bootstrap_mean
 
@@ -326,13 +326,24 @@ def audited(records: Iterable[Record]) -> list[tuple[float, float, Record]]:
 
 
 def audit_table(records: Iterable[Record]) -> str:
-    """How far the audit's prediction lies from what plain training reaches."""
-    found = audited(records)
-    if not found:
-        return ""
-    errors = np.array([said - reached for said, reached, _ in found])
-    covered = [
-        r["audit"]["predicted_iou_low"] <= reached <= r["audit"]["predicted_iou_high"] for _, reached, r in found
-    ]
-    row = [str(len(found)), f"{errors.mean():+.3f}", f"{np.sqrt(np.mean(errors**2)):.3f}", f"{np.mean(covered):.0%}"]
-    return markdown(["trials", "predicted less reached, mean", "RMS", "reached in the 90 % interval"], [row])
+    """How far the audit's prediction lies from what plain training reaches, for each group of labels and all."""
+    found, groups = audited(records), {}
+    for said, reached, record in found:
+        for name in (_group_of(record["cell"]), "all"):
+            error, audit = said - reached, record["audit"]
+            covered = audit["predicted_iou_low"] <= reached <= audit["predicted_iou_high"]
+            groups.setdefault(name, []).append((error, covered))
+    rows = []
+    for name in ordered(groups, ("simulated images", "real images, simulated labels", "real labels", "all")):
+        errors, covered = np.array(groups[name], float).T
+        figures = f"{errors.mean():+.3f}", f"{np.sqrt(np.mean(errors**2)):.3f}", f"{np.mean(covered):.0%}"
+        rows.append([name, str(len(errors)), *figures])
+    header = ["labels", "trials", "predicted less reached, mean", "RMS", "reached in the 90 % interval"]
+    return markdown(header, rows) if rows else ""
+
+
+def _group_of(cell: Cell) -> str:
+    """What a trial's labels are labels of, and whose."""
+    if cell["dataset"].endswith("_sim"):
+        return "simulated images"
+    return "real labels" if (cell["dataset"], cell["labels"]) in REAL else "real images, simulated labels"
