@@ -362,9 +362,12 @@ def test_a_run_that_learned_the_parameter_of_its_loss_says_what_to_do(disks):
         fit(configure({"resume": str(folder)}, disks), disks)
 
 
-@pytest.mark.parametrize("given", [{"momentum": 1.0}, {"warmup_epochs": 3.0, "epochs": 2}])
-def test_options_that_cannot_work_are_refused(disks, given):
-    with pytest.raises(UserError, match="--"):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"momentum": 1.0}, "^momentum: .* below 1"), ({"warmup_epochs": 3.0, "epochs": 2}, "--warmup_epochs")],
+)
+def test_options_that_cannot_work_are_refused(disks, given, said):
+    with pytest.raises(UserError, match=said):
         run(disks, **{"epochs": 1, **given})
 
 
