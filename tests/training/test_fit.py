@@ -364,7 +364,7 @@ def test_a_run_that_learned_the_parameter_of_its_loss_says_what_to_do(disks):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"momentum": 1.0}, "^momentum: .* below 1"), ({"warmup_epochs": 3.0, "epochs": 2}, "--warmup_epochs")],
+    [({"momentum": 1.0}, "^momentum: .* below 1"), ({"warmup_epochs": 3.0, "epochs": 2}, "shorter than --epochs 2")],
 )
 def test_options_that_cannot_work_are_refused(disks, given, said):
     with pytest.raises(UserError, match=said):
