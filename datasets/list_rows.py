@@ -75,11 +75,13 @@ def find_rows(
     if any(_is_first_channel(row) for rows in parts.values() for row in rows):
         parts = {split: _first_channels(rows) for split, rows in parts.items()}
         say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")
-    useless = {"val"} & {*unlabelled} if "train" in parts and "train" not in unlabelled else set()
+    without_validation = "val" in unlabelled and "train" in parts and "train" not in unlabelled
     for split in unlabelled:
-        use = "left out, validation needs them" if split in useless else _use_without_labels(split)
+        left_out = split == "val" and without_validation
+        use = "left out, validation needs them" if left_out else _use_without_labels(split)
         say(_without_labels(parts[split], split, tree.top, use))
-    parts = {split: rows for split, rows in parts.items() if split not in useless}
+    if without_validation:
+        del parts["val"]
     _leave_out_undivided(parts, say)
     return parts
 

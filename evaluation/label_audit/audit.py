@@ -19,9 +19,9 @@ from evaluation.label_audit.by_distance import (
     location_counts,
     location_table,
 )
-from evaluation.label_audit.estimate import CLEAR_PHI, Transitions, estimate_transitions, may_be_chance
+from evaluation.label_audit.estimate import CLEAR_PHI, Transitions, estimate_transitions, find_turn, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
-from evaluation.label_audit.moves import TURNED_IMAGES, find_turn
+from evaluation.label_audit.moves import TURNED_IMAGES
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
@@ -116,8 +116,9 @@ def audit_labels(
     parts = [_window(rng, *(sequence[i] for sequence in compared)) for i in sampled]
     transitions = estimate_transitions(counts, seed)
     if abs(transitions.phi) < CLEAR_PHI:
-        few = sampled[:: -(-len(sampled) // TURNED_IMAGES)]
-        transitions = replace(transitions, turned=find_turn([truth[i] for i in few], [noisy[i] for i in few]))
+        few = sampled[:: -(-len(sampled) // TURNED_IMAGES)]  # whole: a window of a turned label shows another place
+        turned = find_turn([truth[i] for i in few], [noisy[i] for i in few], num_classes)
+        transitions = replace(transitions, turned=turned)
     return _compare(
         transitions,
         num_classes,

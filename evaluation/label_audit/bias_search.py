@@ -206,7 +206,7 @@ def find_biases(
     skipped = None if is_clean else [np.abs(distance) <= SLOPE for distance in distances]
     errors = ResidualAnalysis(truths, back, images, expected=expected, skipped=skipped, seed=seed)
     found = _geometric_biases(moved, offset, bounds, displaced)
-    across = find_dots(truths, back)
+    across = None if filled is not None else find_dots(truths, back)
     if across is not None:  # whatever step they show
         found = [bias for bias in found if bias.kind != AT_BOUNDARIES]
         found.append(Bias(AT_BOUNDARIES, "only dots drawn", across, np.nan, np.nan, ACROSS))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, contrast, count_transitions, normalize_rows
-from evaluation.label_audit.moves import Turned
+from evaluation.label_audit.moves import TURNED_SIDE, TURNS, Turned, best_turn, possible_turns
 from evaluation.scores.bootstrap import (
     CONFIDENCE,
     MIN_IMAGES,
@@ -154,7 +154,7 @@ class Transitions:
         merged: groups of classes that the labels cannot tell apart.
         image_phi: φ of every image; NaN where its truth shows a single class, (n,).
         blank: places of the images whose labels are all background though their truth is not.
-        turned: where labels show the truth mirrored or turned, see ``moves.find_turn``.
+        turned: where labels show the truth mirrored or turned, see `find_turn`.
     """
 
     counts: np.ndarray
@@ -295,8 +295,28 @@ def estimate_transitions(
         rank=min(rank_given_error(inner, inner_resampled), distinct) if len(present) else 0,
         merged=merged,
         image_phi=np.array([association(table) if len(table) == 2 else np.nan for table in tables], float),
-        blank=np.flatnonzero((tables[:, 1:].sum((1, 2)) > 0) & (tables[:, :, 1:].sum((1, 2)) == 0)),
+        blank=blank_places(tables),
     )
+
+
+def blank_places(counts: np.ndarray) -> np.ndarray:
+    """Places of images whose labels are all background though their truth is not; counts (n, K, K), rows = truth."""
+    return np.flatnonzero((counts[:, 1:].sum((1, 2)) > 0) & (counts[:, :, 1:].sum((1, 2)) == 0))
+
+
+def find_turn(truths: Sequence[np.ndarray], labels: Sequence[np.ndarray], num_classes: int = 1) -> Turned | None:
+    """Whether labels show the truth mirrored or turned; classes with 255 ignored, (H, W) each."""
+    pairs = list(zip(truths, labels, strict=True))
+    if any(truth.shape != label.shape for truth, label in pairs):
+        return None
+    undone = possible_turns(labels)
+
+    def strengths(truth: np.ndarray, label: np.ndarray) -> np.ndarray:
+        some = (slice(None, None, -(-max(truth.shape) // TURNED_SIDE)),) * 2
+        tried = [label, *(TURNS[what](label) for what in undone)]
+        return association(np.stack([count_transitions(truth[some], each[some], num_classes) for each in tried]))
+
+    return best_turn(np.stack([strengths(*pair) for pair in pairs]), undone)
 
 
 def may_be_chance(

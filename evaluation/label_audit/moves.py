@@ -21,19 +21,19 @@ SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a 
 MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
 TURN_GAIN = 2.0  # times the correlation of labels as they are, that turned back they must have
 LEAST_TURNED = 0.1  # that it must be at least
-TURNED_IMAGES = 20  # that suffice
+TURNED_IMAGES, TURNED_SIDE = 20, 512  # that suffice, and pixels along a side of them
 SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
 
 
-# What may have been done to labels on their way, and what takes it back.
+# What may have been done to labels on their way, and what takes it back, (…, H, W).
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mirrored left to right": lambda label: label[:, ::-1],
-    "mirrored top to bottom": lambda label: label[::-1],
-    "turned by 180°": lambda label: label[::-1, ::-1],
-    "transposed (rows and columns exchanged)": lambda label: label.T,
-    "turned by 90° to the left": lambda label: np.rot90(label, -1),
-    "turned by 90° to the right": np.rot90,
-    "transposed and turned by 180°": lambda label: label[::-1, ::-1].T,
+    "mirrored left to right": lambda label: label[..., ::-1],
+    "mirrored top to bottom": lambda label: label[..., ::-1, :],
+    "turned by 180°": lambda label: label[..., ::-1, ::-1],
+    "transposed (rows and columns exchanged)": lambda label: label.swapaxes(-2, -1),
+    "turned by 90° to the left": lambda label: np.rot90(label, -1, (-2, -1)),
+    "turned by 90° to the right": lambda label: np.rot90(label, 1, (-2, -1)),
+    "transposed and turned by 180°": lambda label: label[..., ::-1, ::-1].swapaxes(-2, -1),
 }
 
 
@@ -129,22 +129,15 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
     return Moved(*best_shifts(flat.sum(0), reach).tolist(), *counts_interval(length, flat, seed, 400))
 
 
-def find_turn(truths: Labels, labels: Labels) -> Turned | None:
-    """Whether labels, classes or binary with 255 ignored, (H, W) each, show the truth mirrored or turned."""
-    pairs = list(zip(truths, labels, strict=True))[:: -(-len(labels) // TURNED_IMAGES)]
-    if not all(truth.shape == label.shape for truth, label in pairs):
-        return None
-    undone = [what for what, undo in TURNS.items() if all(undo(label).shape == label.shape for _, label in pairs)]
-    rows = [
-        [_correlation(truth, label), *(_correlation(truth, TURNS[what](label)) for what in undone)]
-        for truth, label in pairs
-    ]
-    return best_turn(np.array(rows), undone)
+def possible_turns(labels: Labels) -> list[str]:
+    """Those of TURNS that leave the labels' shapes, (H, W) each, as they are."""
+    shapes = {label.shape for label in labels}
+    return [what for what, undo in TURNS.items() if all(undo(np.empty(shape)).shape == shape for shape in shapes)]
 
 
 def best_turn(table: np.ndarray, undone: Sequence[str]) -> Turned | None:
     """What the correlations of images with labels as they are, and undone, (n, 1 + undone), show beyond chance."""
-    known = table[np.isfinite(table).all(1)]
+    known = table[np.isfinite(table).all(1) & table.any(1)]  # labels of one class tell nothing
     if len(known) < MIN_IMAGES:
         return None
     means = known.mean(0)
@@ -155,13 +148,6 @@ def best_turn(table: np.ndarray, undone: Sequence[str]) -> Turned | None:
     if not is_gain_beyond_chance(known[:, best] - known[:, 0], float(known[:, best].sum())):
         return None
     return Turned(undone[best - 1], float(means[0]), float(means[best]))
-
-
-def _correlation(truth: np.ndarray, label: np.ndarray) -> float:
-    """Of the foregrounds; NaN where one is everywhere or nowhere."""
-    known = (truth != IGNORE) & (label != IGNORE)
-    pair = np.stack([truth[known], label[known]]) > 0
-    return float(np.corrcoef(pair)[0, 1]) if (pair.min(1) < pair.max(1)).all() else np.nan
 
 
 def is_gain_beyond_chance(gains: np.ndarray, largest: float) -> bool:

@@ -27,7 +27,7 @@ from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.estimate import MIN_PHI, estimate_transitions
+from evaluation.label_audit.estimate import MIN_PHI, blank_places, estimate_transitions
 from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
 from evaluation.label_audit.structures import find_outlines
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
@@ -83,8 +83,9 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     if len(pairs) < MIN_IMAGES:
         reason = f"clean labels of {MIN_IMAGES} images are needed to tell, there are {len(pairs)}"
         return Repair(None, float("nan"), float("nan"), 0.0, float("nan"), len(pairs), reason)
-    annotated = [pair for pair in pairs if not _is_blank(*pair)]  # the others cannot be mended
-    pairs = annotated if len(annotated) >= MIN_IMAGES else pairs
+    blank = blank_places(np.stack([count_transitions(truth, label, num_classes) for label, truth in pairs]))
+    if len(pairs) - len(blank) >= MIN_IMAGES:  # blank ones cannot be mended
+        pairs = [pair for place, pair in enumerate(pairs) if place not in blank]
     own, truths = [label for label, _ in pairs], [truth for _, truth in pairs]
     if num_classes == 1 and (outlines := find_outlines(truths, own)) is not None:
         reason = f"the labels are outlines alone: filled, their IoU with clean ones is {outlines[1]:.3f}"
@@ -96,11 +97,6 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
     if back != (0, 0):
         back = refined_move(own, truths, back, num_classes)
     return _choose_offset(own, truths, back, num_classes)
-
-
-def _is_blank(label: np.ndarray, truth: np.ndarray) -> bool:
-    """Whether nothing is marked though there is something."""
-    return not label[(label != IGNORE) & (truth != IGNORE)].any() and bool(truth[truth != IGNORE].any())
 
 
 def _follow(labels: Labels, truths: Labels, num_classes: int) -> bool:

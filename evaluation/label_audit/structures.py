@@ -129,15 +129,9 @@ def find_dots(truths: Labels, labels: Labels) -> float | None:
         truths, labels: binary with 255 ignored, (H, W) each.
     Returns: their diameter, pixels.
     """
-    dots, whole, structures = [], [], 0
-    for truth, label in zip(truths, labels, strict=True):
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((truth == 1).astype(np.uint8), connectivity=8)
-        _, own, own_stats, _ = cv2.connectedComponentsWithStats((label == 1).astype(np.uint8), connectivity=8)
-        pairs = np.unique(np.stack([own.ravel(), parts.ravel()]), axis=1)
-        for dot, structure in pairs.T[(pairs > 0).all(0)]:
-            dots.append(own_stats[dot, cv2.CC_STAT_AREA])
-            whole.append(stats[structure, cv2.CC_STAT_AREA])
-        structures += len(np.unique(pairs[1, (pairs > 0).all(0)]))
+    found = [_marks(*pair) for pair in zip(truths, labels, strict=True)]
+    dots, whole = (np.concatenate([image[at] for image in found]) for at in (0, 1))
+    structures = sum(image[2] for image in found)
     if len(dots) < MIN_DOTS or len(dots) > DOTS_EACH * structures or np.median(dots) < LEAST_DOT:
         return None
     if np.median(np.divide(dots, whole)) > DOT:
@@ -146,6 +140,16 @@ def find_dots(truths: Labels, labels: Labels) -> float | None:
     if spread[0] > ALIKE or spread[1] < UNLIKE:
         return None
     return float(2 * np.sqrt(np.median(dots) / np.pi))
+
+
+def _marks(truth: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Areas of marks and of the structures that they lie in, of each pair, (P,); how many structures have marks."""
+    _, parts, sizes, _ = cv2.connectedComponentsWithStats((truth == 1).astype(np.uint8), connectivity=8)
+    _, own, own_sizes, _ = cv2.connectedComponentsWithStats((label == 1).astype(np.uint8), connectivity=8)
+    both = (own > 0) & (parts > 0)
+    mark, structure = np.unique(np.stack([own[both], parts[both]]), axis=1)
+    areas = own_sizes[mark, cv2.CC_STAT_AREA], sizes[structure, cv2.CC_STAT_AREA]
+    return *areas, len(np.unique(structure))
 
 
 def _filled(label: np.ndarray) -> np.ndarray:

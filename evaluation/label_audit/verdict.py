@@ -91,11 +91,16 @@ class Audit(ABC):
     @property
     def invert(self) -> bool | None:
         """Whether training should invert binary scores; None where the direction is not known."""
-        return None if self.num_classes > 1 or self.verdict in UNDECIDED else self._shows_inverse()
+        return None if self.num_classes > 1 or self.is_undecided else self._shows_inverse()
 
     @abstractmethod
     def _shows_inverse(self) -> bool:
         """Whether labels with a direction show the inverse of the truth."""
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the verdict says nothing of the direction."""
+        return self.verdict in UNDECIDED
 
     @property
     def is_biased(self) -> bool:

@@ -12,7 +12,7 @@ from evaluation.label_audit.by_distance import DensityAgreement
 from evaluation.label_audit.estimate import CLEAR_PHI, MIN_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.predicted_iou import PredictedIoU
-from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, UNDECIDED, Audit
+from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, Audit
 from evaluation.scores.bootstrap import MIN_IMAGES
 from utils.cli import counted
 
@@ -109,7 +109,7 @@ class ReferenceAudit(Audit):
                 return self._turned_text()
             if found.only_between_images:
                 named = self.named_reference
-                return f"Inside images, labels and {named} have nothing in common: are they turned, or mixed up?"
+                return f"Inside images, labels and {named} have nothing in common: do they belong to other images?"
             return f"Labels and {self.named_reference} have nothing in common (φ = {found.phi:.3f})."
         systematic = f"differ from {self.named_reference} systematically: {self._bias_text()}"
         if self.verdict == "inverted" and self.num_classes > 1:
@@ -137,7 +137,7 @@ class ReferenceAudit(Audit):
         assert turned is not None
         return (
             f"The labels are {turned.what}: taken back, their correlation with {self.named_reference} is "
-            f"{turned.after:.2f}, as they are {turned.before:.2f}."
+            f"{turned.after:.2f}, as they are {turned.before:.2f}. Undo that, in the files or in their export."
         )
 
     def _exchanged(self) -> str:
@@ -157,10 +157,10 @@ class ReferenceAudit(Audit):
         return self.biases is not None and bool(self.biases.found)
 
     def warnings(self) -> list[str]:
-        """That labels are turned, or some of them not like the others."""
+        """That some labels are not like the others."""
         found, lines = self.transitions, []
         if found.turned is not None:
-            return [f"the labels are {found.turned.what}: undo that, in the files or in their export"]
+            return lines
         compared = f"of the {found.images} labels that were compared"
         if blank := len(found.blank):
             lines.append(
@@ -348,7 +348,7 @@ class ReferenceAudit(Audit):
     def _direction_advice(self, matrix_file: str | None) -> str | None:
         """Inversion, decoding and the threshold to expect."""
         found = self.transitions
-        if self.verdict in UNDECIDED:
+        if self.is_undecided:
             return None
         if self.num_classes > 1:
             if found.matrix.is_complete and found.matrix.needs_decoding and found.invertible:

@@ -19,7 +19,7 @@ from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
 from evaluation.label_audit.clues import Clues, Positions, find_clues
 from evaluation.label_audit.estimate import MIN_PHI
-from evaluation.label_audit.moves import TURNS, Turned, best_turn
+from evaluation.label_audit.moves import TURNS, Turned, best_turn, possible_turns
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
 from evaluation.label_audit.verdict import HOPELESS, Audit
@@ -91,7 +91,7 @@ class ImageEvidence:
         """
         if self.has_nothing:
             return "not learnable"
-        if not self.has_signal or self.direction is None:
+        if not self.has_signal or self.direction is None or self.turned is not None:
             return "unknown"
         return "learnable" if self.direction > 0 else "inverted"
 
@@ -123,12 +123,8 @@ class ImageAudit(Audit):
                 f"{blank} of the {len(self.sampled)} labels that were looked at mark nothing, though their images look "
                 "like the others: leave out images that nobody annotated. They teach that all is background."
             )
-        if turned := self.evidence.turned:
-            lines.append(
-                f"the labels seem {turned.what}: taken back, images predict them with a correlation of "
-                f"{turned.after:.2f}, as they are {turned.before:.2f}. Undo that, in the files or in their export"
-            )
-        elif self.evidence.is_mismatched and not blank and not (self.evidence.clues and self.evidence.clues.by_place):
+        has_cause = blank or self.evidence.turned or (self.evidence.clues and self.evidence.clues.by_place)
+        if self.evidence.is_mismatched and not has_cause:
             lines.append(
                 "simple image features hardly predict the labels, which have structure of their own: are labels and "
                 "images mismatched (shuffled, turned or moved)? Where structures show by more than brightness and "
@@ -139,6 +135,11 @@ class ImageAudit(Audit):
     def reason(self) -> str:
         """Why the verdict is what it is, in a sentence."""
         found = self.evidence
+        if turned := found.turned:
+            return (
+                f"The labels seem {turned.what}: taken back, images predict them with a correlation of "
+                f"{turned.after:.2f}, as they are {turned.before:.2f}. Undo that, in the files or in their export."
+            )
         if not found.has_signal or found.clues is None:
             return self.notes()[-1]
         if not found.has_structure:
@@ -301,8 +302,7 @@ def image_evidence(
 
 def _find_turn(noisy: Sequence[np.ndarray], learner: PixelLearner, positions: Positions) -> Turned | None:
     """Whether images predict labels, fitted to other images, better when these are mirrored or turned back."""
-    undone = [what for what, undo in TURNS.items() if all(undo(label).shape == label.shape for label in noisy)]
-    targets = []
+    undone, targets = possible_turns(noisy), []
     for label, place in zip(noisy, positions, strict=True):
         density = np.nan_to_num(local_density(((label > 0) & (label != IGNORE)).astype(np.uint8)))
         targets.append(np.stack([density[place], *(TURNS[what](density)[place] for what in undone)], 1))

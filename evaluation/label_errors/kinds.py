@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
+from evaluation.label_audit.moves import TURNS
 from evaluation.label_errors.quality import FLOOR, LabelQuality
 
 GRID = 128  # cells along the longer side of the grid on which movements are tried
@@ -23,14 +24,6 @@ OVERLAP = 0.12  # share of an object, as against the usual foreground, up to whi
 MIN_OBJECT = 12  # pixels
 ONE_SIDED = 3  # how many times as many issues on one side make a label too large or too small
 SPECKLED = 0.02  # how much larger than three times the usual a label's share of lone pixels must be
-TURNS = {
-    "mirrored left to right": lambda planes: planes[:, :, ::-1],
-    "mirrored top to bottom": lambda planes: planes[:, ::-1],
-    "turned upside down": lambda planes: planes[:, ::-1, ::-1],
-    "transposed": lambda planes: planes.transpose(0, 2, 1),
-    "turned by 90 degrees": lambda planes: np.rot90(planes, 1, (1, 2)),
-    "turned by 270 degrees": lambda planes: np.rot90(planes, -1, (1, 2)),
-}
 
 
 def on_grid(label: np.ndarray, posterior: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
