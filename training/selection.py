@@ -111,6 +111,7 @@ def select_binary(
     pred_invert: bool | None,
     implied: float | None,
     labels_inverted: bool = False,
+    images: int | None = None,
 ) -> Selection:
     """Decide from the score histograms of the validation images.
 
@@ -119,6 +120,7 @@ def select_binary(
         pred_invert: a direction that is already decided; None lets clean labels decide.
         implied: the threshold implied by the label noise, if known.
         labels_inverted: whether noisy validation labels show the inverse; they are then judged turned around.
+        images: how many images the groups hold; None: one each.
     """
     if labels_inverted and not labels_are_clean:
         histograms = histograms[:, ::-1]
@@ -128,7 +130,8 @@ def select_binary(
     pooled = histograms.sum(0)
     youden_at, youden = youden_threshold(pooled)
     if labels_are_clean:
-        threshold, metric = choose_threshold(histograms, DEFAULT_THRESHOLD if implied is None else implied)
+        prior = DEFAULT_THRESHOLD if implied is None else implied
+        threshold, metric = choose_threshold(histograms, prior, images=images)
     else:
         threshold = youden_at if implied is None else implied
         metric = youden

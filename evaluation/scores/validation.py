@@ -2,7 +2,8 @@
 
 Errors come from resampling images, since the pixels of an image err together. A threshold that is the best of four
 images is often worse elsewhere than the one that is right by theory. Crops of one field of view and planes of one stack
-err together too: they count as one image, and crops of a single field tell nothing of other fields.
+err together too: they count as one image. What crops of few fields win is chance on others up to a bound that no
+resampling of them can know.
 
 An offset moves the outline of a mask, and undoes labels whose outlines are too narrow or too wide: a network that
 learned such labels predicts such masks, and no threshold takes back what lies beyond its blur.
@@ -25,7 +26,7 @@ from evaluation.scores.bootstrap import bootstrap_counts, percentile_interval, s
 
 MAX_GROUPS = 32  # of validation images that are counted apart: enough for errors, 32 MB of histograms
 MIN_IMAGES = 4  # fewer move no threshold
-ERROR_OF_ONE = 0.25  # of the AUC of a single image, whose error cannot be estimated
+ERROR_OF_ONE = 0.25  # of the AUC, or the gain in IoU, of a single image or field, whose error cannot be estimated
 PLANE = re.compile(r"::(\d+)$")  # of a stack, at the end of a name
 COARSE = 256  # bins that suffice for the error of an AUC
 OFFSETS = np.arange(-12, 13) / 2  # pixels; the middle one leaves masks as they are
@@ -86,27 +87,38 @@ def table_interval(metric: Callable[[np.ndarray], float], tables: np.ndarray) ->
     return float(low), float(high)
 
 
-def choose_threshold(histograms: np.ndarray, prior: float, seed: int = 0) -> tuple[float, float]:
+def choose_threshold(
+    histograms: np.ndarray, prior: float, seed: int = 0, *, images: int | None = None
+) -> tuple[float, float]:
     """The threshold of the highest pooled IoU where it beats ``prior`` by more than one standard error, else ``prior``.
 
-    The error is that of the gain, from a paired bootstrap over images (Breiman's one-standard-error rule). What it
-    loses and wins with simulated and with real labels: ``benchmarks/audit/thresholds.py``.
+    The error is that of the gain, from a paired bootstrap over images (Breiman's one-standard-error rule), or where
+    these are of few fields the one of `error_of_few`. What it loses and wins with simulated and with real labels:
+    ``benchmarks/audit/thresholds.py``.
 
     Args:
         histograms: score histograms of images, or of groups of them, (n, 2, BINS).
         prior: the threshold that is right without a look at these images.
+        images: how many images the groups hold, of which MIN_IMAGES are needed; None: one each.
     Returns: the threshold and the pooled IoU there.
     """
     pooled = histograms.sum(0)
     told = histograms[histograms.any((1, 2))]
-    best, images = best_threshold(pooled)[0], len(told)
-    if images < MIN_IMAGES or not pooled[1].any() or best == prior:
+    best, groups = best_threshold(pooled)[0], len(told)
+    if (images or groups) < MIN_IMAGES or not pooled[1].any() or best == prior:
         return prior, float(iou(counts_at(pooled, prior)))
     counts = np.array([iou_counts(histogram, np.array([prior, best])) for histogram in told])  # (n, 2, 2)
     found, resampled = (table[..., 0] / table[..., 1] for table in (counts.sum(0), bootstrap_counts(counts, seed)))
-    error = (images / (images - 1)) ** 0.5 * (resampled[:, 1] - resampled[:, 0]).std()
+    error = error_of_few(groups)
+    if groups >= MIN_IMAGES:
+        error = (groups / (groups - 1)) ** 0.5 * (resampled[:, 1] - resampled[:, 0]).std()
     chosen = int(found[1] - found[0] > error)
     return float((prior, best)[chosen]), float(found[chosen])
+
+
+def error_of_few(fields: int) -> float:
+    """The error of a gain in IoU that fewer than MIN_IMAGES fields show, which resampling them cannot tell."""
+    return ERROR_OF_ONE / fields**0.5
 
 
 def iou_counts(histogram: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -46,6 +46,19 @@ def test_fewer_than_four_images_move_no_threshold(implied, prior):
     assert select_binary(alike(counts, 4), **arguments).metric == pytest.approx(18 / 20)
 
 
+def test_crops_of_few_fields_move_the_threshold_for_a_large_gain_alone():
+    """Resampling crops would find any of these gains beyond its error: all crops of a field agree."""
+    arguments = {"labels_are_clean": True, "pred_invert": None, "implied": None}
+    small = histogram({0.1: 90, 0.55: 4}, {0.4: 1, 0.6: 19})  # 0.79 at 0.5, 0.95 at the best
+    sampled = histogram({0.01: 90, 0.05: 10}, {0.08: 20})  # a tenth of the foreground was labelled: nothing at 0.5
+    assert select_binary(alike(small, 1), images=8, **arguments).threshold == 0.5
+    assert select_binary(alike(small, 4), images=8, **arguments).metric == pytest.approx(0.95)
+    for fields in (1, 2, 3):
+        assert select_binary(alike(sampled, fields), images=8, **arguments).metric == 1
+    assert select_binary(alike(small, 3), images=8, **arguments).metric == pytest.approx(0.95)
+    assert select_binary(alike(sampled, 3), images=3, **arguments).threshold == 0.5
+
+
 def test_a_gain_within_its_error_moves_no_threshold():
     for_lower = histogram({0.1: 90}, {0.3: 10, 0.8: 10})
     for_higher = histogram({0.1: 81, 0.3: 9}, {0.8: 20})
@@ -119,7 +132,8 @@ def test_training_images_with_clean_labels_move_a_threshold_and_nothing_else(inv
     )
     scores = SimpleNamespace(invert=inverted, threshold=lambda weights: None)
     state = SimpleNamespace(scores=scores, loss=SimpleNamespace(class_weights=None, is_proper=True))
-    method = Supervised(options, None)  # pyright: ignore[reportArgumentType]
+    data = SimpleNamespace(known=None, val=None)
+    method = Supervised(options, data)  # pyright: ignore[reportArgumentType]
     counts = histogram({0.1: 90, 0.6: 10}, {0.7: 20})
     counts = counts[..., ::-1] if inverted else counts
     decided, moved = (method.decide(state, None, known) for known in (None, alike(counts, 10)))  # pyright: ignore

@@ -115,7 +115,7 @@ def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     given = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "device": "cpu", "tensorboard": False}
     folder = fit(configure({**given, "epochs": 3, "lr": 1e-8, "run_name": "one"}, disks), disks)
     said = capsys.readouterr().out
-    assert "these 5 images are crops of one field, which tells nothing of others: best is last" in said
+    assert "these 5 images are crops of one field, which tells little of others: best is last" in said
     best = load_checkpoint(folder / "checkpoints/best.pth")
     assert (best["epoch"], best["threshold"], best.get("mask_offset", 0)) == (3, 0.5, 0)
     assert read_json(folder / "config.json")["train_fields"] == 8

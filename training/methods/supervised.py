@@ -83,7 +83,8 @@ class Supervised:
         implied = state.scores.threshold(state.loss.class_weights) if state.loss.is_proper else None
         if known is not None:
             turned = known[..., ::-1] if invert or (invert is None and state.scores.invert) else known
-            implied = choose_threshold(turned, DEFAULT_THRESHOLD if implied is None else implied)[0]
+            prior = DEFAULT_THRESHOLD if implied is None else implied
+            implied = choose_threshold(turned, prior, images=len(self.data.known or known))[0]
         if counts is None:
             return without_validation(pred_invert=invert, implied=implied, num_classes=num_classes)
         if num_classes > 1:
@@ -94,6 +95,7 @@ class Supervised:
             pred_invert=invert,
             implied=implied,
             labels_inverted=bool(state.labels.invert),
+            images=len(self.data.val or counts),
         )
 
     def keep(self, epochs: Collection[int]) -> None:
