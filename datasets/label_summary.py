@@ -1,11 +1,11 @@
-"""What values the files of labels hold, and what sets of them look like: numbered objects, smeared edges, strays.
+"""What values the files of labels hold, and what sets of them look like: numbered objects, smeared edges, outlines.
 
 Nothing is decided here; see `datasets.label_values`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -23,6 +23,15 @@ BLOCK_PIXELS = 2**20
 EDGE_REACH, LINE_REACH = 4, 2  # pixels: from a smeared one to both sides of an edge, to what is beside a thin line
 END_SHARE = 0.1  # of the range, at each end: there lie most pixels of a smeared mask
 NEARLY_HIGHEST = 0.9  # of the highest value: what is above is foreground as well
+HOLE = 2.0  # pixels from the middle of a hole to what is drawn around it, at least
+# Fixed on outlines of nuclei, cells and mitochondria, 1 to 3 pixels wide, inner and outer, against networks, vessels
+# and membranes as they were drawn: those are wider, or enclose little.
+THIN = 4.0  # pixels from the middle of a line to its edge, where it is thickest: lines of up to 7 pixels
+NEARLY_ALL = 0.95  # of the pixels, that are thin
+BESIDE_HOLES = 0.5  # of the pixels, at least, that lie up to NEAR pixels beside an enclosed area
+NEAR = 3
+ENCLOSED = 0.4  # area of holes for each pixel that is drawn, at least
+MOST = 0.5  # of the labels that mark anything, of which more than this are outlines
 
 
 class FileValues(NamedTuple):
@@ -211,3 +220,54 @@ def are_smeared(files: Sequence[FileValues]) -> bool:
     ends = sum(int(file.counts[chosen].sum()) for file, chosen in zip(several, at_ends, strict=True))
     total = sum(int(file.counts.sum()) for file in several)
     return flat <= FLAT_SHARE * pixels and at_edge >= EDGE_SHARE * middle and 2 * ends >= total
+
+
+# Outlines alone
+
+
+def enclosed_areas(label: np.ndarray) -> np.ndarray:
+    """Where a binary label (H, W) has holes, bool; what the image border closes off is none, nor are narrow gaps."""
+    import cv2
+    from scipy.ndimage import binary_fill_holes
+
+    holes = (binary_fill_holes(label == 1) & (label == 0)).astype(np.uint8)
+    parts = cv2.connectedComponents(holes, connectivity=4)[1]
+    deep = np.unique(parts[cv2.distanceTransform(holes, cv2.DIST_L2, cv2.DIST_MASK_5) >= HOLE])
+    return np.isin(parts, deep[deep > 0])
+
+
+def is_outlined(label: np.ndarray) -> bool:
+    """Whether a binary label, uint8 (H, W), consists of thin lines that enclose areas.
+
+    >>> import cv2
+    >>> square = np.pad(np.ones((20, 20), np.uint8), 8)
+    >>> is_outlined(square), is_outlined(square - cv2.erode(square, np.ones((3, 3), np.uint8)))
+    (False, True)
+    """
+    import cv2
+
+    square = np.ones((3, 3), np.uint8)
+    drawn = cv2.morphologyEx((label == 1).astype(np.uint8), cv2.MORPH_CLOSE, square)  # lines that cutting has broken
+    inside = cv2.distanceTransform(drawn, cv2.DIST_L2, cv2.DIST_MASK_5)[drawn == 1]
+    if not inside.size or np.quantile(inside, NEARLY_ALL) > THIN:
+        return False
+    holes = enclosed_areas(drawn).astype(np.uint8)
+    beside = cv2.dilate(holes, np.ones((2 * NEAR + 1,) * 2, np.uint8)) & drawn
+    return bool(holes.sum() >= ENCLOSED * inside.size and beside.sum() >= BESIDE_HOLES * inside.size)
+
+
+def ask_outlines(labels: Iterable[np.ndarray]) -> str:
+    """A question, in a line, where most labels that mark anything seem to be outlines; else nothing.
+
+    Args:
+        labels: binary, uint8 (H, W) each.
+    """
+    marked = [label for label in labels if (label == 1).any()]
+    outlined = sum(map(is_outlined, marked))
+    if outlined <= MOST * len(marked):
+        return ""
+    return (
+        f"{outlined} of the {len(marked)} labels that were looked at are thin lines around empty areas: are these "
+        "outlines of what is to be found? Fill them (in Fiji: Process > Binary > Fill Holes); go on if thin lines are "
+        "what is to be found"
+    )

@@ -13,14 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.catalog import check_name, is_simulated
 from datasets.image_files import CROP, field_names, split_plane
+from datasets.label_summary import ask_outlines
+from datasets.labels import IGNORE
 from datasets.list_advice import Advice, advise, next_command
 from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
 from datasets.list_films import FILMS, film_groups, film_rows
 from datasets.list_layouts import Say, read_tree, tell_foreign
 from datasets.list_pairing import Row
-from datasets.list_preview import legend_of, read_tile, spread, write_sheet
+from datasets.list_preview import Tile, legend_of, read_tile, spread, write_sheet
 from datasets.list_rows import Parts, find_noisy, find_rows
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
@@ -106,17 +110,17 @@ def make_lists(
     for name in (*LISTS.values(), f"train/{NOISY_LIST}"):
         if name not in contents:
             _tell_missing(name, contents, list_folder, say)
-    write_preview(list_folder / PREVIEW, dataset, contents, advice)
+    tiles = write_preview(list_folder / PREVIEW, dataset, contents, advice)
     say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
-    for note in advice.notes:
+    for note in (*advice.notes, *_outlines(tiles, advice)):
         say(note)
     options = STREETS if layout == "cityscapes" else advice.options
     say(next_command(dataset, contents, options, LISTS["train"]))
     return contents
 
 
-def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> None:
-    """Write the contact sheet of a dozen samples, spread over all lists."""
+def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> list[Tile]:
+    """Write the contact sheet of a dozen samples, spread over all lists, and return what it shows."""
     list_of = {row: Path(name).stem for name, rows in contents.items() for row in rows}
     rows = list(list_of)
     shown = [rows[index] for index in spread(len(rows))]
@@ -126,6 +130,17 @@ def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> 
     legend = legend_of([label.parent.name for label in annotators], advice.classes)
     title = f"{dataset}: {len(shown)} of {counted(rows, 'image')}; on the right with the outlines of labels"
     write_sheet(path, tiles, title, legend)
+    return tiles
+
+
+def _outlines(tiles: Sequence[Tile], advice: Advice) -> list[str]:
+    """A warning where binary labels on the sheet seem to be outlines that nobody filled."""
+    if len(advice.classes) > 2:
+        return []
+    labels = [label for tile in tiles for label in tile.labels[:1]]
+    masks = [((label != 0) & (advice.reading.objects | (label != IGNORE))).astype(np.uint8) for label in labels]
+    question = ask_outlines(masks)
+    return [f"warning: {question}"] if question else []
 
 
 def _folders(

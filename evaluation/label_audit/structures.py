@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from datasets.label_summary import enclosed_areas
 from datasets.labels import IGNORE
 from datasets.noise_steps import offset
 from evaluation.label_audit.moves import NEAR, Labels
@@ -18,7 +19,6 @@ CERTAIN = 5  # standard errors that what others are labelled must measure, for a
 USUAL = 0.9  # quantile of the labelled shares, by area, that is what others are labelled
 LEAST_MISSED = 0.1  # of the structures, that must be left out for their kind to be told
 FILLING_GAIN = 0.2  # of the IoU with the truth, that filling outlines must win
-HOLE = 2.0  # pixels from the middle of a hole to what is drawn around it, at least
 WIDENINGS = (1, 2, 3, 4)  # pixels; where one wins more than filling does, lines are middles and no outlines
 DOT = 0.35  # of its structure, that a dot covers at most
 ALIKE, UNLIKE = 1.3, 1.5  # quotient of quartiles of the areas: of dots at most, of what they lie in at least
@@ -110,7 +110,9 @@ def find_outlines(truths: Labels, labels: Labels) -> tuple[float, float] | None:
     if len(labels) < MIN_IMAGES:
         return None
     pairs = list(zip(truths, labels, strict=True))
-    counts = np.array([[_overlap(truth, label), _overlap(truth, _filled(label))] for truth, label in pairs])
+    counts = np.array(
+        [[_overlap(truth, label), _overlap(truth, np.where(enclosed_areas(label), 1, label))] for truth, label in pairs]
+    )
     before, after = ratio(counts[..., 0].sum(0), counts[..., 1].sum(0), 0.0)
     resampled = bootstrap_counts(counts, 0, 400)
     error = float(np.diff(ratio(resampled[..., 0], resampled[..., 1], 0.0)).std())
@@ -150,16 +152,6 @@ def _marks(truth: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray
     mark, structure = np.unique(np.stack([own[both], parts[both]]), axis=1)
     areas = own_sizes[mark, cv2.CC_STAT_AREA], sizes[structure, cv2.CC_STAT_AREA]
     return *areas, len(np.unique(structure))
-
-
-def _filled(label: np.ndarray) -> np.ndarray:
-    """A label without holes; what the image border closes off is none, nor are the gaps between scattered pixels."""
-    from scipy.ndimage import binary_fill_holes
-
-    holes = (binary_fill_holes(label == 1) & (label == 0)).astype(np.uint8)
-    parts = cv2.connectedComponents(holes, connectivity=4)[1]
-    deep = np.unique(parts[cv2.distanceTransform(holes, cv2.DIST_L2, cv2.DIST_MASK_5) >= HOLE])
-    return np.where(np.isin(parts, deep[deep > 0]), 1, label)
 
 
 def _overlap(truth: np.ndarray, label: np.ndarray) -> tuple[int, int]:

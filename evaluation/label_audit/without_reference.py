@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.label_summary import ask_outlines
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import local_density, window_mean
 from evaluation.label_audit.clues import Clues, Positions, find_clues
@@ -44,6 +45,7 @@ class ImageEvidence:
         clues: where labels lie beside what images show; None for several classes.
         unannotated: labels that mark nothing, of images that look like those where others mark something.
         turned: where images predict labels far better when these are mirrored or turned back.
+        outlines: a question, where labels seem to be outlines that nobody filled.
     """
 
     correlation: float
@@ -56,6 +58,7 @@ class ImageEvidence:
     clues: Clues | None = None
     unannotated: int = 0
     turned: Turned | None = None
+    outlines: str = ""
 
     @property
     def has_signal(self) -> bool:
@@ -113,17 +116,17 @@ class ImageAudit(Audit):
         return self.verdict == "inverted"
 
     def warnings(self) -> list[str]:
-        """That some labels mark nothing, or that images hardly predict labels which have structure of their own.
+        """That labels are outlines, mark nothing, or have structure of their own that images hardly predict.
 
         Noise that forgets the image lowers both correlations; only labels of another place keep their structure.
         """
-        lines = []
+        lines = [self.evidence.outlines] if self.evidence.outlines else []
         if blank := self.evidence.unannotated:
             lines.append(
                 f"{blank} of the {len(self.sampled)} labels that were looked at mark nothing, though their images look "
                 "like the others: leave out images that nobody annotated. They teach that all is background."
             )
-        has_cause = blank or self.evidence.turned or (self.evidence.clues and self.evidence.clues.by_place)
+        has_cause = lines or self.evidence.turned or (self.evidence.clues and self.evidence.clues.by_place)
         if self.evidence.is_mismatched and not has_cause:
             lines.append(
                 "simple image features hardly predict the labels, which have structure of their own: are labels and "
@@ -296,6 +299,7 @@ def image_evidence(
         direction=direction,
         clues=clues,
         unannotated=_unannotated(marked, [scores[use].sum(1) for use in chosen]),
+        outlines=ask_outlines(noisy) if binary else "",
     )
     return replace(found, turned=_find_turn(noisy, learner, positions)) if found.is_mismatched else found
 
