@@ -125,7 +125,10 @@ class _Places(NamedTuple):
 
 def _search_places(path: Path, data_root: Path | str | None, root: Path) -> _Places:
     if data_root is not None and not Path(data_root).is_dir():
-        raise UserError(f"--data_root {data_root} is not a directory")
+        raise UserError(
+            f"--data_root {data_root} is not a directory; if a run brought it from another computer, give --data_root "
+            "DIR, the folder that holds the images here"
+        )
     data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE) or None
     absolute = None if data_root is None else Path(os.path.abspath(data_root))
     return _Places(absolute, Path(os.path.abspath(path)).parent, Path(os.path.abspath(root)))

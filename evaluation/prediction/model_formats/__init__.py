@@ -14,6 +14,13 @@ FORMATS = Registry(
     }
 )
 
+# option of export.py → the formats that look at images, and take others by it than the run's own
+IMAGES_OF = {
+    "train_list": ("openvino-int8",),
+    "val_list": ("openvino-int8", "bioimageio"),
+    "data_root": ("openvino-int8", "bioimageio"),
+}
+
 # name of --engine → what loads it; all but torch compute from an export of the run
 ENGINES = Registry(
     {

@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
-from evaluation.prediction.model_formats import FORMATS
+from evaluation.prediction.model_formats import FORMATS, IMAGES_OF
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import decide_settings
 from models.blocks import fold_batch_norms
-from utils.cli import one_of
+from utils.cli import UserError, one_of
 from utils.output_folder import Writer, files_below, replaced_output
 from utils.run_folder import display_path, environment_record, find_run
 
@@ -30,7 +30,9 @@ def export_run(
     to: str,
     which: str = "best",
     *,
+    train_list: str | None = None,
     val_list: str | None = None,
+    data_root: str | None = None,
     authors: Sequence[str] = (),
     license: str | None = None,
 ) -> Path:
@@ -40,19 +42,24 @@ def export_run(
         train_dir: run folder, a path or ``<dataset>/<run>``.
         to: a key of ``FORMATS``.
         which: checkpoint: ``best``, ``last`` or the number of a completed epoch.
+        train_list: images that int8 is calibrated on; default: the run's.
         val_list: labelled images that int8 is judged by, and bioimageio shows the first of; default: the run's.
+        data_root: folder that relative paths in lists start from; default: the run's.
         authors, license: of the model, for its card.
     Returns: the folder.
     Raises:
-        UserError: no such run or checkpoint, a missing package, an export that differs from the network.
+        UserError: no such run or checkpoint, an option that the format has no use for, a missing package, an export
+            that differs from the network.
     """
     one_of(to, tuple(FORMATS), "--to")
+    images = {"train_list": train_list, "val_list": val_list, "data_root": data_root}
+    refuse_unused(to, images)
     run = find_run(train_dir)
     network, state, epoch = load_network(run, which)
     settings = decide_settings(state)
     checkpoint = find_checkpoint(run, which)
     network = fold_batch_norms(network.to(memory_format=torch.contiguous_format))
-    model = TrainedModel(network, settings, run, checkpoint, state, val_list, tuple(authors), license)
+    model = TrainedModel(network, settings, run, checkpoint, state, **images, authors=tuple(authors), license=license)
     folder = run / "export" / to
     with replaced_output(folder, WRITER) as partial:
         check_room(partial, network)
@@ -65,6 +72,14 @@ def export_run(
     for name, value in facts.items():
         print(f"{name.replace('_', ' ')}: {value}", flush=True)
     return folder
+
+
+def refuse_unused(to: str, given: Mapping[str, str | None]) -> None:
+    """Refuse options that do nothing with a format: name → value, None where it is not given."""
+    for name, value in given.items():
+        if value is not None and to not in IMAGES_OF[name]:
+            readers = " and ".join(f"--to {each}" for each in IMAGES_OF[name])
+            raise UserError(f"--{name} {value} does nothing with --to {to}: leave it out; it is for {readers}")
 
 
 def check_room(folder: Path, network: torch.nn.Module) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from datasets.image_io import read_image, write_image
-from datasets.lists import find_list, read_list
 from datasets.transforms import needs_preparation, prepare
 from evaluation.prediction.engines import INPUT, OUTPUT, onnx_session
 from evaluation.prediction.model_card import CITATION, card_text, make_card
@@ -75,9 +74,8 @@ def refusal(error: ValueError, license: str | None) -> str:
 
 def example_image(model: TrainedModel) -> np.ndarray:
     """The middle of the first validation image, else training image, as it is read."""
-    config, settings = model.config, model.settings
-    listed = find_list(model.val_list or config.get("val_list") or config["train_list"], config["dataset"])
-    sample = read_list(listed, config.get("data_root"), labels="optional")[0]
+    settings, own = model.settings, model.config.get("val_list") or model.config["train_list"]
+    sample = model.listed_samples("val_list", "--to bioimageio shows an image of the run", own=own)[0]
     image = read_image(sample.image, settings.in_channels, settings.channels)
     top, left = (max(0, (size - TEST_SIDE) // 2) for size in image.shape[:2])
     return np.ascontiguousarray(image[top : top + TEST_SIDE, left : left + TEST_SIDE])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datasets.image_io import read_label, read_shape
-from datasets.lists import Sample, find_list, read_list
+from datasets.lists import Sample
 from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePredictor, compile_openvino
 from evaluation.prediction.members import BATCH_SIZE
 from evaluation.prediction.model_formats.graph import export_onnx, largest_difference
@@ -46,8 +46,8 @@ def write_int8(folder: Path, model: TrainedModel) -> dict[str, Any]:
     """
     nncf, _ = import_for("--to openvino-int8", "nncf", "openvino")
     validation = validation_samples(model)
-    graph = convert(model, "--to openvino-int8")
     images = calibration_images(model)
+    graph = convert(model, "--to openvino-int8")
     quantized = nncf.quantize(
         graph,
         nncf.Dataset(images, lambda image: {INPUT: image}),
@@ -95,8 +95,8 @@ def save(graph: Any, path: Path, model: TrainedModel) -> None:
 
 def calibration_images(model: TrainedModel) -> list[np.ndarray]:
     """Network input of training images spread over their list, float32 (1, C, H, W) each."""
-    config, settings = model.config, model.settings
-    samples = read_list(find_list(config["train_list"], config["dataset"]), config.get("data_root"), labels="optional")
+    settings = model.settings
+    samples = model.listed_samples("train_list", "--to openvino-int8 is calibrated on training images")
     chosen = np.unique(np.linspace(0, len(samples) - 1, CALIBRATION_IMAGES).astype(int))
 
     def read(index: int) -> np.ndarray:
@@ -119,14 +119,12 @@ def validation_samples(model: TrainedModel) -> list[Sample]:
     Raises:
         UserError: the run has none, and none are given.
     """
-    config = model.config
-    given = model.val_list or config.get("val_list")
-    if given is None:
+    if model.val_list is None and model.config.get("val_list") is None:
         raise UserError(
             f"--to openvino-int8 compares int8 with fp32 on validation images, and {display_path(model.run)} has none: "
             "give --val_list LIST, or take --to openvino"
         )
-    return read_list(find_list(given, config["dataset"]), config.get("data_root"))
+    return model.listed_samples("val_list", "--to openvino-int8 is judged by validation images", labels="required")
 
 
 def validation_iou(model: TrainedModel, samples: Sequence[Sample], engines: dict[str, Compute]) -> dict[str, float]:

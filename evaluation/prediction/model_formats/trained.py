@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from datasets.lists import Sample, find_list, read_list
 from evaluation.prediction.settings import MapSettings
+from utils.cli import UserError
 
 NORMALIZATION_TEXTS = {
     "zscore": "of every channel subtract the mean and divide by the standard deviation, both over the whole image, "
@@ -28,7 +30,7 @@ class TrainedModel:
     Args:
         network: on the CPU, in evaluation mode, its batch norms folded into convolutions.
         state: the checkpoint.
-        val_list: labelled images that int8 is judged by, and bioimageio shows the first of; None: the run's own.
+        train_list, val_list, data_root: given in place of the run's own, see `listed_samples`; None: the run's own.
         authors, license: as given; of the bioimage.io package.
     """
 
@@ -37,7 +39,9 @@ class TrainedModel:
     run: Path
     checkpoint: Path
     state: dict[str, Any]
+    train_list: str | None = None
     val_list: str | None = None
+    data_root: str | None = None
     authors: tuple[str, ...] = ()
     license: str | None = None
 
@@ -45,6 +49,27 @@ class TrainedModel:
     def config(self) -> dict[str, Any]:
         """The run's config."""
         return self.state["config"]
+
+    def listed_samples(
+        self, option: str, use: str, *, own: str | None = None, labels: str = "optional"
+    ) -> list[Sample]:
+        """The samples of one of the run's lists, or of the one that is given in its place.
+
+        Args:
+            option: ``train_list`` or ``val_list``, which gives another list.
+            use: what the images are for, with which a message begins.
+            own: the list of the run, where it is not the one of that name.
+            labels: see `read_list`.
+        Raises:
+            UserError: a list or a file in it is gone; says which option gives others.
+        """
+        given = getattr(self, option)
+        try:
+            listed = find_list(given or own or self.config[option], self.config["dataset"])
+            return read_list(listed, self.data_root or self.config.get("data_root"), labels=labels)
+        except UserError as error:
+            remedy = "" if given else f"\nPut them back, or give others of the kind: --{option} LIST"
+            raise UserError(f"{use}: {error}{remedy}") from None
 
     def interface(self) -> dict[str, Any]:
         """What goes into the graph, what comes out and what is done with it, for metadata."""

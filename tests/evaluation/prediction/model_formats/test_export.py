@@ -23,7 +23,7 @@ from evaluation.prediction import Segmenter, load_network
 from evaluation.prediction.engines import compile_openvino
 from evaluation.prediction.model_card import card_text, make_card, validation_figures
 from evaluation.prediction.model_formats.model_zoo import example_image
-from evaluation.prediction.model_formats.openvino_models import check_gate
+from evaluation.prediction.model_formats.openvino_models import calibration_images, check_gate, validation_samples
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.settings import MapSettings
 from models import build_network, to_scores
@@ -49,6 +49,10 @@ def export_to(run: Path, to: str, *options: object) -> Path:
 
 def images_of(size: tuple[int, int], channels: int = 1) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(2, channels, *size)).astype(np.float32)
+
+
+def model_of(run: Path, state: dict, **given: str) -> TrainedModel:
+    return TrainedModel(torch.nn.Identity(), MapSettings(), run, run / "checkpoints/best.pth", state, **given)
 
 
 def torch_scores(run: Path, images: np.ndarray) -> np.ndarray:
@@ -272,8 +276,48 @@ def test_a_package_shows_an_image_of_the_list_that_is_given(make_run, tmp_path, 
     cv2.imwrite(str(tmp_path / "other.png"), image)
     (tmp_path / "mine.txt").write_text("other.png\n")
     state = load_checkpoint(make_run(val_list="gone.txt") / "checkpoints/best.pth")
-    model = TrainedModel(torch.nn.Identity(), MapSettings(), tmp_path, tmp_path, state, str(tmp_path / "mine.txt"))
+    model = model_of(tmp_path, state, val_list=str(tmp_path / "mine.txt"))
     np.testing.assert_array_equal(example_image(model), image[:, 22:278])
+
+
+@pytest.mark.parametrize(
+    ("read", "option", "own"),
+    [
+        (calibration_images, "train_list", "train_list"),
+        (validation_samples, "val_list", "val_list"),
+        (example_image, "val_list", "train_list"),
+    ],
+)
+def test_an_export_says_what_gives_other_images_where_the_runs_own_are_gone(make_run, disks, read, option, own):
+    lists = {"train_list": disks / "txt/disks/train/train_gt.txt", "val_list": disks / "txt/disks/val.txt"}
+    moved = {"val_list": None} if own != option else {}
+    run = make_run(**(moved | {own: "/elsewhere/list.txt"}))
+    state = load_checkpoint(run / "checkpoints/best.pth")
+    with pytest.raises(UserError, match=rf"(?s)^--to .* no list '/elsewhere/list.txt'.*\n.*: --{option} LIST$"):
+        read(model_of(run, state))
+    assert len(read(model_of(run, state, **{option: str(lists[option])})))
+    away = load_checkpoint(make_run(**moved, data_root="/elsewhere") / "checkpoints/best.pth")
+    with pytest.raises(UserError, match=r"/elsewhere is not a directory.*give --data_root DIR"):
+        read(model_of(run, away))
+    assert len(read(model_of(run, away, data_root=str(disks))))
+    shutil.rmtree(disks / "datasets")
+    with pytest.raises(UserError, match=rf"(?s)png does not exist.*--data_root.*--{option} LIST$"):
+        read(model_of(run, away, data_root=str(disks)))
+
+
+@pytest.mark.parametrize(
+    ("to", "option", "readers"),
+    [
+        ("onnx", "val_list", "--to openvino-int8 and --to bioimageio"),
+        ("safetensors", "data_root", "--to openvino-int8 and --to bioimageio"),
+        ("bioimageio", "train_list", "--to openvino-int8"),
+    ],
+)
+def test_an_option_that_a_format_does_not_read_is_refused(make_run, to, option, readers):
+    run = make_run()
+    with pytest.raises(UserError, match=rf"^--{option} mine does nothing with --to {to}: .* it is for {readers}$"):
+        export_to(run, to, f"--{option}", "mine")
+    assert not (run / "export").exists()
 
 
 @pytest.mark.slow
