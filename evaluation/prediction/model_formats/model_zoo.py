@@ -75,8 +75,8 @@ def refusal(error: ValueError, license: str | None) -> str:
 def example_image(model: TrainedModel) -> np.ndarray:
     """The middle of the first validation image, else training image, as it is read."""
     settings, own = model.settings, model.config.get("val_list") or model.config["train_list"]
-    sample = model.listed_samples("val_list", "--to bioimageio shows an image of the run", own=own)[0]
-    image = read_image(sample.image, settings.in_channels, settings.channels)
+    samples, _ = model.listed_samples("val_list", "--to bioimageio shows an image of the run", own=own)
+    image = read_image(samples[0].image, settings.in_channels, settings.channels)
     top, left = (max(0, (size - TEST_SIDE) // 2) for size in image.shape[:2])
     return np.ascontiguousarray(image[top : top + TEST_SIDE, left : left + TEST_SIDE])
 

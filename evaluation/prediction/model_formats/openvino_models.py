@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from datasets.image_io import read_label, read_shape
-from datasets.lists import Sample
+from datasets.list_checks import Expectation, survey
+from datasets.lists import Sample, raise_faults
 from evaluation.prediction.engines import INPUT, MODEL_FILES, Compute, EnginePredictor, compile_openvino
 from evaluation.prediction.members import BATCH_SIZE
 from evaluation.prediction.model_formats.graph import export_onnx, largest_difference
@@ -20,8 +21,9 @@ from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.segmenter import READERS, Segmenter
 from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.scores import confusion_matrix, foreground_iou, mean_iou
+from evaluation.scores.label_meaning import read_as_recorded
 from utils.background import read_ahead
-from utils.cli import UserError
+from utils.cli import UserError, counted
 from utils.packages import import_for
 from utils.run_folder import display_path
 
@@ -69,9 +71,15 @@ def write_int8(folder: Path, model: TrainedModel) -> dict[str, Any]:
 
 def check_gate(reached: dict[str, float], images: int) -> None:
     """Refuse int8 that costs more than MAX_LOSS of the IoU that fp32 reaches, or of which that is not known."""
+    where = f"--to openvino-int8 is refused: on {counted(images, 'validation image')}"
+    if not reached["fp32"] > 0:
+        raise UserError(
+            f"{where} fp32 reaches an IoU of {reached['fp32']:.4f}: they cannot show what int8 costs. Give images whose "
+            "labels have foreground, --val_list LIST, or take --to openvino"
+        )
     if not reached["fp32"] - reached["int8"] <= MAX_LOSS:
         raise UserError(
-            f"--to openvino-int8 is refused: on {images} validation images int8 reaches an IoU of "
+            f"{where} int8 reaches an IoU of "
             f"{reached['int8']:.4f}, fp32 {reached['fp32']:.4f}; at most {MAX_LOSS} may be lost. Take --to openvino"
         )
 
@@ -96,7 +104,7 @@ def save(graph: Any, path: Path, model: TrainedModel) -> None:
 def calibration_images(model: TrainedModel) -> list[np.ndarray]:
     """Network input of training images spread over their list, float32 (1, C, H, W) each."""
     settings = model.settings
-    samples = model.listed_samples("train_list", "--to openvino-int8 is calibrated on training images")
+    samples, _ = model.listed_samples("train_list", "--to openvino-int8 is calibrated on training images")
     chosen = np.unique(np.linspace(0, len(samples) - 1, CALIBRATION_IMAGES).astype(int))
 
     def read(index: int) -> np.ndarray:
@@ -114,17 +122,23 @@ def network_input(sample: Sample, settings: MapSettings) -> np.ndarray:
 
 
 def validation_samples(model: TrainedModel) -> list[Sample]:
-    """The labelled images that int8 is judged by.
+    """The labelled images that int8 is judged by, which know how their labels are read.
 
     Raises:
-        UserError: the run has none, and none are given.
+        UserError: the run has none, and none are given; or files that are gone, or do not fit each other.
     """
     if model.val_list is None and model.config.get("val_list") is None:
         raise UserError(
             f"--to openvino-int8 compares int8 with fp32 on validation images, and {display_path(model.run)} has none: "
             "give --val_list LIST, or take --to openvino"
         )
-    return model.listed_samples("val_list", "--to openvino-int8 is judged by validation images", labels="required")
+    use, settings = "--to openvino-int8 is judged by validation images", model.settings
+    samples, listed = model.listed_samples("val_list", use, labels="required")
+    told = settings.reading and settings.reading.label_map and settings.reading.label_map.text
+    classes = (settings.num_classes, settings.ignore_index)
+    expected = Expectation.of(*classes, told, settings.in_channels, settings.channels)
+    raise_faults(listed, survey(samples, listed, expected).faults())
+    return read_as_recorded(samples, listed, model.config, num_classes=classes[0], ignore_index=classes[1])
 
 
 def validation_iou(model: TrainedModel, samples: Sequence[Sample], engines: dict[str, Compute]) -> dict[str, float]:
@@ -140,6 +154,6 @@ def _count(compute: Compute, samples: Sequence[Sample], settings: MapSettings, c
     predicted = Segmenter(predictor, settings, BATCH_SIZE["cpu"]).predict(sample.image for sample in samples)
     table = np.zeros((classes, classes), np.int64)
     for sample, prediction in zip(samples, predicted, strict=True):
-        how = (settings.num_classes, settings.ignore_index, settings.reading)
-        table += confusion_matrix(prediction.mask, read_label(sample.require_label(), *how), classes)
+        label = read_label(sample.require_label(), reading=sample.reading)
+        table += confusion_matrix(prediction.mask, label, classes)
     return table

@@ -52,8 +52,8 @@ class TrainedModel:
 
     def listed_samples(
         self, option: str, use: str, *, own: str | None = None, labels: str = "optional"
-    ) -> list[Sample]:
-        """The samples of one of the run's lists, or of the one that is given in its place.
+    ) -> tuple[list[Sample], Path]:
+        """The samples of one of the run's lists, or of the one that is given in its place, and where that list is.
 
         Args:
             option: ``train_list`` or ``val_list``, which gives another list.
@@ -66,7 +66,7 @@ class TrainedModel:
         given = getattr(self, option)
         try:
             listed = find_list(given or own or self.config[option], self.config["dataset"])
-            return read_list(listed, self.data_root or self.config.get("data_root"), labels=labels)
+            return read_list(listed, self.data_root or self.config.get("data_root"), labels=labels), listed
         except UserError as error:
             remedy = "" if given else f"\nPut them back, or give others of the kind: --{option} LIST"
             raise UserError(f"{use}: {error}{remedy}") from None

@@ -18,6 +18,7 @@ import pytest
 import tifffile
 import torch
 
+from datasets.image_io import read_label
 from evaluation import export, inference
 from evaluation.prediction import Segmenter, load_network
 from evaluation.prediction.engines import compile_openvino
@@ -268,6 +269,24 @@ def test_the_gate_refuses_what_int8_hurts():
     for int8 in (0.897, float("nan")):
         with pytest.raises(UserError, match=rf"{int8:.4f}.*0.9000"):
             check_gate({"fp32": 0.9, "int8": int8}, 20)
+    for nothing in (0.0, float("nan")):  # labels without foreground
+        with pytest.raises(UserError, match=r"on 1 validation image fp32 .*cannot show what int8 costs"):
+            check_gate({"fp32": nothing, "int8": nothing}, 1)
+
+
+def test_labels_that_int8_is_judged_by_are_checked_and_read_as_the_run_read_them(make_run, disks):
+    meaning = {"num_classes": 1, "ignore_index": None, "label_map": None, "cut": 127.5, "objects": False}
+    run = make_run(label_reading=meaning)
+    model = model_of(run, load_checkpoint(run / "checkpoints/best.pth"))
+    label = disks / "datasets/disks/val/labels/1.png"
+    mask = cv2.imread(str(label), cv2.IMREAD_GRAYSCALE)
+    for path in label.parent.iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255)  # not 0 and 255, as in training
+    sample = validation_samples(model)[1]
+    np.testing.assert_array_equal(read_label(label, reading=sample.reading), mask > 0)
+    cv2.imwrite(str(label), mask[:60] // 255)
+    with pytest.raises(UserError, match=r"val\.txt:2: label .*1\.png is 60×64, its image 64×64"):
+        validation_samples(model)
 
 
 def test_a_package_shows_an_image_of_the_list_that_is_given(make_run, tmp_path, rng):
