@@ -115,21 +115,36 @@ def decode_picture(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
             values = _decode_deep_color(path)
             mode = "RGBA" if values.shape[-1] == 4 else "RGB"
         else:
-            if image.mode in ("P", "PA") and wanted.palette_colors:
-                image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-            elif image.mode in ("P", "PA"):
+            if image.mode in ("P", "PA") and not wanted.palette_colors:
                 palette = _palette(image)
-            elif not image.mode.startswith("I;16") and image.mode not in PLAIN_MODES:
-                image = image.convert("RGB")
+            else:
+                image = _in_plain_mode(image)
             values, mode = np.asarray(image), image.mode
     values = upright(values, orientation)
-    alpha = None
-    if mode in ("LA", "PA", "RGBA"):
-        values, alpha = (values[..., 0] if values.shape[2] == 2 else values[..., :3]), values[..., -1]
+    values, alpha = _without_alpha(values, mode)
     selected = choose_channels(1 if values.ndim == 2 else values.shape[2], (), wanted, path)
     if selected is not None and values.ndim == 3:
         values = values[..., selected]
     return Pixels(values, alpha, palette)
+
+
+def picture_array(image: Image) -> np.ndarray:
+    """A picture that Pillow holds, as its file is read: upright, without alpha, palettes as colours."""
+    plain = _in_plain_mode(image)
+    return _without_alpha(upright(np.asarray(plain), int(image.getexif().get(ORIENTATION, 1))), plain.mode)[0]
+
+
+def _in_plain_mode(image: Image) -> Image:
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    return image if image.mode.startswith("I;16") or image.mode in PLAIN_MODES else image.convert("RGB")
+
+
+def _without_alpha(values: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The values of a picture in a mode of Pillow without its alpha, and that."""
+    if mode not in ("LA", "PA", "RGBA"):
+        return values, None
+    return (values[..., 0] if values.shape[2] == 2 else values[..., :3]), values[..., -1]
 
 
 def _palette(image: Image) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -11,8 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.image_files import MIN_SIDE, Wanted
-from datasets.image_io import read_image, to_image
+from datasets.image_io import read_image
+from evaluation.prediction.arrays import (
+    OF_ITEMS,
+    as_array,
+    as_read,
+    check_iterable,
+    holds_several,
+    is_file,
+    is_in_memory,
+)
 from evaluation.prediction.members import BATCH_SIZE, Members
 from evaluation.prediction.predictor import Predictor, check_finite, images_per_batch
 from evaluation.prediction.settings import MapSettings, decide_settings
@@ -22,7 +31,7 @@ from utils.background import read_ahead
 from utils.cli import UserError, channel_names
 from utils.run_folder import display_path
 
-Image = np.ndarray | str | Path
+Image = np.ndarray | torch.Tensor | str | os.PathLike[str]  # also all else that `evaluation.prediction.arrays` takes
 READERS = 4  # threads
 
 
@@ -120,44 +129,39 @@ class Segmenter:
         """Predict an image, several, or a stream of them.
 
         Args:
-            x: an image, as an array (H, W), (H, W, C) or (C, H, W) of any type, or as a file, ``::N`` behind it for a
-                plane; a file of several planes counts as several images. Several: a list, or an array with one axis
-                more. Of three axes, the last are channels where it is too short for columns or as long as the run reads
-                channels, else the first where the run reads so many, more than one. A generator is read as far ahead
-                as a batch needs.
+            x: an image, as an array (H, W), (H, W, C) or (C, H, W) of any type, a tensor, a picture of Pillow, or as a
+                file, ``::N`` behind it for a plane; a file of several planes counts as several images. Several: a list,
+                or an array with one axis more. Of three axes, the last are channels where it is too short for columns
+                or as long as the run reads channels, else the first where the run reads so many, more than one. A
+                generator is read as far ahead as a batch needs.
         Returns: a `Prediction`; of several images a list of them, of a generator a generator.
         Raises:
             UserError: an image that cannot be read, has not the run's channels or holds NaN; it is named.
         """
-        if isinstance(x, (str, Path)):
+        if is_file(x):
             path = Path(x)
             stacks = find_stacks([path], self.settings.in_channels) if path.is_file() else {}  # no plane of a stack
             planes = plane_paths([path], stacks)
-            return self.predict(planes) if planes != [path] else next(self._stream([x]))
-        if hasattr(x, "__array__"):
-            values = np.asarray(x)
-            return list(self._stream(values)) if self._is_batch(values) else next(self._stream([values]))
+            return self.predict(planes) if planes != [path] else next(self._stream([path]))
+        if is_in_memory(x):
+            values = as_array(x, "x")
+            if values.dtype.kind in OF_ITEMS and values.ndim < 2:
+                return self.predict(values.tolist())
+            if not holds_several(values.shape, self.settings.in_channels):
+                return next(self._stream([values]))
+            return list(self._stream(values, f" of the array {values.shape}"))
+        check_iterable(x)
         if isinstance(x, Sequence):
             return list(self._stream(x))
-        if isinstance(x, Iterable):  # which may fill one array again and again
-            return self._stream(image if isinstance(image, (str, Path)) else np.array(image) for image in x)
-        raise UserError(f"predict takes arrays, files, or several of them, not {type(x).__name__}")
+        return self._stream(  # a copy, since an iterator may fill one array again and again
+            image if is_file(image) else np.array(as_array(image, f"image {number}")) for number, image in enumerate(x)
+        )
 
-    def _is_batch(self, values: np.ndarray) -> bool:
-        """Whether an array holds several images, as a file of it would; see `datasets.image_decoding`."""
-        channels = self.settings.in_channels
-        is_one = channels > 1 and self._has_channels_first(values)
-        return values.ndim == 4 or (values.ndim == 3 and MIN_SIDE <= values.shape[2] != channels and not is_one)
-
-    def _has_channels_first(self, values: np.ndarray) -> bool:
-        """Whether an array is (C, H, W), as microscopes' files have it, with as many channels as the run reads."""
-        channels = self.settings.in_channels
-        return values.ndim == 3 and values.shape[0] == channels and MIN_SIDE <= values.shape[2] != channels
-
-    def _stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
+    def _stream(self, images: Iterable[Image], of: str = "") -> Iterator[Prediction]:
+        """Predict images one after the other; ``of`` says in errors what they are parts of."""
         ahead = images_per_batch(self.batch_size, 256, 256)
-        opened = read_ahead(self._open, zip(count(), images, strict=False), ahead=ahead, workers=READERS)
-        for batch in self._batches(opened):
+        named = zip((f"image {number}{of}" for number in count()), images, strict=False)
+        for batch in self._batches(read_ahead(self._open, named, ahead=ahead, workers=READERS)):
             if len(batch) == 1 and max(batch[0].size) > self.tile:
                 found = [self._tiled_scores(batch[0])]
             else:
@@ -165,25 +169,14 @@ class Segmenter:
                 found = list(self.predictor(inputs).cpu().numpy())
             yield from (self._finish(image, scores) for image, scores in zip(batch, found, strict=True))
 
-    def _open(self, item: tuple[int, Image]) -> _Opened:
-        number, image = item
-        settings = self.settings
-        if isinstance(image, (str, Path)):
-            name, values = display_path(Path(image)), read_image(image, settings.in_channels, settings.channels)
+    def _open(self, item: tuple[str, Image]) -> _Opened:
+        (name, image), settings = item, self.settings
+        if is_file(image):
+            name = display_path(Path(image))
+            values = read_image(Path(image), settings.in_channels, settings.channels)
         else:
-            name, values = f"image {number}", self._checked(np.asarray(image), number)
+            values = as_read(as_array(image, name), settings.in_channels, name)
         return _Opened(name, (values.shape[0], values.shape[1]), settings.scaled_rows(values))
-
-    def _checked(self, values: np.ndarray, number: int) -> np.ndarray:
-        """An array as the same pixels in a file are read."""
-        name = f"image {number}"
-        if values.ndim not in (2, 3) or values.size == 0:
-            raise UserError(f"{name} has the shape {values.shape}, expected is (H, W) or (H, W, channels)")
-        if self._has_channels_first(values):
-            values = np.moveaxis(values, 0, -1)
-        if values.ndim == 3 and values.shape[2] == 4 and self.settings.in_channels in (1, 3):
-            values = values[..., :3]  # alpha
-        return to_image(values, Wanted(self.settings.in_channels), Path(name))
 
     def _batches(self, opened: Iterator[_Opened]) -> Iterator[list[_Opened]]:
         """Neighbours of one size, as many as a batch holds; larger than a tile each by itself."""

@@ -74,8 +74,8 @@ def check_gate(reached: dict[str, float], images: int) -> None:
     where = f"--to openvino-int8 is refused: on {counted(images, 'validation image')}"
     if not reached["fp32"] > 0:
         raise UserError(
-            f"{where} fp32 reaches an IoU of {reached['fp32']:.4f}: they cannot show what int8 costs. Give images whose "
-            "labels have foreground, --val_list LIST, or take --to openvino"
+            f"{where} fp32 reaches an IoU of {reached['fp32']:.4f}: they cannot show what int8 costs. Give images "
+            "whose labels have foreground, --val_list LIST, or take --to openvino"
         )
     if not reached["fp32"] - reached["int8"] <= MAX_LOSS:
         raise UserError(

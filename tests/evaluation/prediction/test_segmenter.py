@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
+from PIL import Image
 
+from datasets.image_files import ORIENTATION
 from datasets.image_io import read_image, read_scores
 from evaluation.inference import main
 from evaluation.prediction import Prediction, Segmenter
@@ -156,15 +160,78 @@ def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng
     )
     two = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32")
     for value in (composite, composite[0]):  # grey stands for colours, not for any two channels
-        with pytest.raises(UserError, match=r"has 1 channel, 2 are asked for"):
+        with pytest.raises(UserError, match=r"the shape \(40, 41\), expected is \(H, W, 2\)"):
             two.predict(value)
     chosen = two.predict(composite[[2, 0]]).scores
     tifffile.imwrite(tmp_path / "7.tif", composite, imagej=True, metadata={"axes": "CYX"})
     for channels in ((2, 0), "2,0", ["2", "0"]):
         some = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32", channels=channels)
         np.testing.assert_allclose(some.predict(tmp_path / "7.tif").scores, chosen, atol=1e-5)
-    with pytest.raises(UserError, match="2 channels"):
+    with pytest.raises(UserError, match=r"the shape \(40, 41, 2\)"):
         grey.predict(np.moveaxis(composite[:2], 0, -1))  # they are no 40 images of two columns
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "is_listed", "remedies"),
+    [
+        (1, (2, 3, 40, 33), False, {"np.moveaxis(x, -3, -1)": 2, "x.reshape(-1, *x.shape[-2:])": 6}),
+        (1, (2, 4, 40, 33), False, {"np.moveaxis(x, -3, -1)": 2}),
+        (1, (2, 5, 40, 33), False, {"np.moveaxis(x, -3, -1)[..., 0]": 2, "x.reshape(-1, *x.shape[-2:])": 10}),
+        (1, (40, 33, 2), False, {"x[..., 0]": 1}),
+        (1, (3, 40, 33), True, {"np.moveaxis(x, -3, -1)": 1}),
+        (1, (20, 40, 33), True, {"[*x]": 20}),
+        (1, (2, 40, 33, 3), True, {"[*x]": 2}),
+        (1, (9, 8, 7), False, {"[*x]": 9}),
+        (3, (4, 40, 33), True, {"np.moveaxis(x, -3, -1)": 1}),
+        (3, (2, 5, 40, 33), False, {"np.moveaxis(x, -3, -1)[..., [0, 1, 2]]": 2}),
+        (2, (40, 33, 3), False, {"x[..., [0, 1]]": 1}),
+        (2, (40, 33), False, {}),
+        (3, (40, 33, 2), False, {}),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_told_with_what_does(make_run, rng, channels, shape, is_listed, remedies):
+    segmenter = Segmenter.load(make_run(in_channels=channels), device="cpu", precision="fp32")
+    x = rng.integers(0, 255, shape, np.uint8)
+    single = shape if is_listed or x.ndim < 4 else shape[1:]
+    with pytest.raises(UserError, match=re.escape(f"the shape {single}, expected is (H, W")) as told:
+        segmenter.predict([x] if is_listed else x)
+    assert bool(remedies) == ("give" in str(told.value))
+    for remedy, count in remedies.items():
+        assert remedy in str(told.value)
+        found = segmenter.predict(eval(remedy, {"np": np, "x": x}))
+        assert (len(found) if isinstance(found, list) else 1) == count
+
+
+def test_what_libraries_call_an_image_is_read_as_its_file(make_run, tmp_path, rng):
+    segmenter = Segmenter.load(make_run(), device="cpu", precision="fp32")
+    color = Image.fromarray(rng.integers(0, 255, (40, 33, 3), np.uint8))
+    exif = color.getexif()
+    exif[ORIENTATION] = 6
+    color.save(tmp_path / "turned.png", exif=exif)
+    color.quantize(16).save(tmp_path / "palette.png")
+    color.convert("LA").save(tmp_path / "alpha.png")
+    for name in ("turned.png", "palette.png", "alpha.png"):
+        expected = segmenter.predict(tmp_path / name).scores
+        for given in (Image.open(tmp_path / name), [Image.open(tmp_path / name)], iter([Image.open(tmp_path / name)])):
+            found = segmenter.predict(given)
+            found = found if isinstance(found, Prediction) else next(iter(found))
+            np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    grey = rng.integers(0, 200, (40, 33), np.uint8)
+    expected = segmenter.predict(grey).scores
+    learned = torch.from_numpy(grey).float().requires_grad_()
+    ragged = np.array([grey, grey[:20]], object)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    listed = np.array([str(tmp_path / "grey.png")] * 2)
+    for form in (learned, learned.bfloat16(), [learned], ragged, listed):
+        found = segmenter.predict(form)
+        found = found if isinstance(found, Prediction) else found[0]
+        np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+
+
+def test_the_byte_order_of_an_array_does_not_matter(make_run, rng):
+    segmenter = Segmenter.load(make_run(normalization="unit"), device="cpu", precision="fp32")
+    image = rng.integers(0, 65535, (40, 33), np.uint16)
+    np.testing.assert_array_equal(segmenter.predict(image.astype(">u2")).scores, segmenter.predict(image).scores)
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])  # it belongs to the run's own threshold
@@ -185,6 +252,11 @@ def test_the_threshold_can_be_given(make_run, files, offset):
         (np.zeros((0, 20)), "shape"),
         ("nowhere.png", "nowhere.png"),
         (7, "int"),
+        (b"", "bytes: give the path"),
+        ({"a": np.zeros((20, 20))}, r"dict: give list\(x.values\(\)\)"),
+        ([None], "image 0 is of type NoneType"),
+        ([[[1, 2], [3]]], "different lengths"),
+        (np.ma.masked_greater(np.arange(400.0).reshape(20, 20), 7), "masked pixels"),
     ],
 )
 def test_what_is_no_image_is_named(make_run, value, message):
