@@ -47,6 +47,7 @@ def make_card(run: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
             "inverted": bool(checkpoint["pred_invert"]),
             "mask_offset": float(checkpoint.get("mask_offset") or 0.0),
         },
+        "scores": score_meaning(config, bool(checkpoint["pred_invert"])),
         "environment": {key: config.get("environment", {}).get(key) for key in ("git_commit", "versions", "time")},
         "citation": CITATION,
     }
@@ -84,6 +85,28 @@ def label_noise(config: dict[str, Any]) -> str | None:
     """The simulated noise of the training labels, that of their list first; None without any."""
     steps = [config.get(name) for name in ("listed_label_noise", "label_noise")]
     return ", then ".join(step for step in steps if step) or None
+
+
+def score_meaning(config: dict[str, Any], inverted: bool) -> dict[str, Any]:
+    """What scores are the probabilities of, where the noise of the labels is known, and how masks follow from them.
+
+    Args:
+        inverted: whether scores are inverted.
+    Returns: ``of``, a phrase, or None where nothing is known; ``decoded``, whether masks are taken from scores that are
+        multiplied by the inverse of the labels' transition matrix.
+    """
+    of, known = None, (config.get("labels") or {}).get("matrix")
+    decoded, learned = config.get("decode_matrix") is not None, config.get("score_matrix")
+    if learned is not None and known is not None and known != np.eye(len(known)).tolist():
+        of = "probabilities of the noisy labels, not of the truth"
+        if learned != known:
+            of = "probabilities of the truth, not of the noisy labels: the loss undoes their noise"
+        elif config.get("class_weights"):
+            of += ", moved by the class weights"
+        elif config["num_classes"] == 1:
+            background, foreground = (1 - row[1] if inverted else row[1] for row in known)
+            of += f": at {background:.2g} the truth is surely background, at {foreground:.2g} surely foreground"
+    return {"of": of, "decoded": decoded}
 
 
 def validation_figures(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +198,14 @@ def card_text(card: dict[str, Any]) -> str:
         f"validation {metric}, 95 % interval": reached,
         "threshold": shown,
     }
+    meaning = card.get("scores") or {}
+    if meaning.get("of"):
+        rows["scores"] = meaning["of"]
+    if meaning.get("decoded"):
+        by = "scores times the inverse of the labels' transition matrix"
+        rows["masks"] = f"the class of the highest of {by}" + (
+            ", which is not in the export: see mask below" if export else ""
+        )
     if (card["labels"]["annotators"] or 1) > 1:
         rows["annotators"] = (
             f"up to {card['labels']['annotators']} an image, labels fused by {card['labels']['fusion']}"

@@ -40,8 +40,10 @@ class Prediction:
     """What a network says of an image.
 
     Args:
-        scores: in [0, 1], after inversion, float32 (H, W); of K classes (K, H, W).
-        mask: uint8 (H, W), 0/1 at the run's threshold and mask offset; of K classes their indices.
+        scores: in [0, 1], after inversion, float32 (H, W); of K classes (K, H, W), those of the noisy labels
+            where the run's card says so.
+        mask: uint8 (H, W), 0/1 at the run's threshold and mask offset; of K classes their indices, with known label
+            noise undone.
     """
 
     scores: np.ndarray

@@ -334,6 +334,19 @@ def test_labels_are_compared_with_clean_ones_and_never_with_themselves(disks, ca
     assert "against images only: verdict: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, "not of the truth: at 0.3 the truth is surely background, at 0.7 surely foreground"),
+        ({"loss": "forward"}, "probabilities of the truth, not of the noisy labels"),
+        ({"loss": "dice"}, None),  # its scores are no probabilities
+    ],
+)
+def test_the_card_says_whose_probabilities_scores_are(disks, how, said):
+    text = (run(disks, steps=2, label_noise="flip:0.3", audit=False, **how) / "README.md").read_text()
+    assert said in text if said else "| scores |" not in text
+
+
 def test_ninety_percent_flipped_labels_train_the_right_way_up(disks):
     options = {"label_noise": "flip:0.9", "epochs": 6, "repeat": 8, "width": 8}
     clean_validation = run(disks, **options)

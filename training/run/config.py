@@ -218,6 +218,8 @@ def make_config(
         asked: the options before data set and lists were settled.
     """
     decoder = state.scores.decoder(options.data.num_classes, state.loss.class_weights)
+    are_probabilities = state.loss.is_proper and options.loss.method == "supervised"
+    learned = state.scores.matrix if are_probabilities else None
     return {
         **options.to_dict(),
         "asked": {name: asked.flat()[name] for name in ASKED},
@@ -236,6 +238,9 @@ def make_config(
         "restart": None if state.restart is None else asdict(state.restart),
         "labels": plain(state.labels.to_json()),
         "decode_matrix": None if decoder is None else plain(decoder.matrix),
+        "score_matrix": None
+        if learned is None
+        else plain(learned.rows),  # of the labels whose probabilities scores are
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
         "resumed": [],
     }

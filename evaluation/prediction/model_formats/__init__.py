@@ -14,6 +14,8 @@ FORMATS = Registry(
     }
 )
 
+WITHOUT_GRAPH = ("safetensors",)  # formats of weights alone, whose networks give logits
+
 # option of export.py → the formats that look at images, and take others by it than the run's own
 IMAGES_OF = {
     "train_list": ("openvino-int8",),

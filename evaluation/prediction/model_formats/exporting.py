@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
-from evaluation.prediction.model_formats import FORMATS, IMAGES_OF
+from evaluation.prediction.model_formats import FORMATS, IMAGES_OF, WITHOUT_GRAPH
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
@@ -97,7 +97,7 @@ def describe_export(model: TrainedModel, to: str, epoch: int) -> dict[str, Any]:
         "checkpoint": model.checkpoint.name,
         "checkpoint_sha256": content_digest(model.checkpoint),
         "scores_inverted": model.settings.invert,
-        "interface": model.interface(),
+        "interface": model.interface(is_graph=to not in WITHOUT_GRAPH),
         "license": model.license,
         "authors": list(model.authors),
         "versions": environment_record()["versions"],  # a model that travels does not tell where it was made

@@ -141,7 +141,9 @@ def write_safetensors(folder: Path, model: TrainedModel) -> dict[str, Any]:
     (safetensors,) = import_for("--to safetensors", "safetensors.torch")
     config = model.config
     rebuild = {name: config[name] for name in ("network", "network_options", "in_channels", "num_classes")}
-    metadata = {name: json.dumps(part) for name, part in {**model.interface(), "build_network": rebuild}.items()}
+    metadata = {
+        name: json.dumps(part) for name, part in {**model.interface(is_graph=False), "build_network": rebuild}.items()
+    }
     weights = {name: value.contiguous() for name, value in model.state["model"].items()}
     path = folder / "model.safetensors"
     safetensors.save_file(weights, str(path), metadata)

@@ -71,10 +71,17 @@ class TrainedModel:
             remedy = "" if given else f"\nPut them back, or give others of the kind: --{option} LIST"
             raise UserError(f"{use}: {error}{remedy}") from None
 
-    def interface(self) -> dict[str, Any]:
-        """What goes into the graph, what comes out and what is done with it, for metadata."""
+    def interface(self, is_graph: bool = True) -> dict[str, Any]:
+        """What goes in, what comes out and what is done with it, for metadata.
+
+        Args:
+            is_graph: whether this is of a graph, which ends in scores, or of the network alone, which ends in logits.
+        """
         settings = self.settings
         binary = settings.num_classes == 1
+        inversion = "done in the graph" if is_graph else "take 1 − score"
+        scores = "float32, 0 to 1" if is_graph else f"float32; their {'sigmoid' if binary else 'softmax'} is the scores"
+        rule = "scores at or above the threshold are foreground" if binary else "class of the highest score"
         prepared = NORMALIZATION_TEXTS[settings.normalization]
         return {
             "input": {
@@ -82,21 +89,21 @@ class TrainedModel:
                 "axes": "batch, channel, height, width",
                 "type": "float32",
                 "channels": settings.in_channels,
-                "sizes": "any; the graph pads and crops by itself",
+                "sizes": f"any; the {'graph' if is_graph else 'network'} pads and crops by itself",
                 "normalization": settings.normalization,
                 "preprocessing": prepared + ("" if settings.normalization == "unit" else HOT_PIXELS),
             },
             "output": {
-                "name": "scores",
+                "name": "scores" if is_graph else "logits",
                 "axes": "batch, class, height, width",
-                "type": "float32, 0 to 1",
+                "type": scores,
                 "classes": settings.num_classes,
-                "inversion": "done in the graph" if settings.invert else "none",
+                "inversion": inversion if settings.invert else "none",
             },
             "mask": {
-                "rule": "scores at or above the threshold are foreground" if binary else "class of the highest score",
+                "rule": rule + (" after they are multiplied, as a row, by the matrix" if settings.decoder else ""),
                 "threshold": settings.threshold if binary else None,
                 "outlines_moved_by_pixels": settings.offset if binary else None,
-                "scores_times_matrix_before": None if settings.decoder is None else settings.decoder.inverse.tolist(),
+                "scores_times_matrix_before": settings.decoder.inverse.tolist() if settings.decoder else None,
             },
         }

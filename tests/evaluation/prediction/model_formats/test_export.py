@@ -111,13 +111,14 @@ def test_every_network_can_be_exported(make_run, network):
 
 def test_torchscript_and_safetensors_hold_the_network(make_run):
     safetensors = pytest.importorskip("safetensors", reason="needs safetensors")
-    run = make_run()
+    run = make_run(invert=True)
     traced = torch.jit.load(str(export_to(run, "torchscript") / "model.pt"))
     for size in SIZES:
         images = images_of(size)
-        np.testing.assert_allclose(traced(torch.from_numpy(images)).detach(), torch_scores(run, images), atol=TOLERANCE)
+        found = traced(torch.from_numpy(images)).detach()
+        np.testing.assert_allclose(found, 1 - torch_scores(run, images), atol=TOLERANCE)
     with safetensors.safe_open(export_to(run, "safetensors") / "model.safetensors", "pt") as file:
-        how = json.loads(file.metadata()["build_network"])
+        how, output = (json.loads(file.metadata()[name]) for name in ("build_network", "output"))
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     network = build_network(how["network"], how["in_channels"], how["num_classes"], **how["network_options"]).eval()
     network.load_state_dict(weights)
@@ -125,6 +126,7 @@ def test_torchscript_and_safetensors_hold_the_network(make_run):
     with torch.inference_mode():
         found = to_scores(network(torch.from_numpy(images)))
     np.testing.assert_allclose(found, torch_scores(run, images), atol=1e-5)
+    assert (output["name"], output["inversion"]) == ("logits", "take 1 − score") and "sigmoid" in output["type"]
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
@@ -246,6 +248,46 @@ def test_the_card_tells_of_first_weights_annotators_and_classes(make_run):
     assert "/lab" not in text and " alone" not in text
     plain = make_run()
     assert "annotators" not in card_text(make_card(plain, load_checkpoint(plain / "checkpoints/best.pth")))
+
+
+FLIP, TURN = [[0.7, 0.3], [0.1, 0.9]], [[0.2, 0.8], [0.9, 0.1]]
+SWAP = [[0.4, 0.6, 0.0], [0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("config", "invert", "said"),
+    [
+        ({}, False, []),
+        ({"labels": {"matrix": [[1.0, 0.0], [0.0, 1.0]]}, "score_matrix": [[1.0, 0.0], [0.0, 1.0]]}, False, []),
+        ({"labels": {"matrix": FLIP}}, False, []),  # of runs before, which do not tell how they learned
+        (
+            {"labels": {"matrix": FLIP}, "score_matrix": FLIP},
+            False,
+            ["0.3 the truth is surely background, at 0.9 surely"],
+        ),
+        (
+            {"labels": {"matrix": TURN}, "score_matrix": TURN},
+            True,
+            ["0.2 the truth is surely background, at 0.9 surely"],
+        ),
+        (
+            {"labels": {"matrix": FLIP}, "score_matrix": [[1.0, 0.0], [0.0, 1.0]]},
+            False,
+            ["| probabilities of the truth"],
+        ),
+        (
+            {"labels": {"matrix": SWAP}, "score_matrix": SWAP, "decode_matrix": SWAP, "num_classes": 3},
+            False,
+            ["| probabilities of the noisy labels, not of the truth |", "not in the export", "as a row, by the matrix"],
+        ),
+    ],
+)
+def test_the_card_says_what_scores_mean_where_label_noise_is_known(make_run, config, invert, said):
+    run = make_run(invert=invert, **config)
+    text = (export_to(run, "safetensors") / "README.md").read_text()
+    assert [line in text for line in said] == [True] * len(said)
+    assert bool(said) == ("| scores |" in text) and ("| masks |" in text) == ("decode_matrix" in config)
+    assert "not in the export" not in card_text(make_card(run, load_checkpoint(run / "checkpoints/best.pth")))
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(1, 0.5), (2, 0.7)])
