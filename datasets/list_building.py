@@ -6,8 +6,6 @@ The work of the command ``datasets/make_lists.py``.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,26 +14,22 @@ from typing import Any
 import numpy as np
 
 from datasets.catalog import check_name, is_simulated
-from datasets.image_files import CROP, field_names, split_plane
+from datasets.image_files import split_plane
 from datasets.label_summary import ask_outlines
 from datasets.labels import IGNORE
 from datasets.list_advice import Advice, advise, next_command
-from datasets.list_files import CLEAN_LIST, NOISY_LIST, SPLITS, list_text
-from datasets.list_films import FILMS, film_groups, film_rows
+from datasets.list_files import NOISY_LIST, SPLITS, list_text
+from datasets.list_films import film_groups, film_rows
 from datasets.list_layouts import Say, read_tree, tell_foreign
 from datasets.list_pairing import Row
+from datasets.list_parts import LISTS, RECORD, divide, read_lists_record, settled_parts
 from datasets.list_preview import Tile, legend_of, read_tile, spread, write_sheet
 from datasets.list_rows import Parts, find_noisy, find_rows
-from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from datasets.list_stacks import expand_stacks
 from utils.cli import UserError, counted, shortened
-from utils.files import OBJECT, atomic_write, check_places, read_record, same_content, write_json
-from utils.run_folder import REPO_ROOT, display_path, quoted
+from utils.files import atomic_write, check_places, same_content, write_json
+from utils.run_folder import REPO_ROOT, display_path
 
-LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
-RECORD = "make_lists.json"  # beside the lists: what was asked for, and a checksum of every list written
-
-MIN_FIELDS = 6  # of crops, from which on whole fields give parts of about the sizes wanted
 PREVIEW = "preview.jpg"
 STREETS = ["--num_classes 19", "--in_channels 3"]  # of the layout cityscapes, whatever classes its files happen to show
 
@@ -97,7 +91,7 @@ def make_lists(
         parts, noisy = _cityscapes(folders, target, labels, noisy_labels, say)
     else:
         parts, noisy = _folders(folders, target, labels, noisy_labels, label_suffix, say)
-    settled = _settled(list_folder, asked)
+    settled = settled_parts(list_folder, asked)
     group_by = group_by or film_groups(parts)
     divided = divide(parts, split, group_by, seed, settled=settled, root=root, say=say)
     contents = {LISTS[part]: divided[part] for part in SPLITS if divided.get(part)}
@@ -187,136 +181,6 @@ def _row(pair: Sequence[Path | None]) -> Row:
     return tuple(path for path in pair if path is not None)
 
 
-# Dividing
-
-
-def divide(
-    parts: Parts,
-    split: str | None,
-    group_by: str | None,
-    seed: int,
-    *,
-    settled: Mapping[str, str],
-    root: Path,
-    say: Say,
-) -> dict[str, list[Row]]:
-    """Give every row its part: that of its folder, else one that is drawn.
-
-    Where folders divide the images, ``split`` draws the parts that are missing out of the training images.
-
-    Args:
-        settled: list entries of images without suffix → their part in the lists that an earlier call wrote.
-    Raises:
-        UserError: a split of images that folders divide into all three parts.
-    """
-    if None not in parts and split is None:
-        if group_by is not None:
-            raise UserError("--group_by: folders divide the images already; with --split, the parts missing are drawn")
-        return {part: parts[part] for part in SPLITS if part in parts}
-    shares = parse_shares(split or DEFAULT_SPLIT)
-    fixed = {part: parts[part] for part in SPLITS if part in parts and part != "train"}
-    if None not in parts and (len(fixed) == 2 or "train" not in parts):
-        raise UserError(f"--split {split}: folders divide the images into {', '.join(filter(None, parts))} already")
-    shares = [0.0 if part in fixed else share for part, share in zip(SPLITS, shares, strict=True)]
-    shares = [share / sum(shares) for share in shares]
-    rows = parts[None] if None in parts else parts["train"]
-    files = [split_plane(row[0])[0] for row in rows]
-    ids = [list_text([[file]], root).strip() for file in files]
-    names = list(map(_without_suffix, ids))
-    settled = _where_they_are_now(settled, names)
-    fields = field_names(ids) if group_by is None else ids
-    by_field = MIN_FIELDS <= len({*fields}) < len({*ids}) and not _tears(settled, names, fields)
-    groups = _with_equal_content(files, fields if by_field else group_names(ids, group_by))
-    one_film = group_by == FILMS and len(set(groups)) == 1
-    if len(set(files)) < len(SPLITS) < len(rows) or one_film:
-        drawn, what = split_in_order(len(rows), shares), "frames of a film" if one_film else "planes of a stack"
-        say(f"{what} are divided in blocks, in their order: {what.split()[0]} at the cuts resemble each other")
-    else:
-        known = {group: settled[name] for group, name in zip(groups, names, strict=True) if name in settled}
-        drawn = split_groups(groups, shares, seed, known)
-        how = group_by and f"groups of --group_by {group_by}"
-        how = "fields of view, by the names of their crops" if by_field else how
-        _tell_split(f"{len(set(groups))} {how}" if how else "image by image", seed, len(known), say)
-        if not how:
-            say(_advise_groups(ids, fields))
-    divided = {part: [row for row, one in zip(rows, drawn, strict=True) if one == part] for part in SPLITS}
-    return {part: fixed.get(part, divided[part]) for part in SPLITS}
-
-
-def _with_equal_content(images: Sequence[Path], groups: Sequence[str]) -> list[str]:
-    """Groups with those joined that hold an image of the same content: a copy in the test part would be a leak."""
-    group_of = dict(zip(images, groups, strict=True))
-    parent: dict[str, str] = {}
-    for copies in same_content(images):
-        for image in copies[1:]:
-            one, other = (_root_of(group_of[each], parent) for each in (copies[0], image))
-            if one != other:
-                parent[other] = one
-    return [_root_of(group, parent) for group in groups]
-
-
-def _root_of(group: str, parent: Mapping[str, str]) -> str:
-    while group in parent:
-        group = parent[group]
-    return group
-
-
-def _tears(settled: Mapping[str, str], names: Sequence[str], fields: Sequence[str]) -> bool:
-    """Whether lists of before have crops of one field in several parts."""
-    known = {(field, settled[name]) for field, name in zip(fields, names, strict=True) if name in settled}
-    return len(known) > len({field for field, _ in known})
-
-
-def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
-    kept_note = f"; {kept} stay in the part in which the lists had them" if kept else ""
-    say(f"divided at random, {how}, seed {seed}{kept_note}")
-
-
-def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
-    count = len(set(fields))
-    if count == len({*ids}):
-        return "(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)"
-    if count == 1:
-        return "(names are those of crops of one field of view, whose parts tell nothing of other fields)"
-    end = next(end for name in ids if (end := CROP.search(_without_suffix(name))))
-    pattern = quoted(f"(.*){re.sub(r'[0-9]+', '[0-9]+', re.escape(end[0]))}")
-    return (
-        f"(names are those of crops of {counted({*fields}, 'field')} of view, which resemble each other: "
-        f"--group_by {pattern} keeps those of a field in one part)"
-    )
-
-
-def _settled(list_folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:
-    """The part of every image in the lists that were written for the same question, so that a rerun moves none."""
-    record = read_lists_record(list_folder)
-    if any(record.get("asked", {}).get(key) != value for key, value in asked.items()):
-        return {}
-    settled = {}
-    for part, name in LISTS.items():
-        path = list_folder / name
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
-            known = {_without_suffix(split_plane(Path(image))[0].as_posix()): part for image in images}
-            settled = known | settled  # a stack whose planes were divided has been trained on
-    return settled
-
-
-def _without_suffix(entry: str) -> str:
-    """A list's entry without its suffix: an image that was converted is the same."""
-    return os.path.splitext(entry)[0]
-
-
-def _where_they_are_now(settled: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
-    """The parts of images under their names of today, where the folder that has them was moved or renamed."""
-    if not settled or any(name in settled for name in names):
-        return settled
-    before, now = (os.path.commonpath([os.path.dirname(f"/{name}") for name in each]) for each in (settled, names))
-    tails = {os.path.relpath(f"/{name}", now): name for name in names}
-    parts = {os.path.relpath(f"/{name}", before): part for name, part in settled.items()}
-    return {tails[tail]: part for tail, part in parts.items() if tail in tails}
-
-
 # Writing
 
 
@@ -364,14 +228,6 @@ def tell_repeats(contents: Lists, say: Say) -> None:
         say(f"warning: the same image lies in several lists, so that figures flatter: {shortened(across, 3)}")
     if within:
         say(f"the same image is there several times: {shortened(within, 3)}")
-
-
-def read_lists_record(list_folder: Path) -> dict[str, Any]:
-    """What an earlier call noted beside the lists of a data set; empty where there was none."""
-    path = list_folder / RECORD
-    fields = {"asked": OBJECT, "lists": OBJECT}
-    remedy = "remove it: then lists that differ count as changed by hand"
-    return read_record(path, {}, fields, remedy) if path.is_file() else {}
 
 
 def _set_aside(path: Path) -> Path:

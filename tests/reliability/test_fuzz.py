@@ -18,7 +18,7 @@ from datasets.augmentation import strong_augmentation
 from datasets.image_io import read_image, read_label, read_scores
 from datasets.label_noise import parse_spec
 from datasets.label_values import LabelReading
-from datasets.list_building import read_lists_record
+from datasets.list_parts import read_lists_record
 from datasets.lists import read_list
 from datasets.transition_matrix import read_matrix
 from evaluation.label_audit.error_table import LabelErrors
