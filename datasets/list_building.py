@@ -22,7 +22,7 @@ from datasets.list_files import NOISY_LIST, SPLITS, list_text
 from datasets.list_films import film_groups, film_rows
 from datasets.list_layouts import Say, read_tree, tell_foreign
 from datasets.list_pairing import Row
-from datasets.list_parts import LISTS, RECORD, divide, read_lists_record, settled_parts
+from datasets.list_parts import LISTS, RECORD, ListsBefore, divide, image_marks, read_lists_record, tell_changes
 from datasets.list_preview import Tile, legend_of, read_tile, spread, write_sheet
 from datasets.list_rows import Parts, find_noisy, find_rows
 from datasets.list_stacks import expand_stacks
@@ -91,16 +91,21 @@ def make_lists(
         parts, noisy = _cityscapes(folders, target, labels, noisy_labels, say)
     else:
         parts, noisy = _folders(folders, target, labels, noisy_labels, label_suffix, say)
-    settled = settled_parts(list_folder, asked)
+    before = ListsBefore.read(list_folder)
+    marks = image_marks((row for rows in parts.values() for row in rows), root)
+    known = before.parts_of(marks)
     group_by = group_by or film_groups(parts)
+    settled = known if before.is_for(asked) else {}
     divided = divide(parts, split, group_by, seed, settled=settled, root=root, say=say)
+    tell_changes(known, divided, gone=before.gone(marks), root=root, say=say)
     contents = {LISTS[part]: divided[part] for part in SPLITS if divided.get(part)}
     if noisy is not None:
         train = {row[0] for row in divided.get("train", [])}
         contents[f"train/{NOISY_LIST}"] = [row for row in noisy if row[0] in train]
     tell_repeats(contents, say)
     advice = advise(contents, label_map, channels)
-    write_lists(list_folder, contents, root=root, asked=asked, overwrite=overwrite, say=say)
+    marks |= {name: mark for name, mark in before.marks.items() if LISTS[before.part_of[name]] not in contents}
+    write_lists(list_folder, contents, root=root, asked=asked, marks=marks, overwrite=overwrite, say=say)
     for name in (*LISTS.values(), f"train/{NOISY_LIST}"):
         if name not in contents:
             _tell_missing(name, contents, list_folder, say)
@@ -185,7 +190,14 @@ def _row(pair: Sequence[Path | None]) -> Row:
 
 
 def write_lists(
-    list_folder: Path, contents: Lists, *, root: Path, asked: Mapping[str, Any], overwrite: bool, say: Say
+    list_folder: Path,
+    contents: Lists,
+    *,
+    root: Path,
+    asked: Mapping[str, Any],
+    marks: Mapping[str, str],
+    overwrite: bool,
+    say: Say,
 ) -> None:
     """Write lists, and a record of them that tells a later call whether they were changed by hand.
 
@@ -214,7 +226,7 @@ def write_lists(
             file.write(text.encode())
         say(f"wrote {display_path(path)}: {counted(contents[name], 'image')}{_label_note(contents[name])}{note}")
     written = {name: _checksum(text.encode()) for name, text in texts.items()}
-    write_json(list_folder / RECORD, {"asked": asked, "lists": {**record, **written}})
+    write_json(list_folder / RECORD, {"asked": asked, "lists": {**record, **written}, "images": marks})
 
 
 def tell_repeats(contents: Lists, say: Say) -> None:

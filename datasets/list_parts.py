@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from datasets.list_pairing import Row
 from datasets.list_rows import Parts
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from utils.cli import UserError, counted
-from utils.files import OBJECT, read_record, same_content
+from utils.files import OBJECT, content_mark, read_record, same_content
 from utils.run_folder import quoted
 
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
-RECORD = "make_lists.json"  # beside the lists: what was asked for, and a checksum of every list written
+RECORD = "make_lists.json"  # beside the lists: what was asked for, a checksum of every list, marks of the images
 
 MIN_FIELDS = 6  # of crops, from which on whole fields give parts of about the sizes wanted
 
@@ -40,7 +42,7 @@ def divide(
     Where folders divide the images, ``split`` draws the parts that are missing out of the training images.
 
     Args:
-        settled: list entries of images without suffix → their part in the lists that an earlier call wrote.
+        settled: list entries of images without suffix → the part in which they stay.
     Raises:
         UserError: a split of images that folders divide into all three parts.
     """
@@ -58,7 +60,6 @@ def divide(
     files = [split_plane(row[0])[0] for row in rows]
     ids = [list_text([[file]], root).strip() for file in files]
     names = list(map(_without_suffix, ids))
-    settled = _where_they_are_now(settled, names)
     fields = field_names(ids) if group_by is None else ids
     by_field = MIN_FIELDS <= len({*fields}) < len({*ids}) and not _tears(settled, names, fields)
     groups = _with_equal_content(files, fields if by_field else group_names(ids, group_by))
@@ -121,20 +122,104 @@ def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
     )
 
 
-def settled_parts(list_folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:
-    """The part of every image in the lists that were written for the same question, so that a rerun moves none."""
-    record = read_lists_record(list_folder)
-    if any(record.get("asked", {}).get(key) != value for key, value in asked.items()):
-        return {}
-    settled = {}
-    for part, name in LISTS.items():
-        path = list_folder / name
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
-            known = {_without_suffix(split_plane(Path(image))[0].as_posix()): part for image in images}
-            settled = known | settled  # a stack whose planes were divided has been trained on
-    return settled
+# The lists before
+
+
+@dataclass(frozen=True)
+class ListsBefore:
+    """The lists that an earlier call wrote.
+
+    Args:
+        asked: the options by which they were divided.
+        part_of: the part of every image in them, by its entry without suffix.
+        marks: `content_mark` of these images, so that renamed ones are known again.
+    """
+
+    asked: Mapping[str, Any]
+    part_of: Mapping[str, str]
+    marks: Mapping[str, str]
+
+    @staticmethod
+    def read(list_folder: Path) -> ListsBefore:
+        """Those below ``txt/<dataset>``; empty where there are none."""
+        record = read_lists_record(list_folder)
+        part_of: dict[str, str] = {}
+        for part, name in LISTS.items():
+            path = list_folder / name
+            if path.is_file():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                images = (line.split("\t")[0] for line in lines if line and not line.startswith("#"))
+                known = {_without_suffix(split_plane(Path(image))[0].as_posix()): part for image in images}
+                part_of = known | part_of  # a stack whose planes were divided has been trained on
+        marks = {name: mark for name, mark in record.get("images", {}).items() if isinstance(mark, str)}
+        return ListsBefore(record.get("asked", {}), part_of, {name: marks[name] for name in part_of if name in marks})
+
+    def is_for(self, asked: Mapping[str, Any]) -> bool:
+        """Whether they answer the same question, so that a rerun moves no image."""
+        return all(self.asked.get(key) == value for key, value in asked.items())
+
+    def parts_of(self, marks: Mapping[str, str]) -> dict[str, str]:
+        """The parts in which images of today were: by content, else by name, else by place in a folder that moved.
+
+        Args:
+            marks: of today's images, by their names, see `image_marks`.
+        """
+        names_of: dict[str, list[str]] = defaultdict(list)
+        for name, mark in self.marks.items():
+            names_of[mark].append(name)
+        found = {}
+        for name, mark in marks.items():
+            same = [name] if name in names_of[mark] else names_of[mark]
+            if same:
+                found[name] = min((self.part_of[one] for one in same), key=SPLITS.index)
+        there = set(marks.values())
+        others = {name: part for name, part in self.part_of.items() if self.marks.get(name) not in there}
+        rest = [name for name in marks if name not in found]
+        by_place = _where_they_are_now(others, rest)
+        return found | {name: by_place[name] for name in rest if name in by_place}
+
+    def gone(self, marks: Mapping[str, str]) -> int:
+        """How many images are there neither by name nor by content, where ``marks`` are those of today's."""
+        there = set(marks.values())
+        return sum(name not in marks and self.marks.get(name) not in there for name in self.part_of)
+
+
+def image_marks(rows: Iterable[Row], root: Path) -> dict[str, str]:
+    """The `content_mark` of every image, by its entry in lists without suffix; a stack's planes have one."""
+    files = dict.fromkeys(split_plane(row[0])[0] for row in rows)
+    return {_entry_name(file, root): content_mark(file) for file in files}
+
+
+def tell_changes(
+    known: Mapping[str, str], divided: Mapping[str, Sequence[Row]], *, gone: int, root: Path, say: Say
+) -> None:
+    """Say how many images change sides, and that some may not have been known again.
+
+    Args:
+        known: the parts in which images of today were in the lists before.
+        divided: the rows of today's parts.
+        gone: images of the lists before that are not there any more.
+    """
+    part_of: dict[str, str] = {}
+    for part in SPLITS:  # of a stack whose planes are divided, the first
+        for row in divided.get(part, ()):
+            part_of.setdefault(_entry_name(split_plane(row[0])[0], root), part)
+    moves = Counter((known[name], part) for name, part in part_of.items() if known.get(name, part) != part)
+    if moves:
+        ways = ", ".join(f"{count} from {before} to {now}" for (before, now), count in sorted(moves.items()))
+        say(
+            f"warning: {sum(moves.values())} images change sides ({ways}): train anew, networks of before have seen "
+            "others, and their figures do not compare"
+        )
+    if gone and (new := len(part_of.keys() - known.keys())):
+        say(
+            f"of the images in the lists before {gone} are gone, and {new} are new: any that were both renamed and "
+            "changed may have changed sides"
+        )
+
+
+def _entry_name(file: Path, root: Path) -> str:
+    return _without_suffix(list_text([[file]], root).strip())
 
 
 def _without_suffix(entry: str) -> str:
@@ -144,7 +229,7 @@ def _without_suffix(entry: str) -> str:
 
 def _where_they_are_now(settled: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
     """The parts of images under their names of today, where the folder that has them was moved or renamed."""
-    if not settled or any(name in settled for name in names):
+    if not settled or not names or any(name in settled for name in names):
         return settled
     before, now = (os.path.commonpath([os.path.dirname(f"/{name}") for name in each]) for each in (settled, names))
     tails = {os.path.relpath(f"/{name}", now): name for name in names}
@@ -155,6 +240,6 @@ def _where_they_are_now(settled: Mapping[str, str], names: Sequence[str]) -> Map
 def read_lists_record(list_folder: Path) -> dict[str, Any]:
     """What an earlier call noted beside the lists of a data set; empty where there was none."""
     path = list_folder / RECORD
-    fields = {"asked": OBJECT, "lists": OBJECT}
+    fields = {"asked": OBJECT, "lists": OBJECT, "images": OBJECT}
     remedy = "remove it: then lists that differ count as changed by hand"
     return read_record(path, {}, fields, remedy) if path.is_file() else {}

@@ -424,6 +424,74 @@ def test_a_folder_that_moved_and_was_converted_keeps_the_parts_of_its_images(tmp
     }
 
 
+def put_images(folder: Path, numbers: range, name: str = "{}") -> None:
+    """Images that differ by their numbers, and labels."""
+    for number in numbers:
+        write_image(folder / f"images/{name.format(number)}.tif", IMAGE + np.uint8(number))
+        write_label(folder / f"labels/{name.format(number)}.png", LABEL)
+
+
+def parts_by_content(root: Path) -> dict[int, str]:
+    """Which list has the image of a number."""
+    found = {}
+    for name in ("train/train_gt.txt", "val.txt", "test.txt"):
+        for line in lines(root / "txt/own" / name):
+            found[int(read_image(root / line.split("\t")[0])[0, 0])] = name
+    return found
+
+
+@pytest.mark.parametrize("name", ["cell_{:03d}", "{}"])
+def test_images_that_are_renamed_stay_in_their_parts_by_content(name: str, tmp_path: Path):
+    source = tmp_path / "datasets/own"
+    put_images(source, range(5, 25))
+    made(tmp_path)
+    before = parts_by_content(tmp_path)
+    for kind, suffix in (("images", ".tif"), ("labels", ".png")):
+        for number in range(5, 25):  # "{}": all names but the last five now mean other images
+            (source / kind / f"{number}{suffix}").rename(source / kind / f"{name.format(number - 5)}{suffix}")
+    put_images(source, range(30, 35), name)
+    said = made(tmp_path)
+    assert "20 stay in the part in which the lists had them" in said and "change sides" not in said
+    after = parts_by_content(tmp_path)
+    assert len(after) == 25 and before.items() < after.items()
+
+
+def test_a_folder_is_put_below_another_beside_a_new_one(tmp_path: Path):
+    source = tmp_path / "datasets/own"
+    put_images(source, range(20))
+    made(tmp_path)
+    before = parts_by_content(tmp_path)
+    (source / "day1").mkdir()
+    for kind in ("images", "labels"):
+        (source / kind).rename(source / "day1" / kind)
+    put_images(source / "day2", range(20, 30))
+    made(tmp_path)
+    assert before.items() < parts_by_content(tmp_path).items()
+
+
+def test_images_that_change_sides_are_counted(tmp_path: Path):
+    put_images(tmp_path / "datasets/own", range(20))
+    made(tmp_path)
+    before = parts_by_content(tmp_path)
+    said = made(tmp_path, seed=1)
+    after = parts_by_content(tmp_path)
+    moved = sum(before[number] != after[number] for number in before)
+    away = sum(before[number] == "test.txt" and after[number] == "train/train_gt.txt" for number in before)
+    assert moved and f"warning: {moved} images change sides (" in said and f"{away} from test to train" in said
+    assert "change sides" not in made(tmp_path, seed=1)
+
+
+def test_images_that_are_renamed_and_changed_are_told(tmp_path: Path):
+    source = tmp_path / "datasets/own"
+    put_images(source, range(20))
+    made(tmp_path)
+    for kind in ("images", "labels"):
+        for file in (source / kind).iterdir():
+            file.unlink()
+    put_images(source, range(100, 120), "x{}")
+    assert "of the images in the lists before 20 are gone, and 20 are new" in made(tmp_path)
+
+
 def test_a_stack_that_was_trained_on_is_not_tested_on_later(tmp_path: Path):
     source = tmp_path / "datasets/own"
     for number, stacks in enumerate((range(1), range(1, 8))):
