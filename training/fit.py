@@ -48,6 +48,7 @@ from training.run.reports import (
     duration,
     next_commands,
     report_epoch,
+    threshold_warning,
     warnings_of_epoch,
 )
 from training.run.state import TrainingState, seed_everything
@@ -244,7 +245,8 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         run.logger.log_hparams(run.config, {"best/epoch": state.best["epoch"], "best/figure": state.best["figure"]})
         for line in closing_lines(state.best, state.epoch, options, data):
             run.logger.log(line)
-        for line in closing_warnings(run.logger.records(), options.optimization.lr):
+        records = run.logger.records()
+        for line in [*closing_warnings(records, options.optimization.lr), *threshold_warning(records, data)]:
             run.logger.log(line)
         if last == epochs:
             from evaluation.prediction.model_card import write_run_card

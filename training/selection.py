@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 
 from datasets.transition_matrix import ScoreDecoder, TransitionMatrix
-from evaluation.scores import DEFAULT_THRESHOLD, auc, class_iou, counts_at, f1, iou, mean_iou, youden_threshold
+from evaluation.scores import (
+    DEFAULT_THRESHOLD,
+    auc,
+    best_threshold,
+    class_iou,
+    counts_at,
+    f1,
+    iou,
+    mean_iou,
+    youden_threshold,
+)
 from evaluation.scores.validation import (
     OFFSETS,
     choose_offset,
@@ -137,6 +147,8 @@ def select_binary(
         metric = youden
     counts = counts_at(pooled, threshold)
     metrics = {"iou": float(iou(counts)), "f1": float(f1(counts)), "auc": float(auc(pooled)), "youden": youden}
+    if labels_are_clean:
+        metrics["best_threshold"], metrics["highest_iou"] = map(float, best_threshold(pooled))
     if not pooled.any(axis=1).all():  # without foreground, or without background, even an IoU of 1 means nothing
         metric, metrics = math.nan, dict.fromkeys(metrics, math.nan)
     tables = tables_at(histograms, threshold)

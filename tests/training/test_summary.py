@@ -17,7 +17,15 @@ from evaluation.scores.validation import group_numbers
 from training.fit import configure, fit
 from training.options import TrainingOptions
 from training.run.lists import read_lists
-from training.run.reports import classic_line, closing_lines, duration, metric_text, missed_classes, missed_line
+from training.run.reports import (
+    classic_line,
+    closing_lines,
+    duration,
+    metric_text,
+    missed_classes,
+    missed_line,
+    threshold_warning,
+)
 from utils.checkpoint import load_checkpoint
 from utils.files import read_json, read_jsonl
 
@@ -102,6 +110,15 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys, mon
     assert inference.startswith("python evaluation/inference.py") and metrics.startswith("python evaluation/metrics.py")
 
 
+@pytest.mark.parametrize(("names", "highest", "warns"), [("abc", 0.9, True), ("abc", 0.2, False), ("abcd", 0.9, False)])
+def test_few_images_that_speak_for_another_threshold_are_told_of(names, highest, warns):
+    data = SimpleNamespace(val_groups=lambda: list(range(len(names))))
+    record = {"epoch": 4, "val/iou": 0.1, "val/threshold": 0.5, "val/highest_iou": highest, "val/best_threshold": 0.05}
+    lines = threshold_warning([{}, record], data)  # pyright: ignore[reportArgumentType]
+    assert len(lines) == warns and all("the IoU is 0.90 at 0.05, 0.10 at 0.5" in line for line in lines)
+    assert threshold_warning([{"epoch": 1}], data) == []  # pyright: ignore[reportArgumentType]
+
+
 def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     """They err together: what fits them best may fit no other field."""
     images = disks / "datasets/disks/train/images"
@@ -119,7 +136,8 @@ def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     best = load_checkpoint(folder / "checkpoints/best.pth")
     assert (best["epoch"], best["threshold"], best.get("mask_offset", 0)) == (3, 0.5, 0)
     assert read_json(folder / "config.json")["train_fields"] == 8
-    assert all(np.isfinite(record["val/iou"]) for record in read_jsonl(folder / "metrics.jsonl"))
+    records = read_jsonl(folder / "metrics.jsonl")
+    assert all(np.isfinite(record["val/iou"]) and record["val/highest_iou"] >= record["val/iou"] for record in records)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,27 @@ def closing_warnings(records: Sequence[dict[str, Any]], lr: float) -> list[str]:
     return lines
 
 
+def threshold_warning(records: Sequence[dict[str, Any]], data: TrainingData) -> list[str]:
+    """That so few validation images move no threshold, where much of their IoU speaks for another one.
+
+    Args:
+        records: those of metrics.jsonl.
+    """
+    groups, record = data.val_groups(), records[-1] if records else {}
+    reached, highest = (record.get(f"val/{name}") for name in ("iou", "highest_iou"))
+    if len(groups) >= MIN_IMAGES or reached is None or highest is None:
+        return []
+    if highest - reached <= error_of_few(len(set(groups))):
+        return []
+    threshold = f"{record['val/best_threshold']:.2g}"
+    return [
+        f"warning: {counted(groups, 'validation image')} cannot move the threshold, {MIN_IMAGES} can; but in epoch "
+        f"{record['epoch']} the IoU is {highest:.2f} at {threshold}, {reached:.2f} at {record['val/threshold']:.2g}. "
+        "Labels that mark a part of what is there make all scores low: name clean labels of some training images "
+        f"(--clean_list), or predict with --test_ckpt_epoch last and score with metrics.py --threshold {threshold}"
+    ]
+
+
 def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, data: TrainingData) -> list[str]:
     """What a run ends with: its best epoch and metric, and what to compare it with.
 
