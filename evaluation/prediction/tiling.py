@@ -29,7 +29,8 @@ def tile_starts(length: int, window: int, overlap: int) -> list[int]:
     """First pixels of the fewest tiles that cover an axis, evenly spaced.
 
     Starts are multiples of ALIGNMENT where window − overlap allows it: the poolings of all tiles then meet the same
-    pixels, so that neighbours agree where they overlap. The last tile may reach beyond the axis, by less than that.
+    pixels, so that neighbours agree where they overlap. The last tile may reach beyond the axis, by less than that and,
+    so that it can be continued by its reflection, than half of the window.
 
     Args:
         length: pixels along the axis.
@@ -40,7 +41,7 @@ def tile_starts(length: int, window: int, overlap: int) -> list[int]:
         raise ValueError(f"the overlap ({overlap}) must be at least 0 and smaller than the window ({window})")
     if length <= window:
         return [0]
-    unit = ALIGNMENT if window - overlap >= ALIGNMENT else 1
+    unit = ALIGNMENT if min(window - overlap, window // 2) >= ALIGNMENT else 1
     last = -(-(length - window) // unit)  # in units, like the stride
     count = -(-last // ((window - overlap) // unit)) + 1
     return [round(index * last / (count - 1)) * unit for index in range(count)]
