@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,15 @@ class EnsemblePredictor(Predictor):
     members: tuple[Predictor, ...] = ()
     inversions: tuple[bool, ...] = ()
     spread: bool = False
+
+    @classmethod
+    def of(cls, members: Sequence[Predictor], inversions: Sequence[bool], spread: bool) -> EnsemblePredictor:
+        """Members as one predictor, which computes where and how the first one does."""
+        first, shared = members[0], {"members": tuple(members), "inversions": tuple(inversions), "spread": spread}
+        return cls(first.network, first.device, first.precision, first.augment, **shared)
+
+    def __reduce__(self) -> tuple[Callable[..., EnsemblePredictor], tuple[object, ...]]:
+        return EnsemblePredictor.of, (self.members, self.inversions, self.spread)  # members know how they are sent
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -122,17 +131,9 @@ def join_predictors(
     Raises:
         UserError: a spread of a single pass.
     """
-    first = predictors[0]
-    if spread and len(predictors) == 1 and not first.augment:
+    if spread and len(predictors) == 1 and not predictors[0].augment:
         raise UserError("--spread is how far several scores lie apart: give --tta, --ensemble RUN or a cross-fit")
     is_single = len(predictors) == 1
-    inversions = tuple(not is_single and bool(checkpoint["pred_invert"]) for checkpoint in checkpoints)
-    return EnsemblePredictor(
-        first.network,
-        first.device,
-        first.precision,
-        first.augment,
-        members=tuple(predictors),
-        inversions=inversions,
-        spread=spread,
+    return EnsemblePredictor.of(
+        predictors, [not is_single and bool(checkpoint["pred_invert"]) for checkpoint in checkpoints], spread
     )

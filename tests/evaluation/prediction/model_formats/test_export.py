@@ -151,6 +151,11 @@ def test_an_engine_writes_the_maps_of_torch(make_run, tmp_path, engine):
     by_hand = pickle.loads(pickle.dumps(segmenter)).predict(image)  # as a pool of processes has it
     expected = Segmenter.load(run, device="cpu", precision="fp32").predict(image)
     np.testing.assert_allclose(by_hand.scores, expected.scores, atol=TOLERANCE)
+    joint = Segmenter.load(
+        run, device="cpu", precision="fp32", engine=engine, ensemble=[shutil.copytree(run, f"{run}2")]
+    )
+    same = pickle.loads(pickle.dumps(joint)).predict(image)
+    np.testing.assert_allclose(same.scores, joint.predict(image).scores, atol=TOLERANCE)
 
 
 def test_openvino_computes_in_several_threads_at_once():
