@@ -227,16 +227,17 @@ def channel_list(text: str) -> tuple[str, ...]:
 
 
 def channel_names(given: str | int | Iterable[str | int]) -> tuple[str, ...]:
-    """Channels as `channel_list` has them, from what is given in Python.
+    """Channels as `channel_list` has them, from what is given in Python; UserError where one has no name.
 
     >>> channel_names("0,2"), channel_names((0, 2)), channel_names(["DAPI"]), channel_names(1)
     (('0', '2'), ('0', '2'), ('DAPI',), ('1',))
     """
-    return (
-        tuple(map(str, given))
-        if isinstance(given, Iterable) and not isinstance(given, str)
-        else channel_list(f"{given}")
-    )
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return tuple(map(str, given))
+    try:
+        return channel_list(f"{given}")
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"channels: {error}") from None
 
 
 def counted(items: Sized | int, noun: str) -> str:

@@ -107,6 +107,12 @@ def find_run(train_dir: str | Path, log_root: Path = LOG_ROOT) -> Path:
     if parts is not None:
         names = ", ".join(display_path(path.parent) for path in sorted(parts.glob("fold_*/checkpoints")))
         raise UserError(f"{train_dir} is a cross-fit of several runs: name one of them, {names or 'once there is one'}")
+    around = next((above for above in Path(train_dir).absolute().parents if (above / "checkpoints").is_dir()), None)
+    if around is not None and Path(train_dir).exists():
+        raise UserError(
+            f"{train_dir} is a part of a run: give the run, {display_path(around)}, and which checkpoint of it by "
+            "--test_ckpt_epoch"
+        )
     runs = sorted(path.parent for path in log_root.glob("*/*/checkpoints"))
     known = "\n  ".join(str(run.relative_to(log_root)) for run in runs[-20:])
     raise UserError(

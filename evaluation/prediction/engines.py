@@ -60,7 +60,7 @@ def load_engine(
     Args:
         engine: a key of ``ENGINES`` but ``torch``.
         checkpoint: what the export must have been made of.
-        precision: as `Predictor` takes it; onnx computes in fp32, whatever ``auto`` became.
+        precision: as `Predictor` takes it.
     Raises:
         UserError: no export, one of another checkpoint, a package that is missing, or a GPU.
     """
@@ -70,9 +70,9 @@ def load_engine(
     again = f"make it with: python evaluation/export.py --train_dir {quoted(display_path(run))} --to {engine}"
     again += "" if checkpoint.stem == "best" else f" --test_ckpt_epoch {checkpoint.stem.removeprefix('epoch_')}"
     facts = check_export(folder, checkpoint, f"--engine {engine}", again)
-    used, path = "fp32" if engine == "onnx" else precision, folder / MODEL_FILES[engine]
+    path = folder / MODEL_FILES[engine]
     try:
-        compute = ENGINES[engine](path, used, f"--engine {engine}")
+        compute = ENGINES[engine](path, precision, f"--engine {engine}")
     except UserError:
         raise
     except Exception as error:  # each engine has kinds of its own for a file that it cannot read
@@ -80,7 +80,7 @@ def load_engine(
         raise UserError(f"{display_path(path)} cannot be loaded ({reason}); {again}") from None
     again = partial(load_engine, engine, run, checkpoint, device=device, precision=precision, tta=tta)
     inverted = bool(facts.get("scores_inverted"))
-    return EnginePredictor(compute, device, used, augment=tta, inverted=inverted, again=again)
+    return EnginePredictor(compute, device, precision, augment=tta, inverted=inverted, again=again)
 
 
 def check_export(folder: Path, checkpoint: Path, what: str, again: str) -> dict[str, Any]:

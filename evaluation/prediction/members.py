@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
+from evaluation.prediction.model_formats import FP32_ENGINES
 from evaluation.prediction.other_labs import recalibrate
 from evaluation.prediction.predictor import Predictor, find_checkpoint, load_network
 from evaluation.prediction.settings import MapSettings, Picture
 from models.blocks import fold_batch_norms
-from utils.device import choose_device, choose_precision
+from utils.cli import UserError, one_of
+from utils.device import PRECISIONS, choose_device, choose_precision
 from utils.run_folder import display_path
 
 BATCH_SIZE = {"cpu": 4, "cuda": 32, "mps": 32}  # larger batches are slower on a CPU: caches overflow
@@ -83,7 +85,7 @@ class Members:
             epochs=epochs,
             decisions=decisions,
             device=target,
-            precision=used_precision(precision, decisions["config"], target),
+            precision=used_precision(precision, decisions["config"], target, engine),
             engine=engine,
             tta=tta,
         )
@@ -135,7 +137,16 @@ class Members:
         return first | several if len(self.runs) > 1 else first
 
 
-def used_precision(asked: str, config: dict[str, Any], device: torch.device) -> str:
-    """The arithmetic of a prediction: as asked, and for ``auto`` fp32 if the run was told so, else by the device."""
-    told_fp32 = asked == "auto" and config.get("precision") == "fp32"
+def used_precision(asked: str, config: dict[str, Any], device: torch.device, engine: str = "torch") -> str:
+    """The arithmetic of a prediction: as asked, and for ``auto`` fp32 if the run was told so, else by the device.
+
+    Args:
+        engine: one of FP32_ENGINES computes in nothing else.
+    Raises:
+        UserError: arithmetic that the engine does not have.
+    """
+    one_of(asked, ("auto", *PRECISIONS), "--precision")
+    if engine in FP32_ENGINES and asked not in ("auto", "fp32"):
+        raise UserError(f"--engine {engine} computes in fp32: leave --precision {asked} out, or take --engine openvino")
+    told_fp32 = asked == "auto" and (config.get("precision") == "fp32" or engine in FP32_ENGINES)
     return "fp32" if told_fp32 else choose_precision(asked, device)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,6 +111,8 @@ class Segmenter:
         Raises:
             UserError: no such run or checkpoint, or settings that do not fit.
         """
+        check_numbers({"tile": tile, "overlap": overlap, "batch_size": batch_size}, Integral, "a whole number")
+        check_numbers({"threshold": threshold}, Real, "a number")
         if tile < 1 or not 0 <= 2 * overlap <= tile:
             raise UserError(f"overlap {overlap} must be at least 0 and at most half of the tile, {tile}, of 1 or more")
         if batch_size is not None and batch_size < 1:
@@ -210,3 +213,10 @@ class Segmenter:
         result = self.settings.to_map(scores)
         binary = self.settings.num_classes == 1
         return Prediction(result if binary else scores, self.settings.to_mask(result).astype(np.uint8, copy=False))
+
+
+def check_numbers(given: dict[str, Any], kind: type, expected: str) -> None:
+    """Raise a UserError that names what is given and neither of this kind of numbers nor None."""
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise UserError(f"{name} {value!r} must be {expected}")

@@ -32,3 +32,4 @@ ENGINES = Registry(
         "openvino-int8": "evaluation.prediction.engines:openvino_session",
     }
 )
+FP32_ENGINES = ("onnx",)  # those that compute in nothing else

@@ -81,7 +81,19 @@ def test_an_ensemble_is_that_of_the_command(make_run, files):
     assert np.abs(joint.scores - Segmenter.load(run, device="cpu").predict(files[0]).scores).max() > 0.05
 
 
-@pytest.mark.parametrize(("how", "said"), [({"pred_invert": "maybe"}, "auto, on, off"), ({"threshold": 2}, "0 to 1")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"pred_invert": "maybe"}, "auto, on, off"),
+        ({"threshold": 2}, "0 to 1"),
+        ({"threshold": "0.5"}, r"threshold '0\.5' must be a number"),
+        ({"batch_size": 2.5}, r"batch_size 2\.5 must be a whole number"),
+        ({"tile": "512"}, "tile '512' must be a whole number"),
+        ({"channels": ""}, "channels: '' must be"),
+        ({"precision": "int8"}, "'int8' is unknown; choose from: auto, fp32"),
+        ({"precision": "bf16", "engine": "onnx"}, "--engine onnx computes in fp32: leave --precision bf16 out"),
+    ],
+)
 def test_a_bad_setting_is_named(make_run, how, said):
     with pytest.raises(UserError, match=said):
         Segmenter.load(make_run(), device="cpu", **how)
@@ -266,6 +278,8 @@ def test_what_is_no_image_is_named(make_run, value, message):
 
 def test_settings_that_do_not_fit_are_named(make_run):
     run = make_run()
+    with pytest.raises(UserError, match="is a part of a run: give the run, .*run, "):
+        Segmenter.load(run / "checkpoints" / "best.pth")
     with pytest.raises(UserError, match="checkpoint '7'"):
         Segmenter.load(run, 7)
     with pytest.raises(UserError, match="overlap"):
