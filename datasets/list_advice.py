@@ -259,7 +259,8 @@ def _masks_among(images: Sequence[Path]) -> list[str]:
     why = "are named as labels are" if named else found[masks[0]]
     return [
         f"warning: {len(masks)} of {counted(looked_at, 'image')} looked at {why} ({masks[0].name}): are they labels? "
-        "Name their folder (--labels), or what their names end or begin with (--label_suffix)"
+        "Put them into a folder of their own (--labels names it), or say what their names end or begin with "
+        "(--label_suffix)"
     ]
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.list_names import without_codes
 from datasets.list_pairing import (
     IMAGE_BEGINNINGS,
     IMAGE_ENDINGS,
@@ -23,6 +24,7 @@ from datasets.list_pairing import (
     LABEL_ENDINGS,
     SEPARATORS,
     agree_but_for_shared,
+    begins_with_mark,
     has_mark,
     is_entered,
     is_image_file,
@@ -350,11 +352,12 @@ def _one_sample(files: Sequence[Found]) -> list[Found]:
 def known_marks(paths: Sequence[Path]) -> list[str]:
     """The known endings and beginnings of labels' names by which at least one label meets an image of the folder."""
     endings = {mark: None for name in LABEL_ENDINGS for mark in (name, name.replace("_", "-"))}
+    beginnings = [*LABEL_BEGINNINGS, *(mark.rstrip("_") for mark in LABEL_BEGINNINGS)]
     found: dict[str, list[str]] = defaultdict(list)
     images, plain = set(), []
     for name in map(stem, paths):
         ending = next((mark for mark in endings if name.lower().endswith(mark) and len(name) > len(mark)), None)
-        start = next((mark for mark in LABEL_BEGINNINGS if name.lower().startswith(mark) and len(name) > len(mark)), "")
+        start = next((mark for mark in beginnings if begins_with_mark(name.lower(), mark) and name[len(mark) :]), "")
         if ending is not None:
             found[name[-len(ending) :]].append(name[: -len(ending)])
         elif start:
@@ -362,7 +365,15 @@ def known_marks(paths: Sequence[Path]) -> list[str]:
         else:
             plain.append(name)
             images |= {name, without_affix(name, IMAGE_BEGINNINGS, IMAGE_ENDINGS)}
-    return [mark for mark, bases in found.items() if images.intersection(bases) or agree_but_for_shared(plain, bases)]
+    return [mark for mark, bases in found.items() if _meet(images, plain, bases)]
+
+
+def _meet(images: Set[str], plain: Sequence[str], bases: Sequence[str]) -> bool:
+    """Whether labels' names without a known mark meet those of images; at last without random codes."""
+    if images.intersection(bases) or agree_but_for_shared(plain, bases):
+        return True
+    images, plain, bases = ([without_codes(name) for name in names] for names in (images, plain, bases))
+    return bool(set(images).intersection(bases)) or agree_but_for_shared(plain, bases)
 
 
 def unknown_marks(paths: Sequence[Path]) -> list[str]:

@@ -6,11 +6,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.list_names import match_within, without_codes, without_zeros
 from utils.cli import UserError, shortened
 from utils.paths import display_path
 
@@ -163,8 +164,9 @@ def pair_by_name(
 
     The readings, in order: known beginnings and endings left away (``7_mask``, ``img_7``, nnU-Net's ``7_0000``);
     where nothing has been paired so far, whatever all names share (``7_ahl``); folders not compared, where one side
-    has none or nothing has been paired; letter case not compared. Looser readings pair only names that are unique on
-    both sides.
+    has none or nothing has been paired; letter case not compared. Where none of these pairs anything, the same without
+    random codes (``0a1b2c3d-7_mask``), one name within the other (``cell7`` and ``t3_cell7_x9``), and the same without
+    leading zeros, if it pairs all. Looser readings pair only names that are unique on both sides.
 
     Args:
         images, labels: files in natural order.
@@ -181,18 +183,18 @@ def pair_by_name(
     strict = pair_files(
         images, labels, lambda path: (place_of(path), stem(path)), lambda path: (place_of(path), label_name(path))
     )
-    pairs, alone, label_alone = dict(strict.pairs), strict.images_alone, strict.labels_alone
-    note = ""
-    for reading in _readings(alone, label_alone, place_of, label_name, nothing_paired=not pairs):
-        found = _unique_matches(alone, label_alone, reading)
-        if found:
-            pairs |= found
-            taken = set(found.values())
-            alone = [image for image in alone if image not in found]
-            label_alone = [label for label in label_alone if label not in taken]
-            image, label = next(iter(found.items()))
-            note = note or f"{label.name} is taken for the label of {image.name} ({reading.said})"
-    return Pairing([(image, pairs[image]) for image in images if image in pairs], alone, label_alone, note)
+    alone, label_alone = strict.images_alone, strict.labels_alone
+    readings = _readings(alone, label_alone, place_of, stem, label_name, nothing_paired=not strict.pairs)
+    found, note = _match(alone, label_alone, readings)
+    if not found and not strict.pairs:
+        found, note = _match_loosely(alone, label_alone, place_of, label_name)
+    pairs, taken = dict(strict.pairs) | found, set(found.values())
+    return Pairing(
+        [(image, pairs[image]) for image in images if image in pairs],
+        [image for image in alone if image not in found],
+        [label for label in label_alone if label not in taken],
+        note,
+    )
 
 
 class _Reading(NamedTuple):
@@ -207,6 +209,7 @@ def _readings(
     images: Sequence[Path],
     labels: Sequence[Path],
     place_of: Callable[[Path], tuple[str, ...]],
+    image_name: Callable[[Path], str],
     label_name: Callable[[Path], str],
     nothing_paired: bool,
 ) -> Iterable[_Reading]:
@@ -214,35 +217,83 @@ def _readings(
         return lambda path: (place_of(path), name_of(path))
 
     def bare_image(path: Path) -> str:
-        return without_affix(stem(path), IMAGE_BEGINNINGS, IMAGE_ENDINGS)
+        return without_affix(image_name(path), IMAGE_BEGINNINGS, IMAGE_ENDINGS)
 
     def bare_label(path: Path) -> str:
         return without_affix(label_name(path), LABEL_BEGINNINGS, LABEL_ENDINGS)
 
-    for image_name, one_name in ((stem, bare_label), (bare_image, bare_label), (bare_image, label_name)):
-        yield _Reading(placed(image_name), placed(one_name), "the names are equal but for a known ending or beginning")
+    for one_name, other_name in ((image_name, bare_label), (bare_image, bare_label), (bare_image, label_name)):
+        yield _Reading(placed(one_name), placed(other_name), "the names are equal but for a known ending or beginning")
     by_shared: list[tuple[Callable[[Path], str], Callable[[Path], str]]] = []
     if nothing_paired:
         of_images, of_labels = (
-            shared_affix([name_of(path) for path in paths]) for paths, name_of in ((images, stem), (labels, label_name))
+            shared_affix([name_of(path) for path in paths])
+            for paths, name_of in ((images, image_name), (labels, label_name))
         )
         nothing = ("", "")
         for one, other in ((nothing, of_labels), (of_images, nothing), (of_images, of_labels)):
             if not _differ_by_number(of_images, of_labels):
-                by_shared.append((_stripped(stem, one), _stripped(label_name, other)))
+                by_shared.append((_stripped(image_name, one), _stripped(label_name, other)))
     said = "the names are equal but for what all of them share"
-    for image_name, one_name in by_shared:
-        yield _Reading(placed(image_name), placed(one_name), said)
+    for one_name, other_name in by_shared:
+        yield _Reading(placed(one_name), placed(other_name), said)
     only_one_has_folders = not any(map(place_of, labels)) or not any(map(place_of, images))
     if only_one_has_folders or nothing_paired:
         yield _Reading(bare_image, bare_label, "the names are equal, the folders are not")
-    for image_name, one_name in by_shared if only_one_has_folders else []:
-        yield _Reading(image_name, one_name, f"{said}, the folders are not")
+    for one_name, other_name in by_shared if only_one_has_folders else []:
+        yield _Reading(one_name, other_name, f"{said}, the folders are not")
     yield _Reading(
         placed(lambda path: bare_image(path).casefold()),
         placed(lambda path: bare_label(path).casefold()),
         "the names are equal but for upper and lower case",
     )
+
+
+def _match(
+    images: Sequence[Path], labels: Sequence[Path], readings: Iterable[_Reading], also: str = ""
+) -> tuple[dict[Path, Path], str]:
+    """Image → label by one reading after the other, and the note of the first that pairs any."""
+    pairs: dict[Path, Path] = {}
+    note = ""
+    for reading in readings:
+        found = _unique_matches(images, labels, reading)
+        taken = set(found.values())
+        images = [image for image in images if image not in found]
+        labels = [label for label in labels if label not in taken]
+        note = note or _note(found, f"{reading.said}{also}")
+        pairs |= found
+    return pairs, note
+
+
+def _match_loosely(
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    place_of: Callable[[Path], tuple[str, ...]],
+    label_name: Callable[[Path], str],
+) -> tuple[dict[Path, Path], str]:
+    """Image → label where nothing else pairs any: random codes left away, one name within the other, leading zeros."""
+
+    def without(change: Callable[[str], str], what: str) -> tuple[dict[Path, Path], str]:
+        names = [lambda path, name_of=name_of: change(name_of(path)) for name_of in (stem, label_name)]
+        readings = _readings(images, labels, place_of, *names, nothing_paired=True)
+        return _match(images, labels, readings, f", and {what} left away")
+
+    found, note = without(without_codes, "random codes")
+    if not found:
+        image_names = {image: without_codes(stem(image)) for image in images}
+        label_names = {label: without_codes(label_name(label)) for label in labels}
+        bare = {label: without_affix(name, LABEL_BEGINNINGS, LABEL_ENDINGS) for label, name in label_names.items()}
+        found = match_within(image_names, label_names, bare)
+        note = _note(found, "one name holds the other")
+    if not found:
+        found, note = without(without_zeros, "leading zeros")
+        if len(found) < max(2, min(len(images), len(labels))):
+            return {}, ""
+    return found, note
+
+
+def _note(found: Mapping[Path, Path], said: str) -> str:
+    return next((f"{label.name} is taken for the label of {image.name} ({said})" for image, label in found.items()), "")
 
 
 def _unique_matches(images: Sequence[Path], labels: Sequence[Path], reading: _Reading) -> dict[Path, Path]:
@@ -279,7 +330,7 @@ def without_affix(name: str, beginnings: Sequence[str], endings: Sequence[str]) 
 
 
 def has_mark(path: Path, mark: str) -> bool:
-    """Whether a file's stem, or its whole name, ends with ``mark``, or begins with it where it ends in a separator."""
+    """Whether a file's stem, or its whole name, ends with ``mark``, or begins with it before a separator or number."""
     return without_mark(path, mark) != stem(path) or unicodedata.normalize("NFC", path.name).endswith(mark)
 
 
@@ -288,14 +339,22 @@ def without_mark(path: Path, mark: str) -> str:
 
     >>> without_mark(Path("7_ahl.png"), "_ahl"), without_mark(Path("ahl_7.png"), "ahl_")
     ('7', '7')
+    >>> without_mark(Path("mask7.png"), "mask")
+    '7'
     """
     name, mark = stem(path), unicodedata.normalize("NFC", mark)
-    if mark and mark[-1] in SEPARATORS and name.startswith(mark):
+    if begins_with_mark(name, mark):
         return name[len(mark) :]
     whole = unicodedata.normalize("NFC", path.name)
     if mark and whole.endswith(mark) and not name.endswith(mark):
         return stem(Path(whole[: -len(mark)])) if Path(mark).suffix else whole[: -len(mark)]
     return name.removesuffix(mark)
+
+
+def begins_with_mark(name: str, mark: str) -> bool:
+    """Whether a mark that ends in a separator begins a name, or a word, before a number that is all the rest."""
+    is_word = mark.isalpha() and name[len(mark) :].isdecimal()
+    return bool(mark) and name.startswith(mark) and (mark[-1] in SEPARATORS or is_word)
 
 
 def shared_affix(names: Sequence[str]) -> tuple[str, str]:

@@ -1073,6 +1073,14 @@ def test_what_imagej_calls_its_masks_is_known(tmp_path: Path, mark: str):
     assert sorted(row for name in lists for row in lists[name]) == [f"im{n}.tif\t{mark}im{n}.tif" for n in range(3)]
 
 
+@pytest.mark.parametrize(("image", "label"), [("*.png", "0a1b2c3d-*_mask.png"), ("img*.tif", "mask*.png")])
+def test_labels_in_the_folder_of_images_are_known_by_their_names(image: str, label: str, tmp_path: Path):
+    put(tmp_path / "my data", [Files(grey, image, range(3)), Files(binary, label, range(3))])
+    lists, _ = made(tmp_path)
+    rows = sorted(row for name in lists for row in lists[name])
+    assert rows == [f"{image}\t{label}".replace("*", str(number)) for number in range(3)]
+
+
 def test_masks_that_pass_for_images_are_told(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "im*.tif", range(3)), Files(binary, "im*-1.tif", range(3))])
     said = made(tmp_path).said

@@ -106,6 +106,14 @@ def test_every_file_is_paired_or_alone(images: set[int], labels: set[int], endin
         (("train-input.tif",), ("train-labels.tif",)),
         (("train_images.npy",), ("train_masks.npy",)),
         ((unicodedata.normalize("NFD", "Präparat.tif"),), (unicodedata.normalize("NFC", "Präparat.png"),)),
+        (("a1.png", "a2.png"), ("0a1b2c3d-a1_mask.png", "4e5f6a7b-a2_mask.png")),
+        (("0a1b2c3d-7.png", "4e5f6a7b-8.png"), ("9c8d7e6f-7.png", "5b4a3f2e-8.png")),
+        (("7.jpg", "8.jpg"), (f"7_jpg.rf.{'0a1b' * 8}.png", f"8_jpg.rf.{'4e5f' * 8}.png")),
+        (("a1.png", "a2.jpg"), (f"a1_png.rf.{'0a1b' * 8}_mask.png", f"a2_jpg.rf.{'4e5f' * 8}_mask.png")),
+        (("a1.ome.tif",), ("a1.ome-labelled.tif",)),
+        (("a1.tif", "a1_b.tif"), ("t3_a1_x9.png", "t4_a1_b_x7.png")),
+        (("a1_t4_w1.tif", "a2_t9_w1.tif"), ("a1.png", "a2.png")),
+        (("img9.tif", "img10.tif"), ("mask009.png", "mask010.png")),
     ],
 )
 def test_names_that_people_give_are_paired(images: tuple[str, ...], labels: tuple[str, ...]):
@@ -120,6 +128,11 @@ def test_names_that_people_give_are_paired(images: tuple[str, ...], labels: tupl
         (("a10.tif", "a11.tif"), ("b20.png", "b21.png")),
         (("7.tif",), ("77.png",)),
         (("7.tif",), ("007.png",)),
+        (("7.tif", "8.tif", "9.tif"), ("007.png", "008.png", "010.png")),
+        (("a3.tif", "a4.tif"), ("task-3-annotation-7-tag-a.png", "task-4-annotation-8-tag-a.png")),
+        (("3.tif", "4.tif"), ("task-3-annotation-71.png", "task-4-annotation-82.png")),
+        (("a1.tif", "a2.tif"), ("a1_x_1.png", "a1_y_2.png", "a2_z_1.png")),
+        (("a.tif", "b.tif"), ("x_a_1.png", "y_b_2.png")),
     ],
 )
 def test_names_of_other_images_are_not_paired(images: tuple[str, ...], labels: tuple[str, ...]):
