@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.list_files import find_list, list_folder
+from datasets.list_files import SPLITS, find_list, list_folder
 from utils.errors import UserError
 from utils.files import check_open
 from utils.run_folder import REPO_ROOT, display_path, quoted
@@ -99,6 +99,16 @@ def check_name(name: str) -> None:
     """Raise a UserError unless ``name`` can name a data set: a plain folder name, not one like an option."""
     if not name or name in (".", "..") or name.startswith("-") or any(mark in name for mark in "/\\\0"):
         raise UserError(f"data set {name!r}: a plain name is expected, that of a folder in datasets/ and txt/")
+
+
+def check_no_lists(name: str, root: Path) -> None:
+    """Refuse the name of a data set that has validation or test images, which would count as those of the arrays."""
+    own = [path for path in (list_folder(name, root) / f"{split}.txt" for split in SPLITS[1:]) if path.is_file()]
+    if is_simulated(name) or own:
+        raise UserError(
+            f"name={name!r}: a data set of this name has validation or test images, which a run on arrays would take: "
+            "choose another name"
+        )
 
 
 def has_lists(name: str, root: Path = REPO_ROOT) -> bool:

@@ -128,9 +128,9 @@ def decode_picture(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
     return Pixels(values, alpha, palette)
 
 
-def picture_array(image: Image) -> np.ndarray:
-    """A picture that Pillow holds, as its file is read: upright, without alpha, palettes as colours."""
-    plain = _in_plain_mode(image)
+def picture_array(image: Image, palette_colors: bool = True) -> np.ndarray:
+    """A picture that Pillow holds, as its file is read: upright, without alpha, palettes as colours or indices."""
+    plain = image if image.mode == "P" and not palette_colors else _in_plain_mode(image)
     return _without_alpha(upright(np.asarray(plain), int(image.getexif().get(ORIENTATION, 1))), plain.mode)[0]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.catalog import check_name, prepare_dataset
+from datasets.catalog import check_name, check_no_lists, prepare_dataset
 from datasets.segmentation import SegmentationDataset, steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
@@ -103,16 +103,18 @@ def fit_images(
     """Train on arrays or files and return the run folder, which ``evaluation.prediction.Segmenter`` loads.
 
     Args:
-        images: (H, W), or (H, W, C) with as many channels as the first one has, of any type; or files.
+        images: (H, W), or (H, W, C) with as many channels as the first one has but an alpha that is full everywhere, of
+            any type; or files.
         labels: as files of labels hold them, 0 and one other value or class indices; None: train from images alone.
         validation: images and labels to choose threshold and checkpoint by; default: the last one, at the implied one.
-        name: of the data set that arrays are kept as, below datasets/ and txt/.
+        name: of the data set that arrays are kept as, below datasets/ and txt/; none with images of its own.
         options: those of ``main.py``, such as ``preset="quick"``, ``steps=200``.
     Raises:
         UserError: as `fit`; also not as many labels as images.
     """
-    from datasets.array_sets import write_array_list
+    from datasets.array_sets import channels_of, write_array_list
 
+    root = Path(root)
     said = {"dataset": name, "train_list": "images", **({} if validation is None else {"val_list": "validation"})}
     for option, instead in said.items():
         if options.get(option) is not None:
@@ -120,13 +122,14 @@ def fit_images(
     if labels is None:
         options.setdefault("igtt", "best")
     check_name(name)
+    check_no_lists(name, root)
     train_list = str(write_array_list(images, labels, name, root))
-    shape = () if isinstance(images[0], (str, Path)) else np.shape(images[0])
-    if len(shape) == 3 and shape[0] > 1 and options.get("channels") is None:
-        options.setdefault("in_channels", shape[2])
+    channels = channels_of(images[0])
+    if channels is not None and options.get("channels") is None:
+        options.setdefault("in_channels", channels)
     given = {**options, "dataset": name, "train_list": train_list}
     if validation is not None:
-        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2 or validation[1] is None:
             raise UserError("validation: a pair of images and labels is expected, (images, labels)")
         given["val_list"] = str(write_array_list(*validation, name, root, of="validation "))
     return fit(configure(given, root), root)

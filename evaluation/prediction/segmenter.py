@@ -13,16 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from datasets.arrays import OF_ITEMS, as_array, as_read, check_iterable, holds_several, is_file, is_in_memory
 from datasets.image_io import read_image
-from evaluation.prediction.arrays import (
-    OF_ITEMS,
-    as_array,
-    as_read,
-    check_iterable,
-    holds_several,
-    is_file,
-    is_in_memory,
-)
 from evaluation.prediction.members import BATCH_SIZE, Members
 from evaluation.prediction.predictor import Predictor, check_finite, images_per_batch
 from evaluation.prediction.settings import MapSettings, decide_settings
@@ -32,7 +24,7 @@ from utils.background import read_ahead
 from utils.cli import UserError, channel_names
 from utils.run_folder import display_path
 
-Image = np.ndarray | torch.Tensor | str | os.PathLike[str]  # also all else that `evaluation.prediction.arrays` takes
+Image = np.ndarray | torch.Tensor | str | os.PathLike[str]  # also all else that `datasets.arrays` takes
 READERS = 4  # threads
 
 

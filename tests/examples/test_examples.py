@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from datasets.array_sets import channels_of, write_array_list
 from datasets.image_io import read_image, read_label
 from datasets.lists import read_list
 from datasets.transition_matrix import ScoreDecoder
@@ -77,6 +80,24 @@ def test_files_and_colour_train_too(disks, rng):
     assert Segmenter.load(colored, device="cpu").predict(color[0]).scores.shape == (40, 40)
 
 
+def test_tensors_and_pictures_are_kept_as_their_files_are_read(disks, rng):
+    colors = rng.integers(0, 255, (3, 40, 40, 3), np.uint8)
+    pictures = [Image.fromarray(color).quantize(16) for color in colors]
+    label = Image.fromarray(np.tril(np.ones((40, 40), np.uint8)))
+    label.putpalette([0, 0, 0, 200, 30, 30])
+    opaque = [np.concatenate([color, np.full((40, 40, 1), 255, np.uint8)], -1) for color in colors]
+    learned = torch.from_numpy(colors.mean(-1)).requires_grad_()
+    for images, expected in (
+        (pictures, np.asarray(pictures[1].convert("RGB"))),
+        (opaque, colors[1]),
+        (learned, colors[1].mean(-1)),
+    ):
+        listed = read_list(write_array_list(images, [label] * 3, "kept", disks), root=disks)
+        found = read_image(listed[1].image, channels_of(images[0]) or 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert np.array_equal(read_label(listed[1].require_label()), np.tril(np.ones((40, 40))))
+
+
 def test_what_does_not_fit_together_is_named(disks):
     images, labels = disk_arrays(disks, "val")
     for bad, message in (
@@ -88,6 +109,12 @@ def test_what_does_not_fit_together_is_named(disks):
         ((images, 5), "labels: a list of arrays or files"),
         (([images[0], images[1] * 1j], labels[:2]), "image 1 holds complex128 values"),
         ((images, [*labels[:2], np.full((64, 64), np.nan)]), "label 2 holds NaN or infinity in 4096 of 4096 pixels"),
+        ((iter(images), labels), "images: a list of arrays .* not list_iterator"),
+        ((images, [labels[0], None, labels[2]]), "label 1 is of type NoneType"),
+        ((images, [np.stack([1 - each, each], -1) for each in labels]), r"label 0 .* give x\.argmax\(-1\)"),
+        ((images, [np.stack([1 - each, each]) for each in labels]), r"label 0 .* give x\.argmax\(-3\)"),
+        (([np.stack([each] * 3) for each in images], labels), r"image 0 .* give np\.moveaxis\(x, -3, -1\)"),
+        (([np.ma.masked_less(each, 99) for each in images], labels), "image 0 has masked pixels"),
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)
@@ -103,6 +130,11 @@ def test_what_does_not_fit_together_is_named(disks):
             fit_images(images, labels, name="bad", root=disks, **given, **TINY)
     with pytest.raises(UserError, match="2 validation images and 3 labels"):
         fit_images(images, labels, validation=(images[:2], labels), name="bad", root=disks, **TINY)
+    for name in ("er_sim", "disks"):  # whose own validation images would choose the checkpoint
+        with pytest.raises(UserError, match=f"name='{name}'.* has validation or test images"):
+            fit_images(images, labels, name=name, root=disks, **TINY)
+    with pytest.raises(UserError, match=r"validation: a pair of images and labels"):
+        fit_images(images, labels, validation=(images, None), name="bad", root=disks, **TINY)  # pyright: ignore
     with pytest.raises(UserError, match=r"validation: a pair of images and labels"):
         fit_images(images, labels, validation=images, name="bad", root=disks, **TINY)  # pyright: ignore[reportArgumentType]
 

@@ -42,11 +42,12 @@ def check_iterable(items: Any) -> None:
     raise UserError(f"predict takes arrays, files, or several of them, not {type(items).__name__}{advice}")
 
 
-def as_array(item: Any, name: str) -> np.ndarray:
+def as_array(item: Any, name: str, palette_colors: bool = True) -> np.ndarray:
     """An image in memory as an array, not copied where it need not be.
 
     Args:
         name: what errors call it.
+        palette_colors: whether palettes give colours, else their indices, as of labels.
     Raises:
         UserError: it is none, or pixels of it are masked.
     """
@@ -56,7 +57,7 @@ def as_array(item: Any, name: str) -> np.ndarray:
     if np.ma.is_masked(item):
         raise UserError(f"{name} has masked pixels, which a network would see: give x.filled(value), or x.data")
     if isinstance(item, pillow_module().Image):
-        return picture_array(item)
+        return picture_array(item, palette_colors)
     if not (hasattr(item, "__array__") or isinstance(item, Sequence)) or isinstance(item, bytes):
         raise UserError(f"{name} is of type {type(item).__name__}: an array or the path of a file is expected")
     try:
@@ -94,7 +95,7 @@ def as_read(values: np.ndarray, channels: int, name: str) -> np.ndarray:
     found = values.shape[2] if values.ndim == 3 else 1
     if values.ndim not in (2, 3) or values.size == 0 or not _fits(found, channels):
         expected = EXPECTED.get(channels, f"(H, W, {channels})")
-        raise UserError(f"{name} has the shape {shape}, expected is {expected}{_remedy(shape, channels)}")
+        raise UserError(f"{name} has the shape {shape}, expected is {expected}{shape_remedy(shape, channels)}")
     return to_image(values.astype(values.dtype.newbyteorder("="), copy=False), Wanted(channels), Path(name))
 
 
@@ -103,7 +104,7 @@ def _fits(found: int, channels: int) -> bool:
     return found == channels or (found, channels) in ((1, 3), (3, 1), (4, 1), (4, 3))
 
 
-def _remedy(shape: tuple[int, ...], channels: int) -> str:
+def shape_remedy(shape: tuple[int, ...], channels: int) -> str:
     """What makes images of a shape that does not fit ones that do, where there is something; x is what was given."""
     if 0 in shape or len(shape) not in (3, 4):
         return ""
