@@ -31,6 +31,7 @@ from datasets.list_pairing import (
     natural_key,
     pair_by_name,
     refuse_closed,
+    spellings,
     stem,
     without_affix,
 )
@@ -49,6 +50,8 @@ LABEL_WORDS = {
     "groundtruth", "segmentations", "segmentation", "seg", "segs", "targets", "target", "manual", "msk", "msks", "lbl",
     "lbls",
 }  # fmt: off
+MASK_WORDS = {"mask", "masks", "msk", "msks"}
+DRAWN_WORDS = {"manual", "manuals", "annotation", "annotations", "annots", "annot", "groundtruth", "gt", "gts"}
 FILLERS = {"set", "data", "dataset", "split", "jpeg", "png", "tif", "tiff", "class"}
 NUMBERED = re.compile(r"stage[\s_-]?\d+|\d(?:st|nd|rd|th)\b|\d(?:st|nd|rd|th)(?=_)")  # "stage1_train", "1st_manual"
 ONE_LETTER = re.compile(r"^[a-z][_-]|[_-][a-z]$")  # of "x_train" and "train_y"
@@ -62,6 +65,7 @@ FRAMES = "save their frames as TIFF or PNG, with Fiji or ffmpeg"
 PICKLED = "pickled .npy"  # Cellpose's _seg.npy
 BROKEN = "broken link"
 LABEL_TEXT = "label .txt"  # outlines as YOLO has them
+PARTS_TEXT = "train or test .txt"  # the parts of sets that are published undivided
 REGIONS = "export regions as TIFF, in QuPath with File > Export images"
 POLYGONS = "outlines in such files are not read: export masks"
 UNPACK = "unpack them first; of ImageJ's RoiSet.zip export masks"
@@ -78,6 +82,7 @@ FOREIGN = {
     **dict.fromkeys((".mat", ".npz"), "save their arrays as .npy or TIFF"),
     BROKEN: "they lead nowhere",
     LABEL_TEXT: POLYGONS,
+    PARTS_TEXT: "if they name the images of each part, sort these into folders train, val and test, which are kept",
     PICKLED: "save the masks alone, in Cellpose with File > Save masks as PNG",
     **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
 }
@@ -154,6 +159,9 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
                 tree.files.append(_interpret(path, tree.top, labels))
             else:
                 tree.foreign[path.suffix.lower()].append(path)
+    for path in tree.foreign.pop(".txt", []):
+        is_part = any(word in SPLIT_WORDS for word in _words(path.stem))
+        tree.foreign[PARTS_TEXT if is_part else ".txt"].append(path)
     names = {stem(found.path) for found in tree.files}
     for path in tree.foreign.pop(".txt", []):
         tree.foreign[LABEL_TEXT if stem(path) in names else ".txt"].append(path)
@@ -177,12 +185,25 @@ def folder_name(name: str) -> FolderName:
     splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     has_label, has_image = (any(word in known for word in words) for known in (LABEL_WORDS, IMAGE_WORDS))
     role = "label" if has_label else "image" if has_image else None
+    if splits and role is None and sorted({*words} - {*SPLIT_WORDS}) in (["x"], ["y"]):
+        role = "image" if "x" in words else "label"
+        words = [word for word in words if word in SPLIT_WORDS]
     if has_label and has_image and "and" in words:
         role = None
     known = {*SPLIT_WORDS, *LABEL_WORDS, *IMAGE_WORDS}
     others = [word for word in words if word not in known and word not in FILLERS and not _is_year(word)]
     is_split = len(splits) == 1 and (role is not None or not others)
     return FolderName(splits.pop() if is_split else None, role, "_".join(others))
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder of labels is called after masks, which may be those of a field of view."""
+    return not MASK_WORDS.isdisjoint(_words(name))
+
+
+def is_drawn_folder(name: str) -> bool:
+    """Whether a folder of labels is called after those who drew them, and after masks as well or not."""
+    return not DRAWN_WORDS.isdisjoint(_words(name)) and not is_mask_folder(name)
 
 
 def tell_foreign(tree: Tree, say: Say) -> None:
@@ -251,13 +272,16 @@ def _interpret(path: Path, top: Path, labels: Sequence[str]) -> Found:
 
 
 def _split_by_names(files: Sequence[Found]) -> list[Found]:
-    """Files that no folder divides, where each is named after a part: ``train_images.npy``, ``x_test.npy``.
+    """Files that no folder divides, each named after a part: ``train_images.npy``, ``x_test.npy``, ``testA_1.bmp``.
 
     A part without labels is none: the images that have some are divided.
     """
     affixes = (*IMAGE_BEGINNINGS, *LABEL_BEGINNINGS), (*IMAGE_ENDINGS, *LABEL_ENDINGS)
     names = [without_affix(stem(found.path).lower(), *affixes) for found in files]
     splits = [SPLIT_WORDS.get(ONE_LETTER.sub("", name)) for name in names]
+    if not any(splits):
+        bare = [without_affix(stem(found.path), *affixes) for found in files]
+        splits = [SPLIT_WORDS.get(next(_words(name), "")) for name in bare]
     counts = Counter(splits)
     if None in counts or len(counts) < 2 or min(counts.values()) < 2 or any(found.split for found in files):
         return list(files)
@@ -351,8 +375,8 @@ def _one_sample(files: Sequence[Found]) -> list[Found]:
 
 def known_marks(paths: Sequence[Path]) -> list[str]:
     """The known endings and beginnings of labels' names by which at least one label meets an image of the folder."""
-    endings = {mark: None for name in LABEL_ENDINGS for mark in (name, name.replace("_", "-"))}
-    beginnings = [*LABEL_BEGINNINGS, *(mark.rstrip("_") for mark in LABEL_BEGINNINGS)]
+    endings = {mark: None for name in LABEL_ENDINGS for mark in spellings(name)}
+    beginnings = [mark for name in LABEL_BEGINNINGS for mark in (*spellings(name), name.rstrip("_"))]
     found: dict[str, list[str]] = defaultdict(list)
     images, plain = set(), []
     for name in map(stem, paths):

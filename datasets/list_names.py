@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 CODE = re.compile(
     r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
@@ -21,6 +22,7 @@ def without_codes(name: str) -> str:
     >>> without_codes("0a1b2c3d-image01_mask"), without_codes("image01_jpg.rf.6f4922f45568161a8cdf4ad2299f6d23")
     ('image01_mask', 'image01_jpg.rf')
     """
+    name = unquote(name)  # %20 is the code of a space
     rest = re.sub(rf"^{CODE.pattern}[_\-. ]*|[_\-. ]*{CODE.pattern}", "", name, flags=re.IGNORECASE)
     return rest or name
 
@@ -48,7 +50,7 @@ def match_within(
     pairs |= set(_longest_within(images, bare_labels))
     if len({image for image, _ in pairs}) < len(pairs) or len({label for _, label in pairs}) < len(pairs):
         return {}
-    return dict(pairs) if 2 * len(pairs) >= min(len(images), len(labels)) else {}
+    return dict(sorted(pairs)) if 2 * len(pairs) >= min(len(images), len(labels)) else {}
 
 
 def _longest_within(holders: Mapping[Path, str], held: Mapping[Path, str]) -> list[tuple[Path, Path]]:

@@ -41,7 +41,8 @@ LABEL_BEGINNINGS = (
     "gt_",
     "mask of ",
     "count masks of ",
-)  # the last two are ImageJ's
+    "classified image of ",
+)  # the last three are ImageJ's
 IMAGE_ENDINGS = (
     *("_images", "_image", "_imgs", "_img", "_inputs", "_input", "_raw", "_volume", "_im", "_x"),
     "_0000",  # nnU-Net's first channel
@@ -319,14 +320,19 @@ def without_affix(name: str, beginnings: Sequence[str], endings: Sequence[str]) 
     """
     lower = name.lower()
     for ending in endings:
-        for mark in (ending, ending.replace("_", "-")):
+        for mark in spellings(ending):
             if lower.endswith(mark) and len(name) > len(mark):
                 return name[: -len(mark)]
     for beginning in beginnings:
-        for mark in (beginning, beginning.replace("_", "-")):
+        for mark in spellings(beginning):
             if lower.startswith(mark) and len(name) > len(mark):
                 return name[len(mark) :]
     return name
+
+
+def spellings(mark: str) -> tuple[str, ...]:
+    """A known mark with each of the separators that people put there: ``_mask``, ``-mask``, `` mask``."""
+    return (mark, mark.replace("_", "-"), mark.replace("_", " "))
 
 
 def has_mark(path: Path, mark: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.list_files import SPLITS
-from datasets.list_layouts import Found, Say, Tree, by_split, folder_name
+from datasets.list_layouts import Found, Say, Tree, by_split, folder_name, is_drawn_folder, is_mask_folder
 from datasets.list_objects import merge_object_masks, objects_by_image
 from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, Row, pair_by_name, stem
 from utils.cli import UserError, counted, shortened
@@ -122,6 +122,8 @@ def _only_kind(
     if len(kinds) <= 1:
         return kinds
     plain = [kind for kind in kinds if folder_name(kind).role == "label" and not folder_name(kind).rest]
+    if any(is_mask_folder(kind) for kind in plain) and any(is_drawn_folder(kind) for kind in kinds):
+        plain = []  # the mask may be that of the field of view, as of retinal images
     named = next((kind for kind in kinds if kind.lower() in ("labels", "label")), None)
     taken = named or (plain[0] if len(plain) == 1 else None)
     is_mark = any(kind[0] in SEPARATORS or kind[-1] in SEPARATORS for kind in kinds)  # of files, not of folders

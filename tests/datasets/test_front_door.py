@@ -1073,12 +1073,55 @@ def test_what_imagej_calls_its_masks_is_known(tmp_path: Path, mark: str):
     assert sorted(row for name in lists for row in lists[name]) == [f"im{n}.tif\t{mark}im{n}.tif" for n in range(3)]
 
 
-@pytest.mark.parametrize(("image", "label"), [("*.png", "0a1b2c3d-*_mask.png"), ("img*.tif", "mask*.png")])
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("*.png", "0a1b2c3d-*_mask.png"),
+        ("img*.tif", "mask*.png"),
+        ("image (*).png", "mask (*).png"),
+        ("x*.tif", "Classified image of x*.tif"),
+    ],
+)
 def test_labels_in_the_folder_of_images_are_known_by_their_names(image: str, label: str, tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, image, range(3)), Files(binary, label, range(3))])
     lists, _ = made(tmp_path)
     rows = sorted(row for name in lists for row in lists[name])
     assert rows == [f"{image}\t{label}".replace("*", str(number)) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("{part}_{n}.bmp", "{part}_{n}_anno.bmp"),
+        ("images/{part}A_{n}.png", "masks/mask_{part}A_{n}.png"),
+        ("X_{part}/{n}.png", "y_{part}/{n}.png"),
+    ],
+)
+def test_parts_that_names_tell_are_kept(image: str, label: str, tmp_path: Path):
+    for number, part in enumerate(("train", "test")):
+        names = [(pattern.format(part=part, n=n), n) for pattern in (image, label) for n in range(3)]
+        for name, n in names:
+            put(tmp_path / "my data", [Files(grey if "mask" not in name else binary, name, seed=3 * number + n)])
+    lists, _ = made(tmp_path)
+    assert {name: len(rows) for name, rows in lists.items()} == {"train_gt.txt": 3, "test.txt": 3}
+    assert all("train" in row for row in lists["train_gt.txt"]) and all("\t" in row for row in lists["test.txt"])
+
+
+def test_lists_of_parts_in_text_files_are_told(tmp_path: Path):
+    names = range(3)
+    put(tmp_path / "my data", [Files(grey, "images/*.png", names), Files(binary, "masks/*.png", names)])
+    put(tmp_path / "my data", [Files(None, "metadata/*.txt", ("training", "test"))])
+    [line] = [line for line in made(tmp_path).said if "left out" in line]
+    assert "2 train or test .txt files (test.txt, training.txt)" in line and "folders train, val and test" in line
+
+
+@pytest.mark.parametrize("drawn", ["manual1", "1st_manual", "annotations"])
+def test_masks_of_a_field_of_view_are_not_taken_for_labels_beside_those(drawn: str, tmp_path: Path):
+    names = range(3)
+    put(tmp_path / "my data", [Files(grey, "images/*.png", names), Files(binary, f"{drawn}/*.png", names)])
+    put(tmp_path / "my data", [Files(binary, "mask/*_mask.png", names)])
+    with pytest.raises(UserError, match=f"labels of 2 kinds: {drawn}, mask; name the one that is meant"):
+        made(tmp_path)
 
 
 def test_masks_that_pass_for_images_are_told(tmp_path: Path):

@@ -111,6 +111,7 @@ def test_every_file_is_paired_or_alone(images: set[int], labels: set[int], endin
         (("7.jpg", "8.jpg"), (f"7_jpg.rf.{'0a1b' * 8}.png", f"8_jpg.rf.{'4e5f' * 8}.png")),
         (("a1.png", "a2.jpg"), (f"a1_png.rf.{'0a1b' * 8}_mask.png", f"a2_jpg.rf.{'4e5f' * 8}_mask.png")),
         (("a1.ome.tif",), ("a1.ome-labelled.tif",)),
+        (("cell 1.png", "cell 12.png"), ("cell%201.png", "cell%2012.png")),
         (("a1.tif", "a1_b.tif"), ("t3_a1_x9.png", "t4_a1_b_x7.png")),
         (("a1_t4_w1.tif", "a2_t9_w1.tif"), ("a1.png", "a2.png")),
         (("img9.tif", "img10.tif"), ("mask009.png", "mask010.png")),
