@@ -15,6 +15,7 @@ FORMATS = Registry(
 )
 
 WITHOUT_GRAPH = ("safetensors",)  # formats of weights alone, whose networks give logits
+SCALES_BY_ITSELF = ("bioimageio",)  # formats that also hold the normalization, where it is no more than scaling
 
 # option of export.py → the formats that look at images, and take others by it than the run's own
 IMAGES_OF = {

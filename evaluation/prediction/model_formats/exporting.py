@@ -7,12 +7,11 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
-from evaluation.prediction.model_formats import FORMATS, IMAGES_OF, WITHOUT_GRAPH
+from evaluation.prediction.model_formats import FORMATS, IMAGES_OF
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.predictor import find_checkpoint, load_network
 from evaluation.prediction.result_folders import content_digest
@@ -20,7 +19,7 @@ from evaluation.prediction.settings import decide_settings
 from models.blocks import fold_batch_norms
 from utils.cli import UserError, one_of
 from utils.output_folder import Writer, files_below, replaced_output
-from utils.run_folder import display_path, environment_record, find_run
+from utils.run_folder import display_path, find_run
 
 WRITER = Writer("export", CARD, keys=("export",), others=(TEXT,))
 
@@ -64,7 +63,7 @@ def export_run(
     with replaced_output(folder, WRITER) as partial:
         check_room(partial, network)
         facts = FORMATS[to](partial, model)
-        described = describe_export(model, to, epoch) | {"checked": facts}
+        described = model.describe(to) | {"checked": facts}
         described["files"] = {name: content_digest(partial / name) for name in files_below(partial)}
         write_card(partial, make_card(run, state) | {"export": described})
         files = files_below(partial)
@@ -87,18 +86,3 @@ def check_room(folder: Path, network: torch.nn.Module) -> None:
     needed = sum(weights.nbytes for weights in network.state_dict().values())
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), display_path(folder.parent))
-
-
-def describe_export(model: TrainedModel, to: str, epoch: int) -> dict[str, Any]:
-    """What an export was made of, and what goes in and comes out; for its card."""
-    return {
-        "format": to,
-        "epoch": epoch,
-        "checkpoint": model.checkpoint.name,
-        "checkpoint_sha256": content_digest(model.checkpoint),
-        "scores_inverted": model.settings.invert,
-        "interface": model.interface(is_graph=to not in WITHOUT_GRAPH),
-        "license": model.license,
-        "authors": list(model.authors),
-        "versions": environment_record()["versions"],  # a model that travels does not tell where it was made
-    }

@@ -99,7 +99,7 @@ def write_onnx(folder: Path, model: TrainedModel) -> dict[str, Any]:
     path = folder / MODEL_FILES["onnx"]
     export_onnx(path, model)
     graph = onnx.load(str(path))
-    interface = {name: json.dumps(part) for name, part in model.interface().items()}
+    interface = {name: json.dumps(part) for name, part in model.interface("onnx").items()}
     onnx.helper.set_model_props(graph, interface)
     onnx.save(graph, str(path))
     difference = largest_difference(model, onnx_session(path, "fp32", "--to onnx"), "--to onnx")
@@ -126,7 +126,7 @@ def write_torchscript(folder: Path, model: TrainedModel) -> dict[str, Any]:
     path = folder / "model.pt"
     with quiet():
         traced = torch.jit.trace(score_graph(model), example_input(model), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={"interface.json": json.dumps(model.interface())})
+        torch.jit.save(traced, str(path), _extra_files={"interface.json": json.dumps(model.interface("torchscript"))})
         loaded = torch.jit.load(str(path))
 
     @torch.inference_mode()
@@ -142,7 +142,7 @@ def write_safetensors(folder: Path, model: TrainedModel) -> dict[str, Any]:
     config = model.config
     rebuild = {name: config[name] for name in ("network", "network_options", "in_channels", "num_classes")}
     metadata = {
-        name: json.dumps(part) for name, part in {**model.interface(is_graph=False), "build_network": rebuild}.items()
+        name: json.dumps(part) for name, part in {**model.interface("safetensors"), "build_network": rebuild}.items()
     }
     weights = {name: value.contiguous() for name, value in model.state["model"].items()}
     path = folder / "model.safetensors"

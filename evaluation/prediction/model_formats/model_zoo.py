@@ -49,7 +49,8 @@ def write_package(folder: Path, model: TrainedModel) -> dict[str, Any]:
         np.save(files / "test_input.npy", package_input(image, network_input, model.settings.normalization))
         np.save(files / "test_output.npy", scores)
         write_image(files / "cover.png", cover(image, scores, model))
-        (files / "documentation.md").write_text(card_text(make_card(model.run, model.state)), encoding="utf-8")
+        card = make_card(model.run, model.state) | {"export": model.describe("bioimageio")}
+        (files / "documentation.md").write_text(card_text(card), encoding="utf-8")
         try:
             described = describe(spec, files, model, image.dtype)
         except ValueError as error:

@@ -96,7 +96,7 @@ def convert(model: TrainedModel, what: str) -> Any:
 def save(graph: Any, path: Path, model: TrainedModel) -> None:
     """Write an OpenVINO graph, weights in fp32, with the metadata as ``rt_info``."""
     (openvino,) = import_for("--to openvino", "openvino")
-    for name, part in model.interface().items():
+    for name, part in model.interface("openvino").items():
         graph.set_rt_info(json.dumps(part), ["segmentation", name])
     openvino.save_model(graph, str(path), compress_to_fp16=False)
 

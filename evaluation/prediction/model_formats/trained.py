@@ -9,8 +9,12 @@ from typing import Any
 from torch import nn
 
 from datasets.lists import Sample, find_list, read_list
+from datasets.transforms import needs_preparation
+from evaluation.prediction.model_formats import SCALES_BY_ITSELF, WITHOUT_GRAPH
+from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import MapSettings
 from utils.cli import UserError
+from utils.run_folder import environment_record
 
 NORMALIZATION_TEXTS = {
     "zscore": "of every channel subtract the mean and divide by the standard deviation, both over the whole image, "
@@ -19,8 +23,8 @@ NORMALIZATION_TEXTS = {
     "local": "of every channel subtract the mean and divide by the standard deviation, over the whole image; then make "
     "every pixel relative to its surroundings, datasets/image_corrections.py, with a sigma of 32 pixels",
 }
-HOT_PIXELS = "; before that, in images of more than 8 bits, lone pixels far outside the image's range become the "
-HOT_PIXELS += "median of their 3×3 neighbourhood (datasets/image_corrections.py)"
+HOT_PIXELS = "in images of more than 8 bits, lone pixels far outside the image's range become the median of their 3×3 "
+HOT_PIXELS += "neighbourhood (datasets/image_corrections.py)"
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,27 @@ class TrainedModel:
             remedy = "" if given else f"\nPut them back, or give others of the kind: --{option} LIST"
             raise UserError(f"{use}: {error}{remedy}") from None
 
-    def interface(self, is_graph: bool = True) -> dict[str, Any]:
-        """What goes in, what comes out and what is done with it, for metadata.
+    def describe(self, to: str) -> dict[str, Any]:
+        """What an export in the format ``to`` is made of, and what goes in and comes out; for its card."""
+        return {
+            "format": to,
+            "epoch": int(self.state["epoch"]),
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_sha256": content_digest(self.checkpoint),
+            "scores_inverted": self.settings.invert,
+            "interface": self.interface(to),
+            "license": self.license,
+            "authors": list(self.authors),
+            "versions": environment_record()["versions"],  # a model that travels does not tell where it was made
+        }
 
-        Args:
-            is_graph: whether this is of a graph, which ends in scores, or of the network alone, which ends in logits.
-        """
+    def interface(self, to: str) -> dict[str, Any]:
+        """What goes in, what comes out and what is done with it, for metadata in the format ``to``."""
         settings = self.settings
-        binary = settings.num_classes == 1
+        binary, is_graph = settings.num_classes == 1, to not in WITHOUT_GRAPH
         inversion = "done in the graph" if is_graph else "take 1 − score"
         scores = "float32, 0 to 1" if is_graph else f"float32; their {'sigmoid' if binary else 'softmax'} is the scores"
         rule = "scores at or above the threshold are foreground" if binary else "class of the highest score"
-        prepared = NORMALIZATION_TEXTS[settings.normalization]
         return {
             "input": {
                 "name": "image",
@@ -91,7 +104,7 @@ class TrainedModel:
                 "channels": settings.in_channels,
                 "sizes": f"any; the {'graph' if is_graph else 'network'} pads and crops by itself",
                 "normalization": settings.normalization,
-                "preprocessing": prepared + ("" if settings.normalization == "unit" else HOT_PIXELS),
+                "preprocessing": _preprocessing(settings.normalization, to),
             },
             "output": {
                 "name": "scores" if is_graph else "logits",
@@ -107,3 +120,12 @@ class TrainedModel:
                 "scores_times_matrix_before": settings.decoder.inverse.tolist() if settings.decoder else None,
             },
         }
+
+
+def _preprocessing(normalization: str, to: str) -> str:
+    """What is done with an image before it goes in, and what of that a package does by itself."""
+    is_scaled = to in SCALES_BY_ITSELF and not needs_preparation(normalization)
+    scaling = f"{'the package does this by itself: ' if is_scaled else ''}{NORMALIZATION_TEXTS[normalization]}"
+    if normalization == "unit":
+        return scaling
+    return f"{scaling}; before that{', left to do' if is_scaled else ''}, {HOT_PIXELS}"

@@ -398,7 +398,8 @@ def test_the_model_zoo_takes_the_package(make_run, normalization):
     assert read_json(folder / "model_card.json")["export"]["checked"]["bioimageio_test"] == "passed"
     with zipfile.ZipFile(folder / "model.zip") as package:
         assert {"cover.png", "test_input.npy", "test_output.npy", "model.onnx"} <= set(package.namelist())
-        described = package.read("rdf.yaml").decode()
+        described, documented = package.read("rdf.yaml").decode(), package.read("documentation.md").decode()
+    assert ("the package does this by itself" in documented) == (normalization != "local")
     assert "A. Person" in described and "CC-BY-4.0" in described
     with pytest.raises(UserError, match="'mine' is no SPDX identifier"):
         export_to(run, "bioimageio", "--license", "mine")
