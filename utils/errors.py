@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -19,3 +21,12 @@ class RunFailed(Exception):
 
     Without a message: another process failed first and says why, and this one ends in silence.
     """
+
+
+@contextmanager
+def told_with(use: str, remedy: str = "") -> Iterator[None]:
+    """Put before a UserError from within what it keeps from being done, and below it what helps."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{use}: {error}" + (f"\n{remedy}" if remedy else "")) from None

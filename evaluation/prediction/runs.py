@@ -40,6 +40,7 @@ from evaluation.prediction.stacks import drop_planes, join_planes, joined_name, 
 from evaluation.prediction.unlikeness import Watch
 from evaluation.scores.map_folder import COMPARISON, METRICS, PREDICTIONS
 from utils.cli import Progress, UserError
+from utils.errors import told_with
 from utils.files import write_json
 from utils.fingerprint import FINGERPRINT, changes, describe_changes, read_fingerprint
 from utils.output_folder import replaced_output
@@ -110,6 +111,8 @@ def predict_run(
     members = Members.load(
         train_dir, which, ensemble=ensemble, device=device, precision=precision, engine=engine, tta=tta
     )
+    if save_scores and members.config["num_classes"] == 1:
+        raise UserError("--save_scores does nothing for two classes, whose maps are the scores: leave it out")
     data_root = data_root or members.config.get("data_root")
     source = choose_images(members.config, data_list, inputs, data_root)
     tell_changes(members.runs)
@@ -123,7 +126,8 @@ def predict_run(
         from evaluation.prediction.calibration import calibrated, fit_calibration, validation_list
 
         val_list = validation_list(members.config.get("val_list"), plain.num_classes)
-        validation = choose_images(members.config, val_list, (), data_root)
+        with told_with("--calibrate needs the run's validation images", "Put them back, or leave --calibrate out"):
+            validation = choose_images(members.config, val_list, (), data_root)
         with planned_validation(members, validation, plain, has_place=out is not None) as validated:
             judged = predict(validated, plain)
             settings = calibrated(settings, fit_calibration(judged, members.config.get("val_labels") == "noisy"))

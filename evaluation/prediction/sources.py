@@ -17,6 +17,7 @@ from evaluation.prediction.result_folders import identify
 from evaluation.prediction.settings import MapSettings, Picture
 from evaluation.prediction.stacks import find_stacks, name_maps, plane_paths
 from utils.cli import UserError
+from utils.errors import told_with
 from utils.run_folder import REPO_ROOT
 
 
@@ -49,8 +50,10 @@ def choose_images(
     given = data_list or config.get("test_list")
     if given is None:
         raise UserError("the run's data set has no test list: give --data_list LIST or --input FILES")
-    list_path = find_list(given, config["dataset"])
-    samples = read_list(list_path, data_root, labels="optional")
+    remedy = "" if data_list else "Put it back, or give --data_list LIST, or --input FILES"
+    with told_with(f"--data_list {data_list}" if data_list else "the run's test list", remedy):
+        list_path = find_list(given, config["dataset"])
+        samples = read_list(list_path, data_root, labels="optional")
     test_list = config.get("test_list")
     is_test = test_list is not None and list_path.resolve() == (REPO_ROOT / test_list).resolve()
     ending = "" if is_test else f"_{list_path.stem}"

@@ -13,7 +13,7 @@ from datasets.transforms import needs_preparation
 from evaluation.prediction.model_formats import SCALES_BY_ITSELF, WITHOUT_GRAPH
 from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import MapSettings
-from utils.cli import UserError
+from utils.errors import told_with
 from utils.run_folder import environment_record
 
 NORMALIZATION_TEXTS = {
@@ -68,12 +68,10 @@ class TrainedModel:
             UserError: a list or a file in it is gone; says which option gives others.
         """
         given = getattr(self, option)
-        try:
+        remedy = "" if given else f"Put them back, or give others of the kind: --{option} LIST"
+        with told_with(use, remedy):
             listed = find_list(given or own or self.config[option], self.config["dataset"])
             return read_list(listed, self.data_root or self.config.get("data_root"), labels=labels), listed
-        except UserError as error:
-            remedy = "" if given else f"\nPut them back, or give others of the kind: --{option} LIST"
-            raise UserError(f"{use}: {error}{remedy}") from None
 
     def describe(self, to: str) -> dict[str, Any]:
         """What an export in the format ``to`` is made of, and what goes in and comes out; for its card."""

@@ -222,6 +222,18 @@ def test_another_list_has_its_own_folder(tmp_path, images, run):
     assert (run / "results" / "epoch_2" / "predictions.json").is_file()
 
 
+def test_lists_of_the_run_that_are_gone_are_told_with_what_helps(tmp_path, images):
+    run = make_run(tmp_path, tmp_path / "gone.txt", val_list="/elsewhere/val.txt")
+    with pytest.raises(
+        UserError, match=r"(?s)^the run's test list: .*gone\.txt.*\n.* give --data_list LIST, or --input"
+    ):
+        predict(run)
+    with pytest.raises(UserError, match=r"(?s)^--calibrate needs the run's validation images: .*/elsewhere/val\.txt"):
+        predict(run, "--input", images[0], "--calibrate")
+    with pytest.raises(UserError, match="--save_scores does nothing for two classes"):
+        predict(run, "--input", images[0], "--save_scores")
+
+
 def test_several_classes_give_class_maps_and_scores_on_request(tmp_path, images):
     test_list = write_list(tmp_path / "lists" / "test.txt", images)
     swap = [[0.1, 0.9, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]]
