@@ -14,7 +14,7 @@ from datasets.image_files import CROP, field_names, split_plane
 from datasets.list_files import CLEAN_LIST, SPLITS, list_text
 from datasets.list_films import FILMS
 from datasets.list_layouts import Say
-from datasets.list_pairing import Row
+from datasets.list_pairing import SEPARATORS, Row
 from datasets.list_rows import Parts
 from datasets.list_splits import DEFAULT_SPLIT, group_names, parse_shares, split_groups, split_in_order
 from utils.cli import UserError, counted
@@ -24,6 +24,7 @@ from utils.run_folder import quoted
 LISTS = {"train": f"train/{CLEAN_LIST}", "val": "val.txt", "test": "test.txt"}
 RECORD = "make_lists.json"  # beside the lists: what was asked for, a checksum of every list, marks of the images
 
+MOST_SHAPES = 6  # of what follows an image's name in those of its copies, that are written into a pattern
 MIN_FIELDS = 6  # of crops, from which on whole fields give parts of about the sizes wanted
 
 
@@ -110,6 +111,15 @@ def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
 
 def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
     count = len(set(fields))
+    if count == len({*ids}) and (rests := _continued(list(map(_without_suffix, ids)))):
+        (name, rest), *_ = rests.items()
+        shapes = sorted({re.sub("[0-9]+", "[0-9]+", re.escape(each)) for each in rests.values()})[:MOST_SHAPES]
+        pattern = quoted(f"(.*?)({'|'.join(shapes)})?[.][^.]*$")
+        names = f"{os.path.basename(name)} that of {os.path.basename(name[: -len(rest)])}"
+        return (
+            f"warning: names of {counted(rests, 'image')} continue those of others, {names}: altered copies, crops or "
+            f"frames of one image belong in one part: --group_by {pattern}"
+        )
     if count == len({*ids}):
         return "(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)"
     if count == 1:
@@ -120,6 +130,16 @@ def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
         f"(names are those of crops of {counted({*fields}, 'field')} of view, which resemble each other: "
         f"--group_by {pattern} keeps those of a field in one part)"
     )
+
+
+def _continued(names: Sequence[str]) -> dict[str, str]:
+    """What follows in names after that of another image and a separator: ``_aug1`` of ``7_aug1`` beside ``7``."""
+    known, rests = {*names}, {}
+    for name in names:
+        ends = [place for place in range(1, len(name)) if name[place] in SEPARATORS and name[:place] in known]
+        if ends:
+            rests[name] = name[ends[-1] :]
+    return rests
 
 
 # The lists before

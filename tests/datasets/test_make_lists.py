@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -504,6 +505,20 @@ def test_images_that_are_renamed_and_changed_are_told(tmp_path: Path):
             file.unlink()
     put_images(source, range(100, 120), "x{}")
     assert "of the images in the lists before 20 are gone, and 20 are new" in made(tmp_path)
+
+
+def test_altered_copies_are_told_and_kept_together_as_is_said(tmp_path: Path):
+    source = tmp_path / "datasets/own"
+    for number in range(8):
+        for place, name in enumerate((f"{number}", f"{number}_aug1", f"{number}_aug12", f"{number}_flip")):
+            write_image(source / f"images/{name}.tif", IMAGE + np.uint8(4 * number + place))
+            write_label(source / f"labels/{name}.png", LABEL)
+    [line] = [line for line in made(tmp_path).splitlines() if "continue those of others" in line]
+    assert line.startswith("warning: names of 24 images") and "0_aug1 that of 0:" in line
+    pattern = shlex.split(line.partition("--group_by ")[2])[0]
+    made(tmp_path, group_by=pattern)
+    parts = parts_by_content(tmp_path)
+    assert all(len({parts[4 * number + place] for place in range(4)}) == 1 for number in range(8))
 
 
 def test_a_stack_that_was_trained_on_is_not_tested_on_later(tmp_path: Path):
