@@ -95,11 +95,19 @@ class LabelReading:
         if file.is_color and self.label_map is not None:
             meaning = {self.label_map.colors.get(int(value), 0) for value in file.values}
             return 1 in meaning, 0 in meaning
+        is_foreground = self._is_foreground(file)
+        return bool(is_foreground.any()), bool((~is_foreground).any())
+
+    def foreground_share(self, file: FileValues) -> float:
+        """The part of a binary label's pixels that are foreground, where no label map says what is."""
+        return float(file.counts[self._is_foreground(file)].sum() / max(int(file.counts.sum()), 1))
+
+    def _is_foreground(self, file: FileValues) -> np.ndarray:
         is_foreground = file.values != 0 if self.cut is None else file.values >= self.cut
         if self.label_map is not None:
             named = [value for value, meaning in self.label_map.values.items() if meaning == 0]
             is_foreground &= ~np.isin(file.values, named)
-        return bool(is_foreground.any()), bool((~is_foreground).any())
+        return is_foreground
 
     def classes(self, values: np.ndarray, ignored: np.ndarray, path: Path, is_color: bool = False) -> np.ndarray:
         """Values (H, W) of one label → uint8 class indices with `IGNORE`.

@@ -18,6 +18,7 @@ from datasets.label_summary import FileValues, are_single_objects, number_object
 from datasets.label_values import FEW_VALUES, PLAIN, LabelReading, decide_reading, refuse_differing_palettes, void_value
 from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
+from datasets.list_doubts import copied_labels, partly_inverted
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
 from datasets.list_preview import spread
 from utils.cli import UserError, counted, map_with_progress, shortened
@@ -110,6 +111,10 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
         advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
     advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
+    if len(advice.classes) <= 2:
+        looked = [(row, each.values) for each, row in zip(found, rows, strict=True) if each.values is not None]
+        advice.notes += copied_labels(looked)
+        advice.notes += [] if advice.reading.is_told else partly_inverted(looked, advice.reading)
     advice.notes += _planes_left_out([(path, not values.foreground.size) for values, path in labels])
     if channels:
         advice.in_channels, advice.channels = len(channels), tuple(channels)

@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.catalog import check_name, is_simulated
 from datasets.image_files import split_plane
-from datasets.label_summary import ask_outlines
-from datasets.labels import IGNORE
 from datasets.list_advice import Advice, advise, next_command
+from datasets.list_doubts import doubtful_shapes
 from datasets.list_files import NOISY_LIST, SPLITS, list_text
 from datasets.list_films import film_groups, film_rows
 from datasets.list_layouts import Say, read_tree, tell_foreign
@@ -111,7 +108,8 @@ def make_lists(
             _tell_missing(name, contents, list_folder, say)
     tiles = write_preview(list_folder / PREVIEW, dataset, contents, advice)
     say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
-    for note in (*advice.notes, *_outlines(tiles, advice)):
+    doubts = [] if len(advice.classes) > 2 else doubtful_shapes(tiles, is_objects=advice.reading.objects)
+    for note in (*advice.notes, *doubts):
         say(note)
     options = STREETS if layout == "cityscapes" else advice.options
     say(next_command(dataset, contents, options, LISTS["train"]))
@@ -130,16 +128,6 @@ def write_preview(path: Path, dataset: str, contents: Lists, advice: Advice) -> 
     title = f"{dataset}: {len(shown)} of {counted(rows, 'image')}; on the right with the outlines of labels"
     write_sheet(path, tiles, title, legend)
     return tiles
-
-
-def _outlines(tiles: Sequence[Tile], advice: Advice) -> list[str]:
-    """A warning where binary labels on the sheet seem to be outlines that nobody filled."""
-    if len(advice.classes) > 2:
-        return []
-    labels = [label for tile in tiles for label in tile.labels[:1]]
-    masks = [((label != 0) & (advice.reading.objects | (label != IGNORE))).astype(np.uint8) for label in labels]
-    question = ask_outlines(masks)
-    return [f"warning: {question}"] if question else []
 
 
 def _folders(
