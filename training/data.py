@@ -27,7 +27,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.validation import MIN_IMAGES, group_numbers, unit_names
+from evaluation.scores.validation import can_choose, group_numbers, unit_names
 from training.methods import METHODS
 from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
@@ -228,7 +228,7 @@ def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -
     val = val_loader = known = known_loader = None
     if lists.val is not None:
         val, val_loader = _make_judges(options, lists.val.samples, val_sizes, cache, device)
-    if options.run.recipe == "auto" and options.data.num_classes == 1 and not _chooses(options, val):
+    if options.run.recipe == "auto" and options.data.num_classes == 1 and not is_validated(options, lists):
         clean = [i for i, sample in enumerate(samples) if sample.clean_label is not None]
         if clean:
             sizes = [lists.train.sizes[i] for i in clean]
@@ -250,9 +250,11 @@ def load_data(options: TrainingOptions, lists: RunLists, device: torch.device) -
     )
 
 
-def _chooses(options: TrainingOptions, val: SegmentationDataset | None) -> bool:
+def is_validated(options: TrainingOptions, lists: RunLists) -> bool:
     """Whether validation images choose the threshold: clean ones, of enough fields of view."""
-    return options.data.val_labels == "clean" and val is not None and len(set(groups_of(val))) >= MIN_IMAGES
+    if lists.val is None or options.data.val_labels != "clean":
+        return False
+    return can_choose([sample.image_id for sample in lists.val.samples])
 
 
 def _make_judges(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from datasets.catalog import check_name, check_no_lists, prepare_dataset
 from datasets.segmentation import SegmentationDataset, steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, groups_of, load_data, method_name
+from training.data import TrainingData, groups_of, is_validated, load_data, method_name
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -149,9 +150,11 @@ def _fit(
         asked, options = options, name_dataset(options.replace(threads=threads), root)
         from_main(lambda: check_folder(options, previous, root))
         lists = from_main(lambda: read_lists(options, root, say_once, previous))
-        options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit_dataset, previous))
+        validated = is_validated(options, lists)
+        audit = partial(audit_dataset, validated=validated)
+        options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit, previous))
         data = load_data(options, lists, device)
-        labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit))
+        labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit, validated=validated))
         method = make_method(options, data, **options.loss.method_options)
         state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
         config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}

@@ -90,12 +90,14 @@ def _others(sample: Sample, pattern: str) -> list[np.ndarray]:
     return [read_label(folder / own.name) for folder in sorted(own.parent.parent.glob(pattern))]
 
 
-def audit(found: Images, known: set[int], steps: int, classes: int) -> dict[str, Any]:
+def audit(found: Images, known: set[int], steps: int, classes: int, val: Sequence[Sample]) -> dict[str, Any]:
     """What the audit says before the first step, by the clean labels of the images ``known``."""
     from evaluation.label_audit import audit_labels
+    from evaluation.scores.validation import can_choose
 
     clean = [truth if place in known else None for place, truth in enumerate(found.truth)]
-    report = audit_labels(found.labels, clean, found.images, classes, steps=steps).to_json()
+    validated = can_choose([sample.image_id for sample in val])
+    report = audit_labels(found.labels, clean, found.images, classes, steps=steps, validated=validated).to_json()
     return {**{name: report.get(name) for name in AUDITED}, "Q": report.get("Q")}
 
 
@@ -108,8 +110,9 @@ def run_cell(protocol: Protocol, **cell: Any) -> dict[str, Any]:
     found = read_kind(cell["dataset"], cell["labels"], chosen_samples(cell["dataset"], "train_gt", count))
     audited_images = min(cell["clean"] or CLEAN_IMAGES, len(found.truth))
     known = {int(place * len(found.truth) / audited_images) for place in range(audited_images)}
-    lists = write_lists(folder, found, known, chosen_samples(cell["dataset"], "val", protocol.val), classes)
-    audited = audit(found, known, cell["steps"], classes)
+    val = chosen_samples(cell["dataset"], "val", protocol.val)
+    lists = write_lists(folder, found, known, val, classes)
+    audited = audit(found, known, cell["steps"], classes, val)
     started = time.monotonic()
     run = train_cell(cell, protocol, lists, audited["Q"], name, classes)
     record = {

@@ -62,6 +62,7 @@ def audit_labels(
     reference: str = "clean labels",
     training_images: int | None = None,
     steps: int | None = None,
+    validated: bool = False,
     workers: int = 4,
 ) -> Audit:
     """Audit a label set. Sequences are read item by item and may load from disk.
@@ -88,6 +89,7 @@ def audit_labels(
         reference: ``second annotator`` where ``truth`` is another person's label.
         training_images: how many images the network will be trained on, for the predicted IoU; None: ``len(noisy)``.
         steps: optimizer steps that it will be trained for; None: as many as it takes.
+        validated: whether clean validation images will choose its epoch and threshold, and move the outlines of masks.
     Returns: a `ReferenceAudit`, or an `ImageAudit` where no image has a truth.
     Raises:
         UserError: neither truth nor images; foreground with several classes or an unknown word.
@@ -129,6 +131,7 @@ def audit_labels(
         sampled=sampled,
         training_images=training_images or len(noisy),
         steps=steps,
+        is_validated=validated,
     )
 
 
@@ -145,6 +148,7 @@ def _compare(
     sampled: list[int],
     training_images: int,
     steps: int | None,
+    is_validated: bool,
 ) -> ReferenceAudit:
     """The audit against a reference.
 
@@ -176,6 +180,11 @@ def _compare(
         prediction = _predict(predictor, placed, table, transitions, biases=biases, invert=turned)
     elif transitions.no_association:
         prediction = PredictedIoU(*(ceiling.value,) * 3, relative=np.nan, clean=np.nan)
+    validated = None
+    if is_validated and not turned and predictor and prediction and biases and biases.has(AT_BOUNDARIES):
+        validated = predictor.validated(
+            prediction, placed, table, transitions, moved_iou=_moved_iou(placed, truths), overlap=biases.overlap
+        )
     cost = None if biases is None else bias_cost(biases, prediction)
     kinds = () if biases is None else tuple(dict.fromkeys(bias.kind for bias in biases.found))
     chance = transitions.too_few and may_be_chance(truths, labels, num_classes, seed)
@@ -193,6 +202,7 @@ def _compare(
         sampled=sampled,
         reference=reference,
         prediction=None if verdict == "unknown" else prediction,
+        validated=None if verdict == "unknown" else validated,
         biases=biases,
         bias_cost=cost,
         steps=steps,
@@ -257,6 +267,14 @@ def _predict(
         overlap=biases.overlap,
         offset=biases.offset,
     )
+
+
+def _moved_iou(labels: Labels, truths: Labels) -> float:
+    """IoU of binary labels with the truth once their outlines are moved, as far as validation moves those of masks."""
+    from evaluation.label_audit.repair import moved_iou
+    from evaluation.scores.validation import OFFSETS
+
+    return moved_iou(labels, truths, float(OFFSETS.max()))
 
 
 def _predict_repaired(

@@ -31,6 +31,7 @@ from evaluation.label_audit.statistics import label_statistics
 from evaluation.label_audit.text import audit_lines, first_lines
 from evaluation.label_audit.verdict import Audit
 from evaluation.label_audit.with_reference import SECOND, ReferenceAudit
+from evaluation.scores.validation import can_choose
 from utils.background import LazySequence
 from utils.cli import UserError, counted
 from utils.files import write_json
@@ -223,6 +224,7 @@ def audit_list(
         foreground=foreground,
         max_images=max_images,
         steps=steps(len(samples)) if callable(steps) else steps,
+        validated=_is_validated(reader),
         reference=SECOND if second_annotator else "clean labels",
     )
     if pilot is not None:
@@ -237,6 +239,18 @@ def audit_list(
     written = [AUDIT.record, *AUDIT_FILES, *([MATRIX_FILE] if matrix_file else [])]
     say(f"written to {display_path(folder)}: {', '.join(written)}")
     return folder
+
+
+def _is_validated(reader: Reader) -> bool:
+    """Whether the data set has a validation list that a training would choose by."""
+    path = list_folder(reader.dataset, reader.root) / "val.txt"
+    if not path.is_file():
+        return False
+    try:
+        samples = read_list(path, reader.data_root, reader.root, say=lambda line: None)
+    except UserError:  # a list that nobody asked for
+        return False
+    return can_choose([sample.image_id for sample in samples if sample.label is not None])
 
 
 def write_examples(

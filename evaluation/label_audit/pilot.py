@@ -83,12 +83,14 @@ def with_pilot(
     train, held_out = split_for_pilot(samples, references, seed)
     points = pilot(train, held_out, max(int(SHARE * audit.steps), 1), audit.invert)
     found = sharpened(audit.prediction, points, audit.steps)
+    validated = audit.validated and audit.validated.scaled(found.value / max(audit.prediction.value, 1e-9))
+    piloted = replace(audit, prediction=found, validated=validated)
     steps, reached = points[-1]
     say(
         f"pilot: {steps} of {audit.steps} steps on {len(train)} images reach an IoU of {reached:.2f} on "
-        f"{len(held_out)} others; predicted IoU {audit.prediction.value:.2f} → {found.value:.2f}"
+        f"{len(held_out)} others; predicted IoU {audit.predicted_iou:.2f} → {piloted.predicted_iou:.2f}"
     )
-    return replace(audit, prediction=found)
+    return piloted
 
 
 def sharpened(prediction: PredictedIoU, points: Sequence[tuple[int, float]], steps: int) -> PredictedIoU:

@@ -31,12 +31,17 @@ way between its own and that of a perfect imitator of what the image predicts of
 The result is the share of clean labels' IoU, times the IoU that clean labels lead to. The latter is the stand-in's own,
 whose gap to 1 a network closes by a part. All constants were fixed on simulated sets, by quick networks of width 8,
 240 steps long (``benchmarks/audit/human_labels.py``, ``clean_labels.py``); real images had no part.
+
+That is what masks of the trained network reach at the best threshold. Clean validation images do more against labels
+that are wrong at boundaries: they move the outlines of masks, and they choose an epoch before the network knows how
+thin the labels are. The first reaches what the labels would if their own outlines were moved; what the second reaches
+the stand-in shows when it is fitted more cautiously (CAUTIOUS), as a network is in its first steps. The best counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -44,7 +49,7 @@ import numpy as np
 from datasets.labels import IGNORE, label_classes
 from evaluation.label_audit.by_distance import bin_shares, location_counts, window_mean
 from evaluation.label_audit.estimate import Transitions
-from evaluation.label_audit.pixel_classifier import PixelLearner, image_features, sample_positions
+from evaluation.label_audit.pixel_classifier import RIDGE, PixelLearner, image_features, sample_positions
 from evaluation.scores import best_threshold, confusion_matrix, counts_at, iou, mean_iou, ratio, score_histogram
 
 BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
@@ -57,6 +62,7 @@ GAP_LEFT = 0.72  # of the stand-in's gap to an IoU of 1 that a network leaves wi
 # too wide, since the image's edge remains inside; where they are too narrow, it knows their middle alone.
 WIDER, NARROWER, SHARPER = 0.7, 1.1, 0.9
 OUTLINE_BLURS = 1.5, 3.0, 6.0  # pixels, of the outline that the stand-in is shown
+CAUTIOUS = 1.0, 3.0, 10.0, 30.0, 100.0  # ridges, of fits that stand for ever earlier epochs
 CLEAN_ERROR, SHARE_ERROR, LEAST_ERROR = 0.4, 0.25, 0.025  # half widths of 90 % intervals: of both gaps, and the least
 
 
@@ -84,6 +90,14 @@ class PredictedIoU:
         error = np.hypot(CLEAN_ERROR * (1 - expected) * relative, SHARE_ERROR * (1 - relative) * expected)
         half = float(np.hypot(error, LEAST_ERROR))
         return cls(value, max(value - half, 0.0), min(value + half, 1.0), relative, expected)
+
+    def scaled(self, factor: float) -> PredictedIoU:
+        """The same, IoU and share times a factor; the interval is as wide."""
+        value, relative = min(self.value * factor, 1.0), min(self.relative * factor, 1.0)
+        shift = value - self.value
+        return replace(
+            self, value=value, low=max(self.low + shift, 0.0), high=min(self.high + shift, 1.0), relative=relative
+        )
 
 
 def regression_target(
@@ -174,6 +188,7 @@ class IoUPredictor:
         systematic: bool = False,
         weighted: bool = False,
         outlined: bool = False,
+        ridge: float = RIDGE,
     ) -> np.ndarray:
         """What the stand-in makes of labels: scores of the sampled pixels on the images it was not fitted to.
 
@@ -183,6 +198,7 @@ class IoUPredictor:
             systematic: leave out the errors that do not follow from the place within the outline.
             weighted: pixels weigh as the inverse of their class's label variance (binary).
             outlined: show the stand-in the blurred true outline too (binary).
+            ridge: how cautious the fit is.
         Returns: (P, K), columns of label classes; NaN-free.
         """
         shares, columns, weights = bin_shares(table), [], []
@@ -206,7 +222,7 @@ class IoUPredictor:
         if weighted and self.num_classes == 1:
             weight = weight * self._class_weights(table)
         learner = self._outlined_learner() if outlined else self.learner
-        scores = learner.scores(np.nan_to_num(target), weight)
+        scores = learner.scores(np.nan_to_num(target), weight, ridge)
         return np.concatenate([1 - scores, scores], 1) if self.classes == 2 else scores
 
     def _class_weights(self, table: np.ndarray) -> np.ndarray:
@@ -273,6 +289,28 @@ class IoUPredictor:
         share = min(self.iou(taught, transitions, invert) / self.clean_stand_in, 1.0)
         exponent = SHARPER if not offset else WIDER if offset > 0 else NARROWER
         return PredictedIoU.of(self.clean, share**exponent * overlap)
+
+    def validated(
+        self,
+        found: PredictedIoU,
+        noisy: Sequence[np.ndarray],
+        table: np.ndarray,
+        transitions: Transitions,
+        *,
+        moved_iou: float,
+        overlap: float = 1.0,
+    ) -> PredictedIoU:
+        """What a network trained on labels that are wrong at boundaries reaches with clean validation images.
+
+        Args:
+            found: what it reaches at the best threshold.
+            table: of ``by_distance.location_table`` for these labels.
+            moved_iou: of the labels with the truth, where their outlines are moved by what fits best.
+            overlap: see `prediction`.
+        """
+        fits = (self.scores(noisy, table, ridge=ridge) for ridge in CAUTIOUS)
+        early = max(self.iou(scores, transitions) for scores in fits) / self.clean_stand_in
+        return PredictedIoU.of(self.clean, max(found.relative, max(early, moved_iou) * overlap))
 
     def iou(self, scores: np.ndarray, transitions: Transitions | None, invert: bool = False) -> float:
         """IoU of scores against the truth: binary at the best threshold, K classes the mean IoU of the argmax.

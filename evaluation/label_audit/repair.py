@@ -105,6 +105,12 @@ def _follow(labels: Labels, truths: Labels, num_classes: int) -> bool:
     return not estimate_transitions(counts).no_association
 
 
+def moved_iou(labels: Labels, truths: Labels, furthest: float) -> float:
+    """IoU of binary labels with the truth, where all outlines are moved by what fits best, up to so many pixels."""
+    found = _pooled_iou(_OffsetTable.of(labels, truths, 1).plain().sum(0))
+    return float(found[np.abs(OFFSETS) <= furthest].max())
+
+
 def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[int, int] | None:
     """The move (down, right) that takes labels to the truth, (0, 0) where none wins beyond its error.
 

@@ -18,9 +18,9 @@ def first_lines(audit: Audit, matrix_file: str | None = None) -> list[str]:
 
 def _prediction_lines(audit: Audit) -> list[str]:
     """The predicted IoU with its interval, and as a share of what clean labels would lead to."""
-    if not isinstance(audit, ReferenceAudit) or audit.prediction is None or np.isnan(audit.prediction.relative):
+    found = audit.expected if isinstance(audit, ReferenceAudit) else None
+    if not isinstance(audit, ReferenceAudit) or found is None or np.isnan(found.relative):
         return []
-    found = audit.prediction
     return [
         f"predicted IoU {found.value:.2f} (90 %: {found.low:.2f} to {found.high:.2f}), {found.relative:.0%} of what "
         f"clean labels would lead to; {audit.prediction_basis()}"

@@ -31,7 +31,8 @@ class ReferenceAudit(Audit):
     """What the comparison of labels with a reference found.
 
     Args:
-        prediction: what a network will reach; None where it cannot be predicted.
+        prediction: what a network will reach at the best threshold; None where it cannot be predicted.
+        validated: the same where clean validation images judge it and labels are wrong at boundaries; else None.
         biases: systematic errors (binary labels); None where they were not looked for.
         bias_cost: share of the clean labels' IoU that they cost whoever does not know of them.
         steps: of the training that the prediction is for; None: as many as it takes.
@@ -51,6 +52,7 @@ class ReferenceAudit(Audit):
     steps: int | None
     repair: str | None = None
     repaired: PredictedIoU | None = None
+    validated: PredictedIoU | None = None
     errors: LabelErrors | None = None
     transitions: Transitions
     ceiling: Ceiling
@@ -81,9 +83,14 @@ class ReferenceAudit(Audit):
         return self.transitions.matrix.threshold() if self.biases is None else self.biases.threshold
 
     @property
+    def expected(self) -> PredictedIoU | None:
+        """What a training will end with."""
+        return self.prediction if self.validated is None else self.validated
+
+    @property
     def predicted_iou(self) -> float:
         """See `Audit`."""
-        return float("nan") if self.prediction is None else self.prediction.value
+        return float("nan") if self.expected is None else self.expected.value
 
     @property
     def iou_ceiling(self) -> float:
@@ -119,7 +126,7 @@ class ReferenceAudit(Audit):
             besides = f"; besides, they {systematic}" if self._has_biases else ""
             return f"The labels mark the background of {self.named_reference} (φ = {found.phi:.3f}){besides}."
         if self.is_biased:
-            return f"Labels {systematic}{self._cost_text()}."
+            return f"Labels {systematic}{self._cost_text()}.{self._validation_text()}"
         errors = 1 - np.diagonal(found.matrix.block)
         if errors.max() < CLEAN_ENOUGH:
             return f"The labels agree with {self.named_reference}."
@@ -192,6 +199,17 @@ class ReferenceAudit(Audit):
             f"{self.bias_cost:.0%} at the one that the label rates alone imply, {implied:.2g}"
         )
 
+    def _validation_text(self) -> str:
+        """What clean validation images win back of the cost, as a sentence."""
+        if self.validated is None or self.prediction is None:
+            return ""
+        if self.validated.relative - self.prediction.relative < BIAS_MARGIN:
+            return ""
+        return (
+            " Clean validation images, which choose the epoch and move the outlines of masks, leave "
+            f"{1 - self.validated.relative:.0%} of it lost."
+        )
+
     def _share_text(self) -> str:
         if self.prediction is None:
             return ""
@@ -211,8 +229,8 @@ class ReferenceAudit(Audit):
         """What mends biased labels: a repair for all of them, or what to label anew."""
         if self.repair is not None:
             gain = ""
-            if self.prediction and self.repaired and self.repaired.value - self.prediction.value >= WORTH_TELLING:
-                gain = f" (predicted IoU {self.prediction.value:.2f} → {self.repaired.value:.2f})"
+            if self.expected and self.repaired and self.repaired.value - self.expected.value >= WORTH_TELLING:
+                gain = f" (predicted IoU {self.expected.value:.2f} → {self.repaired.value:.2f})"
             return f"Repair them all at once: --label_repair {self.repair}{gain}."
         if not self.is_biased:
             return None
@@ -247,8 +265,9 @@ class ReferenceAudit(Audit):
     def prediction_basis(self) -> str:
         """What the predicted IoU supposes and rests on."""
         length = f" for {self.steps} steps" if self.steps else ""
+        judged = " and judged by clean validation images" if self.validated else ""
         return (
-            f"of a network trained on {counted(self.training_images, 'image')}{length}, estimated from "
+            f"of a network trained on {counted(self.training_images, 'image')}{length}{judged}, estimated from "
             f"{counted(self.sampled, 'image')}"
         )
 
@@ -266,9 +285,9 @@ class ReferenceAudit(Audit):
             "det": found.determinant,
             "threshold": self.threshold,
             "profile": self.profile,
-            "predicted_iou_low": None if self.prediction is None else self.prediction.low,
-            "predicted_iou_high": None if self.prediction is None else self.prediction.high,
-            "relative_iou": None if self.prediction is None else self.prediction.relative,
+            "predicted_iou_low": None if self.expected is None else self.expected.low,
+            "predicted_iou_high": None if self.expected is None else self.expected.high,
+            "relative_iou": None if self.expected is None else self.expected.relative,
             "steps": self.steps,
             "bias": None if self.biases is None else [asdict(bias) for bias in self.biases.found],
             "offset": self.offset,

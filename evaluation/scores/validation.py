@@ -78,6 +78,11 @@ def group_numbers(image_ids: Sequence[str]) -> list[int]:
     return [numbers[field] for field in fields]
 
 
+def can_choose(image_ids: Sequence[str]) -> bool:
+    """Whether images are of enough fields of view to choose by beyond errors."""
+    return len(set(group_numbers(image_ids))) >= MIN_IMAGES
+
+
 def table_interval(metric: Callable[[np.ndarray], float], tables: np.ndarray) -> tuple[float, float] | None:
     """The 95 % interval of a metric of the pooled confusion matrix of images (n, K, K); None of too few."""
     if len(tables) < MIN_IMAGES:

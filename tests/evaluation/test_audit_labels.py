@@ -58,6 +58,14 @@ def read(folder: Path, name: str = "audit.json") -> dict:
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.parametrize("images", [2, 4])
+def test_the_audit_supposes_the_validation_list_that_a_training_would_choose_by(audit, disks, images):
+    lines = (disks / "txt/disks/train/train_gt.txt").read_text().splitlines(keepends=True)
+    (disks / "txt/disks/val.txt").write_text("".join(lines[:images]))
+    output, _ = audit(label_noise="dilate:5")
+    assert ("judged by clean validation images" in output) == (images == 4)
+
+
 def test_noise_on_the_fly_is_held_against_the_list(audit):
     output, folder = audit(label_noise="flip:0.2")
     assert set(LINE.findall(output)) == {("learnable", "1.00")}

@@ -166,6 +166,20 @@ def test_what_a_repair_wins_is_predicted(cells, noisy_labels):
     assert f"Repair them all at once: --label_repair {wide.repair} {gain}." in wide.advice()
 
 
+@pytest.mark.parametrize(("spec", "least"), [("dilate:7", 0.85), ("skeleton", 0.7), ("flip:0.2", 0), ("clean", 0)])
+def test_clean_validation_images_win_back_what_wrong_boundaries_cost(cells, noisy_labels, spec, least):
+    images, masks = (part[:7] for part in cells)
+    labels = noisy_labels(masks, spec)
+    plain, judged = (audit_labels(labels, masks, images, steps=300, validated=own) for own in (False, True))
+    assert (judged.verdict, judged.bias_cost, judged.prediction) == (plain.verdict, plain.bias_cost, plain.prediction)
+    if not least:
+        assert judged.validated is None and judged.reason() == plain.reason()
+        return
+    assert judged.predicted_iou > plain.predicted_iou + 0.1 and judged.to_json()["relative_iou"] > least
+    assert "Clean validation images, which choose the epoch" in judged.reason() and judged.reason() != plain.reason()
+    assert "judged by clean validation images" in judged.prediction_basis()
+
+
 def test_wide_labels_get_a_repair_that_narrows(cells, noisy_labels):
     images, masks = cells
     audit = audit_labels(noisy_labels(masks, "offset:2"), masks, images)

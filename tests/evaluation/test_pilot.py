@@ -9,11 +9,13 @@ import pytest
 
 from evaluation.audit_labels import make_parser
 from evaluation.label_audit import audit_labels
+from evaluation.label_audit import pilot as pilot_module
 from evaluation.label_audit.lists import audit_list
 from evaluation.label_audit.pilot import sharpened as sharpen
 from evaluation.label_audit.pilot import split_for_pilot, with_pilot
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import read_audit
+from evaluation.label_audit.with_reference import ReferenceAudit
 from training.budget.pilot import DATA_OPTIONS, make_pilot, own_run, run_pilot
 from training.options import OPTIONS
 from utils.cli import UserError
@@ -75,6 +77,15 @@ def test_the_audit_trains_a_tenth_of_the_steps_and_leaves_nothing_behind(disks, 
     found = read_audit(folder / "audit.json")
     assert found["steps"] == 40 and found["predicted_iou_low"] < found["predicted_iou"] < found["predicted_iou_high"]
     assert not list((disks / "train_log/disks").glob("audit_pilot*"))
+
+
+def test_a_pilot_sharpens_what_clean_validation_images_reach_as_well(blobs, noisy_labels, monkeypatch):
+    images, masks = blobs
+    audit = audit_labels(noisy_labels(masks, "dilate:7"), masks, images, steps=300, validated=True)
+    monkeypatch.setattr(pilot_module, "split_for_pilot", lambda *_: ([], []))
+    found = with_pilot(audit, lambda *_: [(10, 0.1), (30, 0.2)], [], [], seed=0, say=lambda line: None)
+    assert isinstance(found, ReferenceAudit) and found.prediction and found.validated
+    assert found.prediction.value < found.predicted_iou == found.validated.value < audit.predicted_iou
 
 
 def test_labels_that_are_too_narrow_get_no_pilot(blobs, noisy_labels):

@@ -131,12 +131,18 @@ def _listed_labels(path: Path, data_root: str | None, root: Path) -> dict[str, P
 
 
 def examine_labels(
-    options: TrainingOptions, dataset: SegmentationDataset, root: Path, report: Audit | None = None
+    options: TrainingOptions,
+    dataset: SegmentationDataset,
+    root: Path,
+    report: Audit | None = None,
+    *,
+    validated: bool = False,
 ) -> LabelKnowledge:
     """Audit the labels of a run, in seconds, and settle what it will decide by.
 
     Args:
         report: of an audit that was made already.
+        validated: see `audit_labels`, for an audit that is made here.
     Raises:
         UserError: the loss needs a transition matrix and none is known.
     """
@@ -147,7 +153,7 @@ def examine_labels(
     if options.loss.audit:
         from evaluation.label_audit.with_reference import ReferenceAudit
 
-        report = report or audit_dataset(options, dataset, root)
+        report = report or audit_dataset(options, dataset, root, validated=validated)
         found = report.transitions if isinstance(report, ReferenceAudit) else None
         if matrix is None and isinstance(report, ReferenceAudit):
             known = report.transitions.matrix
@@ -183,8 +189,10 @@ def _warnings(loss_spec: str, noise: TransitionMatrix, dataset: SegmentationData
     return [f"warning: {warning}"] if warning else []
 
 
-def audit_dataset(options: TrainingOptions, dataset: SegmentationDataset, root: Path) -> Audit:
-    """Audit up to AUDITED_IMAGES labels, those with a clean label first."""
+def audit_dataset(
+    options: TrainingOptions, dataset: SegmentationDataset, root: Path, *, validated: bool = False
+) -> Audit:
+    """Audit up to AUDITED_IMAGES labels, those with a clean label first; ``validated``: see `audit_labels`."""
     from evaluation.label_audit.audit import audit_labels
 
     clean = clean_labels(options, dataset, root)
@@ -207,6 +215,7 @@ def audit_dataset(options: TrainingOptions, dataset: SegmentationDataset, root: 
         max_images=IMAGES_LOOKED_INTO,
         training_images=len(dataset),
         steps=run_steps(options, len(dataset)),
+        validated=validated,
     )
 
 
