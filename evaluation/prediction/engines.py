@@ -62,11 +62,9 @@ def load_engine(
         checkpoint: what the export must have been made of.
         precision: as `Predictor` takes it.
     Raises:
-        UserError: no export, one of another checkpoint, a package that is missing, or a GPU.
+        UserError: no export, one of another checkpoint, or a package that is missing.
     """
     folder = run / "export" / one_of(engine, tuple(ENGINES), "engine")
-    if device.type != "cpu":
-        raise UserError(f"--engine {engine} computes on the processor: leave --device out, or take --engine torch")
     again = f"make it with: python evaluation/export.py --train_dir {quoted(display_path(run))} --to {engine}"
     again += "" if checkpoint.stem == "best" else f" --test_ckpt_epoch {checkpoint.stem.removeprefix('epoch_')}"
     facts = check_export(folder, checkpoint, f"--engine {engine}", again)

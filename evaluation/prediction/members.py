@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evaluation.prediction.ensemble import find_members, join_predictors, joint_decisions
-from evaluation.prediction.model_formats import FP32_ENGINES
+from evaluation.prediction.model_formats import ENGINES, FP32_ENGINES
 from evaluation.prediction.other_labs import recalibrate
 from evaluation.prediction.predictor import Predictor, find_checkpoint, load_network
 from evaluation.prediction.settings import MapSettings, Picture
@@ -68,12 +68,13 @@ class Members:
             which: checkpoint of each: ``best``, ``last`` or the number of a completed epoch.
             ensemble: further runs, whose scores are averaged with its own.
             precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 if the run was told so, else by the device.
-            engine: what computes, a key of ``model_formats.ENGINES``; all but ``torch`` need an export.
+            engine: what computes, a key of ``model_formats.ENGINES``; all but ``torch`` need an export, and a CPU.
             tta: average the scores of the eight flips and rotations.
         Raises:
             UserError: no such run or checkpoint, or runs that cannot be averaged.
         """
-        (home, runs), target = find_members(train_dir, ensemble), torch.device(choose_device(device))
+        target = torch.device(choose_device(engine_device(engine, device)))
+        home, runs = find_members(train_dir, ensemble)
         networks, checkpoints, epochs = zip(*(load_network(run, which, target) for run in runs), strict=True)
         decisions = joint_decisions(home, runs, checkpoints) if len(runs) > 1 else checkpoints[0]
         return cls(
@@ -135,6 +136,19 @@ class Members:
         }
         several = {"runs": [display_path(run) for run in self.runs], "epochs": self.epochs}
         return first | several if len(self.runs) > 1 else first
+
+
+def engine_device(engine: str, asked: str) -> str:
+    """The device that is asked for; of all engines but torch, which compute from exports, the CPU.
+
+    Raises:
+        UserError: an engine that does not exist, or a GPU for one that computes on the CPU.
+    """
+    if one_of(engine, tuple(ENGINES), "engine") == "torch":
+        return asked
+    if asked not in ("auto", "cpu"):
+        raise UserError(f"--engine {engine} computes on the processor: leave --device out, or take --engine torch")
+    return "cpu"
 
 
 def used_precision(asked: str, config: dict[str, Any], device: torch.device, engine: str = "torch") -> str:

@@ -20,7 +20,7 @@ import torch
 
 from datasets.image_io import read_label
 from evaluation import export, inference
-from evaluation.prediction import Segmenter, load_network
+from evaluation.prediction import Prediction, Segmenter, load_network
 from evaluation.prediction.engines import compile_openvino
 from evaluation.prediction.model_card import card_text, make_card, validation_figures
 from evaluation.prediction.model_formats.model_zoo import example_image
@@ -28,6 +28,7 @@ from evaluation.prediction.model_formats.openvino_models import calibration_imag
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.settings import MapSettings
 from models import build_network, to_scores
+from utils import device
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.cli import UserError
 from utils.files import read_json, write_json
@@ -166,6 +167,18 @@ def test_openvino_computes_in_several_threads_at_once():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(compute, images))
     assert all(np.array_equal(scores, np.sqrt(image)) for scores, image in zip(found, images, strict=True))
+
+
+def test_engines_compute_on_the_processor_where_there_is_a_gpu(make_run, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    run = make_run()
+    export_to(run, "onnx")
+    monkeypatch.setattr(device, "accelerator", lambda: "cuda")
+    segmenter = Segmenter.load(run, engine="onnx")
+    assert segmenter.predictor.device.type == "cpu"
+    assert isinstance(segmenter.predict(np.zeros((20, 30))), Prediction)
+    with pytest.raises(UserError, match="--engine onnx computes on the processor"):
+        Segmenter.load(run, device="cuda", engine="onnx")
 
 
 def test_an_export_of_another_checkpoint_is_not_used(make_run):
