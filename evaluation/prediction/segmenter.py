@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from numbers import Integral, Real
 from pathlib import Path
@@ -62,7 +62,7 @@ class Segmenter:
         tile, overlap: images with a longer side are predicted in tiles of this side, with at least this overlap.
     """
 
-    predictor: Predictor
+    predictor: Predictor = field(repr=False)  # a page of layers
     settings: MapSettings
     batch_size: int
     tile: int = 512
@@ -137,6 +137,10 @@ class Segmenter:
         """
         if is_file(x):
             path = Path(x)
+            if path.is_dir():
+                raise UserError(
+                    f"{display_path(path)} is a folder: give its files, sorted(Path({str(path)!r}).iterdir())"
+                )
             stacks = find_stacks([path], self.settings.in_channels) if path.is_file() else {}  # no plane of a stack
             planes = plane_paths([path], stacks)
             return self.predict(planes) if planes != [path] else next(self._stream([path]))

@@ -264,6 +264,7 @@ def test_the_threshold_can_be_given(make_run, files, offset):
         (np.zeros((0, 20)), "shape"),
         ("nowhere.png", "nowhere.png"),
         (7, "int"),
+        (".", r"is a folder: give its files, sorted\(Path\('\.'\)\.iterdir\(\)\)"),
         (b"", "bytes: give the path"),
         ({"a": np.zeros((20, 20))}, r"dict: give list\(x.values\(\)\)"),
         ([None], "image 0 is of type NoneType"),
