@@ -75,7 +75,8 @@ def divide(
         how = "fields of view, by the names of their crops" if by_field else how
         _tell_split(f"{len(set(groups))} {how}" if how else "image by image", seed, len(known), say)
         if not how:
-            say(_advise_groups(ids, fields))
+            labelled = [name for name, row in zip(ids, rows, strict=True) if len(row) > 1]
+            say(_warn_of_copies(labelled) or _advise_groups(ids, fields))
     divided = {part: [row for row, one in zip(rows, drawn, strict=True) if one == part] for part in SPLITS}
     return {part: fixed.get(part, divided[part]) for part in SPLITS}
 
@@ -111,15 +112,6 @@ def _tell_split(how: str, seed: int, kept: int, say: Say) -> None:
 
 def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
     count = len(set(fields))
-    if count == len({*ids}) and (rests := _continued(list(map(_without_suffix, ids)))):
-        (name, rest), *_ = rests.items()
-        shapes = sorted({re.sub("[0-9]+", "[0-9]+", re.escape(each)) for each in rests.values()})[:MOST_SHAPES]
-        pattern = quoted(f"(.*?)({'|'.join(shapes)})?[.][^.]*$")
-        names = f"{os.path.basename(name)} that of {os.path.basename(name[: -len(rest)])}"
-        return (
-            f"warning: names of {counted(rests, 'image')} continue those of others, {names}: altered copies, crops or "
-            f"frames of one image belong in one part: --group_by {pattern}"
-        )
     if count == len({*ids}):
         return "(images of one cell, field or patient should stay in one part: --group_by REGEX, see --help)"
     if count == 1:
@@ -129,6 +121,21 @@ def _advise_groups(ids: Sequence[str], fields: Sequence[str]) -> str:
     return (
         f"(names are those of crops of {counted({*fields}, 'field')} of view, which resemble each other: "
         f"--group_by {pattern} keeps those of a field in one part)"
+    )
+
+
+def _warn_of_copies(ids: Sequence[str]) -> str:
+    """A warning where names of images continue those of others, with the pattern that keeps them together."""
+    rests = _continued(list(map(_without_suffix, ids)))
+    if not rests:
+        return ""
+    name, rest = next(iter(rests.items()))
+    shapes = sorted({re.sub("[0-9]+", "[0-9]+", re.escape(each)) for each in rests.values()})[:MOST_SHAPES]
+    pattern = quoted(f"(.*?)({'|'.join(shapes)})?[.][^.]*$")
+    names = f"{os.path.basename(name)} that of {os.path.basename(name[: -len(rest)])}"
+    return (
+        f"warning: names of {counted(rests, 'image')} continue those of others, {names}: altered copies, crops or "
+        f"frames of one image belong in one part: --group_by {pattern}"
     )
 
 

@@ -15,6 +15,8 @@ from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, Row, pair
 from utils.cli import UserError, counted, shortened
 from utils.run_folder import display_path
 
+MOST_SHIFTED = 1  # by which the numbers of labels may be off those of images: counted from 0 or from 1
+
 Parts = dict[str | None, list[Row]]
 """The rows of train, val and test, and below None those that no folder divides."""
 
@@ -151,7 +153,7 @@ def _pair_part(
     say: Say,
 ) -> list[Row]:
     """The rows of one part, an image with a label of every kind that has one."""
-    place_of = {found.path: found.place for found in (*images, *(each for group in labels.values() for each in group))}
+    place_of = _telling_places(images, [found for group in labels.values() for found in group])
     paths = [found.path for found in images]
     columns: list[dict[Path, Path]] = []
     for kind, group in labels.items():
@@ -176,6 +178,20 @@ def _pair_part(
     if lost and len(columns) > 1:
         say(f"left out: {counted(lost, 'image')} without any label: {shortened(lost)}")
     return [row for row in rows if len(row) > 1]
+
+
+def _telling_places(images: Sequence[Found], labels: Sequence[Found]) -> dict[Path, tuple[str, ...]]:
+    """The place of every file; of several folders without those that all images have and no label: ``mri``.
+
+    And without those that all labels have and no image.
+    """
+    ours, theirs = ([set(found.place) for found in group] for group in (images, labels))
+    places = {}
+    for group, own, other in ((images, ours, theirs), (labels, theirs, ours)):
+        idle = set.intersection(*own) - set().union(*other) if own else set()
+        idle = idle if any(place - idle for place in own) else set()
+        places |= {found.path: tuple(name for name in found.place if name not in idle) for found in group}
+    return places
 
 
 def _met_by_chance(pairing: Pairing) -> bool:
@@ -211,7 +227,33 @@ def _tell_pairing(pairing: Pairing, kind: str, say: Say, *, is_only: bool) -> di
             names = shortened([file.name for file in alone])
             head = "left out: " if is_only or noun == "label" else ""
             say(f"{head}{counted(alone, noun)} {lack} in {_common_folder(alone)}: {names}")
+    if warning := _shifted_numbers(pairing):
+        say(warning)
     return {image: label for image, label in label_of.items() if image not in several}
+
+
+def _shifted_numbers(pairing: Pairing) -> str:
+    """A warning where labels are numbered from 0 and images from 1, or otherwise shifted, and meet the wrong ones."""
+    of_pairs = [_last_number(image) for image, _ in pairing.pairs]
+    of_images, of_labels = (list(map(_last_number, alone)) for alone in (pairing.images_alone, pairing.labels_alone))
+    by = len(of_images)
+    if not by or by != len(of_labels) or by > MOST_SHIFTED:
+        return ""
+    images, labels = sorted(of_pairs + of_images), sorted(of_pairs + of_labels)
+    shift = images[0] - labels[0]
+    is_row = images == list(range(images[0], images[0] + len(images)))
+    if -1 in (*images, *labels) or not is_row or abs(shift) != by or labels != [number - shift for number in images]:
+        return ""
+    return (
+        f"warning: images are numbered from {images[0]} to {images[-1]}, labels from {labels[0]} to {labels[-1]}: if "
+        f"label {labels[0]} is that of image {images[0]}, all are paired wrongly; rename them with equal numbers"
+    )
+
+
+def _last_number(path: Path) -> int:
+    """The last number in a file's name, −1 without one."""
+    numbers = re.findall(r"\d+", stem(path))
+    return int(numbers[-1]) if numbers else -1
 
 
 def _is_first_channel(row: Sequence[Path]) -> bool:

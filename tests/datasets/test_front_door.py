@@ -1124,6 +1124,27 @@ def test_masks_of_a_field_of_view_are_not_taken_for_labels_beside_those(drawn: s
         made(tmp_path)
 
 
+@pytest.mark.parametrize(("image", "label"), [("{}.png", "{}.png"), ("stack{:04}.tif", "stack_mask{:04}.tif")])
+def test_numbers_that_begin_at_0_and_at_1_are_told(image: str, label: str, tmp_path: Path):
+    for number in range(5):
+        put(tmp_path / "my data", [Files(grey, f"images/{image.format(number + 1)}", seed=number)])
+        put(tmp_path / "my data", [Files(binary, f"masks/{label.format(number)}", seed=number)])
+    [line] = [line for line in made(tmp_path).said if line.startswith("warning")]
+    assert "images are numbered from 1 to 5, labels from 0 to 4" in line and "rename" in line
+    (tmp_path / "my data/masks" / label.format(0)).unlink()
+    assert not any("numbered from" in line for line in made(tmp_path).said)
+
+
+def test_folders_that_tell_nothing_are_not_compared(tmp_path: Path):
+    for number in range(3):
+        files = [(grey, f"s{number}/mri/1.png"), (binary, f"s{number}/seg/1.png")]
+        put(tmp_path / "my data", [Files(draw, name, seed=number) for draw, name in files])
+    lists, _ = made(tmp_path)
+    assert sorted(row for rows in lists.values() for row in rows) == [
+        f"s{n}/mri/1.png\ts{n}/seg/1.png" for n in range(3)
+    ]
+
+
 def test_masks_that_pass_for_images_are_told(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "im*.tif", range(3)), Files(binary, "im*-1.tif", range(3))])
     said = made(tmp_path).said
