@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.scores import DEFAULT_THRESHOLD
 from evaluation.scores.confusion import foreground_iou, mean_iou
 from evaluation.scores.validation import MIN_IMAGES, table_interval
 from utils.cli import counted
@@ -34,6 +35,7 @@ def make_card(run: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     config = checkpoint["config"]
     audit = read_json_if_whole(run / "audit.json")
     audit = audit if isinstance(audit, dict) else None
+    threshold = checkpoint["threshold"]
     card = {
         "name": f"{config['dataset']}/{run.name}",
         "task": {"classes": config["num_classes"], "channels": config["in_channels"]},
@@ -43,7 +45,7 @@ def make_card(run: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
         "decisions": config.get("decisions") or [],
         "validation": validation_figures(checkpoint),
         "mask": {
-            "threshold": checkpoint["threshold"],
+            "threshold": DEFAULT_THRESHOLD if threshold is None and config["num_classes"] == 1 else threshold,
             "inverted": bool(checkpoint["pred_invert"]),
             "mask_offset": float(checkpoint.get("mask_offset") or 0.0),
         },

@@ -8,6 +8,7 @@ import shutil
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from evaluation import export, inference
 from evaluation.prediction import Prediction, Segmenter, load_network
 from evaluation.prediction.engines import compile_openvino
 from evaluation.prediction.model_card import card_text, make_card, validation_figures
+from evaluation.prediction.model_formats.graph import largest_difference
 from evaluation.prediction.model_formats.model_zoo import example_image
 from evaluation.prediction.model_formats.openvino_models import calibration_images, check_gate, validation_samples
 from evaluation.prediction.model_formats.trained import TrainedModel
@@ -229,6 +231,14 @@ def test_an_export_that_differs_is_not_written(make_run, monkeypatch):
     assert (run / "export/onnx/model.onnx").read_bytes() == kept
 
 
+def test_an_export_whose_scores_are_not_finite_is_not_written(make_run):
+    run = make_run()
+    network, _, _ = load_network(run)
+    model = replace(model_of(run, load_checkpoint(run / "checkpoints/best.pth")), network=network)
+    with pytest.raises(UserError, match="--to onnx: its scores differ from torch's by nan"):
+        largest_difference(model, lambda images: np.full_like(images, np.nan), "--to onnx")
+
+
 def test_the_card_says_what_the_run_is(make_run):
     noisy = {"label_noise": "flip:0.3", "val_labels": "noisy", "val_is_one_field": True}
     run = make_run(train_images=8, train_fields=2, val_images=3, **noisy)
@@ -264,8 +274,9 @@ def test_the_card_tells_of_first_weights_annotators_and_classes(make_run):
     ):
         assert said in text
     assert "/lab" not in text and " alone" not in text
-    plain = make_run()
-    assert "annotators" not in card_text(make_card(plain, load_checkpoint(plain / "checkpoints/best.pth")))
+    plain = load_checkpoint(make_run() / "checkpoints/best.pth")
+    assert "annotators" not in card_text(make_card(run, plain))
+    assert "| threshold | 0.5 |" in card_text(make_card(run, plain | {"threshold": None}))  # at which masks are made
 
 
 FLIP, TURN = [[0.7, 0.3], [0.1, 0.9]], [[0.2, 0.8], [0.9, 0.1]]
