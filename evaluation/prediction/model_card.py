@@ -60,12 +60,17 @@ def describe_data(config: dict[str, Any]) -> dict[str, Any]:
     """The lists and the fingerprint of all files that were trained on and chosen by."""
     return {
         "dataset": config["dataset"],
-        "train_list": config.get("train_list"),
-        "val_list": config.get("val_list"),
+        "train_list": _shown_list(config.get("train_list")),
+        "val_list": _shown_list(config.get("val_list")),
         "train_images": config.get("train_images"),
         "val_images": config.get("val_images"),
         "fingerprint": config.get("data_fingerprint"),
     }
+
+
+def _shown_list(path: str | None) -> str | None:
+    """A list as it lies below the repository, else its name: cards travel, and tell of no computer's folders."""
+    return Path(path).name if path is not None and Path(path).is_absolute() else path
 
 
 def describe_labels(config: dict[str, Any], audit: dict[str, Any] | None) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def describe_labels(config: dict[str, Any], audit: dict[str, Any] | None) -> dic
         "label_free": config.get("igtt"),
         "label_noise": label_noise(config),
         "label_repair": config.get("label_repair"),
-        "clean_list": config.get("clean_list"),
+        "clean_list": _shown_list(config.get("clean_list")),
         "annotators": config.get("annotators"),
         "fusion": config.get("fusion"),
         "val_labels": config.get("val_labels"),

@@ -257,6 +257,7 @@ def test_the_card_says_what_the_run_is(make_run):
     for said in (*limits, *figures, "A. Person", "CC-BY-4.0"):
         assert said in text
     assert card["export"]["format"] == "torchscript" and card["validation"]["iou"] is None
+    assert card["data"]["train_list"] == "train_gt.txt" and str(run.parents[2]) not in json.dumps(card)
     text = (export_to(run, "torchscript") / "README.md").read_text()
     assert text.count("**missing**") == 2
 
