@@ -228,10 +228,15 @@ class ReferenceAudit(Audit):
     def _repair_advice(self) -> str | None:
         """What mends biased labels: a repair for all of them, or what to label anew."""
         if self.repair is not None:
-            gain = ""
-            if self.expected and self.repaired and self.repaired.value - self.expected.value >= WORTH_TELLING:
-                gain = f" (predicted IoU {self.expected.value:.2f} → {self.repaired.value:.2f})"
-            return f"Repair them all at once: --label_repair {self.repair}{gain}."
+            gain = self.repaired.value - self.expected.value if self.repaired and self.expected else 0.0
+            change = f"predicted IoU {self.predicted_iou:.2f} → {self.predicted_iou + gain:.2f}"
+            if self.validated is not None and gain <= -WORTH_TELLING:
+                return (
+                    "Train on them as they are: with clean validation images that does more than the best repair, "
+                    f"--label_repair {self.repair} ({change})."
+                )
+            told = f" ({change})" if gain >= WORTH_TELLING else ""
+            return f"Repair them all at once: --label_repair {self.repair}{told}."
         if not self.is_biased:
             return None
         if self.biases is not None and self.biases.are_outlines:

@@ -178,6 +178,9 @@ def test_clean_validation_images_win_back_what_wrong_boundaries_cost(cells, nois
     assert judged.predicted_iou > plain.predicted_iou + 0.1 and judged.to_json()["relative_iou"] > least
     assert "Clean validation images, which choose the epoch" in judged.reason() and judged.reason() != plain.reason()
     assert "judged by clean validation images" in judged.prediction_basis()
+    assert judged.repaired and plain.repaired and plain.advice()[0].startswith("Repair them all at once")
+    worse = replace(judged, repaired=replace(judged.repaired, value=judged.predicted_iou - 0.1))
+    assert worse.advice()[0].startswith("Train on them as they are: with clean validation images that does more")
 
 
 def test_wide_labels_get_a_repair_that_narrows(cells, noisy_labels):
