@@ -14,7 +14,7 @@ from typing import Any
 from datasets.catalog import check_name, is_simulated
 from datasets.image_files import split_plane
 from datasets.list_advice import Advice, advise, next_command
-from datasets.list_doubts import doubtful_shapes
+from datasets.list_doubts import doubtful_tiles
 from datasets.list_files import NOISY_LIST, SPLITS, list_text
 from datasets.list_films import film_groups, film_rows
 from datasets.list_layouts import Say, read_tree, tell_foreign
@@ -108,7 +108,7 @@ def make_lists(
             _tell_missing(name, contents, list_folder, say)
     tiles = write_preview(list_folder / PREVIEW, dataset, contents, advice)
     say(f"look at {display_path(list_folder / PREVIEW)}: do the outlines fit?")
-    doubts = [] if len(advice.classes) > 2 else doubtful_shapes(tiles, is_objects=advice.reading.objects)
+    doubts = [] if len(advice.classes) > 2 else doubtful_tiles(tiles, is_objects=advice.reading.objects)
     for note in (*advice.notes, *doubts):
         say(note)
     options = STREETS if layout == "cityscapes" else advice.options

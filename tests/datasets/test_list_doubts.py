@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 
-from datasets.image_io import write_image, write_label
+from datasets.image_io import write_label
 from datasets.list_building import make_lists
 
 NAMES = range(8)
@@ -28,13 +30,25 @@ def boxes(number: int) -> np.ndarray:
     return mask
 
 
-def warnings(root: Path, label: Callable[[int], np.ndarray], *, bright: bool = True, noise: float = 9) -> list[str]:
+def plain(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def warnings(
+    root: Path,
+    label: Callable[[int], np.ndarray],
+    *,
+    bright: bool = True,
+    noise: float = 9,
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray] = plain,
+) -> list[str]:
     """What make_lists warns of where disks are brighter, or darker, than what is around them."""
     for number in NAMES:
         shown = disks(number) if bright else 1 - disks(number)
         image = 60 + 90 * shown + np.random.default_rng(number).normal(0, noise, shown.shape)
-        write_image(root / f"datasets/own/images/{number}.tif", image.clip(0, 255).astype(np.uint8))
         write_label(root / f"datasets/own/labels/{number}.png", label(number))
+        (root / "datasets/own/images").mkdir(exist_ok=True)
+        tifffile.imwrite(root / f"datasets/own/images/{number}.tif", change(image, label(number)))
     said: list[str] = []
     make_lists("own", root=root, say=said.append)
     return [line for line in said if line.startswith("warning")]
@@ -69,3 +83,30 @@ def test_empty_labels_are_no_copies(tmp_path: Path):
 def test_boxes_are_asked_about(tmp_path: Path):
     [line] = warnings(tmp_path, boxes)
     assert line.startswith("warning: 24 of the 24 objects") and "boxes" in line
+
+
+def test_dots_are_asked_about(tmp_path: Path):
+    def dots(number: int) -> np.ndarray:
+        label = np.zeros((64, 64), np.uint8)
+        for place in range(8, 56, 12):
+            cv2.circle(label, (place, 10 + 3 * number), 2, 1, -1)
+        return label
+
+    [line] = warnings(tmp_path, dots)
+    assert line.startswith("warning: 32 of the 32 objects that were looked at have the same 13 pixels: are these dots")
+
+
+@pytest.mark.parametrize(("painted", "where"), [(0, "background"), (1, "foreground")])
+def test_labels_in_the_images_are_asked_about(painted: int, where: str, tmp_path: Path):
+    [line] = warnings(tmp_path, disks, change=lambda image, label: plain(np.where(label == painted, 0, image), label))
+    assert line.startswith(
+        f"warning: 8 of the 8 images that were looked at have one value wherever their label is {where}"
+    )
+
+
+def test_values_of_nothing_recorded_are_told(tmp_path: Path):
+    def framed(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(64) < 4, -9999, image).astype(np.float32)
+
+    [line] = warnings(tmp_path, disks, change=framed)
+    assert line.startswith("warning: 8 of the 8 images that were looked at hold -9999, far from all other values")
