@@ -72,7 +72,7 @@ def holds_several(shape: tuple[int, ...], channels: int) -> bool:
     Args:
         channels: that the run reads.
     """
-    is_one = channels > 1 and has_channels_first(shape, channels)
+    is_one = channels not in EXPECTED or (channels > 1 and has_channels_first(shape, channels))  # grey is none of two
     return len(shape) == 4 or (len(shape) == 3 and MIN_SIDE <= shape[2] != channels and not is_one)
 
 
@@ -81,21 +81,25 @@ def has_channels_first(shape: tuple[int, ...], channels: int) -> bool:
     return len(shape) == 3 and shape[0] == channels and MIN_SIDE <= shape[2] != channels
 
 
-def as_read(values: np.ndarray, channels: int, name: str) -> np.ndarray:
+def as_read(values: np.ndarray, channels: int, name: str, selected: Sequence[str] = ()) -> np.ndarray:
     """An array as the same pixels in a file are read, (H, W) or (H, W, C) of native byte order.
 
+    Args:
+        selected: channels that are read from files, by number or name; an array holds these alone.
     Raises:
         UserError: it is no image with the channels that the run reads, or no finite numbers.
     """
-    shape = values.shape
-    if has_channels_first(shape, channels) or (channels == 3 and has_channels_first(shape, 1)):
+    shape, are_any = values.shape, not selected
+    if has_channels_first(shape, channels) or (are_any and channels == 3 and has_channels_first(shape, 1)):
         values = np.moveaxis(values, 0, -1)
-    if values.ndim == 3 and values.shape[2] == 4 and channels in (1, 3):
-        values = values[..., :3]  # alpha
     found = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or values.size == 0 or not _fits(found, channels):
-        expected = EXPECTED.get(channels, f"(H, W, {channels})")
-        raise UserError(f"{name} has the shape {shape}, expected is {expected}{shape_remedy(shape, channels)}")
+    if values.ndim not in (2, 3) or values.size == 0 or not (found == channels or (are_any and _fits(found, channels))):
+        exact = "(H, W)" if channels == 1 else f"(H, W, {channels})"
+        expected = EXPECTED.get(channels, exact) if are_any else exact
+        remedy = shape_remedy(shape, channels, selected)
+        raise UserError(f"{name} has the shape {shape}, expected is {expected}{remedy}")
+    if found == 4 and channels in (1, 3):
+        values = values[..., :3]  # alpha
     return to_image(values.astype(values.dtype.newbyteorder("="), copy=False), Wanted(channels), Path(name))
 
 
@@ -104,8 +108,12 @@ def _fits(found: int, channels: int) -> bool:
     return found == channels or (found, channels) in ((1, 3), (3, 1), (4, 1), (4, 3))
 
 
-def shape_remedy(shape: tuple[int, ...], channels: int) -> str:
-    """What makes images of a shape that does not fit ones that do, where there is something; x is what was given."""
+def shape_remedy(shape: tuple[int, ...], channels: int, selected: Sequence[str] = ()) -> str:
+    """What makes images of a shape that does not fit ones that do, where there is something; x is what was given.
+
+    Args:
+        selected: see `as_read`.
+    """
     if 0 in shape or len(shape) not in (3, 4):
         return ""
     if len(shape) == 4:
@@ -115,9 +123,11 @@ def shape_remedy(shape: tuple[int, ...], channels: int) -> str:
     is_first = shape[0] < MIN_SIDE <= shape[2]
     count, last = (shape[0], "np.moveaxis(x, -3, -1)") if is_first else (shape[2], "x")
     if count >= MIN_SIDE:
-        return ": several images are given one by one, [*x]"
+        return ": several images are given one by one, [*x]" if channels in EXPECTED else ""
     planes = "; of planes, x.reshape(-1, *x.shape[-2:])" if is_first and channels in EXPECTED else ""
-    if is_first and _fits(count, channels):
+    if is_first and not selected and _fits(count, channels):
         return f": of channels that stand first, give {last}{planes}"
-    chosen = 0 if channels == 1 else list(range(channels))
-    return (f": of {count} channels, give {last}[..., {chosen}]" if count > channels else "") + planes
+    numbers = [int(name) for name in selected if name.isdecimal()] or list(range(channels))
+    if count <= max(channels, *numbers) or not all(name.isdecimal() for name in selected):
+        return (f": of its channels, give {', '.join(selected)}" if selected else "") + planes
+    return f": of {count} channels, give {last}[..., {numbers[0] if channels == 1 else numbers}]{planes}"

@@ -176,7 +176,7 @@ class Segmenter:
             name = display_path(Path(image))
             values = read_image(Path(image), settings.in_channels, settings.channels)
         else:
-            values = as_read(as_array(image, name), settings.in_channels, name)
+            values = as_read(as_array(image, name), settings.in_channels, name, settings.channels)
         return _Opened(name, (values.shape[0], values.shape[1]), settings.scaled_rows(values))
 
     def _batches(self, opened: Iterator[_Opened]) -> Iterator[list[_Opened]]:

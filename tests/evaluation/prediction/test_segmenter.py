@@ -172,13 +172,19 @@ def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng
     )
     two = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32")
     for value in (composite, composite[0]):  # grey stands for colours, not for any two channels
-        with pytest.raises(UserError, match=r"the shape \(40, 41\), expected is \(H, W, 2\)"):
+        with pytest.raises(UserError, match=rf"the shape {re.escape(str(value.shape))}, expected is \(H, W, 2\)"):
             two.predict(value)
     chosen = two.predict(composite[[2, 0]]).scores
     tifffile.imwrite(tmp_path / "7.tif", composite, imagej=True, metadata={"axes": "CYX"})
     for channels in ((2, 0), "2,0", ["2", "0"]):
         some = Segmenter.load(make_run(in_channels=2), device="cpu", precision="fp32", channels=channels)
         np.testing.assert_allclose(some.predict(tmp_path / "7.tif").scores, chosen, atol=1e-5)
+        for value in (composite, np.moveaxis(composite, 0, -1)):  # not just the first two
+            with pytest.raises(UserError, match=r"of 3 channels, give .*\[\.\.\., \[2, 0\]\]$"):
+                some.predict(value)
+    single = Segmenter.load(make_run(channels=["1"]), device="cpu", precision="fp32")
+    with pytest.raises(UserError, match=r"expected is \(H, W\): of 3 channels, give x\[\.\.\., 1\]$"):
+        single.predict(np.moveaxis(composite, 0, -1))  # not the luminance of all three
     with pytest.raises(UserError, match=r"the shape \(40, 41, 2\)"):
         grey.predict(np.moveaxis(composite[:2], 0, -1))  # they are no 40 images of two columns
 
@@ -197,6 +203,8 @@ def test_channels_that_stand_first_are_found_as_in_files(make_run, tmp_path, rng
         (3, (4, 40, 33), True, {"np.moveaxis(x, -3, -1)": 1}),
         (3, (2, 5, 40, 33), False, {"np.moveaxis(x, -3, -1)[..., [0, 1, 2]]": 2}),
         (2, (40, 33, 3), False, {"x[..., [0, 1]]": 1}),
+        (2, (3, 40, 33), False, {"np.moveaxis(x, -3, -1)[..., [0, 1]]": 1}),
+        (2, (20, 40, 33), False, {}),
         (2, (40, 33), False, {}),
         (3, (40, 33, 2), False, {}),
     ],
