@@ -59,7 +59,7 @@ RANDOM = ("random:0.1", "random:0.5")
 CLASSES = ("clean", "sample:0.1", "flip:0.5", "flip:0.7")
 FEW = (1, 3, 10, 30)  # images with clean labels that label-free training is held against
 SEEN = ("sample:0.1", "flip:0.45", "dilate:5", "random:0.5")  # by a network, layer by layer
-FORETOLD = ("clean", "sample:0.1", "flip:0.45", "flip:0.9", "random:0.5", "dilate:5", "skeleton", "polygon:3")
+FORETOLD = ("clean", "sample:0.1", "flip:0.45", "flip:0.9", "random:0.5", *BIASED)
 CURVES = ("clean", "sample:0.1", "flip:0.45", "dilate:5", "random:0.5")
 
 
