@@ -110,7 +110,9 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys, mon
     assert inference.startswith("python evaluation/inference.py") and metrics.startswith("python evaluation/metrics.py")
 
 
-@pytest.mark.parametrize(("names", "highest", "warns"), [("abc", 0.9, True), ("abc", 0.2, False), ("abcd", 0.9, False)])
+@pytest.mark.parametrize(
+    ("names", "highest", "warns"), [("abc", 0.9, True), ("abc", 0.15, False), ("abcd", 0.9, False)]
+)
 def test_few_images_that_speak_for_another_threshold_are_told_of(names, highest, warns):
     data = SimpleNamespace(val_groups=lambda: list(range(len(names))))
     record = {"epoch": 4, "val/iou": 0.1, "val/threshold": 0.5, "val/highest_iou": highest, "val/best_threshold": 0.05}
