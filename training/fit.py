@@ -47,6 +47,7 @@ from training.run.reports import (
     closing_warnings,
     describe,
     duration,
+    last_epoch_line,
     next_commands,
     report_epoch,
     threshold_warning,
@@ -220,7 +221,7 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 def train(options: TrainingOptions, data: TrainingData, state: TrainingState, method: Supervised, run: Run) -> None:
     """Train, validate, refresh, decide, report and save, epoch by epoch."""
     epochs, begun = options.optimization.epochs, state.epoch
-    last, first_loss = options.run.stop_after or epochs, math.inf
+    last, first_loss, selection = options.run.stop_after or epochs, math.inf, None
     for line in method.begin(state, run.folder):
         run.logger.log(line)
     for epoch in range(begun + 1, last + 1):
@@ -249,7 +250,9 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
     if is_main():
         keep_own_images(run, data, state)
         run.logger.log_hparams(run.config, {"best/epoch": state.best["epoch"], "best/figure": state.best["figure"]})
-        for line in closing_lines(state.best, state.epoch, options, data):
+        decided = selection if options.data.val_labels == "clean" and last == epochs else None
+        closing = closing_lines(state.best, state.epoch, options, data)
+        for line in [*closing, *last_epoch_line(state.best, decided, epochs)]:
             run.logger.log(line)
         records = run.logger.records()
         for line in [*closing_warnings(records, options.optimization.lr), *threshold_warning(records, data)]:

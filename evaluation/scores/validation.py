@@ -115,13 +115,23 @@ def choose_threshold(
     best, groups = best_threshold(pooled)[0], len(told)
     if (images or groups) < MIN_IMAGES or not pooled[1].any() or best == prior:
         return prior, float(iou(counts_at(pooled, prior)))
-    counts = np.array([iou_counts(histogram, np.array([prior, best])) for histogram in told])  # (n, 2, 2)
-    found, resampled = (table[..., 0] / table[..., 1] for table in (counts.sum(0), bootstrap_counts(counts, seed)))
-    error = error_of_few(groups)
-    if groups >= MIN_IMAGES:
-        error = (groups / (groups - 1)) ** 0.5 * (resampled[:, 1] - resampled[:, 0]).std()
+    counts = np.array([iou_counts(histogram, np.array([prior, best])) for histogram in told])
+    found, error = with_error(counts, seed)
     chosen = int(found[1] - found[0] > error)
     return float((prior, best)[chosen]), float(found[chosen])
+
+
+def with_error(counts: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
+    """The pooled IoU of two masks of the same images, (2,), and the standard error of their difference.
+
+    Args:
+        counts: pixels in intersection and union, by image, or group of images, and mask, (n, 2, 2).
+    """
+    groups = len(counts)
+    found, resampled = (table[..., 0] / table[..., 1] for table in (counts.sum(0), bootstrap_counts(counts, seed)))
+    if groups < MIN_IMAGES:
+        return found, error_of_few(groups)
+    return found, float((groups / (groups - 1)) ** 0.5 * (resampled[:, 1] - resampled[:, 0]).std())
 
 
 def error_of_few(fields: int) -> float:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from datasets.lists import Sample
 from datasets.segmentation import SegmentationDataset
@@ -21,11 +22,13 @@ from training.run.reports import (
     classic_line,
     closing_lines,
     duration,
+    last_epoch_line,
     metric_text,
     missed_classes,
     missed_line,
     threshold_warning,
 )
+from training.selection import Selection
 from utils.checkpoint import load_checkpoint
 from utils.files import read_json, read_jsonl
 
@@ -119,6 +122,18 @@ def test_few_images_that_speak_for_another_threshold_are_told_of(names, highest,
     lines = threshold_warning([{}, record], data)  # pyright: ignore[reportArgumentType]
     assert len(lines) == warns and all("the IoU is 0.90 at 0.05, 0.10 at 0.5" in line for line in lines)
     assert threshold_warning([{"epoch": 1}], data) == []  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("epoch", "gain", "says"), [(1, 1, True), (1, 30, False), (9, 1, False)])
+def test_an_early_best_epoch_that_the_error_hardly_tells_from_the_last_is_told(epoch, gain, says):
+    tables = np.array([[[90, 5 + place], [10 - place, 60]] for place in range(4)])
+    better = tables + np.array([[0, 0], [0, 1]]) * np.array([5, -3, 4, -2])[:, None, None]
+    better[:, 1, 1] += gain
+    best = {"epoch": epoch, "tables": torch.from_numpy(better)}
+    last = Selection(0.5, False, 0.7, tables=tables)
+    lines = last_epoch_line(best, last, 10)
+    assert len(lines) == says and all("--test_ckpt_epoch last" in line for line in lines)
+    assert last_epoch_line(best, None, 10) == last_epoch_line({"epoch": 1}, last, 10) == []
 
 
 def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):

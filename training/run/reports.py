@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import foreground_iou, mean_iou
-from evaluation.scores.validation import MIN_IMAGES, error_of_few, table_interval
+from evaluation.scores.validation import MIN_IMAGES, error_of_few, table_interval, with_error
 from training.configuration.presets import RECIPES
 from training.configuration.resolve import as_typed, with_tuples
 from training.data import HELD_OUT, TrainingData, labels_change, simulated_noise
@@ -272,6 +272,31 @@ def closing_lines(best: dict[str, Any], epochs: int, options: TrainingOptions, d
         missed = missed_classes(tables.sum(0))
         return lines + ([missed_line(missed, bool(options.loss.class_weights))] if missed else [])
     return [*lines, classic_line(tables, data.val, data.val_groups())] if tables[:, 1].any() else lines
+
+
+def last_epoch_line(best: dict[str, Any], last: Selection | None, epochs: int) -> list[str]:
+    """That validation images hardly tell an early best epoch from the last one.
+
+    Args:
+        best: that of the training state.
+        last: the decision by clean labels after the last epoch; None where there is none.
+    """
+    tables = best.get("tables")
+    if last is None or last.tables is None or tables is None or tables.shape[-1] > 2 or 2 * best["epoch"] > epochs:
+        return []
+    both = np.stack([last.tables, tables.numpy()], 1)  # (n, 2, 2, 2)
+    told = both[both.any((1, 2, 3))]
+    if not told[..., 1, :].any():
+        return []
+    hit = told[..., 1, 1]
+    counts = np.stack([hit, np.maximum(told.sum((-2, -1)) - told[..., 0, 0], 1)], -1)
+    (at_last, at_best), error = with_error(counts)
+    if at_best - at_last > error:
+        return []
+    return [
+        f"the last epoch, with val iou {at_last:.4f}, is as good within the error of so few images: "
+        "--test_ckpt_epoch last predicts with it"
+    ]
 
 
 def next_commands(folder: Path, best_epoch: int, data: TrainingData) -> str:
