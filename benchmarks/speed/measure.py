@@ -30,6 +30,7 @@ PAGE = "docs/SPEED.md"
 PARTS = {
     "ceilings": ("counts", "measure_ceilings"),
     "training": ("training", "measure_training"),
+    "cpu_steps": ("training", "measure_cpu_steps"),
     "networks": ("networks", "measure_networks"),
     "inference": ("inference", "measure_inference"),
     "huge": ("inference", "measure_huge"),
