@@ -171,9 +171,11 @@ def test_clean_validation_images_win_back_what_wrong_boundaries_cost(cells, nois
     images, masks = (part[:7] for part in cells)
     labels = noisy_labels(masks, spec)
     plain, judged = (audit_labels(labels, masks, images, steps=300, validated=own) for own in (False, True))
-    assert (judged.verdict, judged.bias_cost, judged.prediction) == (plain.verdict, plain.bias_cost, plain.prediction)
+    assert judged.verdict == plain.verdict and judged.prediction and plain.prediction
+    assert judged.prediction.value == pytest.approx(plain.prediction.value, abs=0.01)  # sums of threads differ
+    assert judged.bias_cost == pytest.approx(plain.bias_cost, abs=0.01)
     if not least:
-        assert judged.validated is None and judged.reason() == plain.reason()
+        assert judged.validated is None and "Clean validation images" not in judged.reason()
         return
     assert judged.predicted_iou > plain.predicted_iou + 0.1 and judged.to_json()["relative_iou"] > least
     assert "Clean validation images, which choose the epoch" in judged.reason() and judged.reason() != plain.reason()
