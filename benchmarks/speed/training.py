@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from multiprocessing import get_context
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.speed.counts import count, matrix_product
 from benchmarks.speed.record import Figure, Settings
@@ -214,25 +215,10 @@ def measure_cpu_steps(settings: Settings) -> list[Figure]:
         changed, plain = [], []
         for _ in range(settings.rounds):
             plain.append(in_fresh_process(train_fast, given))
-            with surrounded_by(environment):
+            with patch.dict(os.environ, environment):  # the process that is started inherits it
                 changed.append(in_fresh_process(train_fast, {**given, **more}))
         figures.append(_speed(settings, f"{described(settings)}, {way}", changed, plain, {"goal_ratio": 1.2}))
     return figures
-
-
-@contextmanager
-def surrounded_by(environment: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def train_without_graphs(given: dict[str, Any]) -> dict[str, Any]:

@@ -238,9 +238,8 @@ def make_config(
         "restart": None if state.restart is None else asdict(state.restart),
         "labels": plain(state.labels.to_json()),
         "decode_matrix": None if decoder is None else plain(decoder.matrix),
-        "score_matrix": None
-        if learned is None
-        else plain(learned.rows),  # of the labels whose probabilities scores are
+        # of the labels whose probabilities scores are
+        "score_matrix": None if learned is None else plain(learned.rows),
         "environment": environment_record(str(state.device)) | {"processes": world_size()},
         "resumed": [],
     }
