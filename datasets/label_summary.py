@@ -19,9 +19,11 @@ ONE_PIECE, WITH_INSIDE = 0.9, 0.5  # least share of numbered objects that are co
 FLAT_SHARE = 0.3  # most of smeared pixels that may lie within a flat patch
 EDGE_SHARE = 0.8  # least share of smeared pixels that lie at an edge between low and high
 STRAY_SHARE = 0.01  # of the foreground: so many pixels of other values are strays
+MANY_VALUES = 10  # more than these, none of which fills an area, are no classes
 BLOCK_PIXELS = 2**20
 EDGE_REACH, LINE_REACH = 4, 2  # pixels: from a smeared one to both sides of an edge, to what is beside a thin line
 END_SHARE = 0.1  # of the range, at each end: there lie most pixels of a smeared mask
+TOP_SHARE = 0.05  # of the pixels above the lower end, at least, that lie at the upper one: few do in maps of distances
 NEARLY_HIGHEST = 0.9  # of the highest value: what is above is foreground as well
 HOLE = 2.0  # pixels from the middle of a hole to what is drawn around it, at least
 # Fixed on outlines of nuclei, cells and mitochondria, 1 to 3 pixels wide, inner and outer, against networks, vessels
@@ -196,6 +198,14 @@ def has_flat_patches(file: FileValues) -> bool:
     return bool(file.flat[between].sum() > FLAT_SHARE * max(file.counts[between].sum(), 1))
 
 
+def are_gradual(files: Sequence[FileValues]) -> bool:
+    """Whether many values hardly fill areas, as in maps of distances or probabilities."""
+    found = union_of_values(files)
+    marked = [(file.flat, file.counts, file.values > found[0]) for file in files]
+    flat, pixels = (sum(int(each[place][each[2]].sum()) for each in marked) for place in (0, 1))
+    return len(found) > MANY_VALUES and flat <= FLAT_SHARE * pixels
+
+
 def are_smeared(files: Sequence[FileValues]) -> bool:
     """Whether values between the lowest and the highest are what compression and interpolation leave at edges."""
     found = union_of_values(files)
@@ -216,10 +226,12 @@ def are_smeared(files: Sequence[FileValues]) -> bool:
     )
     middle, at_edge = sum(file.middle for file in several), sum(file.at_edge for file in several)
     margin = END_SHARE * (highest - lowest)
-    at_ends = [(file.values <= lowest + margin) | (file.values >= highest - margin) for file in several]
-    ends = sum(int(file.counts[chosen].sum()) for file, chosen in zip(several, at_ends, strict=True))
-    total = sum(int(file.counts.sum()) for file in several)
-    return flat <= FLAT_SHARE * pixels and at_edge >= EDGE_SHARE * middle and 2 * ends >= total
+    low, top, total = (
+        sum(int(file.counts[(file.values >= start) & (file.values <= end)].sum()) for file in several)
+        for start, end in ((lowest, lowest + margin), (highest - margin, highest), (lowest, highest))
+    )
+    has_plateau = 2 * (low + top) >= total and top >= TOP_SHARE * (total - low)
+    return flat <= FLAT_SHARE * pixels and at_edge >= EDGE_SHARE * middle and has_plateau
 
 
 # Outlines alone
@@ -237,17 +249,30 @@ def enclosed_areas(label: np.ndarray) -> np.ndarray:
 
 
 def is_outlined(label: np.ndarray) -> bool:
-    """Whether a binary label, uint8 (H, W), consists of thin lines that enclose areas.
+    """Whether a binary label, uint8 (H, W), consists of thin lines that enclose areas, or leaves them on one ground.
 
     >>> import cv2
     >>> square = np.pad(np.ones((20, 20), np.uint8), 8)
     >>> is_outlined(square), is_outlined(square - cv2.erode(square, np.ones((3, 3), np.uint8)))
     (False, True)
     """
+    return _are_closed_lines(label == 1) or (_is_one_ground(label == 1) and _are_closed_lines(label == 0))
+
+
+def _is_one_ground(marked: np.ndarray) -> bool:
+    """Whether one connected part is more than half of an image (H, W), as paper that lines were drawn on."""
+    import cv2
+
+    areas = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=4)[2][1:, cv2.CC_STAT_AREA]
+    return bool(2 * areas.max(initial=0) > marked.size)
+
+
+def _are_closed_lines(marked: np.ndarray) -> bool:
+    """Whether what is marked, bool (H, W), is thin lines that enclose areas."""
     import cv2
 
     square = np.ones((3, 3), np.uint8)
-    drawn = cv2.morphologyEx((label == 1).astype(np.uint8), cv2.MORPH_CLOSE, square)  # lines that cutting has broken
+    drawn = cv2.morphologyEx(marked.astype(np.uint8), cv2.MORPH_CLOSE, square)  # lines that cutting has broken
     inside = cv2.distanceTransform(drawn, cv2.DIST_L2, cv2.DIST_MASK_5)[drawn == 1]
     if not inside.size or np.quantile(inside, NEARLY_ALL) > THIN:
         return False
@@ -268,6 +293,6 @@ def ask_outlines(labels: Iterable[np.ndarray]) -> str:
         return ""
     return (
         f"{outlined} of the {len(marked)} labels that were looked at are thin lines around empty areas: are these "
-        "outlines of what is to be found? Fill them (in Fiji: Process > Binary > Fill Holes); go on if thin lines are "
-        "what is to be found"
+        "outlines of what is to be found? Fill them (in Fiji: Process > Binary > Fill Holes, after Edit > Invert where "
+        "lines are black on white); go on if thin lines are what is to be found"
     )

@@ -18,6 +18,7 @@ from datasets.label_maps import LabelMap, background_first, color_name, listed
 from datasets.label_summary import (
     MAX_VALUES,
     FileValues,
+    are_gradual,
     are_single_objects,
     are_smeared,
     are_usual,
@@ -36,6 +37,7 @@ FEW_VALUES = 32  # up to which values may be classes
 READING_FIELDS = {"num_classes": int, "ignore_index": int | None, "label_map": str | None, "cut": float | int | None}
 READING_FIELDS |= {"objects": bool}  # as JSON keeps them
 LOWEST_CUT = 0.1  # of a type's range: a file alone is never cut below
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 VOIDS = (IGNORE, 65535)  # the highest values of their types, as marks of what does not count
 FAR_BELOW = 8  # all others lie below this part of them
 VOID_BETWEEN = 128  # such a mark between 0 and 255
@@ -213,6 +215,7 @@ def decide_reading(
         _refuse_impossible(files, paths, voids)
         return plain, []
     _refuse_impossible(files, paths, voids)
+    _refuse_small_jpeg(files, paths, found)
     several = [file for file in files if len(file.values) > 2]
     has_strays = bool(several) and all(map(has_strays_only, several))
     are_objects = number_objects(files) or (only_binary and are_single_objects(files))
@@ -286,6 +289,16 @@ def _refuse_impossible(files: Sequence[FileValues], paths: Sequence[Path], voids
         )
 
 
+def _refuse_small_jpeg(files: Sequence[FileValues], paths: Sequence[Path], found: np.ndarray) -> None:
+    """Refuse small numbers in JPEG, which changes them: they may have been objects, classes, or 0 and 1."""
+    for file, path in zip(files, paths, strict=True):
+        if path.suffix.lower() in JPEG_SUFFIXES and len(file.values) > 2 and found[-1] <= FEW_VALUES:
+            raise UserError(
+                f"label {display_path(path)} holds the values {listed(file.values)} in JPEG, which changes numbers of "
+                "objects or classes, and masks of 0 and 1, at their edges: save the labels as PNG where they were drawn"
+            )
+
+
 def _named(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - 1} other labels" if len(paths) > 1 else ""
     return f"{display_path(paths[0])}{more}"
@@ -326,11 +339,11 @@ def _other_values(
             f"the labels hold the values {listed(found)} ({where}): numbered objects and {void:g}, which seems to mark "
             f"what does not count; --ignore_index {void:g} says so"
         )
-    if len(found) > FEW_VALUES:
+    if len(found) > FEW_VALUES or are_gradual(files):
         return (
             f"the labels hold {len(found)} values from {found[0]:g} to {found[-1]:g} ({where}), which are neither two "
             "values, nor classes, nor numbered objects: are image and label exchanged, or is it a map of "
-            "probabilities? A binary label has two values"
+            "probabilities or distances? A binary label has two values"
         )
     meaning = ",".join(f"{value:g}:{min(int(value), 1)}" for value in classes)
     meaning += f",{void:g}:ignore" if void else ""

@@ -14,8 +14,16 @@ import numpy as np
 from datasets.image_files import MIN_SIDE, Wanted, size_doubt, split_plane
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
-from datasets.label_summary import FileValues, are_single_objects, number_objects, summarize
-from datasets.label_values import FEW_VALUES, PLAIN, LabelReading, decide_reading, refuse_differing_palettes, void_value
+from datasets.label_summary import FileValues, are_gradual, are_single_objects, number_objects, summarize
+from datasets.label_values import (
+    FEW_VALUES,
+    JPEG_SUFFIXES,
+    PLAIN,
+    LabelReading,
+    decide_reading,
+    refuse_differing_palettes,
+    void_value,
+)
 from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
 from datasets.list_doubts import copied_labels, partly_inverted
@@ -29,7 +37,6 @@ COUNTED_PIECES = 200  # labels whose connected objects are counted
 COLORS_LOOKED_AT = 24  # images in colour that are read to see whether their channels differ
 VOID_COLORS = {0xE0E0C0}  # the border of PASCAL VOC
 LISTED_FAULTS = 5
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 FAR = 2  # a value beyond this multiple of the others' number is no class of theirs
 
 
@@ -109,7 +116,10 @@ def advise(contents: Mapping[str, Sequence[Row]], label_map: str | None = None, 
     except UserError as error:
         advice.notes.append(f"warning: {error}")
     if len(advice.classes) > 2 and any(path.suffix.lower() in JPEG_SUFFIXES for _, path in labels):
-        advice.notes.append("warning: labels are JPEG, in which classes run into each other at edges: save them as PNG")
+        advice.notes.append(
+            "warning: labels are JPEG, in which classes run into each other at edges, and so do numbers of objects and "
+            "masks of 0 and 1: save them as PNG"
+        )
     advice.notes += _one_sided(found, advice) if labels else _masks_among([row[0] for row in rows])
     if len(advice.classes) <= 2:
         looked = [(row, each.values) for each, row in zip(found, rows, strict=True) if each.values is not None]
@@ -353,7 +363,7 @@ def _advise_classes(files: Sequence[FileValues]) -> Advice | None:
         values = file.values * (0x010101 if is_color and not file.is_color else 1)
         pixels.update(dict(zip(values.tolist(), file.counts.tolist(), strict=True)))
     found = np.array(sorted(pixels))
-    if len(found) > FEW_VALUES or (found != np.rint(found)).any():
+    if len(found) > FEW_VALUES or (found != np.rint(found)).any() or (not is_color and are_gradual(files)):
         return None
     commonest = int(pixels.most_common(1)[0][0])
     void = _void_values([int(value) for value in found], is_color)

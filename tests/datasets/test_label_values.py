@@ -12,9 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from datasets.image_io import read_label
+from datasets.image_io import read_label, read_stored_label
 from datasets.label_maps import LabelMap
-from datasets.label_values import LabelReading
+from datasets.label_summary import summarize
+from datasets.label_values import LabelReading, decide_reading
 from datasets.labels import IGNORE
 from datasets.list_checks import Expectation
 from datasets.lists import read_checked_lists, write_list
@@ -65,6 +66,12 @@ def tiff(array: np.ndarray, **options) -> bytes:
 
 def blurred(seed: int, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(mask8(seed), (0, 0), sigma)
+
+
+def distances(seed: int, highest: int) -> np.ndarray:
+    """The distance of small disks' pixels from their edges, scaled to ``highest``."""
+    distance = cv2.distanceTransform(mask8(seed), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return (distance * highest / distance.max()).astype(np.uint8 if highest == 255 else np.uint16)
 
 
 def resized(seed: int, side: int) -> np.ndarray:
@@ -201,6 +208,8 @@ REFUSED = {
     ),
     "probabilities": (lambda seed: tiff(blurred(seed, 5) / np.float32(255)), ["probabilities"]),
     "probabilities of 8 bits": (lambda seed: picture(blurred(seed, 6)), ["probabilities"]),
+    "distances of 8 bits": (lambda seed: picture(distances(seed, 255)), ["distances"]),
+    "distances of 16 bits": (lambda seed: tiff(distances(seed, 1500)), ["distances"]),
     "negative": (lambda seed: tiff(mask(seed) - np.int16(1)), ["negative", "-1, 0", '--label_map "-1:ignore']),
     "instances as JPEG": (
         lambda seed: picture((numbered(seed, 3 + seed % 3) * 40).astype(np.uint8), "JPEG"),
@@ -233,6 +242,15 @@ def test_zero_and_one_among_jpegs_are_refused(tmp_path: Path):
     files = [picture(mask(0).astype(np.uint8)), *(picture(mask8(seed), "JPEG") for seed in range(1, 5))]
     with pytest.raises(UserError, match=r"train0_label.*holds 0, 1.*up to 255"):
         read_set(tmp_path, files)
+
+
+def test_small_numbers_in_jpeg_are_refused(tmp_path: Path):
+    files = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for number, file in enumerate(files):
+        file.write_bytes(picture(numbered(number).astype(np.uint8), "JPEG", quality=90))
+    stored = [read_stored_label(file, LabelReading()) for file in files]
+    with pytest.raises(UserError, match=r"0\.jpg holds the values 0, 1.*in JPEG.*save the labels as PNG"):
+        decide_reading([summarize(each.values, each.ignored) for each in stored], files)
 
 
 MAPPED = {
