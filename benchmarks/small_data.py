@@ -8,7 +8,7 @@ again, so that the benchmark can be stopped and gone on with. Options after ``--
     python datasets/make_lists.py --dataset nuc --source $SEG_TEST_DATA/nuc
     python benchmarks/small_data.py
     python benchmarks/small_data.py --images 3 6 30 100 --seeds 2
-    python benchmarks/small_data.py --name "group norm" -- --norm group
+    python benchmarks/small_data.py --name "group norm" -- --network "unet(norm=group)"
     python benchmarks/small_data.py --summarize
 """
 
