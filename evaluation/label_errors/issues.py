@@ -195,7 +195,7 @@ def find_label_issues(
     with replaced_output(folder, ISSUES, expected=expected, earlier=(REVIEW,)) as partial:
         write_issues(partial, ranked, assessor, top=top, **how)
         reading = samples[0].reading
-        judged, assessor = judge_objects(assessor, ranked)
+        judged, assessor = judge_objects(assessor, ranked, **how)
         issues = write_object_issues(partial, judged, assessor, list_path=list_path, reading=reading, **how)
         write_json(
             partial / ISSUES.record,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from datasets.image_io import read_image, write_image, write_label
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from evaluation.label_errors.issue_files import KINDS, IssueFolder, JudgedImage, LabelIssue, write_issue_files
-from evaluation.label_errors.objects import Region, find_regions
+from evaluation.label_errors.objects import Region, find_regions, is_borne_out
 from evaluation.label_errors.ranking import LabelAssessor, Prediction, RankedLabel
 from evaluation.label_errors.sheet import show_posterior
 from utils.background import WriterPool, read_ahead
@@ -47,10 +48,13 @@ def have_outlines(ranked: Sequence[RankedLabel]) -> bool:
     return float(np.median([entry.speckle for entry in ranked])) < SPECKLED
 
 
-def judge_label(assessor: LabelAssessor, prediction: Prediction, outlines: bool) -> JudgedLabel:
+def judge_label(
+    assessor: LabelAssessor, prediction: Prediction, outlines: bool, read: Callable[[Path], np.ndarray] = read_image
+) -> JudgedLabel:
     """Find the issues of a label, class by class.
 
     Args:
+        read: of the image, where gaps or bridges must be seen in it.
         outlines: see `have_outlines`; without, the local density of labels stands for the objects, and an issue has
             a density that chance does not make anywhere in an image: lone wrong pixels clump.
     """
@@ -62,7 +66,11 @@ def judge_label(assessor: LabelAssessor, prediction: Prediction, outlines: bool)
         evidence = calibration.evidence(posterior, index)
         given = stated == index
         if outlines:
-            regions += find_regions(given, evidence, assessed.valid)
+            found = find_regions(given, evidence, assessed.valid)
+            if any(region.kind in ("split", "merged") for region in found):
+                image = read(prediction.sample.image)
+                found = [region for region in found if is_borne_out(region, image, given)]
+            regions += found
             continue
         given = _with_pixels_of(given, surprising | (evidence > 0.5))
         found = find_regions(given, evidence, assessed.valid, outlines=False)
@@ -112,8 +120,11 @@ def with_outlines(assessor: LabelAssessor, predictions: Sequence[Prediction]) ->
     return replace(assessor, calibrations=calibrations)
 
 
-def judge_objects(assessor: LabelAssessor, ranked: Sequence[RankedLabel]) -> tuple[list[JudgedLabel], LabelAssessor]:
+def judge_objects(
+    assessor: LabelAssessor, ranked: Sequence[RankedLabel], in_channels: int = 1, channels: Sequence[str] = ()
+) -> tuple[list[JudgedLabel], LabelAssessor]:
     """The issues of every label, in the order of the list, and what assesses labels as they were found by."""
+    read = partial(read_image, channels=in_channels, selected=channels)
     outlines = have_outlines(ranked)
     untold = sorted({index for calibration in assessor.calibrations for index in calibration.untold})
     if untold:
@@ -125,7 +136,7 @@ def judge_objects(assessor: LabelAssessor, ranked: Sequence[RankedLabel]) -> tup
         assessor = with_outlines(assessor, [entry.prediction for entry in ranked])
     predictions = sorted((entry.prediction for entry in ranked), key=lambda item: item.sample.line)
     found = map_with_progress(
-        lambda item: judge_label(assessor, item, outlines), predictions, "looking for issues", workers=2
+        lambda item: judge_label(assessor, item, outlines, read), predictions, "looking for issues", workers=2
     )
     return found, assessor
 

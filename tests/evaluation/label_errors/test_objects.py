@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evaluation.label_errors.object_issues import judge_label
-from evaluation.label_errors.objects import best_move, compare_shapes, find_regions, split_parts
+from evaluation.label_errors.objects import best_move, compare_shapes, find_regions, is_borne_out, split_parts
 from evaluation.label_errors.quality import Calibration, assess
 from evaluation.scores import score_histogram
 
@@ -56,6 +56,24 @@ def test_each_fault_is_told_by_name_and_place(kind):
         mended = label.copy()  # what is expected takes the place of the label in the region
         mended[region.window] = np.where(region.mask, truth[region.window], mended[region.window])
         assert (mended != truth).sum() < (label != truth).sum()
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_gap_is_a_fault_only_where_the_image_does_not_show_it(kind, channels):
+    """Networks blur: where they close a gap that is in the image, and in its label, the label is right."""
+    label, truth, _ = FAULTS[kind]
+    rng = np.random.default_rng(0)
+
+    def image_of(mask: np.ndarray) -> np.ndarray:
+        blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0)
+        return np.stack([100 - 30 * blurred + rng.normal(0, 3, mask.shape) for _ in range(channels)], -1)
+
+    bare = rng.normal(0, 3, (*label.shape, channels))  # tells nothing
+    for region in find(label, truth):
+        assert is_borne_out(region, image_of(truth), label)
+        assert is_borne_out(region, image_of(label), label) == (kind not in ("split", "merged"))
+        assert is_borne_out(region, bare, label)
 
 
 def test_right_labels_and_soft_outlines_have_no_issues():
@@ -124,7 +142,7 @@ def test_clumps_of_flipped_pixels_are_no_objects_but_a_missing_one_is(seed):
     def issues(mask: np.ndarray) -> list:
         label = (mask ^ flipped).astype(np.uint8)
         judging = SimpleNamespace(assess=lambda _: (label, posterior, assess(label, posterior), calibration))
-        return judge_label(judging, None, outlines=False).regions
+        return judge_label(judging, None, outlines=False).regions  # without outlines no image is read
 
     assert issues(TRUTH) == []
     (found,) = issues(disks(CENTERS[1:]))
