@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.image_io import read_image, read_label
-from datasets.label_noise import make_noisy_label, parse_repair, parse_spec
 from datasets.labels import IGNORE
 from datasets.list_parser import Sample
 from datasets.transforms import NORMALIZATIONS, Scaling, TrainingTransform, prepare, sample_generator
@@ -82,11 +82,12 @@ class SegmentationDataset(Dataset):
         self.num_classes, self.in_channels, self.ignore_index = num_classes, in_channels, ignore_index
         self.channels = tuple(channels)
         self.normalization, self.seed, self.cache = normalization, seed, cache
-        self.repair = None if repair is None else parse_repair(repair, num_classes)
         # Labels are shares: those of several annotators, fused.
         self.is_soft = num_classes == 1 and any(sample.fusion is not None for sample in self.samples)
         self.sizes = None if sizes is None else list(sizes)
-        self.set_noise(noise)
+        self.noise, self._repair, self._make_noisy = noise, None, None
+        if repair is not None or noise is not None:
+            self._set_changes(repair, noise)
         self._images: dict[int, np.ndarray] = {}
         self._labels: dict[int, np.ndarray] = {}
         self._scalings: dict[int, Scaling] = {}
@@ -160,12 +161,25 @@ class SegmentationDataset(Dataset):
             label = self._add_noise(label, index, None)
         return label
 
-    def _repaired(self, label: np.ndarray) -> np.ndarray:
-        return label if self.repair is None else make_noisy_label(label, self.repair, 0, "", self.num_classes)
+    def _set_changes(self, repair: str | None, noise: LabelNoise | None) -> None:
+        """Parse what is done to labels once they are read."""
+        from datasets.label_noise import make_noisy_label, parse_repair, parse_spec
 
-    def set_noise(self, noise: LabelNoise | None) -> None:
-        """Replace the noise from now on; labels with fixed noise that are already cached keep theirs."""
-        self.noise, self.steps = noise, None if noise is None else parse_spec(noise.spec, self.num_classes)
+        classes = self.num_classes
+        if repair is not None:
+            steps = parse_repair(repair, classes)
+            self._repair = partial(make_noisy_label, spec=steps, seed=0, image_id="", num_classes=classes)
+        if noise is not None:
+            self._make_noisy = partial(
+                make_noisy_label,
+                spec=parse_spec(noise.spec, classes),
+                seed=noise.seed,
+                num_classes=classes,
+                unlabelled=noise.unlabelled,
+            )
+
+    def _repaired(self, label: np.ndarray) -> np.ndarray:
+        return label if self._repair is None else self._repair(label)
 
     def set_label(self, index: int, label: np.ndarray) -> None:
         """Replace the label of sample ``index`` from now on, as label-free training does with its pseudo-labels."""
@@ -193,15 +207,7 @@ class SegmentationDataset(Dataset):
             )
 
     def _add_noise(self, label: np.ndarray, index: int, epoch: int | None) -> np.ndarray:
-        return make_noisy_label(
-            label,
-            self.steps,
-            self.noise.seed,
-            self.samples[index].image_id,
-            num_classes=self.num_classes,
-            epoch=epoch,
-            unlabelled=self.noise.unlabelled,
-        )
+        return self._make_noisy(label, image_id=self.samples[index].image_id, epoch=epoch)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """Item ``index`` or ``(epoch, draw)``: image float32 (C, H, W), label uint8 (H, W), index."""

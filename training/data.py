@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.image_files import split_plane
-from datasets.label_noise import MATRIX_PATH, parse_spec
 from datasets.label_values import LabelReading
 from datasets.labels import IGNORE
 from datasets.list_checks import ListSurvey
@@ -105,8 +104,12 @@ class TrainingData:
             if file is not None
         ]
         lists = [path for path in (self.train_list, self.val_list, self.clean_list) if path is not None]
-        noise = "" if self.train.noise is None else self.train.noise.spec
-        matrices = [Path(os.path.abspath(path.strip())) for path in MATRIX_PATH.findall(noise)]
+        matrices = []
+        if self.train.noise is not None:
+            from datasets.label_noise import MATRIX_PATH
+
+            paths = MATRIX_PATH.findall(self.train.noise.spec)
+            matrices = [Path(os.path.abspath(path.strip())) for path in paths]
         return [*lists, *matrices, *(split_plane(file)[0] for file in files)]
 
 
@@ -312,15 +315,16 @@ def hold_out(
 
 def training_noise(options: TrainingOptions) -> LabelNoise | None:
     """The label noise of a run, its spec checked; without labels, what turns masks into the labels of an epoch."""
-    if options.label_free.igtt:
-        parse_spec(options.label_free.igtt_ems)
-        return LabelNoise(options.label_free.igtt_ems, options.run.seed, refresh="epoch")
-    if options.noise.label_noise is None:
+    free, noise = options.label_free, options.noise
+    if not free.igtt and noise.label_noise is None:
         return None
-    parse_spec(options.noise.label_noise, options.data.num_classes)
-    return LabelNoise(
-        options.noise.label_noise, options.noise.noise_seed, options.noise.label_noise_refresh, options.noise.unlabelled
-    )
+    from datasets.label_noise import parse_spec
+
+    if free.igtt:
+        parse_spec(free.igtt_ems)
+        return LabelNoise(free.igtt_ems, options.run.seed, refresh="epoch")
+    parse_spec(noise.label_noise, options.data.num_classes)
+    return LabelNoise(noise.label_noise, noise.noise_seed, noise.label_noise_refresh, noise.unlabelled)
 
 
 def training_transform(options: TrainingOptions) -> TrainingTransform:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.image_io import read_label
-from datasets.label_noise import spec_transition_matrix
 from datasets.labels import label_classes
 from datasets.lists import CLEAN_LIST, corrected_samples, list_folder, read_list
 from datasets.segmentation import SegmentationDataset
@@ -68,6 +67,8 @@ def stated_matrix(options: TrainingOptions, dataset: SegmentationDataset) -> Tra
         listed = TransitionMatrix.identity(options.data.num_classes)
     if listed is None or options.noise.label_noise is None:
         return listed
+    from datasets.label_noise import spec_transition_matrix
+
     added = spec_transition_matrix(options.noise.label_noise, options.data.num_classes, options.noise.unlabelled)
     return None if added is None else listed @ added
 

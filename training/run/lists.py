@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.label_noise import parse_repair
 from datasets.label_values import LabelReading
 from datasets.list_checks import Expectation, ListSurvey
 from datasets.lists import (
@@ -43,6 +42,8 @@ def read_lists(
     """
     training_noise(options), training_transform(options)  # slips are told before files are looked at
     if options.noise.label_repair not in (None, AUTO_REPAIR):
+        from datasets.label_noise import parse_repair
+
         parse_repair(options.noise.label_repair, options.data.num_classes)
     train_list, val_list, test_list = choose_lists(options, root, say, previous is not None)
     paths = [train_list] if val_list is None else [train_list, val_list]
