@@ -22,8 +22,8 @@ from evaluation.label_audit.by_distance import inward_distance
 from evaluation.label_audit.geometry import find_offset
 from evaluation.label_audit.moves import Moved, as_maps, find_move, outline_map
 from evaluation.label_audit.repair import choose_repair
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
-from evaluation.scores.confusion import ratio
 
 CLEAN, CONSENSUS = "clean labels", "the consensus of the others"
 MATERIAL = 0.02  # of IoU below the other annotators of the same images that puts somebody out of line

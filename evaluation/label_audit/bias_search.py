@@ -35,8 +35,8 @@ from evaluation.label_audit.moves import SLOPE, Labels, Moved, as_maps, find_mov
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.structures import LeftOut, find_dots, find_left_out, level_auc
 from evaluation.label_audit.threshold import blurred_outline, network_blur
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
-from evaluation.scores.confusion import ratio
 
 # Fixed on simulated sets: no kind is found there under flips, sampling and dilation with ten images.
 MIN_AUC = 0.6  # what the lower bound of the AUC must exceed

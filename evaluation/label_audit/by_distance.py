@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, percentile_interval, small_sample_reach
-from evaluation.scores.confusion import ratio
 
 BANDWIDTH = 2  # h of the density maps, see evaluation/label_audit/predicted_iou.py for how it was chosen
 DISTANCE_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, np.inf])  # pixels from the boundary, first bin touches it

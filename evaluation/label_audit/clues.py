@@ -20,8 +20,8 @@ from datasets.noise_steps import signed_distance
 from evaluation.label_audit.by_distance import local_density
 from evaluation.label_audit.moves import Moved, best_move
 from evaluation.label_audit.pixel_classifier import PixelLearner, as_grey
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, small_sample_reach
-from evaluation.scores.confusion import ratio
 
 SHIFTS = 6  # pixels by which labels may lie off, each way
 EDGE_SIGMA, EDGE_REACH, EDGE_STEP = (1.0, 8.0, 0.5)  # pixels: of the gradient, how far edges are looked for, and step

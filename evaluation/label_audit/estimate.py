@@ -13,6 +13,7 @@ import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, contrast, count_transitions, normalize_rows
 from evaluation.label_audit.moves import TURNED_SIDE, TURNS, Turned, best_turn, possible_turns
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import (
     CONFIDENCE,
     MIN_IMAGES,
@@ -22,7 +23,6 @@ from evaluation.scores.bootstrap import (
     small_sample_reach,
     student_reach,
 )
-from evaluation.scores.confusion import ratio
 
 MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
 CLEAR_PHI, WEAK_PHI = 0.5, 0.2  # of one image, and of all: what says for sure, or hardly, that labels follow the truth

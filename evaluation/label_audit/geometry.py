@@ -12,8 +12,8 @@ from datasets.labels import IGNORE
 from evaluation.label_audit.bias import FARTHEST
 from evaluation.label_audit.by_distance import DISTANCE_EDGES, inward_distance, local_density
 from evaluation.label_audit.moves import NEAR, SURE, Labels, as_maps
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
-from evaluation.scores.confusion import ratio
 
 # Fixed on simulated sets, see ``bias_search.py``.
 OFFSET_STEP = 0.5

@@ -19,8 +19,8 @@ import numpy as np
 
 from datasets.transition_matrix import TransitionMatrix, normalize_rows
 from evaluation.label_audit.estimate import Transitions, association, astray_places
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import counts_interval
-from evaluation.scores.confusion import ratio
 
 DIFFERENT = 2.5  # standard errors by which two bins must differ to count as two
 FALSE_ALARMS = 0.005  # chance that any of many looks at K classes finds equal shares different

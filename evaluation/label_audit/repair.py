@@ -30,8 +30,8 @@ from datasets.transition_matrix import count_transitions
 from evaluation.label_audit.estimate import MIN_PHI, blank_places, estimate_transitions
 from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
 from evaluation.label_audit.structures import find_outlines
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
-from evaluation.scores.confusion import ratio
 
 MIN_IMAGES = 3  # with a clean label; fewer say nothing of the spread between images
 MIN_GAIN = 0.01  # of an IoU, that is worth a correction

@@ -11,8 +11,8 @@ from datasets.label_summary import enclosed_areas
 from datasets.labels import IGNORE
 from datasets.noise_steps import offset
 from evaluation.label_audit.moves import NEAR, Labels
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_counts, counts_interval, small_sample_reach
-from evaluation.scores.confusion import ratio
 
 LEAST_DRAWN = 0.25  # of what other structures are labelled: a structure with less was left out
 CERTAIN = 5  # standard errors that what others are labelled must measure, for a structure to be judged

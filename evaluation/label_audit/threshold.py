@@ -22,8 +22,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE
-from evaluation.scores import BINS, iou, score_histogram
-from evaluation.scores.confusion import counts_at_all
+from evaluation.scores import BINS, counts_at_all, iou, score_histogram
 
 AT_BOUNDARY = 1.0  # pixels: the pixels on either side of the boundary lie 0.5 off it
 BLUR, THIN_BLUR, THIN = 1.5, 2.0, 2.5  # pixels: σ in wide structures, in thin ones, and the half width of thin ones

@@ -24,8 +24,8 @@ from evaluation.label_audit.moves import TURNS, Turned, best_turn, possible_turn
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
 from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
 from evaluation.label_audit.verdict import HOPELESS, Audit
+from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
-from evaluation.scores.confusion import ratio
 
 WEAK_NEIGHBOURS = 0.003  # below what the weakest labels that teach show: flip:0.45 has 0.004 at 14 % foreground
 # Labels on six sets of images have 0.66 to 0.79 of neighbours; images predict them by 0.67 to 0.89, shuffled by 0.25.

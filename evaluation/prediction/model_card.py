@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores import DEFAULT_THRESHOLD
-from evaluation.scores.confusion import foreground_iou, mean_iou
+from evaluation.scores import DEFAULT_THRESHOLD, foreground_iou, mean_iou
 from evaluation.scores.validation import MIN_IMAGES, table_interval
 from utils.cli import counted
 from utils.files import atomic_write, read_json_if_whole, write_json

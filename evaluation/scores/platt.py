@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores.confusion import BINS
+from evaluation.scores import BINS
 from utils.cli import UserError
 
 TINY = 1e-6  # scores are kept so far from 0 and 1
