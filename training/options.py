@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from itertools import zip_longest
 from typing import Any
 
+from training.configuration import PRESETS, RECIPES
 from training.configuration.groups import (
     AugmentationOptions,
     DataOptions,
@@ -24,7 +25,6 @@ from training.configuration.groups import (
     OptimizationOptions,
     RunOptions,
 )
-from training.configuration.presets import PRESETS, RECIPES
 from utils.cli import CommandParser
 from utils.option_fields import Option, add_option
 

@@ -17,7 +17,7 @@ BEST_AND_LAST = 2  # checkpoints an epoch, at most; numbered ones are written be
 
 def measure_safety(settings: Settings) -> list[Figure]:
     """CPU seconds of checksums, fingerprint and lock in a run of the quick preset, and their share of the run's."""
-    from training.configuration.presets import PRESETS
+    from training.configuration import PRESETS
 
     quick = PRESETS["quick"]
     checkpoints = quick["epochs"] * BEST_AND_LAST + quick["epochs"] // quick["checkpoint_every"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datasets.label_noise import EMS_SPEC
-from training.configuration.presets import RECIPES
+from training.configuration import RECIPES
 from training.configuration.resolve import resolve_options
 from training.fit import configure, fit
 from training.label_free.masks import CRITERIA, INITIAL_LABELS, initial_mask

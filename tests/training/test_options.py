@@ -15,7 +15,7 @@ from datasets import AUGMENTATION_PRESETS, NORMALIZATIONS, STRONG_AUGMENTATIONS
 from datasets.labels import FOREGROUNDS
 from evaluation.classical import BASELINES
 from models import NETWORKS
-from training.configuration.presets import PRESETS, RECIPES
+from training.configuration import PRESETS, RECIPES
 from training.configuration.removed import GONE, RESPELLED
 from training.configuration.resolve import CHANGEABLE_ON_RESUME, as_typed, resolve_options, resume_options
 from training.losses import LOSSES

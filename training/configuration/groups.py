@@ -14,7 +14,7 @@ from datasets import AUGMENTATION_PRESETS, FUSIONS, NORMALIZATIONS, STRONG_AUGME
 from datasets.labels import FOREGROUNDS
 from evaluation.classical import BASELINES
 from models import NETWORKS
-from training.configuration.presets import PRESETS, RECIPES
+from training.configuration import PRESETS, RECIPES
 from training.losses.spec import LOSSES
 from training.methods import METHODS
 from training.optimizers import OPTIMIZERS, SCHEDULES

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import NETWORKS, network_options
-from training.configuration.presets import NETWORK_OPTIONS, PRESETS, RECIPES
+from training.configuration import NETWORK_OPTIONS, PRESETS, RECIPES
 from training.losses.spec import parse_loss
 from training.methods import METHODS, method_options
 from training.optimizers import OPTIMIZERS, SCHEDULES

@@ -12,7 +12,7 @@ import numpy as np
 from datasets.segmentation import SegmentationDataset, steps_before
 from evaluation.scores import foreground_iou, mean_iou
 from evaluation.scores.validation import MIN_IMAGES, error_of_few, table_interval, with_error
-from training.configuration.presets import RECIPES
+from training.configuration import RECIPES
 from training.configuration.resolve import as_typed, with_tuples
 from training.data import HELD_OUT, TrainingData, labels_change, simulated_noise
 from training.engine import EpochMetrics
