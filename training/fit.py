@@ -18,7 +18,7 @@ from datasets.catalog import check_name, check_no_lists, prepare_dataset
 from datasets.segmentation import SegmentationDataset, steps_before
 from models import check_network
 from models.blocks import FEW_STEPS, re_estimate_statistics
-from training.data import TrainingData, groups_of, is_validated, load_data, method_name
+from training.data import AUTO_REPAIR, TrainingData, groups_of, is_validated, load_data, method_name
 from training.engine import EpochMetrics, train_one_epoch, validate
 from training.losses import parse_loss
 from training.methods import METHODS
@@ -41,7 +41,6 @@ from training.run.config import configure as configure
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.lists import read_lists
 from training.run.logger import RunLogger
-from training.run.recipe import decide
 from training.run.reports import (
     closing_lines,
     closing_warnings,
@@ -69,6 +68,7 @@ from utils.distributed import (
     process_group,
     say_once,
 )
+from utils.files import plain
 from utils.fingerprint import keep_fingerprint
 from utils.processors import choose_threads
 from utils.run_folder import REPO_ROOT, display_path
@@ -152,13 +152,17 @@ def _fit(
         from_main(lambda: check_folder(options, previous, root))
         lists = from_main(lambda: read_lists(options, root, say_once, previous))
         validated = is_validated(options, lists)
-        audit = partial(audit_dataset, validated=validated)
-        options, decided = from_main(lambda: decide(options, lists.train.samples, root, audit, previous))
+        decisions, report = [], None
+        if previous is not None or options.run.recipe == "auto" or options.noise.label_repair == AUTO_REPAIR:
+            from training.run.recipe import decide
+
+            audit = partial(audit_dataset, validated=validated)
+            options, decisions, report = from_main(lambda: decide(options, lists.train.samples, root, audit, previous))
         data = load_data(options, lists, device)
-        labels = from_main(lambda: examine_labels(options, data.train, root, decided.audit, validated=validated))
+        labels = from_main(lambda: examine_labels(options, data.train, root, report, validated=validated))
         method = make_method(options, data, **options.loss.method_options)
         state = make_state(options, data, device, label_facts(previous, labels.noise), method, previous)
-        config = make_config(options, asked, data, state) | {"decisions": decided.to_json()}
+        config = make_config(options, asked, data, state) | {"decisions": plain([vars(each) for each in decisions])}
 
         def begin() -> tuple[Path, list[str]]:
             folder = previous or own_run(open_folder(options, root), held)
@@ -166,7 +170,8 @@ def _fit(
             return begin_run(folder, config, labels.audit, data.held_out, root), changed
 
         folder, changed = from_main(begin)
-        lines = [*describe(options, asked, data, state, folder), *changed, *decided.lines(), *labels.lines]
+        told = [each.line() for each in decisions]
+        lines = [*describe(options, asked, data, state, folder), *changed, *told, *labels.lines]
         _train_in(folder, options, data, state=state, method=method, config=config, lines=lines, started=started)
     barrier()
     return folder

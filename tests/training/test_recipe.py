@@ -45,8 +45,8 @@ def noisy_disks(disks):
 
 def decided(root, **given):
     options = configure({**TINY, **given}, root)
-    options, found = decide(options, read_lists(options, root, silent).train.samples, root, audit_dataset)
-    return options, {decision.name: decision for decision in found.decisions}
+    options, found, _ = decide(options, read_lists(options, root, silent).train.samples, root, audit_dataset)
+    return options, {decision.name: decision for decision in found}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from evaluation.scores.bootstrap import MIN_IMAGES
 from training.data import AUTO_REPAIR, make_dataset, training_noise
 from training.options import TrainingOptions
 from utils.cli import counted
-from utils.files import plain, read_json
+from utils.files import read_json
 
 if TYPE_CHECKING:
     from datasets.segmentation import SegmentationDataset
@@ -44,49 +44,33 @@ class Decision:
         return f"recipe: {self.name} {'none' if self.value is None else self.value}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class Decided:
-    """All decisions of a run, and the audit they rest on; empty where nothing was left to decide."""
-
-    decisions: tuple[Decision, ...] = ()
-    audit: Audit | None = None
-
-    def lines(self) -> list[str]:
-        """A line for each."""
-        return [decision.line() for decision in self.decisions]
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """For config.json."""
-        return plain([vars(decision) for decision in self.decisions])
-
-
 def decide(
     options: TrainingOptions,
     samples: Sequence[Sample],
     root: Path,
     audit_dataset: Callable[[TrainingOptions, SegmentationDataset, Path], Audit],
     previous: Path | None = None,
-) -> tuple[TrainingOptions, Decided]:
+) -> tuple[TrainingOptions, list[Decision], Audit | None]:
     """Settle the options that are left to the recipe, and ``--label_repair auto``.
 
     Args:
         samples: of the training list; those with a clean label are what is decided by.
         audit_dataset: audits labels, see ``label_facts``.
         previous: the run that goes on, whose decisions stand.
-    Returns: the options with nothing left to decide, and what was decided.
+    Returns: the options with nothing left to decide, what was decided, and the audit that this rests on.
     """
     if previous is not None:
         stored = read_json(previous / "config.json").get("decisions", ())
-        return options, Decided(tuple(Decision(**decision) for decision in stored))
+        return options, [Decision(**decision) for decision in stored], None
     left, decisions = set(options.run.left_to_recipe), []
     if "label_repair" in left or options.noise.label_repair == AUTO_REPAIR:
         decisions.append(decide_repair(options, samples, may_leave="label_repair" in left))
         options = options.replace(label_repair=decisions[-1].value)
     options = options.replace(left_to_recipe=())
     if options.run.recipe != "auto":
-        return options, Decided(tuple(decisions))
+        return options, decisions, None
     if not options.loss.audit:
-        return options, Decided((*decisions, Decision("loss", options.loss.spec, "there is no audit (--no_audit)")))
+        return options, [*decisions, Decision("loss", options.loss.spec, "there is no audit (--no_audit)")], None
     report = audit_dataset(options, _listed(options, samples), root)
     decisions.append(Decision("audit", report.verdict, _audit_reason(report, options.noise.label_repair)))
     if "loss" in left:
@@ -96,7 +80,7 @@ def decide(
         decisions.append(decide_steps(options.optimization.steps, report))
         options = options.replace(steps=decisions[-1].value)
     decisions.append(decide_threshold(options, report))
-    return options, Decided(tuple(decisions), report)
+    return options, decisions, report
 
 
 def decide_repair(options: TrainingOptions, samples: Sequence[Sample], *, may_leave: bool = False) -> Decision:
