@@ -28,6 +28,7 @@ from utils.paths import display_path
 
 ROW_SUM_TOLERANCE = 1e-6
 MAX_CONDITION = 100.0  # of a matrix that is inverted: beyond, the inverse multiplies noise past any use
+MIN_PHI = 0.02  # a weaker association of labels and truth is as good as none
 FILE_FORM = '{"classes": K, "matrix": [[…], …]} with K rows (truth) of K numbers each'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from evaluation.label_audit.by_distance import (
 from evaluation.label_audit.estimate import CLEAR_PHI, Transitions, estimate_transitions, find_turn, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
 from evaluation.label_audit.moves import TURNED_IMAGES
+from evaluation.label_audit.pixel_classifier import MAX_IMAGES, sample_windows
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.structures import find_outlines
 from evaluation.label_audit.verdict import BIAS_MARGIN, Audit
@@ -32,9 +33,6 @@ from utils.cli import UserError, one_of
 
 if TYPE_CHECKING:
     from evaluation.label_audit.error_table import LabelErrors
-
-MAX_IMAGES = 60  # images that everything but Q is estimated from
-MAX_SIDE = 512  # of larger images a window of this size is used for the same
 
 Labels = Sequence[np.ndarray]
 
@@ -95,27 +93,16 @@ def audit_labels(
         UserError: neither truth nor images; foreground with several classes or an unknown word.
     """
     check_foreground(foreground, num_classes)
-    rng = np.random.default_rng(seed)
     counts, known = _count(noisy, truth, num_classes, workers)
-    pool = known or list(range(len(noisy)))
-    sampled = sorted(int(i) for i in rng.permutation(pool)[:max_images])
     if truth is None or not known:
         if images is None:
             raise UserError("an audit needs clean labels, a second annotator's labels or the images; there are none")
-        from evaluation.label_audit.without_reference import ImageAudit, image_evidence
+        from evaluation.label_audit.without_reference import audit_by_images
 
-        labels, shown = _columns([_window(rng, noisy[i], images[i]) for i in sampled])
-        evidence = image_evidence(labels, shown, num_classes, foreground, seed)
-        return ImageAudit(
-            verdict=evidence.verdict,
-            num_classes=num_classes,
-            images=len(noisy),
-            sampled=sampled,
-            evidence=evidence,
-            foreground=foreground,
-        )
-    compared = (noisy, truth) if images is None else (noisy, truth, images)
-    parts = [_window(rng, *(sequence[i] for sequence in compared)) for i in sampled]
+        return audit_by_images(noisy, images, num_classes, seed=seed, foreground=foreground, max_images=max_images)
+    rng = np.random.default_rng(seed)
+    sampled = sorted(int(i) for i in rng.permutation(known)[:max_images])
+    windows = sample_windows(rng, sampled, noisy, truth, *([] if images is None else [images]))
     transitions = estimate_transitions(counts, seed)
     if abs(transitions.phi) < CLEAR_PHI:
         few = sampled[:: -(-len(sampled) // TURNED_IMAGES)]  # whole: a window of a turned label shows another place
@@ -124,7 +111,7 @@ def audit_labels(
     return _compare(
         transitions,
         num_classes,
-        *_columns(parts),
+        *windows,
         seed=seed,
         reference=reference,
         images=len(noisy),
@@ -365,18 +352,6 @@ def _agreement(labels: Labels, truths: Labels, num_classes: int) -> DensityAgree
     names = ("correlation", "mean_first", "mean_second", "rms_difference", "sampling_error")
     means = (defined_mean(np.array([getattr(item, name) for item in found])) for name in names)
     return DensityAgreement(found[0].bandwidth, *means)
-
-
-def _window(rng: np.random.Generator, *arrays: Any) -> tuple[np.ndarray, ...]:
-    """The same random window of at most MAX_SIDE² pixels of label, reference and image."""
-    height, width = arrays[0].shape[:2]
-    top = int(rng.integers(0, max(height - MAX_SIDE, 0) + 1))
-    left = int(rng.integers(0, max(width - MAX_SIDE, 0) + 1))
-    return tuple(item[top : top + MAX_SIDE, left : left + MAX_SIDE] for item in arrays)
-
-
-def _columns(rows: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def decide(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.transition_matrix import TransitionMatrix, contrast, count_transitions, normalize_rows
+from datasets.transition_matrix import MIN_PHI, TransitionMatrix, contrast, count_transitions, normalize_rows
 from evaluation.label_audit.moves import TURNED_SIDE, TURNS, Turned, best_turn, possible_turns
 from evaluation.scores import ratio
 from evaluation.scores.bootstrap import (
@@ -24,7 +24,6 @@ from evaluation.scores.bootstrap import (
     student_reach,
 )
 
-MIN_PHI = 0.02  # a weaker association of label and truth is as good as none
 CLEAR_PHI, WEAK_PHI = 0.5, 0.2  # of one image, and of all: what says for sure, or hardly, that labels follow the truth
 MIN_ANNOTATED = 3  # images with a label of two classes, that tell what labels have to do with the truth
 ASTRAY = 0.1  # φ of a label below it is not like the others', most of which are clear

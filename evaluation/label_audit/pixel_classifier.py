@@ -16,6 +16,9 @@ import numpy as np
 
 LEVELS = 5  # pyramid levels: features reach about 2**LEVELS pixels
 UNITS = 192
+PIXELS = 1500  # of every image that is fitted to
+MAX_IMAGES = 60  # images that everything but Q is estimated from
+MAX_SIDE = 512  # of larger images a window of this size is used for the same
 RIDGE = 1e-3
 WORKERS = 4
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
@@ -71,6 +74,25 @@ def image_features(
     """`features_at` chosen (rows, columns) of every image."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(lambda pair: features_at(pair[0], *pair[1]), zip(images, positions, strict=True)))
+
+
+def sample_windows(
+    rng: np.random.Generator, sampled: Sequence[int], *sequences: Sequence[np.ndarray]
+) -> list[list[np.ndarray]]:
+    """Of the images at some places the same random window of at most MAX_SIDE² pixels of every sequence.
+
+    Args:
+        sequences: labels, references, images; read item by item.
+    """
+    rows = [_window(rng, *(sequence[i] for sequence in sequences)) for i in sampled]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _window(rng: np.random.Generator, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    height, width = arrays[0].shape[:2]
+    top = int(rng.integers(0, max(height - MAX_SIDE, 0) + 1))
+    left = int(rng.integers(0, max(width - MAX_SIDE, 0) + 1))
+    return tuple(item[top : top + MAX_SIDE, left : left + MAX_SIDE] for item in arrays)
 
 
 class PixelLearner:

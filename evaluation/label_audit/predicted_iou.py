@@ -47,14 +47,12 @@ import cv2
 import numpy as np
 
 from datasets.labels import IGNORE, label_classes
-from evaluation.label_audit.by_distance import bin_shares, location_counts, window_mean
+from evaluation.label_audit.by_distance import BANDWIDTH, bin_shares, location_counts, window_mean
 from evaluation.label_audit.estimate import Transitions
-from evaluation.label_audit.pixel_classifier import RIDGE, PixelLearner, image_features, sample_positions
+from evaluation.label_audit.pixel_classifier import PIXELS, RIDGE, PixelLearner, image_features, sample_positions
 from evaluation.scores import best_threshold, confusion_matrix, counts_at, iou, mean_iou, ratio, score_histogram
 
-BANDWIDTH = 2  # h: independent label errors are averaged over (2h + 1)² pixels
 SHORT = 80  # steps up to which independent errors are not averaged at all
-PIXELS = 1500  # pixels of every image that the stand-in is fitted to
 ERROR_SCALES = 0.1, 3.0  # bounds of the factor that accounts for another number of images
 LEAST_VARIANCE = 0.1  # of the largest class's label variance: no class is trusted more than that
 GAP_LEFT = 0.72  # of the stand-in's gap to an IoU of 1 that a network leaves with clean labels

@@ -26,8 +26,8 @@ import numpy as np
 from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
-from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.estimate import MIN_PHI, blank_places, estimate_transitions
+from datasets.transition_matrix import MIN_PHI, count_transitions
+from evaluation.label_audit.estimate import blank_places, estimate_transitions
 from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
 from evaluation.label_audit.structures import find_outlines
 from evaluation.scores import ratio

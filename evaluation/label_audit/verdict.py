@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.files import COUNT, LIST, NUMBER, NUMBERS, OBJECT, SWITCH, TEXT, Kind, read_record
+
+if TYPE_CHECKING:
+    from datasets.transition_matrix import TransitionMatrix
 
 VERDICTS = ("not learnable", "inverted", "biased", "learnable", "unknown")  # that verdicts begin with
 UNDECIDED = ("unknown", "not learnable")  # verdicts that say nothing of the direction
@@ -87,6 +90,21 @@ class Audit(ABC):
     def iou_ceiling(self) -> float:
         """IoU of a perfect learner of the labels; NaN where it is not known."""
         return float("nan")
+
+    @property
+    def matrix(self) -> TransitionMatrix | None:
+        """Q, as a reference shows it; None without one."""
+        return None
+
+    @property
+    def errors_forget_image(self) -> bool:
+        """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
+        return False
+
+    @property
+    def threshold(self) -> float | None:
+        """The score threshold that the labels imply, after inversion; None where none is known."""
+        return None
 
     @property
     def invert(self) -> bool | None:

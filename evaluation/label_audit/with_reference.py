@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets.transition_matrix import MIN_PHI, TransitionMatrix
 from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, DISPLACED, Biases
 from evaluation.label_audit.by_distance import DensityAgreement
-from evaluation.label_audit.estimate import CLEAR_PHI, MIN_PHI, Transitions
+from evaluation.label_audit.estimate import CLEAR_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
 from evaluation.label_audit.predicted_iou import PredictedIoU
 from evaluation.label_audit.verdict import BIAS_MARGIN, HOPELESS, Audit
@@ -64,8 +65,13 @@ class ReferenceAudit(Audit):
         return self.verdict == "inverted"
 
     @property
+    def matrix(self) -> TransitionMatrix:
+        """Q, as far as the reference shows it."""
+        return self.transitions.matrix
+
+    @property
     def errors_forget_image(self) -> bool:
-        """Whether Q describes the errors: they depend on the class alone, as far as enough images tell."""
+        """Whether Q describes the errors."""
         biased = self.is_biased or self._has_biases or self.repair is not None
         return self.verdict in ("learnable", "inverted") and not biased and not self.transitions.too_few
 

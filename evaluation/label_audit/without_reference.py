@@ -17,12 +17,19 @@ import numpy as np
 
 from datasets.label_summary import ask_outlines
 from datasets.labels import IGNORE, label_classes
-from evaluation.label_audit.by_distance import local_density, window_mean
+from datasets.transition_matrix import MIN_PHI
+from evaluation.label_audit.by_distance import BANDWIDTH, local_density, window_mean
 from evaluation.label_audit.clues import Clues, Positions, find_clues
-from evaluation.label_audit.estimate import MIN_PHI
 from evaluation.label_audit.moves import TURNS, Turned, best_turn, possible_turns
-from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features, sample_positions
-from evaluation.label_audit.predicted_iou import BANDWIDTH, PIXELS
+from evaluation.label_audit.pixel_classifier import (
+    BRIGHTNESS,
+    MAX_IMAGES,
+    PIXELS,
+    PixelLearner,
+    image_features,
+    sample_positions,
+    sample_windows,
+)
 from evaluation.label_audit.verdict import HOPELESS, Audit
 from evaluation.scores import ratio
 from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval
@@ -257,6 +264,30 @@ def _direction(scores: np.ndarray, brightness: np.ndarray, foreground: str | Non
         return 1 if (scores > threshold_otsu(scores)).mean() < 0.5 else -1
     bright_is_high = np.cov(scores, brightness)[0, 1] > 0
     return 1 if bright_is_high == (foreground == "bright") else -1
+
+
+def audit_by_images(
+    labels: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
+    num_classes: int = 1,
+    *,
+    seed: int = 0,
+    foreground: str | None = None,
+    max_images: int = MAX_IMAGES,
+) -> ImageAudit:
+    """Audit labels by the images alone; the arguments are those of `audit_labels`."""
+    rng = np.random.default_rng(seed)
+    sampled = sorted(int(i) for i in rng.permutation(len(labels))[:max_images])
+    looked_into, shown = sample_windows(rng, sampled, labels, images)
+    evidence = image_evidence(looked_into, shown, num_classes, foreground, seed)
+    return ImageAudit(
+        verdict=evidence.verdict,
+        num_classes=num_classes,
+        images=len(labels),
+        sampled=sampled,
+        evidence=evidence,
+        foreground=foreground,
+    )
 
 
 def image_evidence(

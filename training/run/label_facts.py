@@ -152,13 +152,10 @@ def examine_labels(
     matrix = stated_matrix(options, dataset)
     found = prior = None
     if options.loss.audit:
-        from evaluation.label_audit.with_reference import ReferenceAudit
-
         report = report or audit_dataset(options, dataset, root, validated=validated)
-        found = report.transitions if isinstance(report, ReferenceAudit) else None
-        if matrix is None and isinstance(report, ReferenceAudit):
-            known = report.transitions.matrix
-            matrix = known if report.errors_forget_image and known.is_complete else None
+        found = report.matrix
+        if matrix is None and found is not None:
+            matrix = found if report.errors_forget_image and found.is_complete else None
             prior = report.threshold if matrix is None else None
     if matrix is None and needs_transition_matrix(options.loss.spec):
         raise UserError(
@@ -169,7 +166,7 @@ def examine_labels(
     lines = []
     if report is not None:
         lines += [_audit_line(report), *(f"warning: {warning}" for warning in report.warnings())]
-    noise = matrix if matrix is not None or found is None else found.matrix
+    noise = found if matrix is None else matrix
     if noise is not None and noise.is_complete:
         lines += _warnings(options.loss.spec, noise, dataset)
     invert = None if report is None else report.invert
@@ -194,8 +191,6 @@ def audit_dataset(
     options: TrainingOptions, dataset: SegmentationDataset, root: Path, *, validated: bool = False
 ) -> Audit:
     """Audit up to AUDITED_IMAGES labels, those with a clean label first; ``validated``: see `audit_labels`."""
-    from evaluation.label_audit.audit import audit_labels
-
     clean = clean_labels(options, dataset, root)
     rng = np.random.default_rng(options.run.seed)
     indices = sorted(clean) or list(range(len(dataset)))
@@ -204,14 +199,18 @@ def audit_dataset(
     def chosen(make: Callable[[int], np.ndarray | None]) -> LazySequence:
         return LazySequence(lambda place: make(indices[place]), len(indices))
 
-    truth = None
-    if clean:
-        truth = chosen(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2]))
+    listed, images, num_classes = chosen(dataset.listed_label), chosen(dataset.image), options.data.num_classes
+    if not clean:
+        from evaluation.label_audit.without_reference import audit_by_images
+
+        return audit_by_images(listed, images, num_classes, seed=options.run.seed, max_images=IMAGES_LOOKED_INTO)
+    from evaluation.label_audit.audit import audit_labels
+
     return audit_labels(
-        chosen(dataset.listed_label),
-        truth,
-        chosen(dataset.image),
-        options.data.num_classes,
+        listed,
+        chosen(lambda i: _read_clean(clean[i], dataset, dataset.image(i).shape[:2])),
+        images,
+        num_classes,
         seed=options.run.seed,
         max_images=IMAGES_LOOKED_INTO,
         training_images=len(dataset),
