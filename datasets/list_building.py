@@ -17,7 +17,8 @@ from datasets.list_advice import Advice, advise, next_command
 from datasets.list_doubts import doubtful_tiles
 from datasets.list_files import NOISY_LIST, SPLITS, list_text
 from datasets.list_films import film_groups, film_rows
-from datasets.list_layouts import Say, read_tree, tell_foreign
+from datasets.list_foreign import tell_foreign
+from datasets.list_layouts import Say, read_tree
 from datasets.list_pairing import Row
 from datasets.list_parts import LISTS, RECORD, ListsBefore, divide, image_marks, read_lists_record, tell_changes
 from datasets.list_preview import Tile, legend_of, read_tile, spread, write_sheet
@@ -140,7 +141,7 @@ def _folders(
 ) -> tuple[Parts, list[Row] | None]:
     named = [name for name in (*labels, noisy_labels) if name is not None]
     tree = read_tree([*folders, *_folders_elsewhere(named)], named, label_suffix)
-    tell_foreign(tree, say)
+    tell_foreign(tree.foreign, say)
     merged = target / "labels_merged"
     noisy = None
     if parts := {} if label_suffix else film_rows(tree, labels, noisy_labels, say):

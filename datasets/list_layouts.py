@@ -16,26 +16,22 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.list_names import without_codes
+from datasets.list_foreign import FOREIGN, foreign_kind, is_read
+from datasets.list_marks import label_marks
 from datasets.list_pairing import (
     IMAGE_BEGINNINGS,
     IMAGE_ENDINGS,
     LABEL_BEGINNINGS,
     LABEL_ENDINGS,
-    SEPARATORS,
-    agree_but_for_shared,
-    begins_with_mark,
     has_mark,
     is_entered,
-    is_image_file,
     natural_key,
     pair_by_name,
     refuse_closed,
-    spellings,
     stem,
     without_affix,
 )
-from utils.cli import UserError, counted, shortened
+from utils.cli import UserError
 from utils.run_folder import display_path
 
 LAYOUTS = ("folders", "cityscapes")
@@ -58,36 +54,6 @@ ONE_LETTER = re.compile(r"^[a-z][_-]|[_-][a-z]$")  # of "x_train" and "train_y"
 MERGED = "merged.json"  # in a folder of labels that were merged from a file an object
 WRITTEN_HERE = {"manifest.json", MERGED}  # in folders of labels that this project wrote
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", *WRITTEN_HERE}
-
-CONVERT = "save them as TIFF, in Fiji (File > Save As) or with bfconvert"
-SLICES = "save the slices as TIFF, a file or a stack each: in Fiji, or with nibabel or SimpleITK and tifffile"
-FRAMES = "save their frames as TIFF or PNG, with Fiji or ffmpeg"
-PICKLED = "pickled .npy"  # Cellpose's _seg.npy
-BROKEN = "broken link"
-LABEL_TEXT = "label .txt"  # outlines as YOLO has them
-PARTS_TEXT = "train or test .txt"  # the parts of sets that are published undivided
-REGIONS = "export regions as TIFF, in QuPath with File > Export images"
-POLYGONS = "outlines in such files are not read: export masks"
-UNPACK = "unpack them first; of ImageJ's RoiSet.zip export masks"
-FOREIGN = {
-    **dict.fromkeys(
-        (".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".oir", ".vsi", ".ims", ".dv", ".r3d", ".stk"), CONVERT
-    ),
-    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".wmv"), FRAMES),
-    **dict.fromkeys((".svs", ".ndpi", ".scn", ".mrxs", ".qptiff"), REGIONS),
-    **dict.fromkeys((".nii", ".gz", ".mha", ".mhd", ".nrrd", ".dcm"), SLICES),
-    **dict.fromkeys((".h5", ".hdf5", ".zarr", ".n5"), "export TIFF, in Ilastik with Export > tiff"),
-    **dict.fromkeys((".json", ".geojson", ".xml", ".roi"), POLYGONS),
-    **dict.fromkeys((".zip", ".tar", ".7z", ".rar"), UNPACK),
-    **dict.fromkeys((".mat", ".npz"), "save their arrays as .npy or TIFF"),
-    BROKEN: "they lead nowhere",
-    LABEL_TEXT: POLYGONS,
-    PARTS_TEXT: "if they name the images of each part, sort these into folders train, val and test, which are kept",
-    PICKLED: "save the masks alone, in Cellpose with File > Save masks as PNG",
-    **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
-}
-"""Suffixes of files that people have and this project does not read, and what to do."""
-UNREAD_IMAGES = {suffix for suffix, how in FOREIGN.items() if how in (CONVERT, FRAMES, REGIONS, SLICES)} - {".gz"}
 
 Say = Callable[[str], object]
 
@@ -139,32 +105,18 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
     Raises:
         UserError: a folder that does not exist; PermissionError: one that may not be read.
     """
-    seen: set[str] = set()
     folders = [Path(os.path.abspath(folder)) for folder in folders]
-    tree = Tree(Path(os.path.commonpath(folders)))
     for folder in folders:
         if folder.is_file():
             raise UserError(f"{display_path(folder)} is a file: name the folder that has the images and labels")
         if not folder.is_dir():
             raise UserError(f"folder not found: {display_path(folder)}; name the one that has the images and labels")
-        for path in _walk(folder, labels):
-            if str(path) in seen:
-                continue
-            seen.add(str(path))
-            if path.suffix.lower() == ".npy" and is_pickled(path):
-                tree.foreign[PICKLED].append(path)
-            elif path.is_symlink() and not path.exists():
-                tree.foreign[BROKEN].append(path)
-            elif is_image_file(path) and path.is_file():
-                tree.files.append(_interpret(path, tree.top, labels))
-            else:
-                tree.foreign[path.suffix.lower()].append(path)
-    for path in tree.foreign.pop(".txt", []):
-        is_part = any(word in SPLIT_WORDS for word in _words(path.stem))
-        tree.foreign[PARTS_TEXT if is_part else ".txt"].append(path)
-    names = {stem(found.path) for found in tree.files}
-    for path in tree.foreign.pop(".txt", []):
-        tree.foreign[LABEL_TEXT if stem(path) in names else ".txt"].append(path)
+    tree = Tree(Path(os.path.commonpath(folders)))
+    paths = dict.fromkeys(path for folder in folders for path in _walk(folder, labels))
+    images = {path: stem(path) for path in paths if is_read(path)}
+    tree.files = [_interpret(path, tree.top, labels) for path in images]
+    for path in (path for path in paths if path not in images):
+        tree.foreign[foreign_kind(path, {*images.values()}, _names_part)].append(path)
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
         tree.files = [replace(found, role=None, kind="") for found in tree.files]
     tree.files = _settle_variants(_split_by_names(tree.files))
@@ -206,19 +158,6 @@ def is_drawn_folder(name: str) -> bool:
     return not DRAWN_WORDS.isdisjoint(_words(name)) and not is_mask_folder(name)
 
 
-def tell_foreign(tree: Tree, say: Say) -> None:
-    """Say which files are left out because of their kind, and how to have them read."""
-    plain: list[str] = []
-    for suffix, files in sorted(tree.foreign.items()):
-        if suffix in FOREIGN:
-            noun = suffix if suffix == BROKEN else f"{suffix} file"
-            say(f"left out: {counted(files, noun)} ({_names(files, 3)}); {FOREIGN[suffix]}")
-        else:
-            plain.append(f"{len(files)} {suffix or 'without suffix'}")
-    if plain:
-        say(f"left out: files of other kinds: {', '.join(plain)}")
-
-
 def _walk(folder: Path, labels: Sequence[str]) -> Iterator[Path]:
     """Every file below a folder, links followed, but none that systems leave behind; folders such as .zarr as files."""
     for parent, folders, files in os.walk(folder, onerror=refuse_closed, followlinks=True):
@@ -243,6 +182,10 @@ def _words(name: str) -> Iterator[str]:
             yield split
             word = word.removeprefix(split)
         yield word
+
+
+def _names_part(name: str) -> bool:
+    return any(word in SPLIT_WORDS for word in _words(name))
 
 
 def _is_year(word: str) -> bool:
@@ -355,7 +298,7 @@ def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Fo
     if sample:
         return sample
     paths = [found.path for found in files]
-    marks = list(label_suffix) or known_marks(paths) or _suffix_of_labels(paths) or unknown_marks(paths)
+    marks = list(label_suffix) or label_marks(paths)
     sorted_out = []
     for found in files:
         mark = next((mark for mark in marks if has_mark(found.path, mark)), None)
@@ -371,87 +314,6 @@ def _one_sample(files: Sequence[Found]) -> list[Found]:
         return []
     others = [replace(found, role=None) for found in files if found not in (*images, *labels)]
     return [replace(images[0], role="image"), replace(labels[0], role="label", kind=stem(labels[0].path)), *others]
-
-
-def known_marks(paths: Sequence[Path]) -> list[str]:
-    """The known endings and beginnings of labels' names by which at least one label meets an image of the folder."""
-    endings = {mark: None for name in LABEL_ENDINGS for mark in spellings(name)}
-    beginnings = [mark for name in LABEL_BEGINNINGS for mark in (*spellings(name), name.rstrip("_"))]
-    found: dict[str, list[str]] = defaultdict(list)
-    images, plain = set(), []
-    for name in map(stem, paths):
-        ending = next((mark for mark in endings if name.lower().endswith(mark) and len(name) > len(mark)), None)
-        start = next((mark for mark in beginnings if begins_with_mark(name.lower(), mark) and name[len(mark) :]), "")
-        if ending is not None:
-            found[name[-len(ending) :]].append(name[: -len(ending)])
-        elif start:
-            found[name[: len(start)]].append(name[len(start) :])
-        else:
-            plain.append(name)
-            images |= {name, without_affix(name, IMAGE_BEGINNINGS, IMAGE_ENDINGS)}
-    return [mark for mark, bases in found.items() if _meet(images, plain, bases)]
-
-
-def _meet(images: Set[str], plain: Sequence[str], bases: Sequence[str]) -> bool:
-    """Whether labels' names without a known mark meet those of images; at last without random codes."""
-    if images.intersection(bases) or agree_but_for_shared(plain, bases):
-        return True
-    images, plain, bases = ([without_codes(name) for name in names] for names in (images, plain, bases))
-    return bool(set(images).intersection(bases)) or agree_but_for_shared(plain, bases)
-
-
-def unknown_marks(paths: Sequence[Path]) -> list[str]:
-    """The endings ``e`` of which every image ``x`` of a folder has a file ``x + e``, if there are two images or more.
-
-    >>> unknown_marks([Path(name) for name in ("a.png", "a_1stHO.png", "b.png", "b_1stHO.png")])
-    ['_1stHO']
-    """
-    counts: Counter[str] = Counter()
-    images = 0
-    shorter: list[str] = []  # images that the name at hand begins with, each the beginning of the next
-    for name in sorted(map(stem, paths)):
-        while shorter and not name.startswith(shorter[-1]):
-            shorter.pop()
-        rest = name[len(shorter[-1]) :] if shorter else ""
-        if rest and rest[0] in SEPARATORS and re.search(r"[^\W\d_]", rest):
-            counts[rest] += 1
-        else:
-            shorter.append(name)
-            images += 1
-    return [mark for mark, count in counts.items() if count == images > 1]
-
-
-def _suffix_of_labels(paths: Sequence[Path]) -> list[str]:
-    """The suffix of labels where every name is there twice, as JPEG and as another format: ``7.jpg`` and ``7.png``.
-
-    Raises:
-        UserError: every name is there twice, and neither is JPEG.
-    """
-    by_suffix: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
-        by_suffix[path.suffix].add(stem(path))
-    if len(by_suffix) != 2 or len({frozenset(names) for names in by_suffix.values()}) != 1:
-        return []
-    others = [suffix for suffix in by_suffix if suffix.lower() not in (".jpg", ".jpeg")]
-    if len(others) == 1:
-        return others
-    raise UserError(
-        f"{display_path(paths[0].parent)} has every name twice, as {' and '.join(by_suffix)}: say which are the "
-        f"labels, for example --label_suffix {others[-1] if others else list(by_suffix)[-1]}"
-    )
-
-
-def is_pickled(path: Path) -> bool:
-    """Whether a NumPy file holds Python objects instead of numbers."""
-    from numpy.lib import format as npy
-
-    try:
-        with open(path, "rb") as file:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            return read(file)[2].hasobject
-    except (ValueError, OSError):
-        return False
 
 
 def by_split(files: Iterable[Found]) -> dict[str | None, list[Found]]:
@@ -481,7 +343,3 @@ def _is_named(given: str, folder: Path) -> bool:
 def _same_name(given: str, name: str) -> bool:
     one, other = (unicodedata.normalize("NFC", text).casefold() for text in (given, name))
     return one in (other, unicodedata.normalize("NFC", _without_split(name)).casefold())
-
-
-def _names(files: Sequence[Path], most: int) -> str:
-    return shortened([file.name for file in sorted(files, key=natural_key)], most)

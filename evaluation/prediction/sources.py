@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,13 +93,13 @@ def tell_unread(folder: Path, images: Sequence[Path]) -> None:
     Args:
         images: those that are read; the files that these were made from need no word.
     """
-    from datasets.list_layouts import UNREAD_IMAGES, Tree, tell_foreign
+    from datasets.list_foreign import UNREAD_IMAGES, tell_foreign
 
-    tree, made = Tree(folder), {image.with_suffix("") for image in images}
+    foreign, made = defaultdict(list), {image.with_suffix("") for image in images}
     for file in list_image_tree(folder, lambda file: file.suffix.lower() in UNREAD_IMAGES):
         if file.with_suffix("") not in made:
-            tree.foreign[file.suffix.lower()].append(file)
-    tell_foreign(tree, print)
+            foreign[file.suffix.lower()].append(file)
+    tell_foreign(foreign, print)
 
 
 def expand_patterns(paths: Sequence[Path]) -> list[Path]:
