@@ -198,6 +198,12 @@ def has_flat_patches(file: FileValues) -> bool:
     return bool(file.flat[between].sum() > FLAT_SHARE * max(file.counts[between].sum(), 1))
 
 
+def fill_areas(file: FileValues) -> bool:
+    """Whether most pixels of all values but the commonest lie within areas of their value, as in labels of classes."""
+    others = file.counts < file.counts.max()
+    return bool(2 * file.flat[others].sum() > file.counts[others].sum())
+
+
 def are_gradual(files: Sequence[FileValues]) -> bool:
     """Whether many values hardly fill areas, as in maps of distances or probabilities."""
     found = union_of_values(files)

@@ -14,7 +14,7 @@ import numpy as np
 from datasets.image_files import MIN_SIDE, Wanted, size_doubt, split_plane
 from datasets.image_io import IGNORE_IN_BINARY_FILES, read_header, read_stack, read_stored_label
 from datasets.label_maps import LabelMap, background_first, color_name, listed
-from datasets.label_summary import FileValues, are_gradual, are_single_objects, number_objects, summarize
+from datasets.label_summary import FileValues, are_gradual, number_objects, summarize
 from datasets.label_values import (
     FEW_VALUES,
     JPEG_SUFFIXES,
@@ -27,6 +27,7 @@ from datasets.label_values import (
 from datasets.labels import IGNORE
 from datasets.list_checks import has_colors
 from datasets.list_doubts import copied_labels, partly_inverted
+from datasets.list_guess import seems_label
 from datasets.list_pairing import LABEL_BEGINNINGS, LABEL_ENDINGS, Row, stem, without_affix
 from datasets.list_preview import spread
 from utils.cli import UserError, counted, map_with_progress, shortened
@@ -267,7 +268,7 @@ def _masks_among(images: Sequence[Path]) -> list[str]:
     """A warning where images that have no labels seem to be labels, by their names or by their values."""
     looked_at = [images[index] for index in spread(len(images), COLORS_LOOKED_AT)]
     named = [image for image in looked_at if without_affix(stem(image), LABEL_BEGINNINGS, LABEL_ENDINGS) != stem(image)]
-    found = {} if named else {image: why for image in looked_at if (why := _seems_label(image))}
+    found = {} if named else {image: why for image in looked_at if (why := seems_label(image))}
     masks = named or list(found)
     if not masks:
         return []
@@ -277,18 +278,6 @@ def _masks_among(images: Sequence[Path]) -> list[str]:
         "Put them into a folder of their own (--labels names it), or say what their names end or begin with "
         "(--label_suffix)"
     ]
-
-
-def _seems_label(image: Path) -> str:
-    """Why an image seems to be a label; empty where it does not."""
-    try:
-        stored = read_stored_label(image, LabelReading())
-        file = summarize(stored.values, stored.ignored, stored.is_color)
-    except UserError:
-        return ""
-    if len(file.values) == 2:
-        return "hold two values, as masks do"
-    return "number objects, as labels do" if file.values[0] == 0 and are_single_objects([file]) else ""
 
 
 # Labels

@@ -18,12 +18,14 @@ from datasets.list_doubts import doubtful_tiles
 from datasets.list_files import NOISY_LIST, SPLITS, list_text
 from datasets.list_films import film_groups, film_rows
 from datasets.list_foreign import tell_foreign
+from datasets.list_guess import guess_labels
 from datasets.list_layouts import Say, read_tree
 from datasets.list_pairing import Row
 from datasets.list_parts import LISTS, RECORD, ListsBefore, divide, image_marks, read_lists_record, tell_changes
 from datasets.list_preview import Tile, legend_of, read_tile, spread, write_sheet
 from datasets.list_rows import Parts, find_noisy, find_rows
 from datasets.list_stacks import expand_stacks
+from datasets.list_tasks import task_rows
 from utils.cli import UserError, counted, shortened
 from utils.files import atomic_write, check_places, same_content, write_json
 from utils.run_folder import REPO_ROOT, display_path
@@ -140,14 +142,22 @@ def _folders(
     say: Say,
 ) -> tuple[Parts, list[Row] | None]:
     named = [name for name in (*labels, noisy_labels) if name is not None]
-    tree = read_tree([*folders, *_folders_elsewhere(named)], named, label_suffix)
-    tell_foreign(tree.foreign, say)
+    folders = [*folders, *_folders_elsewhere(named)]
+    tree = read_tree(folders, named, label_suffix)
     merged = target / "labels_merged"
     noisy = None
     if parts := {} if label_suffix else film_rows(tree, labels, noisy_labels, say):
         if noisy_labels is not None:
             noisy = [row for rows in film_rows(tree, [noisy_labels], None, lambda line: None).values() for row in rows]
     else:
+        parts = task_rows(tree, labels, merged, say)
+    tell_foreign(tree.foreign, say)
+    if not parts:
+        has_labels = named or label_suffix or any(found.role == "label" for found in tree.files)
+        if not has_labels and (guess := guess_labels(tree)) is not None:
+            say(guess.said)
+            labels, label_suffix = guess.labels, guess.label_suffix
+            tree = read_tree(folders, labels, label_suffix)
         parts = find_rows(tree, labels, label_suffix, noisy_labels=noisy_labels, merged_folder=merged, say=say)
         noisy = None if noisy_labels is None else find_noisy(tree, noisy_labels, say)
     parts = {part: expanded for part, rows in parts.items() if (expanded := expand_stacks(rows, say))}

@@ -46,7 +46,7 @@ def tell_foreign(foreign: Mapping[str, Sequence[Path]], say: Callable[[str], obj
         foreign: by suffix, or by another key of FOREIGN.
     """
     plain: list[str] = []
-    for suffix, files in sorted(foreign.items()):
+    for suffix, files in sorted((suffix, files) for suffix, files in foreign.items() if files):
         if suffix in FOREIGN:
             noun = suffix if suffix == BROKEN else f"{suffix} file"
             say(f"left out: {counted(files, noun)} ({_names(files, 3)}); {FOREIGN[suffix]}")

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -114,7 +114,8 @@ def read_tree(folders: Sequence[Path], labels: Sequence[str] = (), label_suffix:
     tree = Tree(Path(os.path.commonpath(folders)))
     paths = dict.fromkeys(path for folder in folders for path in _walk(folder, labels))
     images = {path: stem(path) for path in paths if is_read(path)}
-    tree.files = [_interpret(path, tree.top, labels) for path in images]
+    roles_in = _roles_by_folder(images, tree.top)
+    tree.files = [_interpret(path, tree.top, labels, roles_in) for path in images]
     for path in (path for path in paths if path not in images):
         tree.foreign[foreign_kind(path, {*images.values()}, _names_part)].append(path)
     if tree.files and all(found.role == "label" for found in tree.files):  # a folder above all is called so
@@ -192,23 +193,36 @@ def _is_year(word: str) -> bool:
     return word.isdecimal() and len(word) == 4
 
 
-def _interpret(path: Path, top: Path, labels: Sequence[str]) -> Found:
-    """What the folders of a file below ``top`` say of it; of several that name a role or a split, the innermost."""
+def _roles_by_folder(files: Iterable[Path], top: Path) -> dict[Path, set[str | None]]:
+    """What the names of the folders in every folder below ``top`` say of their files."""
+    roles_in: dict[Path, set[str | None]] = defaultdict(set)
+    for folder in {folder for file in files for folder in file.relative_to(top).parents[:-1]}:
+        roles_in[folder.parent].add(folder_name(folder.name).role)
+    return roles_in
+
+
+def _interpret(path: Path, top: Path, labels: Sequence[str], roles_in: Mapping[Path, Set[str | None]]) -> Found:
+    """What the folders of a file below ``top`` say of it; of several that name a role or a split, the innermost.
+
+    But ``masks/day1_images`` beside ``images/day1_images`` holds labels, as does all that ``--labels`` names.
+    """
     split = role = None
     kind, place = "", []
     for folder in reversed(path.relative_to(top).parents[:-1]):
         said = folder_name(folder.name)
         given = next((label for label in labels if _is_named(label, top / folder)), None)
         split = said.split or split
+        outer = folder.parent
+        is_one_side = "label" not in roles_in[outer] and "image" in roles_in[outer.parent]
         if given is not None:
             role, kind = "label", given
         elif said.role == "label" and not said.rest and kind in labels:
             continue  # ``masks`` in the folder of an annotator that was named
         elif said.role is not None:
-            role = said.role
-            kind = _without_split(folder.name) if role == "label" else ""
-            if role == "image" and said.rest:
+            if said.role == "image" and said.rest:
                 place.append(said.rest)
+            if said.role == "label" or role != "label" or not (kind in labels or is_one_side):
+                role, kind = said.role, _without_split(folder.name) if said.role == "label" else ""
         elif said.split is None:
             place.append(unicodedata.normalize("NFC", folder.name))
     return Found(path, split, role, kind, tuple(place))
@@ -232,31 +246,52 @@ def _split_by_names(files: Sequence[Found]) -> list[Found]:
 
 
 def _settle_variants(files: Sequence[Found]) -> list[Found]:
-    """``labels_plate1`` beside ``images_plate1`` are the labels of that plate, not another kind of labels."""
-    places = {found.place[-1] for found in files if found.role == "image" and found.place}
+    """``labels_plate1`` beside ``images_plate1`` are the labels of that plate, not another kind of labels.
+
+    Beside ``plate1`` or ``Slide_1`` as well, where all kinds of labels name such a folder, each another one.
+    """
+    places = {found.place[-1]: found.role for found in files if found.role != "label" and found.place}
+    kinds = {found.kind for found in files if found.role == "label"}
+    nearest = {kind: _places_named(folder_name(kind).rest, places) for kind in kinds}
+    taken = [name for names in nearest.values() for name in names]
+    if not len(kinds) == len(taken) == len({*taken}) > 1:
+        nearest = {kind: [name for name in names if places[name] == "image"] for kind, names in nearest.items()}
     settled = []
     for found in files:
-        rest = folder_name(found.kind).rest if found.role == "label" else ""
-        if rest and rest in places and found.place[-1:] != (rest,):
-            found = replace(found, kind="labels", place=(*found.place, rest))
+        name = next(iter(nearest.get(found.kind, [])), "") if found.role == "label" else ""
+        if name and found.place[-1:] != (name,):
+            found = replace(found, kind="labels", place=(*found.place, name))
         settled.append(found)
     return settled
 
 
+def _places_named(rest: str, places: Iterable[str]) -> list[str]:
+    """The folders of images that are called as what else the name of a folder of labels says, or else end so."""
+    words = {place: folder_name(place).rest for place in places} if rest else {}
+    same = [place for place, said in words.items() if said == rest]
+    return same or [place for place, said in words.items() if said.endswith(f"_{rest}")]
+
+
 def _sort_out(files: Sequence[Found], labels: Sequence[str], label_suffix: Sequence[str]) -> list[Found]:
     """The files of one split with their roles: where no folder holds labels, file names tell them from images."""
+    taken = {_beside_images(found.path) for found in files if found.role == "image"}
     if any(found.role == "label" for found in files):
-        taken = {_beside_images(found.path) for found in files if found.role == "image"}
         return [_with_role(found, taken, labels, label_suffix) for found in files]
+    copies = {found: None for found in files if _is_copy(found, taken)}
     by_folder: dict[Path, list[Found]] = defaultdict(list)
     for found in files:
-        by_folder[found.path.parent].append(found)
-    return [found for group in by_folder.values() for found in _sort_folder(group, label_suffix)]
+        by_folder[found.path.parent] += [] if found in copies else [found]
+    return [*copies, *(found for group in by_folder.values() for found in _sort_folder(group, label_suffix))]
 
 
 def _beside_images(path: Path) -> tuple[Path, str]:
     """The folder in which the folder of images lies that holds an image, and the image's name."""
     return next(folder for folder in path.parents if folder_name(folder.name).role == "image").parent, stem(path)
+
+
+def _is_copy(found: Found, taken: Set[tuple[Path, str]]) -> bool:
+    """Whether a file of no role is named as an image beside whose folder it lies: an overlay, or a label of images."""
+    return found.role is None and any((folder, stem(found.path)) in taken for folder in found.path.parents)
 
 
 def _with_role(found: Found, taken: Set[tuple[Path, str]], labels: Sequence[str], label_suffix: Sequence[str]) -> Found:
@@ -266,8 +301,7 @@ def _with_role(found: Found, taken: Set[tuple[Path, str]], labels: Sequence[str]
         taken: what `_beside_images` says of the images in folders that are called so.
     """
     if found.role is None:
-        is_copy = any((folder, stem(found.path)) in taken for folder in found.path.parents)
-        return found if is_copy else replace(found, role="image")
+        return found if _is_copy(found, taken) else replace(found, role="image")
     mark = next((mark for mark in label_suffix if has_mark(found.path, mark)), None)
     is_of_folder = found.role == "image" or mark is None or (found.kind in labels and len(label_suffix) == 1)
     return found if is_of_folder else replace(found, kind=mark)
@@ -307,9 +341,13 @@ def _sort_folder(files: Sequence[Found], label_suffix: Sequence[str]) -> list[Fo
 
 
 def _one_sample(files: Sequence[Found]) -> list[Found]:
-    """The files of a folder that holds one sample, ``img.png`` and ``label.png``, as labelme exports; else nothing."""
-    images = [found for found in files if stem(found.path).lower() in IMAGE_WORDS]
+    """The files of a folder that holds one sample, ``img.png`` and ``label.png``, as labelme exports; else nothing.
+
+    Of two files the other is the image, whatever it is called: ``dapi.tif`` and ``mask.tif``.
+    """
     labels = [found for found in files if stem(found.path).lower() in LABEL_WORDS]
+    images = [found for found in files if stem(found.path).lower() in IMAGE_WORDS or len(files) == 2]
+    images = [found for found in images if found not in labels]
     if len(images) != 1 or len(labels) != 1:
         return []
     others = [replace(found, role=None) for found in files if found not in (*images, *labels)]

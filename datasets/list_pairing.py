@@ -39,6 +39,7 @@ LABEL_BEGINNINGS = (
     "mask_",
     "seg_",
     "gt_",
+    "y_",
     "mask of ",
     "count masks of ",
     "classified image of ",

@@ -73,7 +73,10 @@ def find_rows(
         say(f"left out: {counted(stray, 'label')} without image in {_common_folder(stray)}: {names}")
     others = [found.path for found in tree.files if found.role is None]
     if others:
-        say(f"left out: {counted(others, 'file')} beside images and labels: {shortened([p.name for p in others], 3)}")
+        names = shortened([path.name for path in others], 3)
+        folders = shortened(sorted({path.parent.name for path in others}), 3)
+        hint = "" if any(all_labels.values()) else f"; if {folders} holds the labels, name it with --labels"
+        say(f"left out: {counted(others, 'file')} beside images and labels: {names}{hint}")
     if any(_is_first_channel(row) for rows in parts.values() for row in rows):
         parts = {split: _first_channels(rows) for split, rows in parts.items()}
         say("files _0001, _0002, … beside _0000 are channels in files of their own and are not read: join them")

@@ -1147,8 +1147,10 @@ def test_folders_that_tell_nothing_are_not_compared(tmp_path: Path):
 
 def test_masks_that_pass_for_images_are_told(tmp_path: Path):
     put(tmp_path / "my data", [Files(grey, "im*.tif", range(3)), Files(binary, "im*-1.tif", range(3))])
+    put(tmp_path / "my data", [Files(grey, "cell-1.tif")])
     said = made(tmp_path).said
-    assert any(line.startswith("warning: 3 of 6 images looked at hold two values, as masks do (im") for line in said)
+    assert any(line.startswith("warning: 3 of 7 images looked at hold two values, as masks do (im") for line in said)
     shutil.rmtree(tmp_path / "txt")
+    (tmp_path / "my data/cell-1.tif").unlink()
     lists, said = made(tmp_path, label_suffix=["-1"])
     assert not any("warning" in line for line in said) and all("\t" in row for name in lists for row in lists[name])

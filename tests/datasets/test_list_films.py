@@ -112,3 +112,20 @@ def test_folders_that_divide_films_are_kept(tmp_path: Path):
     write_films(tmp_path / "DIC-C2DH/val", films="3")
     lists, _ = made(tmp_path, labels=["ST"])
     assert {name: len(rows) for name, rows in lists.items()} == {"train/train_gt.txt": 12, "val.txt": 6}
+
+
+def test_results_are_labels_and_markers_are_not(tmp_path: Path):
+    root = tmp_path / "DIC-C2DH"
+    for frame in range(4):
+        write(root / f"01/t00{frame}.tif", numbered(frame).astype(np.uint8) * 9)
+        write(root / f"01_GT/TRA/man_track00{frame}.tif", numbered(frame))
+    with pytest.raises(UserError, match=r"markers of the Cell Tracking Challenge \(TRA\).*get those in SEG"):
+        made(tmp_path)
+    for frame in range(4):
+        write(root / f"01_ERR_SEG/mask00{frame}.tif", numbered(frame))
+    lists, _ = made(tmp_path, split="100/0")
+    assert names(lists["train/train_gt.txt"]) == [f"01/t00{n}.tif 01_ERR_SEG/mask00{n}.tif" for n in range(4)]
+    write(root / "01_GT/SEG/man_seg002.tif", numbered(2))
+    lists, _ = made(tmp_path, split="100/0", overwrite=True, noisy_labels="ERR_SEG")
+    assert names(lists["train/train_gt.txt"]) == ["01/t002.tif SEG/man_seg002.tif"]
+    assert names(lists["train/train_noisyLabel.txt"]) == ["01/t002.tif 01_ERR_SEG/mask002.tif"]

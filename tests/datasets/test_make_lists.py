@@ -106,6 +106,7 @@ def test_every_file_is_paired_or_alone(images: set[int], labels: set[int], endin
         (("im0001.ppm", "im0002.ppm"), ("im0001.ah.ppm", "im0002.ah.ppm")),
         (("train-input.tif",), ("train-labels.tif",)),
         (("train_images.npy",), ("train_masks.npy",)),
+        (("X_train.npy",), ("y_train.npy",)),
         ((unicodedata.normalize("NFD", "Präparat.tif"),), (unicodedata.normalize("NFC", "Präparat.png"),)),
         (("a1.png", "a2.png"), ("0a1b2c3d-a1_mask.png", "4e5f6a7b-a2_mask.png")),
         (("0a1b2c3d-7.png", "4e5f6a7b-8.png"), ("9c8d7e6f-7.png", "5b4a3f2e-8.png")),
