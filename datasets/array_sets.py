@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import torch
 
 from datasets.arrays import as_array, is_file, is_in_memory, shape_remedy
 from datasets.image_files import MIN_SIDE
+from datasets.list_parser import parse_list
 from datasets.lists import write_list
 from utils.cli import UserError
 from utils.files import atomic_write
-from utils.run_folder import REPO_ROOT
+from utils.run_folder import REPO_ROOT, display_path
 
+ARRAYS = "arrays"  # the folder of a data set that keeps them
 ArrayOrPath = np.ndarray | torch.Tensor | str | os.PathLike[str]  # and all else that `datasets.arrays` takes
 
 
@@ -43,7 +47,7 @@ def write_array_list(
         raise UserError(f"{len(images)} {of}images and {len(labels)} labels: as many are expected")
     if not len(images):
         raise UserError(f"no {of}images: at least one is needed")
-    folder = root / "datasets" / name / "arrays"
+    folder = root / "datasets" / name / ARRAYS
     image_files = [_as_file(image, folder, f"{of}image {number}") for number, image in enumerate(images)]
     label_files: list[Path | None] = [None] * len(image_files)
     if labels is not None:
@@ -52,6 +56,27 @@ def write_array_list(
     listed = root / "txt" / name / f"arrays_{_digest(repr(rows).encode())}.txt"
     write_list(listed, rows, root)
     return listed
+
+
+@contextmanager
+def numbering_arrays(lists: Mapping[str, Path], root: Path = REPO_ROOT) -> Iterator[None]:
+    """Put behind the files that errors name which image or label each is: their names say nothing.
+
+    Args:
+        lists: what errors call the images and labels of each list, such as ``validation ``, and the list.
+    """
+    try:
+        yield
+    except UserError as error:
+        names: dict[str, str] = {}
+        for of, listed in lists.items():
+            for number, sample in enumerate(parse_list(listed, None, root, label_required=False).samples):
+                for kind, file in (("image", sample.image), ("label", sample.label)):
+                    if file is not None and file.parent.name == ARRAYS:
+                        names.setdefault(display_path(file), f"{display_path(file)} ({of}{kind} {number})")
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", str(error)) if names else [str(error)]
+        error.args = ("".join(names.get(part, part) for part in parts),)
+        raise
 
 
 def channels_of(item: ArrayOrPath) -> int | None:

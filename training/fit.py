@@ -114,7 +114,7 @@ def fit_images(
     Raises:
         UserError: as `fit`; also not as many labels as images.
     """
-    from datasets.array_sets import channels_of, write_array_list
+    from datasets.array_sets import channels_of, numbering_arrays, write_array_list
 
     root = Path(root)
     said = {"dataset": name, "train_list": "images", **({} if validation is None else {"val_list": "validation"})}
@@ -125,16 +125,18 @@ def fit_images(
         options.setdefault("igtt", "best")
     check_name(name)
     check_no_lists(name, root)
-    train_list = str(write_array_list(images, labels, name, root))
+    lists = {"": write_array_list(images, labels, name, root)}
     channels = channels_of(images[0])
     if channels is not None and options.get("channels") is None:
         options.setdefault("in_channels", channels)
-    given = {**options, "dataset": name, "train_list": train_list}
+    given = {**options, "dataset": name, "train_list": str(lists[""])}
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2 or validation[1] is None:
             raise UserError("validation: a pair of images and labels is expected, (images, labels)")
-        given["val_list"] = str(write_array_list(*validation, name, root, of="validation "))
-    return fit(configure(given, root), root)
+        lists["validation "] = write_array_list(*validation, name, root, of="validation ")
+        given["val_list"] = str(lists["validation "])
+    with numbering_arrays(lists, root):
+        return fit(configure(given, root), root)
 
 
 def _fit(

@@ -118,6 +118,11 @@ def test_what_does_not_fit_together_is_named(disks):
     ):
         with pytest.raises(UserError, match=message):
             fit_images(*bad, name="bad", root=disks, **TINY)
+    small = [labels[0], labels[1], labels[2][:32]]
+    with pytest.raises(UserError, match=r"bad/arrays/\w+\.npy \(label 2\) is 32×64, its image"):
+        fit_images(images, small, name="bad", root=disks, **TINY)
+    with pytest.raises(UserError, match=r"\.npy \(validation label 2\) is 32×64"):
+        fit_images(images, labels, validation=(images, small), name="bad", root=disks, **TINY)
     with pytest.raises(UserError, match="a plain name is expected"):
         fit_images(images, labels, name="../outside", root=disks, **TINY)
     assert not (disks / "outside").exists()
