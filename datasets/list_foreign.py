@@ -36,7 +36,9 @@ FOREIGN = {
     **dict.fromkeys((".heic", ".psd", ".svg", ".cr2", ".nef"), "save them as PNG or TIFF"),
 }
 """Suffixes of files that people have and this project does not read, and what to do."""
-UNREAD_IMAGES = {suffix for suffix, how in FOREIGN.items() if how in (CONVERT, FRAMES, REGIONS, SLICES)} - {".gz"}
+UNREAD_IMAGES = {suffix for suffix, how in FOREIGN.items() if suffix[0] == "." and how not in (POLYGONS, UNPACK)} - {
+    ".gz"
+}
 
 
 def tell_foreign(foreign: Mapping[str, Sequence[Path]], say: Callable[[str], object]) -> None:

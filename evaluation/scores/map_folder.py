@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.image_files import split_plane
-from datasets.list_pairing import list_image_tree, list_images, natural_key, stem
+from datasets.list_pairing import list_image_tree, list_images, natural_key, pair_by_name, stem
 from datasets.lists import Sample, find_list, read_list
 from evaluation.prediction.score_maps import MAP_FILES
 from utils.cli import UserError
@@ -36,7 +36,7 @@ from utils.paths import REPO_ROOT, absolute_path, display_path
 from utils.run_folder import CROSS_FIT
 
 RUN_FILES = ("config.json", CROSS_FIT)  # one of which is in the folder of a run, or of a cross-fit
-MAP_SUFFIXES = (".tif", ".tiff", ".png")
+MAP_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 
 PREDICTIONS = Writer("predictions", "predictions.json", keys=("maps", "threshold"))
 METRICS = Writer("metrics", "metrics.json", keys=("pooled", "n_images"), others=("per_image.csv", "report.html"))
@@ -123,7 +123,7 @@ class MapFolder:
 
 
 def find_maps(prd_dir: Path) -> MapFolder:
-    """The maps of ``pred/`` or of the folder above it, or any folder of TIFF or PNG maps.
+    """The maps of ``pred/`` or of the folder above it, or any folder of TIFF, PNG or ``.npy`` maps.
 
     Raises:
         UserError: no such folder, or none with maps in it; the message lists the results beside it.
@@ -150,6 +150,7 @@ def find_maps(prd_dir: Path) -> MapFolder:
         if any(file.suffix.lower() in MAP_SUFFIXES for file in files):
             return MapFolder(folder.parent if folder.name == "pred" else folder, folder, {})
     empty = f"holds no predictions.json and no maps ({', '.join(MAP_SUFFIXES)})"
+    empty += f"; {inside[0].name} is of another format: save it as one of these" if inside else ""
     reason = empty if prd_dir.is_dir() else "does not exist"
     results = [parent for parent in prd_dir.parents if parent.name == "results" and parent.is_dir()][:1]
     results += [prd_dir, prd_dir / "results"]  # of a cross-fit out_of_fold/ lies beside results/
@@ -169,6 +170,8 @@ class Matches:
 
 def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
     """Find the map of every sample: by predictions.json, else by the name inference would give it, else by stem.
+
+    Where no stem agrees, maps of other programs are found as labels are (``7_cp_masks.png``), and it is said.
 
     Raises:
         UserError: two maps of one stem, a stem that several images share, or no map that belongs to an image.
@@ -192,13 +195,15 @@ def match_maps(samples: Sequence[Sample], folder: MapFolder) -> Matches:
             by_stem(name) or by_stem(below) or _plane_of(by_stem(image.stem), image)
             for name, below, image in zip(unique_stems(images), in_tree, images, strict=True)
         ]
+        if not any(found) and not recorded:
+            found = _matches_but_for_endings(images, known)
         _check_shared(samples, found)
         _tell_other_images(samples, found, {path: image for image, path in recorded.items()})
     pairs = [(sample, path) for sample, path in zip(samples, found, strict=True) if path is not None]
     if not pairs:
         raise UserError(
             f"none of the {len(known)} maps in {display_path(folder.maps)} belongs to an image of the list: the first "
-            f"map is {known[0].name}, the first image {display_path(samples[0].image)}; they are matched by stem"
+            f"map is {known[0].name}, the first image {display_path(samples[0].image)}; name maps after their images"
         )
     used = {file for _, path in pairs for file in (path, split_plane(path)[0])}
     missing = [sample.image for sample, path in zip(samples, found, strict=True) if path is None]
@@ -216,6 +221,14 @@ def changed_maps(maps: Iterable[Path], folder: MapFolder) -> list[Path]:
         return state.st_size != written[0] or digest(path) != written[2]
 
     return [path for path in dict.fromkeys(split_plane(path)[0] for path in maps) if has_changed(path)]
+
+
+def _matches_but_for_endings(images: Sequence[Path], maps: Sequence[Path]) -> list[Path | None]:
+    """The map of every image whose name continues the image's or has another beginning, said once; None without one."""
+    map_of = dict(pair_by_name(list(dict.fromkeys(images)), maps).pairs)
+    for image, path in list(map_of.items())[:1]:
+        print(f"names of maps differ from those of images: {path.name} is taken for the map of {image.name}")
+    return [map_of.get(image) for image in images]
 
 
 def _by_stem(named: Mapping[str, Path]) -> Callable[[str], Path | None]:

@@ -13,7 +13,7 @@ import tifffile
 from sklearn import metrics as sklearn
 
 from datasets.image_io import write_image, write_label, write_scores
-from datasets.lists import Sample
+from datasets.lists import Sample, read_list
 from evaluation.metrics import evaluate_maps, main
 from evaluation.prediction.result_folders import describe_results
 from evaluation.scores.map_folder import find_maps, match_maps, read_predictions
@@ -174,6 +174,17 @@ def test_maps_from_elsewhere_match_by_stem(tmp_path, cases, capsys, kind):
     expected = scores >= 0.5 if kind == "0/1 masks" else scores
     assert summary["pooled"]["auc"] == pytest.approx(sklearn.roc_auc_score(labels, expected))
     assert (folder / "metrics.json").is_file()
+
+
+def test_maps_of_other_programs_match_but_for_endings_of_names(tmp_path, cases, capsys):
+    samples = read_list(write_data(tmp_path, cases), root=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for name, (scores, _) in cases.items():
+        np.save(tmp_path / f"elsewhere/{name}_cp_masks.npy", scores)
+    matches = match_maps(samples, find_maps(tmp_path / "elsewhere"))
+    assert [path.name for _, path in matches.pairs] == [f"{name}_cp_masks.npy" for name in cases]
+    assert "0_cp_masks.npy is taken for the map of 0.png" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_map(matches.pairs[1][1]), cases["1"][0])
 
 
 def test_maps_match_whatever_ome_or_accents_make_of_the_name_and_images_may_have_channels(tmp_path):
