@@ -11,10 +11,21 @@ from pathlib import Path
 from datasets.list_files import SPLITS
 from datasets.list_layouts import Found, Say, Tree, by_split, folder_name, is_drawn_folder, is_mask_folder
 from datasets.list_objects import merge_object_masks, objects_by_image
-from datasets.list_pairing import IMAGE_SUFFIXES, SEPARATORS, Pairing, Row, pair_by_name, stem
+from datasets.list_pairing import (
+    IMAGE_SUFFIXES,
+    LABEL_BEGINNINGS,
+    LABEL_ENDINGS,
+    SEPARATORS,
+    Pairing,
+    Row,
+    pair_by_name,
+    stem,
+    without_affix,
+)
 from utils.cli import UserError, counted, shortened
 from utils.run_folder import display_path
 
+OTHERS_LOOKED_AT = 5  # files whose names those of several may continue
 MOST_SHIFTED = 1  # by which the numbers of labels may be off those of images: counted from 0 or from 1
 
 Parts = dict[str | None, list[Row]]
@@ -322,10 +333,30 @@ def _no_pair(pairing: Pairing, kind: str) -> str:
             f"the images of {_common_folder(pairing.images_alone)} have labels in several folders of {kind}: "
             f"{shortened(folders)}; name the one that is meant, or those of several annotators, with --labels"
         )
+    if several := _several_for_one(pairing.images_alone, pairing.labels_alone):
+        return (
+            f"{several} are several images of one label: if they are channels in files of their own, join them into "
+            "one file of several channels, or leave those of one channel"
+        )
+    if several := _several_for_one(pairing.labels_alone, pairing.images_alone):
+        return (
+            f"{several} are several labels of one image: those of several annotators or kinds are named by their "
+            "endings (--label_suffix), objects by numbers (7_1.png, 7_2.png), and planes of a stack saved as a stack"
+        )
     return (
         f"no image of {_common_folder(pairing.images_alone)} has a label of the same name in {kind}: {image.name}, "
         f"{label.name}, …; name what the labels' names end with (--label_suffix), or rename them after their images"
     )
+
+
+def _several_for_one(files: Sequence[Path], others: Sequence[Path]) -> str:
+    """Two files whose names continue that of one of the others, where each of the first few has such; else nothing."""
+    found = []
+    for other in others[:OTHERS_LOOKED_AT]:
+        name = without_affix(stem(other), LABEL_BEGINNINGS, LABEL_ENDINGS)
+        rests = {file.name: stem(file).removeprefix(name) for file in files if stem(file).startswith(name)}
+        found.append([longer for longer, rest in rests.items() if rest[:1] in [*SEPARATORS]])
+    return " and ".join(found[0][:2]) if min(map(len, found)) > 1 else ""
 
 
 def _no_images(tree: Tree) -> str:

@@ -149,3 +149,24 @@ def test_regions_of_a_task_become_one_label(tmp_path: Path):
     with pytest.raises(UserError, match="has labels of: tag-cell, tag-nucleus; name one of them with --labels"):
         made(tmp_path)
     assert len(made(tmp_path, labels=["tag-nucleus"], overwrite=True)[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            ["{}_DAPI.tif", "{}_GFP.tif"],
+            ["{}.tif"],
+            "1_DAPI.tif and 1_GFP.tif are several images of one label: if they",
+        ),
+        (["{}.tif"], ["{}_anna.tif", "{}_ben.tif"], r"1_anna.tif and 1_ben.tif are several .* \(--label_suffix\)"),
+    ],
+)
+def test_several_files_for_one_are_told(images: list[str], labels: list[str], message: str, tmp_path: Path):
+    for number in (1, 2, 3):
+        for name in images:
+            write(tmp_path / "my data/images" / name.format(number), picture(number))
+        for name in labels:
+            write(tmp_path / "my data/labels" / name.format(number), mask(number))
+    with pytest.raises(UserError, match=message):
+        made(tmp_path)
