@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.image_files import (
-    MIN_SIDE,
     ORIENTATION,
     Header,
     Pixels,
@@ -26,6 +25,7 @@ from datasets.image_files import (
     choose_channels,
     first_bytes,
     is_turned,
+    unnamed_axes,
     upright,
 )
 from utils.errors import UserError
@@ -175,28 +175,12 @@ def _open_array(path: Path, plane: int | None, wanted: Wanted) -> tuple[np.ndarr
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.kind not in "biufc":
         raise UserError(f"{display_path(path)} holds {array.dtype} values; an image has whole or real numbers")
-    stack = PlaneStack(_array_axes(array.shape, wanted.channels), array.shape)
+    stack = PlaneStack(unnamed_axes(array.shape, wanted.channels), array.shape)
     return array, stack, stack.check(path, plane, wanted)
 
 
-def _array_axes(shape: tuple[int, ...], channels: int) -> str:
-    """What the axes of an array mean, which a ``.npy`` file does not say.
-
-    Two are rows and columns. Of more, the last are samples where it is too short for columns (1 as Keras keeps it, 3
-    of RGB), or as long as channels are asked for; else the first where it has as many as asked for; all others number
-    planes.
-    """
-    if len(shape) < 3:
-        return "YX"[2 - len(shape) :]
-    others = "ABDEFGHIJKLMNOPQRTUVWZ"
-    if shape[-1] < MIN_SIDE or (channels > 1 and shape[-1] == channels):
-        return others[: len(shape) - 3] + "YXS"
-    first = "C" if channels > 1 and len(shape) == 3 and shape[0] == channels else others[0]
-    return first + others[1 : len(shape) - 2] + "YX"
-
-
 def read_array_stack(path: Path, wanted: Wanted) -> PlaneStack:
-    """The axes of an array, see `_array_axes`."""
+    """The axes of an array, see `unnamed_axes`."""
     return _open_array(path, 0, wanted)[1]
 
 

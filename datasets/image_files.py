@@ -218,6 +218,25 @@ class PlaneStack(NamedTuple):
         return plane or 0
 
 
+def unnamed_axes(shape: tuple[int, ...], channels: int) -> str:
+    """What the axes of an array mean where nothing says it, as in ``.npy`` files and TIFFs written from arrays.
+
+    Two are rows and columns. Of more, the last are samples where it is too short for columns (1 as Keras keeps it, 3
+    of RGB), or as long as channels are asked for; else the first where it has as many as asked for; all others number
+    planes.
+
+    >>> unnamed_axes((64, 64, 5), 1), unnamed_axes((5, 64, 64), 1), unnamed_axes((5, 64, 64), 5)
+    ('YXS', 'AYX', 'CYX')
+    """
+    if len(shape) < 3:
+        return "YX"[2 - len(shape) :]
+    others = "ABDEFGHIJKLMNOPQRTUVWZ"
+    if shape[-1] < MIN_SIDE or (channels > 1 and shape[-1] == channels):
+        return others[: len(shape) - 3] + "YXS"
+    first = "C" if channels > 1 and len(shape) == 3 and shape[0] == channels else others[0]
+    return first + others[1 : len(shape) - 2] + "YX"
+
+
 def choose_channels(count: int, names: Sequence[str], wanted: Wanted, path: Path) -> list[int] | None:
     """The numbers of the channels that are asked for, None for all as they are.
 

@@ -26,6 +26,7 @@ from datasets.image_files import (
     choose_channels,
     is_turned,
     naming_broken,
+    unnamed_axes,
     upright,
 )
 from utils.errors import UserError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
 MIN_IS_WHITE, PALETTE = 0, 3
+UNNAMED = {"Q", "I", "Y", "X"}  # tifffile's letters for the axes of arrays and of pages, rows and columns
 SIDE_SERIES = ("thumbnail", "label", "macro", "overview")  # of whole-slide files, beside the picture itself
 
 
@@ -68,7 +70,7 @@ def read_tiff_header(path: Path, plane: int | None, wanted: Wanted) -> Header:
     """Size and channels from the tags of a file; errors as `decode_tiff`."""
     with open_tiff(path) as tiff:
         series = _only_series(tiff, path)
-        stack = _axes(tiff, series)
+        stack = _axes(tiff, series, wanted.channels if plane is None else 1)
         stack.check(path, plane, wanted)
         height, width = stack.sizes["Y"], stack.sizes["X"]
         if is_turned(_orientation(series.keyframe)):
@@ -83,7 +85,7 @@ def read_tiff_header(path: Path, plane: int | None, wanted: Wanted) -> Header:
 def read_tiff_stack(path: Path, wanted: Wanted) -> PlaneStack:
     """The axes of a file, from its tags."""
     with open_tiff(path) as tiff:
-        return _axes(tiff, _only_series(tiff, path))
+        return _axes(tiff, _only_series(tiff, path), wanted.channels)
 
 
 def decode_tiff(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
@@ -98,7 +100,7 @@ def decode_tiff(path: Path, plane: int | None, wanted: Wanted) -> Pixels:
     """
     with open_tiff(path) as tiff:
         series = _only_series(tiff, path)
-        stack = _axes(tiff, series)
+        stack = _axes(tiff, series, wanted.channels if plane is None else 1)
         values = _read_plane(tiff, series, stack, stack.check(path, plane, wanted))
         selected = choose_channels(stack.channels, _channel_names(tiff), wanted, path)
         page = series.keyframe
@@ -150,11 +152,18 @@ def _check_slices(values: np.ndarray, stack: PlaneStack, path: Path) -> None:
         )
 
 
-def _axes(tiff: TiffFile, series: TiffPageSeries) -> PlaneStack:
-    """The axes of a series without those of length 1 but rows and columns."""
+def _axes(tiff: TiffFile, series: TiffPageSeries, channels: int = 1) -> PlaneStack:
+    """The axes of a series without those of length 1 but rows and columns.
+
+    Args:
+        channels: that are asked for, where an axis that the file does not name may hold them.
+    """
     axes = series.axes
     if tiff.ome_metadata and series.kind != "ome" and len(series.pages) > 1 and _differ_by_channel(tiff):
         axes = "C" + axes[1:]
+    if {*axes} <= UNNAMED and len(axes) > 2:
+        named = unnamed_axes(series.shape, channels)
+        axes = "".join(new if new in "CSYX" else old for new, old in zip(named, axes, strict=True))
     kept = [(axis, size) for axis, size in zip(axes, series.shape, strict=True) if size != 1 or axis in "YX"]
     return PlaneStack("".join(axis for axis, _ in kept), tuple(size for _, size in kept))
 

@@ -190,7 +190,9 @@ def _refuse_unreadable(rows: Sequence[Row], found: Sequence[LookedAt]) -> None:
 
 
 def _image_facts(image: Path, channels: tuple[str, ...]) -> tuple[int, bool, tuple[int, int]]:
-    wanted = len(channels) or read_stack(image).sizes.get("C", 1)
+    stack, plane = read_stack(image), split_plane(image)[1]
+    planes_or_channels = stack.planes if plane is None and "S" not in stack.axes else 1
+    wanted = len(channels) or stack.sizes.get("C", planes_or_channels)
     header = read_header(image, Wanted(wanted, channels))
     return header.channels, header.is_color, (header.height, header.width)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets.image_files import PlaneStack
@@ -10,6 +10,8 @@ from datasets.image_io import read_stack
 from datasets.list_pairing import Row
 from utils.cli import UserError, counted, map_with_progress, shortened
 
+UNNAMED = ("A", "Q", "I")  # the letter of an axis that a file does not name, in .npy and in TIFF
+MOST_CHANNELS = 8  # more planes than these are slices or frames
 STACK_SUFFIXES = (".tif", ".tiff", ".btf", ".npy", ".gif", ".webp")
 
 
@@ -17,7 +19,8 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
     """Replace the row of a stack by rows of its planes.
 
     Planes are numbered over all axes but channels and samples, in the file's order. A label has as many planes as its
-    image. Files that cannot be read stay as they are: whoever reads them says why.
+    image. Where all images have equally many, up to 8 on an axis that their files do not name, and labels have one,
+    they are channels. Files that cannot be read stay as they are: whoever reads them says why.
 
     Args:
         rows: images with their labels.
@@ -29,6 +32,9 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
     stacks = dict(zip(files, map_with_progress(_stack, files, "looking for stacks"), strict=True))
     planes = {path: stack.planes for path, stack in stacks.items() if stack is not None and stack.planes > 1}
     if not planes:
+        return list(rows)
+    if count := _channels_of(rows, stacks):
+        say(f"images have {count} planes and labels one: they are taken for {count} channels")
         return list(rows)
     expanded: list[Row] = []
     listed: list[Path] = []
@@ -54,6 +60,18 @@ def expand_stacks(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row
         shapes = [f"{path.name} {_described(stacks[path])}" for path in listed]
         say(f"{counted(listed, 'stack')}, listed plane by plane: {shortened(shapes, 3)}")
     return expanded
+
+
+def _channels_of(rows: Sequence[Row], stacks: Mapping[Path, PlaneStack | None]) -> int:
+    """How many planes of images seem to be channels, 0 where they do not."""
+    shapes = {(stack.plane_axes, stack.planes) for row in rows if (stack := stacks.get(row[0])) is not None}
+    labels = [path for row in rows for path in row[1:]]
+    axes, count = next(iter(shapes), ("", 0))
+    has_one = all(
+        (stack := stacks.get(path)) is None or stack.planes == 1 and stack.channels != count for path in labels
+    )
+    are_channels = len(shapes) == 1 and axes in UNNAMED and 1 < count <= MOST_CHANNELS and labels and has_one
+    return count if are_channels else 0
 
 
 def _disagreement(stacks: Sequence[PlaneStack | None]) -> str:

@@ -153,7 +153,7 @@ def test_a_palette_tiff_gives_the_intensities_under_its_look_up_table(tmp_path: 
 STACKS = {
     "pages": (tiff(np.stack([GREY8] * 5), photometric="minisblack"), "5×20×24"),
     "imagej channels": (tiff(np.stack([GREY16] * 2), imagej=True, metadata={"axes": "CYX"}), "2×20×24"),
-    "last axis": (tiff(np.dstack([GREY16] * 2), photometric="minisblack"), "20×24×2"),
+    "several, of two channels": (tiff(np.stack([np.dstack([GREY16] * 2)] * 3)), "3×20×24×2"),
     "gif": (
         picture(Image.fromarray(GREY8), "GIF", save_all=True, append_images=[Image.fromarray(GREY8.T.copy())]),
         "2×20×24",
@@ -170,8 +170,9 @@ def test_a_stack_is_an_error_that_gives_its_shape(kind: str, read, tmp_path: Pat
         read(path)
 
 
-def test_two_channels_in_one_plane_are_an_error(tmp_path: Path):
-    path = written(tmp_path, tiff(np.dstack([GREY16] * 2), photometric="minisblack", planarconfig="contig"))
+@pytest.mark.parametrize("options", [{"planarconfig": "contig"}, {}, {"metadata": None}])
+def test_two_channels_in_one_plane_are_an_error(options: dict, tmp_path: Path):
+    path = written(tmp_path, tiff(np.dstack([GREY16] * 2), photometric="minisblack", **options))
     for read in (read_image, read_shape):
         with pytest.raises(UserError, match="7.tif has 2 channels"):
             read(path)

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from datasets.image_io import read_image, read_label, read_shape
+from datasets.list_building import make_lists
 from datasets.list_checks import Expectation, survey, tell_color, tell_copies
 from datasets.lists import read_checked_list, read_list
 from utils.cli import UserError
@@ -76,6 +77,33 @@ def test_arrays_are_read_plane_by_plane(tmp_path: Path):
     np.save(tmp_path / "9.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"9\.npy"):
         read_image(tmp_path / "9.npy")
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_channels_of_arrays_in_tiff_stand_last_or_first(count: int, tmp_path: Path):
+    channels = np.stack([GREY8 // (1 + number) for number in range(count)])
+    for place, array in {"first": channels, "last": np.moveaxis(channels, 0, -1)}.items():
+        path = tmp_path / f"{place}.tif"
+        tifffile.imwrite(path, array, photometric="minisblack")
+        np.testing.assert_array_equal(read_image(path, count), np.moveaxis(channels, 0, -1))
+        assert read_shape(path, count) == GREY8.shape
+    np.testing.assert_array_equal(read_image(f"{tmp_path}/first.tif::1", 1), channels[1])
+    np.testing.assert_array_equal(read_image(tmp_path / "last.tif", 1, ("1",)), channels[1])
+
+
+def test_planes_of_images_whose_labels_have_one_are_channels(tmp_path: Path):
+    rows = []
+    for number in range(3):
+        rows.append((tmp_path / f"images/{number}.npy", tmp_path / f"labels/{number}.png"))
+        for path in rows[-1]:
+            path.parent.mkdir(exist_ok=True)
+        np.save(rows[-1][0], np.stack([GREY8, GREY8 // 2 + np.uint8(number)]))
+        Image.fromarray(np.uint8(GREY8 > 120)).save(rows[-1][1])
+    said: list[str] = []
+    lists = make_lists("own", [tmp_path], root=tmp_path, say=said.append)
+    assert sorted(row for each in lists.values() for row in each) == rows
+    assert "images have 2 planes and labels one: they are taken for 2 channels" in said
+    assert said[-1] == "next: python main.py --dataset own --in_channels 2"
 
 
 def test_two_colons_in_a_file_name_are_its_name(tmp_path: Path):
