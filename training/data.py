@@ -26,7 +26,7 @@ from datasets.segmentation import (
     steps_before,
 )
 from datasets.transforms import TrainingTransform
-from evaluation.scores.validation import can_choose, group_numbers, unit_names
+from evaluation.scores.validation import can_choose, error_of_few, group_numbers, unit_names
 from training.methods import METHODS
 from training.options import DataOptions, TrainingOptions
 from utils.cli import UserError
@@ -93,6 +93,11 @@ class TrainingData:
     def val_is_one_field(self) -> bool:
         """Whether all validation images, of several, are crops of one field of view."""
         return self.val is not None and len(self.val) > 1 and len(set(self.val_groups())) == 1
+
+    @property
+    def error_of_choice(self) -> float:
+        """The difference in IoU up to which a single field of view tells no epoch from another; 0 of several."""
+        return error_of_few(1) if self.val_is_one_field else 0.0
 
     def files(self) -> list[Path]:
         """The lists, images, labels and matrices of noise that the run learns from and chooses by."""

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,9 +240,7 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         method.refresh(state)
         known = count_scores(data.known, data.known_loader, state)
         selection = with_offset(method.decide(state, counts, known), kept, data.val_groups())
-        if kept is not None and data.val_is_one_field:
-            selection = replace(selection, metric=math.nan)  # so that the last epoch is the best one
-        state.rank(selection)
+        state.rank(selection, data.error_of_choice if kept is not None else 0.0)
         warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
         if is_main():
             check_owned(run.folder)

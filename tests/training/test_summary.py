@@ -28,6 +28,7 @@ from training.run.reports import (
     missed_line,
     threshold_warning,
 )
+from training.run.state import TrainingState
 from training.selection import Selection
 from utils.checkpoint import load_checkpoint
 from utils.files import read_json, read_jsonl
@@ -136,6 +137,26 @@ def test_an_early_best_epoch_that_the_error_hardly_tells_from_the_last_is_told(e
     assert last_epoch_line(best, None, 10) == last_epoch_line({"epoch": 1}, last, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("metrics", "error", "best"),
+    [
+        ([0.2, 0.6, 0.5, 0.6], 0.0, 2),
+        ([0.2, 0.6, 0.5, 0.4], 0.25, 4),
+        ([0.2, 0.6, 0.5, 0.3], 0.25, 3),  # the last that the error does not tell from the highest
+        ([0.2, 0.6, 0.4, 0.3, 0.36, 0.3], 0.25, 5),  # from the highest, not from the best so far
+        ([0.2, float("nan"), 0.5, 0.3], 0.25, 4),
+        ([0.5, float("nan"), 0.1], 0.25, 2),
+        ([0.5, 0.7, float("nan")], 0.0, 3),
+    ],
+)
+def test_an_epoch_is_the_best_up_to_the_error_of_the_choice(metrics, error, best):
+    state = SimpleNamespace(best=None, epoch=0)
+    for state.epoch, metric in enumerate(metrics, start=1):
+        TrainingState.rank(state, Selection(0.5, False, metric), error)  # pyright: ignore[reportArgumentType]
+    assert state.best["epoch"] == best
+    np.testing.assert_equal(state.best["figure"], metrics[best - 1])
+
+
 def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     """They err together: what fits them best may fit no other field."""
     images = disks / "datasets/disks/train/images"
@@ -149,7 +170,7 @@ def test_crops_of_one_field_choose_neither_epoch_nor_threshold(disks, capsys):
     given = {"dataset": "disks", "preset": "quick", "width": 4, "crop": 32, "device": "cpu", "tensorboard": False}
     folder = fit(configure({**given, "epochs": 3, "lr": 1e-8, "run_name": "one"}, disks), disks)
     said = capsys.readouterr().out
-    assert "these 5 images are crops of one field, which tells little of others: best is last" in said
+    assert "these 5 images are crops of one field, which tells little of others: best is the last epoch" in said
     best = load_checkpoint(folder / "checkpoints/best.pth")
     assert (best["epoch"], best["threshold"], best.get("mask_offset", 0)) == (3, 0.5, 0)
     assert read_json(folder / "config.json")["train_fields"] == 8

@@ -93,10 +93,16 @@ class TrainingState:
         """The network that predicts: the teacher where there is one."""
         return self.predictor_of(self.unwrapped_network if self.teacher is None else self.teacher.network)
 
-    def rank(self, selection: Selection) -> None:
-        """Remember the epoch that was completed if it is the best so far; of equals the earliest is."""
+    def rank(self, selection: Selection, error: float = 0.0) -> None:
+        """Remember the epoch that was completed if it is the best so far; of equals the earliest is.
+
+        Args:
+            error: of differences of the metric, by which an epoch may lie below the highest and be the best as the
+                last one that does.
+        """
+        highest = None if self.best is None else self.best.get("highest", self.best["figure"])
         # An undefined metric (nothing to choose by) compares false, so that the last epoch is the best then.
-        if self.best is None or not selection.metric <= self.best["figure"]:
+        if highest is None or not (selection.metric < highest - error if error else selection.metric <= highest):
             tables = None if selection.tables is None else torch.from_numpy(selection.tables)
             self.best = {
                 "epoch": self.epoch,
@@ -106,6 +112,8 @@ class TrainingState:
                 "mask_offset": selection.offset,
                 "invert": selection.invert,
             }
+            if error:
+                self.best["highest"] = float(np.fmax(selection.metric, np.nan if highest is None else highest))
 
 
 def seed_everything(seed: int, epoch: int) -> None:
