@@ -23,7 +23,11 @@ MANY_VALUES = 10  # more than these, none of which fills an area, are no classes
 BLOCK_PIXELS = 2**20
 EDGE_REACH, LINE_REACH = 4, 2  # pixels: from a smeared one to both sides of an edge, to what is beside a thin line
 END_SHARE = 0.1  # of the range, at each end: there lie most pixels of a smeared mask
-TOP_SHARE = 0.05  # of the pixels above the lower end, at least, that lie at the upper one: few do in maps of distances
+TOP, TOP_SHARE = (
+    0.25,
+    0.15,
+)  # so many of the pixels above the lower end, at least, lie in the upper quarter of a smeared
+# mask; of maps of distances up to 0.12. JPEG overshoots: at the upper end itself lie few of masks below 255.
 NEARLY_HIGHEST = 0.9  # of the highest value: what is above is foreground as well
 HOLE = 2.0  # pixels from the middle of a hole to what is drawn around it, at least
 # Fixed on outlines of nuclei, cells and mitochondria, 1 to 3 pixels wide, inner and outer, against networks, vessels
@@ -225,18 +229,24 @@ def are_smeared(files: Sequence[FileValues]) -> bool:
         return True
     if len(found) <= 4:
         return False
-    between = [(file.values > lowest) & (file.values < highest) for file in several]
+    margin = END_SHARE * (highest - lowest)
+    near = margin if len(found) > NUMBERED_FROM else 0  # so many values are no classes: JPEG leaves flat blocks there
+    between = [(file.values > lowest + near) & (file.values < highest - near) for file in several]
     pixels, flat = (
         sum(int(counts[chosen].sum()) for counts, chosen in zip(counted, between, strict=True))
         for counted in ([file.counts for file in several], [file.flat for file in several])
     )
     middle, at_edge = sum(file.middle for file in several), sum(file.at_edge for file in several)
-    margin = END_SHARE * (highest - lowest)
-    low, top, total = (
-        sum(int(file.counts[(file.values >= start) & (file.values <= end)].sum()) for file in several)
-        for start, end in ((lowest, lowest + margin), (highest - margin, highest), (lowest, highest))
+    low, end, top, total = (
+        sum(int(file.counts[(file.values >= least) & (file.values <= most)].sum()) for file in several)
+        for least, most in (
+            (lowest, lowest + margin),
+            (highest - margin, highest),
+            (highest - TOP * (highest - lowest), highest),
+            (lowest, highest),
+        )
     )
-    has_plateau = 2 * (low + top) >= total and top >= TOP_SHARE * (total - low)
+    has_plateau = 2 * (low + end) >= total and top >= TOP_SHARE * (total - low)
     return flat <= FLAT_SHARE * pixels and at_edge >= EDGE_SHARE * middle and has_plateau
 
 

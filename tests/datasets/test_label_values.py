@@ -176,6 +176,14 @@ def test_smeared_masks_are_cut_at_half_and_that_is_said(kind: str, tmp_path: Pat
     assert "labels hold values between 0 and 255" in said and "JPEG" in said
 
 
+def test_jpeg_masks_that_overshoot_or_have_flat_blocks_are_cut(tmp_path: Path):
+    labels, _, _ = read_set(tmp_path, [picture(mask8(seed) // 255 * np.uint8(128), "JPEG") for seed in range(6)])
+    assert all(np.mean(label != mask(seed)) < 0.01 for seed, label in enumerate(labels))
+    coarse = [picture(np.kron(mask8(seed), np.ones((4, 4), np.uint8)), "JPEG", quality=20) for seed in range(6)]
+    labels, _, _ = read_set(tmp_path, coarse, side=4 * SIDE)
+    assert all(np.mean(label[::4, ::4] != mask(seed)) < 0.01 for seed, label in enumerate(labels))
+
+
 @pytest.mark.parametrize("side", [SIDE // 2, SIDE * 3 // 2, SIDE * 4])
 def test_resized_masks_keep_their_share_of_foreground(side: int, tmp_path: Path):
     labels, _, _ = read_set(tmp_path, [picture(resized(seed, side)) for seed in range(6)], side)
