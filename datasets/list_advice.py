@@ -340,6 +340,11 @@ def _advise_objects(files: Sequence[FileValues]) -> Advice | None:
     notes = [f"labels number objects, up to {most} in an image: all are foreground"]
     notes += [f"{value:g} is taken for background" for value in background]
     notes += [f"{value:g} is taken for void, pixels that count nowhere" for value in voids]
+    if (most_pixels := max(pixels, key=pixels.__getitem__)) in voids:
+        add = f"add {-most_pixels:g} to all values" if most_pixels < 0 else "write 0 there"
+        notes.append(
+            f"warning: most pixels hold {most_pixels:g}: if this is background, {add}; here they count nowhere"
+        )
     reading = LabelReading(label_map=LabelMap.parse(label_map), objects=True)
     return Advice([f'--label_map "{label_map}"'], notes, reading)
 

@@ -85,7 +85,7 @@ def find_rows(
     others = [found.path for found in tree.files if found.role is None]
     if others:
         names = shortened([path.name for path in others], 3)
-        folders = shortened(sorted({path.parent.name for path in others}), 3)
+        folders = " or ".join(sorted({path.parent.name for path in others})[:3])
         hint = "" if any(all_labels.values()) else f"; if {folders} holds the labels, name it with --labels"
         say(f"left out: {counted(others, 'file')} beside images and labels: {names}{hint}")
     if any(_is_first_channel(row) for rows in parts.values() for row in rows):

@@ -817,6 +817,13 @@ def test_jpeg_masks_have_the_foreground_of_png_masks(tmp_path: Path):
     assert np.abs(np.array(foreground["jpg"]) / np.array(foreground["png"]) - 1).max() < 0.02
 
 
+def test_numbers_that_begin_at_minus_one_are_warned_of(tmp_path: Path):
+    labels = Files(lambda n: numbered(n).astype(np.int16) - 1, "labels/*.tif", range(6))
+    put(tmp_path / "my data", [Files(grey, "images/*.tif", range(6)), labels])
+    [line] = [line for line in made(tmp_path).said if line.startswith("warning")]
+    assert line.startswith("warning: most pixels hold -1: if this is background, add 1 to all values")
+
+
 def test_classes_in_jpeg_are_warned_of(tmp_path: Path):
     labels = Files(lambda n: numbered(n).astype(np.uint8) % 3, "labels/*.jpg", range(6))
     put(tmp_path / "my data", [Files(grey, "images/*.tif", range(6)), labels])
