@@ -40,6 +40,12 @@ def test_edges_beside_the_outlines(blobs, noisy_labels, spec, edge, said):
     assert "5 images" in audit.advice()[-1]
 
 
+def test_labels_that_lie_off_to_either_side_are_not_called_wide(blobs, noisy_labels):
+    images, masks = blobs
+    found = clues(images, noisy_labels(masks, "wobble:6,20"))
+    assert found.lines() == [] and "no clear edge there tells how exactly" in found.nothing_found()
+
+
 def test_a_half_that_was_never_annotated(blobs):
     images, masks = blobs
     labels = [np.where(np.arange(mask.shape[1]) < mask.shape[1] // 2, mask, 0).astype(np.uint8) for mask in masks]
