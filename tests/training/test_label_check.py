@@ -58,6 +58,12 @@ def test_noise_on_noisy_labels_is_the_product_of_both(disks, listed, added, matr
         )  # held against the clean labels
 
 
+def test_what_biased_labels_err_in_is_said(disks):
+    lines = {spec: knowledge(disks, label_noise=spec)[1].lines for spec in ("dilate:5", "flip:0.1")}
+    assert "Labels differ from clean labels systematically: wider by 2.0 px" in lines["dilate:5"][0]
+    assert lines["flip:0.1"][0].endswith(")")
+
+
 def test_a_list_that_no_clean_list_knows_is_taken_as_clean(disks):
     (disks / "txt/disks/train/train_gt.txt").unlink()
     _, known = knowledge(disks, label_noise="flip:0.1", train_list="train_noisyLabel")

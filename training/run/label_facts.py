@@ -231,6 +231,6 @@ def _read_clean(path: Path, dataset: SegmentationDataset, shape: tuple[int, int]
 
 
 def _audit_line(report: Audit) -> str:
-    """The verdict; where it says that nothing is known, or that labels teach nothing, why."""
+    """The verdict; where labels are biased, teach nothing, or nothing is known, why."""
     line = f"audit of {counted(report.images, 'label')} against {report.reference}: {report.line()}"
-    return f"{line}. {report.reason()}" if report.is_undecided else line
+    return f"{line}. {report.reason()}" if report.is_undecided or report.is_biased else line
