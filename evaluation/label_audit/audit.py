@@ -11,17 +11,19 @@ import numpy as np
 
 from datasets.labels import FOREGROUNDS, IGNORE, label_classes
 from datasets.transition_matrix import count_transitions
-from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, DISPLACED, OF_ERRORS, Biases
+from evaluation.label_audit.bias import AT_BOUNDARIES, BY_IMAGE, BY_PLACE, DISPLACED, IN_SOME, OF_ERRORS, Bias, Biases
 from evaluation.label_audit.by_distance import (
     DensityAgreement,
     density_agreement,
     distance_profile,
+    inward_distance,
     location_counts,
     location_table,
 )
 from evaluation.label_audit.estimate import CLEAR_PHI, Transitions, estimate_transitions, find_turn, may_be_chance
 from evaluation.label_audit.iou_ceiling import Ceiling, iou_ceiling
-from evaluation.label_audit.moves import TURNED_IMAGES
+from evaluation.label_audit.moves import TURNED_IMAGES, as_maps, find_move, outline_map
+from evaluation.label_audit.other_images import find_other_images
 from evaluation.label_audit.pixel_classifier import MAX_IMAGES, sample_windows
 from evaluation.label_audit.predicted_iou import IoUPredictor, PredictedIoU
 from evaluation.label_audit.structures import find_outlines
@@ -108,10 +110,17 @@ def audit_labels(
         few = sampled[:: -(-len(sampled) // TURNED_IMAGES)]  # whole: a window of a turned label shows another place
         turned = find_turn([truth[i] for i in few], [noisy[i] for i in few], num_classes)
         transitions = replace(transitions, turned=turned)
+    if not (transitions.image_phi > CLEAR_PHI).all():
+        others = find_other_images([truth[i] for i in sampled], [noisy[i] for i in sampled])
+        places = tuple(known.index(sampled[at]) for at in others.places)
+        transitions = replace(transitions, others=replace(others, places=places))
+    if num_classes == 1 and transitions.no_association and transitions.turned is None:
+        transitions = replace(transitions, moved=_lie_off_alike(*windows[:2], seed))
     return _compare(
         transitions,
         num_classes,
         *windows,
+        places=[known.index(i) for i in sampled],
         seed=seed,
         reference=reference,
         images=len(noisy),
@@ -129,6 +138,7 @@ def _compare(
     truths: Labels,
     shown: Labels | None = None,
     *,
+    places: Sequence[int],
     seed: int,
     reference: str,
     images: int,
@@ -141,6 +151,7 @@ def _compare(
 
     Args:
         labels, truths, shown: labels, reference labels and, where there are any, images of the sampled places.
+        places: of these among the images that were counted.
     """
     outlines = find_outlines(truths, labels) if num_classes == 1 and np.isfinite(transitions.phi) else None
     turned = transitions.inverted and num_classes == 1 and outlines is None
@@ -154,7 +165,16 @@ def _compare(
     if num_classes == 1 and comparable and len(labels) >= MIN_IMAGES:
         is_clean = reference != SECOND
         biases = _biases(
-            labels, truths, shown, table, predictor, turned=turned, seed=seed, outlines=outlines, is_clean=is_clean
+            labels,
+            truths,
+            shown,
+            table,
+            predictor,
+            turned=turned,
+            odd=_odd(transitions, places),
+            seed=seed,
+            outlines=outlines,
+            is_clean=is_clean,
         )
         if biases.moved:
             placed = _turned(biases.labels) if turned else biases.labels
@@ -196,12 +216,28 @@ def _compare(
         repair=repair,
         repaired=repaired,
         errors=_label_errors(labels, truths, repair) if num_classes == 1 and comparable else None,
+        displaced=None if comparable or num_classes > 1 else _displaced(transitions, truths, labels, seed),
+        explained=() if biases is None else tuple(places[at] for at in biases.displaced),
         transitions=transitions,
         ceiling=ceiling,
         profile=distance_profile(table, seed),
         agreement=_agreement(placed, truths, num_classes),
         training_images=training_images,
     )
+
+
+def _odd(transitions: Transitions, places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Which labels mark nothing or are those of other images, and which have nothing to do with the truth.
+
+    Where hardly any others are left, none.
+
+    Args:
+        places: of the labels among the images that were counted.
+    """
+    empty = np.union1d(transitions.blank, transitions.others.places)
+    astray = np.setdiff1d(transitions.astray, empty)
+    found = tuple([at for at, place in enumerate(places) if place in odd] for odd in (empty, astray))
+    return found if len(places) - sum(map(len, found)) >= MIN_IMAGES else ([], [])
 
 
 def _biases(
@@ -212,23 +248,52 @@ def _biases(
     predictor: IoUPredictor | None,
     *,
     turned: bool,
+    odd: tuple[list[int], list[int]] = ([], []),
     seed: int,
     outlines: tuple[float, float] | None = None,
     is_clean: bool = True,
 ) -> Biases:
     """Systematic errors of binary labels; the threshold of those that depend on image or place is the stand-in's."""
-    from evaluation.label_audit.bias_search import find_biases
+    from evaluation.label_audit.bias_search import find_biases, without
     from evaluation.label_audit.repair import find_move_back
 
     upright = _turned(labels) if turned else labels
     clean_iou = 1.0 if predictor is None else predictor.clean
     filled = None if outlines is None else outlines[1]
+    left_out, astray = odd
     biases = find_biases(
-        truths, upright, shown, seed, clean_iou, filled=filled, is_clean=is_clean, refine=find_move_back
+        truths,
+        without(upright, left_out),
+        shown,
+        seed,
+        clean_iou,
+        filled=filled,
+        is_clean=is_clean,
+        astray=astray,
+        refine=find_move_back,
     )
+    if left_out or astray:
+        back = [biases.moved.undo(label) if biases.moved else label for label in upright]
+        biases = replace(biases, labels=back)
     if predictor is None or turned or biases.moved or not (biases.has(BY_IMAGE) or biases.has(BY_PLACE)):
         return biases
     return replace(biases, threshold=predictor.threshold(labels, table))
+
+
+def _lie_off_alike(labels: Labels, truths: Labels, seed: int) -> bool:
+    """Whether binary labels, 255 ignored, lie on the truth once they are all moved alike."""
+    outlines = [outline_map(inward_distance(truth)) for truth in truths]
+    return bool(find_move(outlines, as_maps(labels), seed))
+
+
+def _displaced(transitions: Transitions, truths: Labels, labels: Labels, seed: int) -> Bias | None:
+    """What displaces binary labels, 255 ignored, that hardly follow the truth where they lie."""
+    if transitions.turned is not None or transitions.others.are_most or not np.isfinite(transitions.phi):
+        return None
+    from evaluation.label_audit.alignment import find_alignment
+
+    aligned = find_alignment(truths, labels, seed)
+    return None if aligned is None else aligned.displacement.bias
 
 
 def _predict(
@@ -315,7 +380,7 @@ def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:
     """
     if prediction is None or not biases.found:
         return biases.cost
-    if all(bias.unit in (OF_ERRORS, *DISPLACED) for bias in biases.found):
+    if all(bias.unit in (OF_ERRORS, IN_SOME, *DISPLACED) for bias in biases.found):
         return 1 - prediction.relative
     return max(biases.cost, 1 - prediction.relative) if biases.has(BY_IMAGE) else biases.cost
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.label_audit.moves import Moved
+from evaluation.label_audit.moves import FAR_REACH, Moved
 
 AT_BOUNDARIES, BY_IMAGE, BY_PLACE, MOVED = "at boundaries", "by image", "by place", "moved"
 OF_LABELS, OF_ERRORS = "of label rate", "of error rate"
@@ -18,9 +18,12 @@ RATES = {
 ON_AVERAGE, DEGREES, PERCENT = "px on average", "°", "%"
 FILLED = "IoU when filled"  # of outlines
 ACROSS = "px across"  # of dots
-DISPLACED = (ON_AVERAGE, DEGREES, PERCENT)  # units of displacements that no common move undoes
-MEASURES = {"px": " px", ON_AVERAGE: " px on average", DEGREES: "°", PERCENT: "%"}
+TAKEN_BACK = "taken back, a correlation of"
+DISPLACED = (ON_AVERAGE, DEGREES, PERCENT, TAKEN_BACK)  # units of displacements that no common move undoes
+IN_SOME = "px in some labels"
+MEASURES = {"px": " px", IN_SOME: " px", ON_AVERAGE: " px on average", DEGREES: "°", PERCENT: "%"}
 
+ALL = 0.8  # of the labels, from which on it is not said how many are displaced
 FARTHEST = 10.0  # pixels up to which outlines are looked for beside their place
 
 
@@ -33,7 +36,7 @@ class Bias:
         what: in words: ``wider``, ``dim structures missed`` …
         size: pixels (outline, move), or how well image or place tell wrong labels from right ones, as an AUC.
         low, high: 95 % bounds of the size; NaN with too few images.
-        unit: of the size: one of MEASURES, ``AUC``, FILLED, ACROSS, or of label rates what RATES says.
+        unit: of the size: one of MEASURES, ``AUC``, FILLED, ACROSS, TAKEN_BACK, or of label rates what RATES says.
     """
 
     kind: str
@@ -46,7 +49,8 @@ class Bias:
     def text(self) -> str:
         """``wider by 2.0 px (1.5 to 2.5)``."""
         if self.unit in MEASURES:
-            more = " or more" if self.unit == "px" and self.high >= FARTHEST else ""
+            farthest = FAR_REACH if self.kind.startswith(MOVED) else FARTHEST
+            more = " or more" if self.unit == "px" and self.high >= farthest else ""
             bounds = "" if np.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f}{more})"
             return f"{self.what} by {self.size:.1f}{MEASURES[self.unit]}{bounds}"
         if self.unit == ACROSS:
@@ -57,6 +61,27 @@ class Bias:
             return f"{self.what}: {RATES[self.unit].format(f'{self.size:.0%} ({self.low:.0%} to {self.high:.0%})')}"
         bounds = "" if np.isnan(self.low) else f", {self.low:.2f} to {self.high:.2f}"
         return f"{self.what} ({self.unit} {self.size:.2f}{bounds})"
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """What displaces labels, in words, with its size in a unit and 95 % bounds.
+
+    Args:
+        places: of the labels that it displaces, where these are not all.
+    """
+
+    what: str
+    size: float
+    low: float
+    high: float
+    unit: str
+    places: tuple[int, ...] = ()
+
+    @property
+    def bias(self) -> Bias:
+        """The same as a systematic error."""
+        return Bias(AT_BOUNDARIES, self.what, self.size, self.low, self.high, self.unit)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,7 @@ class Biases:
         threshold: that draws the true outline after training on the labels, see ``threshold.py``.
         overlap: the share of IoU that is left where labels lie off as far as these do.
         imitation: IoU with the truth of labels as the image predicts them; 1 where it predicts no errors.
+        displaced: places of the labels that lie off by no common move, where these are not all.
     """
 
     found: tuple[Bias, ...]
@@ -82,6 +108,7 @@ class Biases:
     threshold: float
     overlap: float
     imitation: float
+    displaced: tuple[int, ...] = ()
 
     @property
     def are_outlines(self) -> bool:

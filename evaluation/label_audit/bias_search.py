@@ -10,27 +10,35 @@ is both material and beyond the spread between images, which pixels of one image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from datasets.labels import IGNORE
 from datasets.transition_matrix import count_transitions
+from evaluation.label_audit.alignment import find_alignment
 from evaluation.label_audit.bias import (
     ACROSS,
     AT_BOUNDARIES,
     BY_IMAGE,
     BY_PLACE,
     FILLED,
+    IN_SOME,
     OF_ERRORS,
     OF_LABELS,
     Bias,
     Biases,
+    Displacement,
 )
 from evaluation.label_audit.by_distance import bin_shares, inward_distance, location_counts, location_table
-from evaluation.label_audit.displaced import Displacement, find_displacement
-from evaluation.label_audit.geometry import MIN_EXPLAINED, find_offset, smoother_outlines, uneven_outlines
+from evaluation.label_audit.displaced import find_displacement
+from evaluation.label_audit.geometry import (
+    MIN_EXPLAINED,
+    find_offset,
+    offsets_of_some,
+    smoother_outlines,
+    uneven_outlines,
+)
 from evaluation.label_audit.moves import SLOPE, Labels, Moved, as_maps, find_move, outline_map
 from evaluation.label_audit.pixel_classifier import BRIGHTNESS, PixelLearner, image_features
 from evaluation.label_audit.structures import LeftOut, find_dots, find_left_out, level_auc
@@ -177,6 +185,7 @@ def find_biases(
     *,
     filled: float | None = None,
     is_clean: bool = True,
+    astray: Sequence[int] = (),
     refine: Callable[[Labels, Labels, tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Biases:
     """Hold binary labels, right way up, against the truth.
@@ -186,11 +195,12 @@ def find_biases(
         clean_iou: that a network would reach with clean labels.
         filled: IoU with the truth of labels that are outlines alone, when they are filled; None: they are none.
         is_clean: whether the truth is; outlines of another person err themselves, and images tell that, too.
+        astray: places of labels that have nothing to do with the truth where they lie; they may be displaced.
         refine: the move to take back, of labels, truths and a first guess; see ``repair.find_move_back``.
     """
     distances = [inward_distance(truth) for truth in truths]
     outlines = [outline_map(distance) for distance in distances]
-    moved, offset, bounds, displaced = Moved(), 0.0, [0.0, 0.0], None
+    moved, offset, bounds, displaced, some, off = Moved(), 0.0, [0.0, 0.0], None, [], ()
     if filled is None:
         moved = find_move(outlines, as_maps(labels), seed)
         if refine is not None:
@@ -198,14 +208,21 @@ def find_biases(
             moved = moved.at(-down, -right)
     back = [moved.undo(label) for label in labels] if moved else list(labels)
     if filled is None:
-        offset, *bounds = find_offset(distances, back, seed)
-        displaced = find_displacement(outlines, as_maps(back), seed)
+        displaced = _displacement(truths, back, distances, outlines, seed)
+        off = () if displaced is None else displaced.places
+        placed = without(back, {*off, *astray})
+        offset, *bounds = find_offset(distances, placed, seed)
+        if off and offset or not offset and (off or displaced is None):
+            some, offset = offsets_of_some(distances, placed, seed), 0.0
+    back = without(back, astray)
     bins, table = location_table(truths, back)
     shares = bin_shares(table)[:, 1]
     expected = [np.where(item >= 0, shares[item], np.nan).astype(np.float32) for item in bins]
     skipped = None if is_clean else [np.abs(distance) <= SLOPE for distance in distances]
     errors = ResidualAnalysis(truths, back, images, expected=expected, skipped=skipped, seed=seed)
     found = _geometric_biases(moved, offset, bounds, displaced)
+    if errors.image_bias is None:  # else structures that some images have fewer labels of
+        found += [Bias(AT_BOUNDARIES, *own, IN_SOME) for own in some]
     across = None if filled is not None else find_dots(truths, back)
     if across is not None:  # whatever step they show
         found = [bias for bias in found if bias.kind != AT_BOUNDARIES]
@@ -215,9 +232,9 @@ def find_biases(
         found.append(Bias(AT_BOUNDARIES, "only outlines drawn", filled, np.nan, np.nan, FILLED))
     elif displaced is None and across is None and offset >= 0:
         left_out = find_left_out(truths, back)
-        if not offset and errors.image_bias is None:
+        if not offset and not some and errors.image_bias is None:
             found += _outline_biases(truths, back, bins, left_out)
-        found += _structure_biases(errors, left_out, off=any(bias.unit == OF_ERRORS for bias in found))
+        found += _structure_biases(errors, left_out, off=any(bias.unit in (OF_ERRORS, IN_SOME) for bias in found))
         if errors.image_bias is None and any(bias.kind == BY_IMAGE for bias in found):
             imitation = 1 - left_out.area
     else:
@@ -234,7 +251,25 @@ def find_biases(
         cost=outline.cost(prior) if found else 0.0,
         overlap=outline.overlap,
         imitation=imitation,
+        displaced=off,
     )
+
+
+def without(labels: Labels, places: Collection[int]) -> list[np.ndarray]:
+    """Labels, of which those at some places are ignored."""
+    return [np.full_like(label, IGNORE) if at in places else label for at, label in enumerate(labels)]
+
+
+def _displacement(
+    truths: Labels, labels: Labels, distances: Labels, outlines: Labels, seed: int
+) -> Displacement | None:
+    """What displaces labels that have no move in common."""
+    aligned = find_alignment(truths, labels, seed)
+    if aligned is not None and aligned.may_be(find_offset(distances, labels, seed)[0]):
+        aligned = None
+    if aligned is not None and not aligned.is_near:
+        return aligned.displacement
+    return find_displacement(outlines, as_maps(labels), seed) or (aligned and aligned.displacement)
 
 
 def _geometric_biases(
@@ -249,7 +284,7 @@ def _geometric_biases(
         least, most = sorted(abs(bound) for bound in bounds)
         found.append(Bias(AT_BOUNDARIES, "wider" if offset > 0 else "narrower", abs(offset), least, most))
     if displaced is not None:
-        found.append(Bias(AT_BOUNDARIES, *astuple(displaced)))
+        found.append(displaced.bias)
     return found
 
 

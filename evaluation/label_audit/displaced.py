@@ -7,12 +7,11 @@ where parts that did not choose it gain by it: the same part of other images, or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from evaluation.label_audit.bias import DEGREES, ON_AVERAGE, PERCENT
+from evaluation.label_audit.bias import ALL, DEGREES, ON_AVERAGE, PERCENT, Displacement
 from evaluation.label_audit.moves import REACH, Labels, best_shifts, is_gain_beyond_chance, shift_covariances
 from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval
 
@@ -20,17 +19,6 @@ TILES = 3  # along each side of an image
 LEAST_TILE = 24  # pixels along the side of a part; labels of smaller images are not looked into
 LEAST_FIELD = 40  # the same for displacements that differ from part to part: smaller ones hide them
 MOST_OF_FIELD = 0.5  # part of the squared displacements that is a turn, or an enlargement, for it to be called one
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """What displaces labels, in words, with its size in a unit and 95 % bounds."""
-
-    what: str
-    size: float
-    low: float
-    high: float
-    unit: str
 
 
 def find_displacement(firsts: Labels, seconds: Labels, seed: int = 0) -> Displacement | None:
@@ -126,5 +114,11 @@ def _another_in_each_image(tables: np.ndarray, seed: int) -> Displacement | None
     if not is_gain_beyond_chance(gains[0] + gains[1], float(both.max(-1).sum())):
         return None
     lengths = np.hypot(*np.moveaxis(best_shifts(both), -1, 0))
-    mean, low, high = bootstrap_mean(lengths, limits=(0.0, float(np.hypot(REACH, REACH))), seed=seed)
-    return Displacement("moved differently in every image,", mean, low, high, ON_AVERAGE)
+    off = np.flatnonzero(lengths)
+    if len(off) >= ALL * len(lengths):
+        off, what = images, "moved differently in every image,"
+    else:
+        what = f"{len(off)} of {len(lengths)} labels moved"
+    mean, low, high = bootstrap_mean(lengths[off], limits=(0.0, float(np.hypot(REACH, REACH))), seed=seed)
+    places = () if len(off) == len(lengths) else tuple(off.tolist())
+    return Displacement(what, mean, low, high, ON_AVERAGE, places)

@@ -13,6 +13,7 @@ import numpy as np
 
 from datasets.transition_matrix import MIN_PHI, TransitionMatrix, contrast, count_transitions, normalize_rows
 from evaluation.label_audit.moves import TURNED_SIDE, TURNS, Turned, best_turn, possible_turns
+from evaluation.label_audit.other_images import OtherImages
 from evaluation.scores import ratio
 from evaluation.scores.bootstrap import (
     CONFIDENCE,
@@ -154,6 +155,8 @@ class Transitions:
         image_phi: φ of every image; NaN where its truth shows a single class, (n,).
         blank: places of the images whose labels are all background though their truth is not.
         turned: where labels show the truth mirrored or turned, see `find_turn`.
+        others: how labels fit the truth of other images; its places are of images counted.
+        moved: whether labels lie off so far, all alike, that φ says nothing of them.
     """
 
     counts: np.ndarray
@@ -175,6 +178,8 @@ class Transitions:
     image_phi: np.ndarray
     blank: np.ndarray
     turned: Turned | None = None
+    others: OtherImages = OtherImages()
+    moved: bool = False
 
     @property
     def too_few(self) -> bool:
@@ -193,14 +198,14 @@ class Transitions:
 
     @property
     def no_association(self) -> bool:
-        """Whether φ is as good as 0, or labels are turned, or follow the truth from image to image alone.
+        """Whether φ is as good as 0, or labels are turned, of other images, or follow the truth between images alone.
 
         Not where most annotated images show it: of few, some that nobody annotated, or with labels of other images, let
         the interval of φ reach 0.
         """
-        if self.turned is not None:
+        if self.turned is not None or self.others.are_most:
             return True
-        if self.contradictory or (not self.too_few and abs(usual_phi(self.image_phi)) > CLEAR_PHI):
+        if self.contradictory or self.moved or (not self.too_few and abs(usual_phi(self.image_phi)) > CLEAR_PHI):
             return False
         return holds_nothing(self.phi, self.phi_low, self.phi_high) or self.only_between_images
 
@@ -214,11 +219,14 @@ class Transitions:
     def only_between_images(self) -> bool:
         """Whether labels are more where the truth is more, image by image, but know no better where it is inside them.
 
-        That makes φ of turned or shuffled labels, which nothing can be learned from.
+        Or no better than they know it of other images, which may be alike. That makes φ of turned or shuffled labels,
+        which nothing can be learned from.
         """
         known = self.image_phi[np.isfinite(self.image_phi)]
         if self.too_few or len(known) < MIN_IMAGES or not abs(self.phi) < WEAK_PHI:
             return False
+        if self.others.own_fits_better is False:
+            return True
         reach = student_reach(len(known)) * float(known.std(ddof=1)) / float(np.sqrt(len(known)))
         return abs(float(known.mean())) <= reach
 

@@ -13,7 +13,7 @@ from evaluation.label_audit.bias import FARTHEST
 from evaluation.label_audit.by_distance import DISTANCE_EDGES, inward_distance, local_density
 from evaluation.label_audit.moves import NEAR, SURE, Labels, as_maps
 from evaluation.scores import ratio
-from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_reach
+from evaluation.scores.bootstrap import MIN_IMAGES, bootstrap_mean, counts_interval, student_reach
 
 # Fixed on simulated sets, see ``bias_search.py``.
 OFFSET_STEP = 0.5
@@ -26,6 +26,10 @@ LEAST_PIXELS = 0.05  # of a side of the outline, that the rate at a distance is 
 CURVATURE_SIGMA = 3.0  # pixels, of the outline's surroundings
 MIN_CURVED = 0.1  # difference of label rates between concave and convex boundary that counts
 OFFSET_GAIN = 0.02  # of the variance explained at the true boundary that an offset must win
+LEAST_OF_ONE = 1.0  # pixels by which the outlines of a single label must be off
+LEAST_ODD = 2, 0.15  # number, and part, of labels whose outlines are off, that are told
+MOST_ON_TRUTH = 0.25  # part of the labels that may lie on the true boundary, where all are said to be off it
+CHANCE = 20.0  # that unrelated pixels hardly reach: what an offset wins, in χ²
 LAGS = 8  # pixels up to which labels are held against themselves
 
 
@@ -52,24 +56,9 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     Returns: (offset, low, high); 0 where the step at the boundary is as good. On the grid of pixels neighbouring steps
         part the same pixels, so bounds reach half a step further, at most to FARTHEST; NaN with too few images.
     """
-    edges = np.concatenate([[-np.inf], OFFSETS, [np.inf]])
-    counts = []
-    for distance, label in zip(distances, labels, strict=True):
-        known = label != IGNORE
-        place = np.searchsorted(edges, -distance[known], side="right") - 1
-        density = np.nan_to_num(local_density(label))[known]
-        weights = (label[known] == 1, None, density, density**2)
-        counts.append([np.bincount(place, weight, len(OFFSETS) + 1) for weight in weights])
-    table = np.array(counts)
-    pooled = _explained(*table.sum(0)[:2])
-    at_truth = pooled[np.abs(OFFSETS) < MIN_OFFSET].max()
-    best = float(_best_steps(pooled).mean(0))
-    none = 0.0, float("nan"), float("nan")
-    if abs(best) < MIN_OFFSET or pooled.max() - at_truth < OFFSET_GAIN * pooled.max():
-        return none
-    if (best > 0 and _told_by_distance(table.sum(0)) < MIN_TOLD) or not _is_one_sided(*table.sum(0)[:2], best):
-        return none
-    if best > 0 and not _look_wide(distances, labels, best):
+    table = np.array([_count_by_distance(*pair) for pair in zip(distances, labels, strict=True)])
+    best, none = _step(distances, labels, table.sum(0)), (0.0, float("nan"), float("nan"))
+    if not best or _is_of_some(table, best):
         return none
 
     def steps(sums: np.ndarray) -> np.ndarray:
@@ -78,6 +67,61 @@ def find_offset(distances: Labels, labels: Labels, seed: int = 0) -> tuple[float
     low = counts_interval(lambda sums: steps(sums)[0], table, seed, 400)[0] - OFFSET_STEP / 2
     high = counts_interval(lambda sums: steps(sums)[1], table, seed, 400)[1] + OFFSET_STEP / 2
     return (0.0 if low <= 0 <= high else best), low, high
+
+
+def _is_of_some(table: np.ndarray, offset: float) -> bool:
+    """Whether more labels than a few lie on the true boundary, rather than at an offset that most have.
+
+    Args:
+        table: of `_count_by_distance` of each image, (n, 4, B).
+    """
+    explained = _explained(table[:, 0], table[:, 1])[table[:, 0].sum(1) > 0]
+    at_truth = explained[:, np.abs(OFFSETS) < MIN_OFFSET].max(1)
+    lost = at_truth - explained[:, np.abs(OFFSETS - offset) < MIN_OFFSET].max(1)
+    return float((lost > OFFSET_GAIN * explained.max(1)).mean()) > MOST_ON_TRUTH
+
+
+def _count_by_distance(distance: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Labels, pixels, and summed local density of labels and its square, by signed distance, (4, B)."""
+    edges = np.concatenate([[-np.inf], OFFSETS, [np.inf]])
+    known = label != IGNORE
+    place = np.searchsorted(edges, -distance[known], side="right") - 1
+    density = np.nan_to_num(local_density(label))[known]
+    weights = (label[known] == 1, None, density, density**2)
+    return np.array([np.bincount(place, weight, len(OFFSETS) + 1) for weight in weights], float)
+
+
+def _step(distances: Labels, labels: Labels, counts: np.ndarray) -> float:
+    """The offset of labels, counted by distance, (4, B); 0 where the step at the true boundary is as good."""
+    explained = _explained(*counts[:2])
+    at_truth = explained[np.abs(OFFSETS) < MIN_OFFSET].max()
+    best = float(_best_steps(explained).mean(0))
+    gain, (found, pixels) = explained.max() - at_truth, counts[:2].sum(1)
+    if abs(best) < MIN_OFFSET or gain < OFFSET_GAIN * explained.max():
+        return 0.0
+    if gain * pixels < CHANCE * ratio(found * (pixels - found), pixels**2, 0.0):
+        return 0.0
+    if (best > 0 and _told_by_distance(counts) < MIN_TOLD) or not _is_one_sided(*counts[:2], best):
+        return 0.0
+    return best if best < 0 or _look_wide(distances, labels, best) else 0.0
+
+
+def offsets_of_some(distances: Labels, labels: Labels, seed: int = 0) -> list[tuple[str, float, float, float]]:
+    """Outlines that are wider, or narrower, in some labels alone, each found in its own image.
+
+    Args:
+        distances: to the true boundary, positive inside, (H, W) each.
+    Returns: (what, mean size in these, low, high) of either side of which there are several.
+    """
+    counts = [_count_by_distance(*pair) for pair in zip(distances, labels, strict=True)]
+    steps = np.array([_step([d], [label], own) for d, label, own in zip(distances, labels, counts, strict=True)])
+    found = []
+    for side, what in ((1, "wider"), (-1, "narrower")):
+        own = side * steps[side * steps >= LEAST_OF_ONE]
+        if len(own) >= max(LEAST_ODD[0], LEAST_ODD[1] * len(labels)):
+            size = bootstrap_mean(own, limits=(0.0, FARTHEST), seed=seed)
+            found.append((f"outlines of {len(own)} of {len(labels)} labels {what}", *size))
+    return found
 
 
 def _look_wide(distances: Labels, labels: Labels, offset: float) -> bool:

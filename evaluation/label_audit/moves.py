@@ -15,12 +15,14 @@ from evaluation.scores.bootstrap import MIN_IMAGES, counts_interval, student_rea
 Labels = Sequence[np.ndarray]
 
 # Fixed on simulated sets, see ``bias_search.py``.
-REACH = 10  # pixels up to which labels are looked for beside their place
+REACH = 10  # pixels up to which parts of labels are looked for beside their place
+FAR_REACH = 32  # the same of whole labels, if so much is at most a quarter of an image
 NEAR = 3.0  # pixels from an outline that errors at outlines are looked for
 SLOPE = 6.0  # pixels from an outline beyond which distances count alike, for a move
 MOVE_GAIN = 0.02  # of the covariance with the truth that moving back must win
 TURN_GAIN = 2.0  # times the correlation of labels as they are, that turned back they must have
 LEAST_TURNED = 0.1  # that it must be at least
+MOST_TURNED = 0.6  # of the images must be those that no other turn takes back as well
 TURNED_IMAGES, TURNED_SIDE = 20, 512  # that suffice, and pixels along a side of them
 SURE = 1.4  # times a 95 % interval's reach: several looks at ten images shall rarely be wrong
 
@@ -105,8 +107,14 @@ def find_move(firsts: Labels, seconds: Labels, seed: int = 0) -> Moved:
     Args:
         firsts, seconds: maps in which NaN counts nowhere, (H, W) each, such as `outline_map` of truths, and labels.
     """
-    tables = [shift_covariances(*pair) for pair in zip(firsts, seconds, strict=True)]
+    reach = far_reach(firsts)
+    tables = [shift_covariances(*pair, reach) for pair in zip(firsts, seconds, strict=True)]
     return best_move(np.stack(tables), seed)
+
+
+def far_reach(labels: Labels) -> int:
+    """Pixels up to which labels, (H, W) each, are looked for beside their place."""
+    return max(REACH, min(FAR_REACH, *(min(label.shape) // 4 for label in labels)))
 
 
 def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
@@ -120,7 +128,9 @@ def best_move(stack: np.ndarray, seed: int = 0) -> Moved:
     best, middle = int(flat.sum(0).argmax()), flat.shape[1] // 2
     if best == middle or len(stack) < MIN_IMAGES or not flat[:, best].sum() > 0:
         return Moved()
-    if not is_gain_beyond_chance(flat[:, best] - flat[:, middle], float(flat[:, best].sum())):
+    pooled = flat.sum(0)
+    gains = [own[(pooled - own).argmax()] - own[middle] for own in flat]  # by what the other images chose
+    if not is_gain_beyond_chance(np.array(gains), float(pooled[best])):
         return Moved()
 
     def length(sums: np.ndarray) -> np.ndarray:
@@ -146,6 +156,8 @@ def best_turn(table: np.ndarray, undone: Sequence[str]) -> Turned | None:
     if min(means[best], np.median(known[:, best])) < least:  # also where nothing is better, or for few images alone
         return None
     if not is_gain_beyond_chance(known[:, best] - known[:, 0], float(known[:, best].sum())):
+        return None
+    if (known[:, best] >= known.max(1)).mean() < MOST_TURNED:
         return None
     return Turned(undone[best - 1], float(means[0]), float(means[best]))
 

@@ -27,8 +27,9 @@ from datasets.label_noise import make_noisy_label
 from datasets.labels import IGNORE, label_classes
 from datasets.noise_steps import signed_distance
 from datasets.transition_matrix import MIN_PHI, count_transitions
+from evaluation.label_audit.alignment import find_alignment
 from evaluation.label_audit.estimate import blank_places, estimate_transitions
-from evaluation.label_audit.moves import Labels, outline_map, shift_covariances
+from evaluation.label_audit.moves import Labels, far_reach, outline_map, shift_covariances
 from evaluation.label_audit.structures import find_outlines
 from evaluation.scores import ratio
 from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
@@ -36,7 +37,7 @@ from evaluation.scores.bootstrap import bootstrap_counts, small_sample_reach
 MIN_IMAGES = 3  # with a clean label; fewer say nothing of the spread between images
 MIN_GAIN = 0.01  # of an IoU, that is worth a correction
 MIN_MOVE_GAIN = 0.003  # of the correlation with the truth; in large objects a move by 2 pixels wins no more
-REACH = 12  # pixels up to which labels are looked for beside their place
+MOST_WORSE = 0.25  # of the labels, that an offset may take farther from their clean ones
 OFFSETS = np.arange(-32, 33) / 2  # pixels by which outlines are moved; the middle one does nothing
 DISTANCES = np.arange(-8.0, 9.0)  # edges of the bins of signed distance to the true boundary, pixels
 FAR = 0.05  # part of a class that the farthest bins must hold to tell its label rate
@@ -96,7 +97,12 @@ def choose_repair(labels: Labels, clean: Sequence[np.ndarray | None], num_classe
         return Repair(None, iou, iou, 0.0, float("nan"), len(pairs), "the labels do not follow the clean ones")
     if back != (0, 0):
         back = refined_move(own, truths, back, num_classes)
-    return _choose_offset(own, truths, back, num_classes)
+    found = _choose_offset(own, truths, back, num_classes)
+    aligned = find_alignment(truths, _moved_back(own, back, num_classes)) if found.offset and num_classes == 1 else None
+    if aligned is None or aligned.may_be(-found.offset) or (aligned.is_near and found.offset < 0):
+        return found  # widened, displaced labels hold more of the truth, and more beside it
+    reason = f"labels lie off the clean ones, each by itself: {aligned.displacement.bias.text()}"
+    return Repair(None, found.before, found.before, 0.0, float("nan"), len(pairs), reason)
 
 
 def _follow(labels: Labels, truths: Labels, num_classes: int) -> bool:
@@ -118,7 +124,8 @@ def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[i
 
     Returns: None where that is no association worth the name, or a negative one: labels that show the inverse.
     """
-    tables = np.stack([_correlations(*pair, num_classes) for pair in zip(labels, truths, strict=True)])
+    far = far_reach(truths)
+    tables = np.stack([_correlations(*pair, num_classes, far) for pair in zip(labels, truths, strict=True)])
     flat = tables.reshape(len(tables), -1)
     pooled, middle, gains = flat.sum(0), flat.shape[1] // 2, []
     best, reach = int(pooled.argmax()), small_sample_reach(len(flat))
@@ -129,8 +136,8 @@ def choose_move(labels: Labels, truths: Labels, num_classes: int = 1) -> tuple[i
         gains.append(own[elsewhere] - own[middle])
     if sum(gains) <= max(MIN_MOVE_GAIN * pooled[best], reach * _error_of_sum(np.array(gains))):
         return 0, 0
-    down, right = divmod(best, 2 * REACH + 1)
-    return REACH - down, REACH - right
+    down, right = divmod(best, 2 * far + 1)
+    return far - down, far - right
 
 
 def _moved_back(labels: Labels, back: tuple[int, int], num_classes: int) -> Labels:
@@ -164,10 +171,10 @@ def _error_of_sum(values: np.ndarray) -> float:
     return float(values.std(ddof=1) * np.sqrt(len(values)))
 
 
-def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Correlations of truth(x), as its `outline_map`, and label(x + d), for |d| ≤ REACH.
+def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int, reach: int) -> np.ndarray:
+    """Correlations of truth(x), as its `outline_map`, and label(x + d), for |d| ≤ reach.
 
-    Returns: (2·REACH + 1, 2·REACH + 1), the mean over the classes ≠ 0 that both show; 0 where there is none.
+    Returns: (2·reach + 1, 2·reach + 1), the mean over the classes ≠ 0 that both show; 0 where there is none.
     """
     known = (label != IGNORE) & (truth != IGNORE)
     found = []
@@ -176,8 +183,8 @@ def _correlations(label: np.ndarray, truth: np.ndarray, num_classes: int) -> np.
         if not all(0 < mask.sum() < known.sum() for mask in masks):
             continue
         truth_map = np.where(known, outline_map(-signed_distance(masks[0])), np.nan)
-        found.append(shift_covariances(truth_map, masks[1].astype(np.float32), REACH))
-    return np.mean(found, axis=0) if found else np.zeros((2 * REACH + 1, 2 * REACH + 1))
+        found.append(shift_covariances(truth_map, masks[1].astype(np.float32), reach))
+    return np.mean(found, axis=0) if found else np.zeros((2 * reach + 1, 2 * reach + 1))
 
 
 @dataclass(frozen=True)
@@ -283,7 +290,10 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
     gain, error = _gain(np.array(won))
     best, reach = _best_offset(plain.sum(0)), small_sample_reach(len(labels))
     is_beyond_error = gain > reach * error
+    changes = np.diff(_pooled_iou(np.array(kept)), axis=1)
+    worse = int((changes < -MIN_GAIN).sum())
     is_sure = min(plain_gain, gain) > MIN_GAIN and is_beyond_error and plain_gain > reach * plain_error
+    is_sure &= worse <= MOST_WORSE * len(labels)
     offset = float(OFFSETS[best]) if is_sure else 0.0
     steps = [_move_step(back)] * (back != (0, 0)) + [f"offset:{offset:g}"] * (offset != 0)
     at = np.array(kept).sum(0)[int(offset != 0)]
@@ -296,6 +306,8 @@ def _choose_offset(labels: Labels, truths: Labels, back: tuple[int, int], num_cl
         nearer = f"{plain_gain:+.3f} ± {plain_error:.3f} in the IoU of labels with clean ones: too little"
         reason = f"the best one, offset:{OFFSETS[best]:g}, wins {held_out}"
         reason += f", and {nearer}" if is_beyond_error else ": not beyond its error"
+        if worse > MOST_WORSE * len(labels):
+            reason = f"the best one, offset:{OFFSETS[best]:g}, makes {worse} of {len(labels)} labels worse"
     return Repair(
         spec="+".join(steps) or None,
         before=labels_iou(labels, truths, num_classes),

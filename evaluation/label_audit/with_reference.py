@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.transition_matrix import MIN_PHI, TransitionMatrix
-from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, DISPLACED, Biases
+from evaluation.label_audit.bias import BY_IMAGE, BY_PLACE, DISPLACED, IN_SOME, Bias, Biases
 from evaluation.label_audit.by_distance import DensityAgreement
 from evaluation.label_audit.estimate import CLEAR_PHI, Transitions
 from evaluation.label_audit.iou_ceiling import Ceiling
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WORTH_TELLING = 0.01  # of predicted IoU that a repair wins, at the best threshold before and after
 CLEAN_ENOUGH = 0.01  # error rates below it need no corrected loss
 INTERVAL_GOAL = 0.02  # the half width of φ's interval, or a tenth of φ, that more images are asked for
+AS_THEY_ARE = "Train on them as they are."
 SECOND = "second annotator"  # the reference where it is another person's labels
 BOUNDS = ("phi_low", "phi_high", "contrast_low", "contrast_high", "singular_values", "singular_low", "singular_high")
 
@@ -40,6 +41,8 @@ class ReferenceAudit(Audit):
         repair: the steps of label noise that mend the labels, as found by ``repair``; None where none is known.
         repaired: what a network will reach after it; None where none is known or that cannot be predicted.
         errors: counts of repaired labels by distance, for scores without clean labels; None of several classes.
+        displaced: what displaces labels that have nothing to do with the truth where they lie.
+        explained: places among the images compared of labels that are displaced, where these are not all.
         transitions: Q and what follows from it, from the images that have a reference label.
         ceiling: IoU of a perfect learner; means nothing where the verdict is *unknown*.
         profile: Q by distance and by depth, see ``by_distance.distance_profile``.
@@ -55,6 +58,8 @@ class ReferenceAudit(Audit):
     repaired: PredictedIoU | None = None
     validated: PredictedIoU | None = None
     errors: LabelErrors | None = None
+    displaced: Bias | None = None
+    explained: tuple[int, ...] = ()
     transitions: Transitions
     ceiling: Ceiling
     profile: dict[str, Any]
@@ -118,12 +123,7 @@ class ReferenceAudit(Audit):
         if self.verdict == "unknown":
             return self._noise_notes()[-1]
         if self.verdict == "not learnable":
-            if found.turned is not None:
-                return self._turned_text()
-            if found.only_between_images:
-                named = self.named_reference
-                return f"Inside images, labels and {named} have nothing in common: do they belong to other images?"
-            return f"Labels and {self.named_reference} have nothing in common (φ = {found.phi:.3f})."
+            return self._nothing_text()
         systematic = f"differ from {self.named_reference} systematically: {self._bias_text()}"
         if self.verdict == "inverted" and self.num_classes > 1:
             exchanged = f"(φ = {found.phi:.3f}): {self._exchanged()}"
@@ -143,6 +143,28 @@ class ReferenceAudit(Audit):
             return f"{what} leave little to be learned{self._share_text()}."
         averaged = self.prediction is None or self.prediction.relative >= 1 - BIAS_MARGIN
         return f"{what} are such that a network averages them out{'' if averaged else ' in part'}{self._share_text()}."
+
+    def _nothing_text(self) -> str:
+        """Why labels teach nothing."""
+        found, named = self.transitions, self.named_reference
+        if found.turned is not None:
+            return self._turned_text()
+        if found.others.are_most:
+            count = f"{len(found.others.places)} of the {found.others.labels} labels that were looked into"
+            return f"{count} fit {named} of another image, not those of their own: labels and images were mixed up."
+        if self.displaced is not None:
+            return f"Labels and {named} have nothing in common where they lie: {self.displaced.text()}."
+        if self._marks_nothing:
+            return f"{len(found.blank)} of the {found.images} labels that were compared mark nothing where {named} do."
+        if found.only_between_images and abs(found.phi) >= MIN_PHI:
+            better = "" if found.others.own_fits_better is not False else " more than with those of other images"
+            return f"Inside images, labels and {named} have nothing in common{better}: do they belong to other images?"
+        return f"Labels and {named} have nothing in common (φ = {found.phi:.3f})."
+
+    @property
+    def _marks_nothing(self) -> bool:
+        """Whether labels teach nothing since most are empty."""
+        return self.verdict == "not learnable" and len(self.transitions.blank) > self.transitions.images / 2
 
     def _turned_text(self) -> str:
         """That labels were mirrored or turned, and how sure that is."""
@@ -172,15 +194,22 @@ class ReferenceAudit(Audit):
     def warnings(self) -> list[str]:
         """That some labels are not like the others."""
         found, lines = self.transitions, []
-        if found.turned is not None:
+        if found.turned is not None or self.displaced is not None:
             return lines
         compared = f"of the {found.images} labels that were compared"
-        if blank := len(found.blank):
+        if (blank := len(found.blank)) and not self._marks_nothing:
             lines.append(
                 f"{blank} {compared} mark nothing where {self.named_reference} do: leave out images that nobody "
                 "annotated, also among those that were not compared. They teach that all is background."
             )
-        if astray := len(np.setdiff1d(found.astray, found.blank)):
+        if found.others.places and not found.others.are_most:
+            looked = f"of the {found.others.labels} labels that were looked into"
+            lines.append(
+                f"{len(found.others.places)} {looked} fit {self.named_reference} of another image, not those of "
+                "their own: look for labels and images that were mixed up, also among those that were not compared."
+            )
+        told = [*found.blank.tolist(), *found.others.places, *self.explained]
+        if astray := len(np.setdiff1d(found.astray, told)):
             lines.append(
                 f"{astray} {compared} have nothing to do with {self.named_reference}, or show the inverse, while most "
                 "others agree: look for labels of another image, also among those that were not compared."
@@ -229,7 +258,8 @@ class ReferenceAudit(Audit):
             self._loss_advice(matrix_file),
             self._image_count_advice(),
         ]
-        return [sentence for sentence in sentences if sentence] or ["Train on them as they are."]
+        as_they_are = "Leave these out, or correct them, and train on the others." if self.warnings() else AS_THEY_ARE
+        return [sentence for sentence in sentences if sentence] or [as_they_are]
 
     def _repair_advice(self) -> str | None:
         """What mends biased labels: a repair for all of them, or what to label anew."""
@@ -249,12 +279,13 @@ class ReferenceAudit(Audit):
             return "Fill the outlines (in Fiji: Process › Binary › Fill Holes) and take the result for labels."
         if self.biases is not None and self.biases.are_dots:
             return "Mark whole structures in some images and train on those: dots tell where they are, not how large."
-        displaced = [bias.what for bias in (self.biases.found if self.biases else ()) if bias.unit in DISPLACED]
-        if displaced:
-            how = displaced[0].split()[0]
+        found = self.biases.found if self.biases else ()
+        if displaced := [bias for bias in found if bias.unit in DISPLACED]:
+            return _undo_advice(displaced[0])
+        if some := [bias.what for bias in found if bias.unit == IN_SOME]:
             return (
-                f"Look for what {how} them against the images (export, cropping, registration) and undo it there: what "
-                "differs from place to place or from image to image no repair here takes back."
+                f"Look for what sets these labels apart ({'; '.join(some)}), another person or tool, and repair them "
+                "alone: what differs from label to label no repair of all of them takes back."
             )
         kinds = self.verdict
         if BY_PLACE in kinds:
@@ -399,8 +430,11 @@ class ReferenceAudit(Audit):
     def _loss_advice(self, matrix_file: str | None) -> str | None:
         """Whether a corrected loss helps."""
         found = self.transitions
-        if found.turned is not None:
-            return "Audit them again once that is undone: as they are, they teach next to nothing."
+        if found.turned is not None or self.displaced is not None:
+            undone = "Audit them again once that is undone: as they are, they teach next to nothing."
+            return undone if self.displaced is None else f"{_undo_advice(self.displaced)} {undone}"
+        if found.others.are_most:
+            return "Find the image of each label, then audit them again: as they are, they teach next to nothing."
         if self.verdict == "not learnable":
             return HOPELESS
         if self.verdict == "unknown":
@@ -419,7 +453,7 @@ class ReferenceAudit(Audit):
     def _image_count_advice(self) -> str | None:
         """How many more reference labels would make φ sure; intervals shrink with the root of their number."""
         found = self.transitions
-        if found.turned is not None:
+        if found.turned is not None or found.others.are_most or self.displaced is not None:
             return None
         if found.too_few:
             return f"Give {self.named_reference} of at least {counted(MIN_IMAGES - found.images, 'more image')}."
@@ -437,6 +471,16 @@ class ReferenceAudit(Audit):
             more, goal = left, half * np.sqrt(found.images / self.images)
         which = "one more image" if more == 1 else f"{'all ' if more == left else 'about '}{more} more images"
         return f"{self.named_reference[0].upper()}{self.named_reference[1:]} of {which} would narrow φ to ± {goal:.2f}."
+
+
+def _undo_advice(displaced: Bias) -> str:
+    """What to do about labels that lie off by no common move."""
+    words = ("mirrored", "turned", "transposed", "enlarged", "shrunk", "moved")
+    how = next((word for word in words if word in displaced.what), "displaced")
+    return (
+        f"Look for what {how} them against the images (export, cropping, registration) and undo it there: what differs "
+        "from place to place or from image to image no repair here takes back."
+    )
 
 
 def _span(low: float, high: float) -> str:
