@@ -48,7 +48,7 @@ BUDGET = 600.0  # seconds
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     parts = ", ".join(LIMITS)
     parser.add_argument("--parts", nargs="+", default=list(LIMITS), choices=LIMITS, metavar="PART", help=f"of: {parts}")
     parser.add_argument("--budget", type=float, default=BUDGET, metavar="S", help=f"seconds in all ({BUDGET:g})")

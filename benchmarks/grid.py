@@ -170,7 +170,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def parse_arguments(study: Study, description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line of a study."""
-    parser = CommandParser(description=description.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=description.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="try these data sets, which have lists, instead")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME=VALUE", help="cells of this value, such as spec=flip:0.3"

@@ -41,7 +41,7 @@ WHOLE = 0  # in place of a number of images: the whole lists
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line before ``--``."""
-    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--datasets", nargs="+", default=list(DATASETS), metavar="NAME", help="data sets (default: all four)")
     add("--images", nargs="+", type=int, default=[14], metavar="N", help="training images; 0: all lists as they are")

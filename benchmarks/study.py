@@ -32,7 +32,7 @@ SECONDS = 90.0  # that a trial takes, before one was timed
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--tables", nargs="+", choices=tuple(TABLES), default=list(TABLES), metavar="NAME", help=", ".join(TABLES))
     add("--datasets", nargs="+", metavar="NAME", help="these data sets, which have lists, instead")

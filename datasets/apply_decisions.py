@@ -8,7 +8,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
-import argparse
 from collections.abc import Sequence
 
 from utils.cli import CommandParser, run_command
@@ -20,7 +19,6 @@ def make_parser() -> CommandParser:
         prog="datasets/apply_decisions.py",
         description="Mend the labels of a list as decided on the page that suspect_labels.py --review writes: "
         "datasets/X/train/labels_mended with manifest.json, and txt/X/train/train_mended.txt; the old labels stay.",
-        formatter_class=argparse.HelpFormatter,
     )
     add = parser.add_argument
     add("decisions", type=Path, metavar="decisions.json", help="what the review page gave for download")

@@ -6,7 +6,6 @@ python datasets/make_lists.py --dataset cityscapes --layout cityscapes --source 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,6 @@ def make_parser() -> CommandParser:
         description="Write the lists of a data set, txt/X/train/train_gt.txt, txt/X/val.txt and txt/X/test.txt, from "
         "folders of images and labels, and a contact sheet of them. Images and labels are paired by name.",
         epilog=EPILOG,
-        formatter_class=argparse.HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="X", help="name of the data set")

@@ -30,7 +30,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Put label noise on the clean training labels of a data set, on disk: writes "
         "datasets/X/train/labels_NAME with manifest.json, and txt/X/train/train_NAME.txt.",
         epilog=f"Steps, joined by '+': {steps}.",
-        formatter_class=argparse.HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="X", help="name of the data set")

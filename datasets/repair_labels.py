@@ -8,7 +8,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
-import argparse
 from collections.abc import Sequence
 
 from datasets import FUSIONS
@@ -21,7 +20,6 @@ def make_parser() -> CommandParser:
         prog="datasets/repair_labels.py",
         description="Correct the labels of a list on disk: writes datasets/X/train/labels_repaired_… (with --fusion "
         "labels_fused) with manifest.json, and the list that names them; the old labels stay.",
-        formatter_class=argparse.HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="X", help="name of the data set")

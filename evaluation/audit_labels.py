@@ -8,7 +8,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, not this folder, which shadows others
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,9 +18,7 @@ from utils.cli import CommandParser, channel_list, run_command, whole_number
 def make_parser() -> CommandParser:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/audit_labels.py",
-        formatter_class=argparse.HelpFormatter,
-        description="Say what labels will teach, before training on them.",
+        prog="evaluation/audit_labels.py", description="Say what labels will teach, before training on them."
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="name of the data set: datasets/NAME and txt/NAME")

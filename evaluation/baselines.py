@@ -23,9 +23,7 @@ from utils.cli import CommandParser, channel_list, run_command, whole_number
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/baselines.py",
-        description="Segmentation without training labels, scored like networks.",
-        formatter_class=argparse.HelpFormatter,
+        prog="evaluation/baselines.py", description="Segmentation without training labels, scored like networks."
     )
     add = parser.add_argument
     add("--dataset", required=True, metavar="NAME", help="data set, or whose lists to look in")

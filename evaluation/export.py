@@ -18,9 +18,7 @@ from utils.cli import CommandParser, run_command
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
-        prog="evaluation/export.py",
-        formatter_class=argparse.HelpFormatter,
-        description="Write a trained run's network in a format that other programs read.",
+        prog="evaluation/export.py", description="Write a trained run's network in a format that other programs read."
     )
     add = parser.add_argument
     add("--train_dir", required=True, metavar="RUN", help="run folder: a path or <dataset>/<run>")

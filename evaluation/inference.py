@@ -18,11 +18,7 @@ from utils.cli import CommandParser, channel_list, run_command, whole_number
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
-    parser = CommandParser(
-        prog="evaluation/inference.py",
-        formatter_class=argparse.HelpFormatter,
-        description="Predict images with a trained run.",
-    )
+    parser = CommandParser(prog="evaluation/inference.py", description="Predict images with a trained run.")
     what = parser.add_argument_group("what")
     add, add_images = what.add_argument, what.add_mutually_exclusive_group().add_argument
     add("--train_dir", required=True, metavar="RUN", help="run folder, also of --folds: a path or <dataset>/<run>")

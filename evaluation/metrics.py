@@ -18,11 +18,7 @@ from utils.cli import CommandParser, channel_list, fraction, run_command, whole_
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
-    parser = CommandParser(
-        prog="evaluation/metrics.py",
-        formatter_class=argparse.HelpFormatter,
-        description="Score predicted maps against labels.",
-    )
+    parser = CommandParser(prog="evaluation/metrics.py", description="Score predicted maps against labels.")
     add = parser.add_argument
     maps = "pred/ of a prediction, its parent, or any folder of TIFF or PNG maps"
     which = parser.add_mutually_exclusive_group(required=True)

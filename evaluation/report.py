@@ -21,7 +21,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
         prog="evaluation/report.py",
-        formatter_class=argparse.HelpFormatter,
         description="Write report.html from the predictions and metrics of a run; of several runs a page that shows "
         "them side by side. The page needs nothing beside it.",
     )

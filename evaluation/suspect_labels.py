@@ -18,7 +18,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see ``--help``."""
     parser = CommandParser(
         prog="evaluation/suspect_labels.py",
-        formatter_class=argparse.HelpFormatter,
         description="Which labels are suspect? Ranks labels by predictions of networks that never saw them: train "
         "with main.py --fold k/K, predict each run's held_out.txt, and give all the folders of predictions.",
     )

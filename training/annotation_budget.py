@@ -22,7 +22,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> tuple[argparse.Name
     """The tool's own options, and the options of main.py that were given; see ``--help``."""
     parser = CommandParser(
         prog="training/annotation_budget.py",
-        formatter_class=argparse.HelpFormatter,
         description="How much annotation is enough? Trains with shares of the pixels labelled on numbers of images, "
         "and says what reaches the score of the full labels.",
         epilog="The options of main.py hold for every training: --dataset NAME, --train_list LIST (default: "

@@ -131,7 +131,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _TrainingParser(
         prog="main.py",
         usage="main.py --dataset NAME [options]",
-        formatter_class=argparse.HelpFormatter,
         description="Train a segmentation network on noisy, sparse or clean labels.",
     )
     for group in fields(TrainingOptions):

@@ -43,7 +43,6 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line instead of a page of usage."""
 
     def __init__(self, **kwargs) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(**kwargs)
 

@@ -26,7 +26,7 @@ JPEG_QUALITY = 88
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="predicted runs, <dataset>/<run>[:<test image>]")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture to write")
     parser.add_argument("--side", type=int, default=256, help="pixels of a panel (default: 256)")

@@ -67,7 +67,10 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """The command line; see ``--help``."""
-    parser = CommandParser(description="Compare the simulated data sets with real micrographs.")
+    parser = CommandParser(
+        description="Compare the simulated data sets with real micrographs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument(
         "--real_dir",
         type=Path,

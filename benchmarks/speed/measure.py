@@ -56,7 +56,7 @@ CPU_PARTS += ("safety", "accuracy")
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    parser = CommandParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--parts",
         nargs="+",
