@@ -9,15 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.image_decoding import (
-    decode_array,
-    decode_picture,
-    pillow_module,
-    read_array_header,
-    read_array_stack,
-    read_picture_header,
-    read_picture_stack,
-)
+from datasets import image_decoding
 from datasets.image_files import (
     NO_SCALE,
     TIFF_MAGIC,
@@ -140,8 +132,8 @@ def _decoder(path: Path) -> Decoder:
 
         return Decoder(read_tiff_header, decode_tiff, read_tiff_stack)
     if start.startswith(NUMPY_MAGIC):
-        return Decoder(read_array_header, decode_array, read_array_stack)
-    return Decoder(read_picture_header, decode_picture, read_picture_stack)
+        return Decoder(image_decoding.read_array_header, image_decoding.decode_array, image_decoding.read_array_stack)
+    return Decoder(image_decoding.read_picture_header, image_decoding.decode_picture, image_decoding.read_picture_stack)
 
 
 def read_image_header(path: Path | str, channels: int = 1, selected: Sequence[str] = ()) -> Header:
@@ -340,7 +332,7 @@ def write_image(path: Path | str, image: np.ndarray, scale: ImageScale = NO_SCAL
 
 def _write_png(path: Path, image: np.ndarray) -> None:
     with atomic_write(path) as file:
-        pillow_module().fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+        image_decoding.pillow_module().fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
 
 
 def _luminance(colors: np.ndarray) -> np.ndarray:

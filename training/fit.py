@@ -23,6 +23,7 @@ from training.losses import parse_loss
 from training.methods import METHODS
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
+from training.run import reports
 from training.run.build import make_state
 from training.run.checkpoints import (
     Run,
@@ -40,17 +41,6 @@ from training.run.config import configure as configure
 from training.run.label_facts import audit_dataset, examine_labels
 from training.run.lists import read_lists
 from training.run.logger import RunLogger
-from training.run.reports import (
-    closing_lines,
-    closing_warnings,
-    describe,
-    duration,
-    last_epoch_line,
-    next_commands,
-    report_epoch,
-    threshold_warning,
-    warnings_of_epoch,
-)
 from training.run.state import TrainingState, seed_everything
 from training.selection import KeptScores, Selection, with_offset
 from training.step_guard import NonFiniteLoss
@@ -172,7 +162,7 @@ def _fit(
 
         folder, changed = from_main(begin)
         told = [each.line() for each in decisions]
-        lines = [*describe(options, asked, data, state, folder), *changed, *told, *labels.lines]
+        lines = [*reports.describe(options, asked, data, state, folder), *changed, *told, *labels.lines]
         _train_in(folder, options, data, state=state, method=method, config=config, lines=lines, started=started)
     barrier()
     return folder
@@ -241,10 +231,10 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         known = count_scores(data.known, data.known_loader, state)
         selection = with_offset(method.decide(state, counts, known), kept, data.val_groups())
         state.rank(selection, data.error_of_choice if kept is not None else 0.0)
-        warnings = warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
+        warnings = reports.warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
         if is_main():
             check_owned(run.folder)
-        report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
+        reports.report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
         if is_main():
             due = is_numbered(epoch, options.run.checkpoint_every, options.run.checkpoint_from) or epoch == last
             save(run, data, state, method, selection, numbered=due)
@@ -255,19 +245,19 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         keep_own_images(run, data, state)
         run.logger.log_hparams(run.config, {"best/epoch": state.best["epoch"], "best/figure": state.best["figure"]})
         decided = selection if options.data.val_labels == "clean" and last == epochs else None
-        closing = closing_lines(state.best, state.epoch, options, data)
-        for line in [*closing, *last_epoch_line(state.best, decided, epochs)]:
-            run.logger.log(line)
         records = run.logger.records()
-        for line in [*closing_warnings(records, options.optimization.lr), *threshold_warning(records, data)]:
+        lines = reports.closing_lines(state.best, state.epoch, options, data)
+        lines += reports.last_epoch_line(state.best, decided, epochs)
+        lines += reports.closing_warnings(records, options.optimization.lr) + reports.threshold_warning(records, data)
+        for line in lines:
             run.logger.log(line)
         if last == epochs:
             from evaluation.prediction.model_card import write_run_card
 
             write_run_card(run.folder, run.config, state.best)
-    took, place = duration(time.monotonic() - run.started), display_path(run.folder)
+    took, place = reports.duration(time.monotonic() - run.started), display_path(run.folder)
     run.logger.log(f"took {took}; checkpoints, log and metrics: {place}; predict and score with:")
-    run.logger.log(next_commands(run.folder, state.best["epoch"], data))
+    run.logger.log(reports.next_commands(run.folder, state.best["epoch"], data))
 
 
 def train_epoch(

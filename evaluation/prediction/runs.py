@@ -13,14 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.image_files import PlaneStack, split_plane
+from evaluation.prediction import other_labs
 from evaluation.prediction.members import BATCH_SIZE, Members
-from evaluation.prediction.other_labs import (
-    describe_unlike,
-    measure_unlikeness,
-    recorded_unlike,
-    unlike_files,
-    watching_own,
-)
 from evaluation.prediction.pictures import MEGAPIXEL, predict_pictures
 from evaluation.prediction.plan import Plan, known_files, make_plan, planned_validation
 from evaluation.prediction.predictor import Predictor
@@ -166,11 +160,11 @@ def predict_source(
         left = [picture for picture in pictures if whole_file(picture.image, source.stacks) not in finished]
         tell_finished(len(pictures) - len(left), len(left))
         sizes = {"batch_size": batch_size, "tile": tile, "overlap": overlap}
-        with watching_own(predictor.network, members.decisions) as watched:
+        with other_labs.watching_own(predictor.network, members.decisions) as watched:
             failed |= write_maps(partial_folder, left, settings, predictor, **sizes, watch=watched and watched[1])
             kept = [picture for picture in left if picture.image not in failed]
-            kinds = {} if watched is None else measure_unlikeness(*watched, kept, settings, predictor)
-        unlike = recorded_unlike(folder, finished) | unlike_files(kinds, source.stacks)
+            kinds = {} if watched is None else other_labs.measure_unlikeness(*watched, kept, settings, predictor)
+        unlike = other_labs.recorded_unlike(folder, finished) | other_labs.unlike_files(kinds, source.stacks)
         pictures, stacks = join_stacks(partial_folder, pictures, source.stacks, failed=failed, finished=finished)
         record = {**members.describe(), "list": source.list_path and display_path(source.list_path)}
         record |= {"in_run": folder.parent.resolve() == (members.home / "results").resolve()}
@@ -181,7 +175,7 @@ def predict_source(
             record["instances"] = measure_objects(partial_folder, pictures, stacks, settings, objects, failed)
         record |= {"job": job_digest(job), "images": images, "results": describe_results(partial_folder)}
         write_json(partial_folder / PREDICTIONS.record, record)
-    for line in (summarize(pictures, folder, record), *describe_unlike(unlike, kinds)):
+    for line in (summarize(pictures, folder, record), *other_labs.describe_unlike(unlike, kinds)):
         print(line, flush=True)
     if failed:
         raise UserError(failure_text(failed, len(pictures)))

@@ -88,7 +88,7 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys, mon
         return duration(seconds)
 
     monkeypatch.setattr(sys.modules["training.fit"], "read_lists", read)
-    monkeypatch.setattr(sys.modules["training.fit"], "duration", told)
+    monkeypatch.setattr(sys.modules["training.run.reports"], "duration", told)
     folder = fit(
         configure(
             {
