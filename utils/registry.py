@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
@@ -29,3 +30,19 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+def on_demand(package: str, **modules: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package that imports a module of its own when a name from it is asked for.
+
+    Args:
+        modules: each with the names, parted by blanks, that the package offers from it.
+    """
+    places = {name: module for module, names in modules.items() for name in names.split()}
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return get

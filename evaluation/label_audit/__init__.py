@@ -7,10 +7,9 @@ and its error), ``by_distance`` (Q by place), ``iou_ceiling``, ``predicted_iou``
 ``with_reference``, ``without_reference``, ``text``, ``plot``; ``lists`` audits a data set on disk.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from utils.registry import on_demand
 
 if TYPE_CHECKING:
     from evaluation.label_audit.audit import audit_labels
@@ -19,11 +18,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "ReferenceAudit", "audit_labels"]
 
-_MODULES = {"Audit": "verdict", "ReferenceAudit": "with_reference", "audit_labels": "audit"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: labels without a reference need a part of this package."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Labels without a reference need a part of this package.
+__getattr__ = on_demand(__name__, audit="audit_labels", verdict="Audit", with_reference="ReferenceAudit")

@@ -3,9 +3,7 @@
 The names come without torch, so that ``--help`` can list them; what computes is imported when it is asked for.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from training.losses.spec import LOSSES as LOSSES
 from training.losses.spec import LossSpec as LossSpec
@@ -13,15 +11,10 @@ from training.losses.spec import LossTerm as LossTerm
 from training.losses.spec import needs_transition_matrix as needs_transition_matrix
 from training.losses.spec import parse_loss as parse_loss
 from training.losses.spec import refuse_shares as refuse_shares
+from utils.registry import on_demand
 
 if TYPE_CHECKING:
     from training.losses.module import SegmentationLoss as SegmentationLoss
     from training.losses.module import frequency_weights as frequency_weights
 
-
-def __getattr__(name: str) -> Any:
-    if name not in ("SegmentationLoss", "frequency_weights"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from training.losses import module
-
-    return getattr(module, name)
+__getattr__ = on_demand(__name__, module="SegmentationLoss frequency_weights")
