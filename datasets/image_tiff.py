@@ -222,7 +222,7 @@ def _only_series(tiff: TiffFile, path: Path) -> TiffPageSeries:
     """The picture that is meant: not a thumbnail, not a smaller copy of a pyramid, not a slide's label."""
     series = [entry for entry in tiff.series if not entry.keyframe.is_reduced] or list(tiff.series)
     series = [entry for entry in series if str(entry.name).lower() not in SIDE_SERIES] or series
-    chosen = max(series, key=_area)
+    chosen = max(series, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
     if not all(entry is chosen or _is_smaller_copy(entry, chosen) for entry in series):
         shapes = ", ".join("×".join(map(str, entry.shape)) for entry in series)
         raise UserError(
@@ -236,10 +236,6 @@ def _only_series(tiff: TiffFile, path: Path) -> TiffPageSeries:
     _check_extent(page, file_size)
     _check_page_chain(tiff)
     return chosen
-
-
-def _area(series: TiffPageSeries) -> int:
-    return series.keyframe.imagelength * series.keyframe.imagewidth
 
 
 def _is_smaller_copy(series: TiffPageSeries, of: TiffPageSeries) -> bool:

@@ -197,7 +197,9 @@ def _make_loader(
 
         fresh = dataset.noise is not None and dataset.noise.refresh == "epoch"
         return DeviceLoader(dataset, batches, device, labels_change=fresh or labels_change(options))
-    workers = options.machine.workers if options.machine.workers is not None else _default_workers(dataset.cache)
+    workers = options.machine.workers
+    if workers is None:
+        workers = 0 if dataset.cache else max(1, min(8, usable_processors() // local_world_size() - 1))
     if labels_change(options):
         workers = 0  # which would not see it
     return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
@@ -347,10 +349,6 @@ def training_transform(options: TrainingOptions) -> TrainingTransform:
 def validation_batch_size(batch_size: int) -> int:
     """Whole images in a validation batch: no more than 8, since they are not cropped."""
     return min(8, batch_size)
-
-
-def _default_workers(is_cached: bool) -> int:
-    return 0 if is_cached else max(1, min(8, usable_processors() // local_world_size() - 1))
 
 
 def simulated_noise(dataset: SegmentationDataset) -> str | None:

@@ -236,7 +236,8 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
             check_owned(run.folder)
         reports.report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)
         if is_main():
-            due = is_numbered(epoch, options.run.checkpoint_every, options.run.checkpoint_from) or epoch == last
+            every, first = options.run.checkpoint_every, options.run.checkpoint_from
+            due = (epoch >= first and epoch % every == 0) or epoch == last
             save(run, data, state, method, selection, numbered=due)
         state.saved = epoch
     if last < epochs:
@@ -347,8 +348,3 @@ def save(
         show_pictures(run, data, state, selection)
     if method.needs_saved_epochs:
         method.keep({*run.saved_epochs(), state.epoch, state.best["epoch"]})
-
-
-def is_numbered(epoch: int, every: int, first: int) -> bool:
-    """Whether an epoch gets a checkpoint of its own."""
-    return epoch >= first and epoch % every == 0

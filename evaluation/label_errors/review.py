@@ -90,15 +90,12 @@ class ImageReader:
         }
 
 
-def write_review(
-    path: Path, found: IssueFolder, dataset: str, *, folder: Path | None = None, channels: Sequence[str] = ()
-) -> None:
+def write_review(path: Path, found: IssueFolder, dataset: str, *, channels: Sequence[str] = ()) -> None:
     """Write the page that shows the issues of a folder, the surest first, and takes decisions.
 
     Args:
         path: the HTML file.
         dataset: the name that the command at the end is to have.
-        folder: where the issues will lie when the page is read; default: ``found.folder``.
         channels: of the images, where others are shown than those that were judged by.
     """
     issues = found.issues[:MAX_PICTURES]
@@ -113,7 +110,7 @@ def write_review(
     list_name = display_path(found.list_path)
     common, names = short_names([display_path(issue.image) for issue in issues]) if issues else ("", [])
     command = ["python datasets/apply_decisions.py", "--dataset", quoted(dataset), "--train_list", quoted(list_name)]
-    command += ["--prd_dir", quoted(display_path(folder or found.folder)), "decisions.json"]
+    command += ["--prd_dir", quoted(display_path(found.folder)), "decisions.json"]
     page = page_template("review.html").render(
         list=list_name,
         total=len(found.issues),

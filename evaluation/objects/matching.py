@@ -45,7 +45,7 @@ def count_objects(predicted: np.ndarray, labelled: np.ndarray) -> ObjectCounts:
     Two objects match where their IoU reaches the threshold; at 0.5 and above that leaves an object at most one partner,
     but for halves of exactly 0.5, of which one is taken.
     """
-    sizes, sizes_of_label = (_sizes(numbers) for numbers in (predicted, labelled))
+    sizes, sizes_of_label = (np.bincount(numbers.ravel(), minlength=1) for numbers in (predicted, labelled))
     ious = np.sort(_matched_ious(predicted, labelled, sizes, sizes_of_label))
     matched = len(ious) - np.searchsorted(ious, THRESHOLDS - 1e-9)
     return ObjectCounts(matched, int(np.count_nonzero(sizes[1:])), int(np.count_nonzero(sizes_of_label[1:])))
@@ -71,10 +71,6 @@ def class_metrics(counts: Sequence[ObjectCounts]) -> list[dict[str, float]]:
     rows = [each.metrics() for each in counts]
     known = [each.predicted + each.labelled > 0 for each in counts]
     return [row if there else dict.fromkeys(row, float("nan")) for row, there in zip(rows, known, strict=True)]
-
-
-def _sizes(numbers: np.ndarray) -> np.ndarray:
-    return np.bincount(numbers.reshape(-1), minlength=1)
 
 
 def _matched_ious(

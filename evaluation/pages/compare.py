@@ -46,7 +46,9 @@ def compare_maps(
     images = [display_path(image) for image in tables[0]]
     groups = group_names(images, group_by)
     names = list(dict.fromkeys(groups))
-    metrics = [name for name in scored[0][1].summary["per_image_mean"] if all(name in first_metrics(t) for t in tables)]
+    known = [next(iter(table.values())).metrics for table in tables]  # of any image
+    metrics = [name for name in scored[0][1].summary["per_image_mean"] if all(name in own for own in known)]
+    largest = {name: max(result.largest.get(name, 1.0) for result in tables[0].values()) for name in metrics}
     values = {
         name: [
             group_means(np.array([result.metrics[name] for result in table.values()]), groups)[1] for table in tables
@@ -61,7 +63,7 @@ def compare_maps(
         "units": names,
         "differences": [
             {
-                name: paired_difference(columns[0], columns[place], largest=largest_value(name, tables[0]))._asdict()
+                name: paired_difference(columns[0], columns[place], largest=largest[name])._asdict()
                 for name, columns in values.items()
             }
             for place in range(1, len(tables))
@@ -75,16 +77,6 @@ def compare_maps(
     print_comparison(content, scored[0][1].scorer.num_classes)
     print(f"figures: {display_path(target / COMPARISON.record)}")
     return content
-
-
-def first_metrics(table: dict[Path, ImageResult]) -> dict[str, float]:
-    """The metrics of any image of a table."""
-    return next(iter(table.values())).metrics
-
-
-def largest_value(name: str, table: dict[Path, ImageResult]) -> float:
-    """What a metric cannot exceed in any image of a table."""
-    return max(result.largest.get(name, 1.0) for result in table.values())
 
 
 def common_results(scored: Sequence[RunResults]) -> list[dict[Path, ImageResult]]:

@@ -93,7 +93,11 @@ def write_report(path: Path, runs: Sequence[RunResults]) -> None:
         charts=[(caption, Markup(to_svg(figure, caption))) for caption, figure in draw_charts(runs)],
         columns=table_columns(runs),
         rows=[(place, names[place], row_values(image)) for place, image in enumerate(images)],
-        settings=[(run.name, settings_of(run)) for run in runs if run.config],
+        settings=[
+            (run.name, {name: run.config[name] for name in SETTINGS if run.config.get(name) is not None})
+            for run in runs
+            if run.config
+        ],
         colors={"found": FOUND, "missed": MISSED, "invented": INVENTED, "not counted": IGNORED},
         data=embed_json(page_data(runs, images, first if typical is None else [*first, typical])),
     )
@@ -193,8 +197,3 @@ def threshold_counts(histogram: np.ndarray) -> dict[str, list[int]]:
         name: np.append(getattr(counts, name), at_end)[places].tolist()
         for name, at_end in (("tp", 0), ("fp", 0), ("fn", histogram[1].sum()))
     }
-
-
-def settings_of(run: RunResults) -> dict[str, Any]:
-    """The settings of a run that a reader wants to know."""
-    return {name: run.config[name] for name in SETTINGS if run.config.get(name) is not None}

@@ -67,7 +67,7 @@ def write_out_of_fold(folder: Path, runs: Sequence[Path], predictions: Sequence[
         write_json(partial / PREDICTIONS.record, record)
         belongs_to_offset = bool(record["mask_offset"])  # which was chosen at that threshold, and undoes another
         if record["threshold"] is not None and not belongs_to_offset and not knows_noise(config):
-            threshold = pooled_threshold(partial, record["threshold"])
+            threshold, _ = choose_threshold(grouped_histograms(partial), record["threshold"])
             write_json(partial / PREDICTIONS.record, {**record, "threshold": threshold})
     return target
 
@@ -82,11 +82,6 @@ def knows_noise(config: dict[str, Any]) -> bool:
     """Whether the labels are known to be noisy, so that no threshold may be chosen by agreement with them."""
     labels = config.get("labels") or {}
     return any(labels.get(name) is not None for name in ("matrix", "prior")) or bool(config.get("label_noise"))
-
-
-def pooled_threshold(predictions: Path, prior: float) -> float:
-    """The threshold that the maps of all images choose together; `prior` unless they tell another one for sure."""
-    return choose_threshold(grouped_histograms(predictions), prior)[0]
 
 
 def grouped_histograms(predictions: Path) -> np.ndarray:

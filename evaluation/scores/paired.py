@@ -33,9 +33,7 @@ class PairedDifference(NamedTuple):
     pairs: int
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, *, largest: float = np.inf, seed: int = 0
-) -> PairedDifference:
+def paired_difference(first: np.ndarray, second: np.ndarray, *, largest: float = np.inf) -> PairedDifference:
     """Compare a metric of two predictions, image by image or group by group.
 
     Args:
@@ -47,9 +45,9 @@ def paired_difference(
     pairs = len(first)
     if not pairs:
         return PairedDifference(*[float("nan")] * 6, pairs=0)
-    mean, low, high = bootstrap_mean(second - first, limits=(-largest, largest), seed=seed)
+    mean, low, high = bootstrap_mean(second - first, limits=(-largest, largest))
     means = float(first.mean()), float(second.mean())
-    return PairedDifference(*means, mean, low, high, sign_flip_p(second - first, seed), pairs)
+    return PairedDifference(*means, mean, low, high, sign_flip_p(second - first), pairs)
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:

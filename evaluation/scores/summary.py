@@ -31,7 +31,7 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
         "n_both_empty": sum(result.both_empty for result in results),
         "num_classes": scorer.num_classes,
     }
-    undefined = undefined_metrics(totals) if scorer.num_classes == 1 else ()
+    undefined = (*OVERLAPS, *OBJECT_METRICS) if scorer.num_classes == 1 and is_one_sided(totals.sum) else ()
     means = {
         name: _mean_record(
             [math.nan if name in undefined else result.metrics[name] for result in results],
@@ -50,11 +50,6 @@ def summarize(totals: Totals, scorer: Scorer) -> dict[str, Any]:
 def is_one_sided(histogram: np.ndarray) -> bool:
     """Whether labels are all background or all foreground: an overlap with them means nothing, be it 1."""
     return not histogram.sum(1).all()
-
-
-def undefined_metrics(totals: Totals) -> tuple[str, ...]:
-    """The metrics that mean nothing with these labels."""
-    return (*OVERLAPS, *OBJECT_METRICS) if is_one_sided(totals.sum) else ()
 
 
 def summarize_objects(totals: Totals, scorer: Scorer) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from evaluation.scores import class_iou, confusion_matrix
 from models import to_scores
 from training.data import TrainingData
 from training.engine import Step
-from training.methods.scores import class_scores, require_kept_labels, training_scores
+from training.methods.scores import class_scores, training_scores
 from training.methods.supervised import Supervised
 from training.options import TrainingOptions
 from training.run.state import TrainingState
+from utils.cli import UserError
 
 SCALES = (0.7, 1.5)  # beside 1
 MIN_POINTS = 4  # of a curve with three parameters
@@ -58,7 +59,10 @@ class Adele(Supervised):
         consistency: float = 1.0,
     ) -> None:
         super().__init__(options, data)
-        require_kept_labels(options, "adele")
+        if options.noise.label_noise_refresh == "epoch":
+            raise UserError(
+                "--method adele corrects labels, which --label_noise_refresh epoch draws anew: leave it out"
+            )
         self.slope, self.confidence, self.consistency = slope, confidence, consistency
         self.classes = label_classes(options.data.num_classes)
 

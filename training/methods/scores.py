@@ -60,15 +60,3 @@ def require_cross_entropy(options: TrainingOptions, method: str) -> None:
     """
     if options.loss.spec not in ("bce", "ce") or options.loss.class_weights:
         raise UserError(f"--method {method} makes labels soft: it takes --loss bce or ce, without --class_weights")
-
-
-def require_kept_labels(options: TrainingOptions, method: str) -> None:
-    """Refuse labels that every epoch draws anew, which cannot be corrected.
-
-    Raises:
-        UserError: of that kind.
-    """
-    if options.noise.label_noise_refresh == "epoch":
-        raise UserError(
-            f"--method {method} corrects labels, which --label_noise_refresh epoch draws anew: leave it out"
-        )
