@@ -43,24 +43,9 @@ from utils.run_folder import REPO_ROOT, display_path
 
 NAMED_IMAGES = 5
 
-__all__ = [
-    "CLEAN_LIST",
-    "NOISY_LIST",
-    "SPLITS",
-    "Sample",
-    "corrected_samples",
-    "decide_labels",
-    "default_training_list",
-    "find_list",
-    "list_folder",
-    "raise_faults",
-    "read_checked_list",
-    "read_checked_lists",
-    "read_list",
-    "survey_list",
-    "survey_samples",
-    "write_list",
-]
+__all__ = ["CLEAN_LIST", "NOISY_LIST", "SPLITS", "Sample", "corrected_samples", "decide_labels"]
+__all__ += ["default_training_list", "find_list", "list_folder", "raise_faults", "read_checked_list"]
+__all__ += ["read_checked_lists", "read_list", "survey_list", "survey_samples", "write_list"]
 
 
 def survey_list(

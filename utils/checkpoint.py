@@ -19,18 +19,8 @@ import torch
 from utils.cli import UserError
 from utils.files import atomic_write
 
-CHECKPOINT_KEYS = (
-    "model",
-    "optimizer",
-    "scheduler",
-    "scaler",
-    "epoch",
-    "best",
-    "threshold",
-    "pred_invert",
-    "rng",
-    "config",
-)
+CHECKPOINT_KEYS = ("model", "optimizer", "scheduler", "scaler", "epoch", "best", "threshold", "pred_invert", "rng")
+CHECKPOINT_KEYS += ("config",)
 COMMENT = b"sha256:"
 START_OF_ARCHIVE = b"PK\x03\x04"
 END_OF_ARCHIVE = b"PK\x05\x06"  # begins the 22 bytes at the end of a zip file without comment

@@ -310,7 +310,7 @@ def same_content(paths: Iterable[Path]) -> list[list[Path]]:
     Files of equal size are compared by a few sampled bytes, and only those that agree in these by all of them.
     """
     groups = _groups(paths, lambda path: path.stat().st_size)
-    for read in (_sampled_bytes, _checksum):
+    for read in (_sampled_bytes, content_digest):
         groups = [finer for group in groups for finer in _groups(group, read)]
     return groups
 
@@ -336,9 +336,10 @@ def _sampled_bytes(path: Path) -> bytes:
     return hashlib.sha256(sampled).digest()
 
 
-def _checksum(path: Path) -> bytes:
+def content_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short_stem(name: str) -> str:

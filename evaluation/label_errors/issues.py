@@ -30,20 +30,8 @@ ISSUES = Writer(
     keys=("judged", "stand_out"),
     others=("suspects.csv", "sheet.png", "without_suspects.txt", "issues.csv", "issues.json"),
 )
-COLUMNS = (
-    "rank",
-    "image",
-    "label",
-    "quality",
-    "stands_out",
-    "kind",
-    "suspect_share",
-    "missing_share",
-    "invented_share",
-    "in_sample",
-    "map",
-    "suspect_map",
-)
+COLUMNS = ("rank", "image", "label", "quality", "stands_out", "kind", "suspect_share", "missing_share")
+COLUMNS += ("invented_share", "in_sample", "map", "suspect_map")
 
 
 def report_provenance(

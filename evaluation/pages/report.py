@@ -30,18 +30,8 @@ FIRST = 5  # images to look at first
 CARDS = ("iou", "f1", "auc", "accuracy")
 CLASS_METRICS = ("iou", "f1", "precision", "sensitivity", "specificity", "object_f1", "object_f1_mean")
 SHOWN_METRICS = ("iou", "f1", "precision", "sensitivity")  # of an image, in the table of a single run
-SETTINGS = (
-    "dataset",
-    "network",
-    "loss",
-    "label_noise",
-    "train_list",
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "seed",
-)
+SETTINGS = ("dataset", "network", "loss", "label_noise", "train_list", "epochs", "batch_size", "optimizer", "lr")
+SETTINGS += ("seed",)
 
 
 def choose_examples(results: Sequence[ImageResult], each: int = EXAMPLES_EACH) -> list[tuple[str, ImageResult]]:

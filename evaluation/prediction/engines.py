@@ -15,9 +15,8 @@ from torch import Tensor
 
 from evaluation.prediction.model_formats import ENGINES
 from evaluation.prediction.predictor import Predictor
-from evaluation.prediction.result_folders import content_digest
 from utils.cli import UserError, one_of
-from utils.files import OBJECT, check_record, read_record
+from utils.files import OBJECT, check_record, content_digest, read_record
 from utils.packages import import_for
 from utils.run_folder import display_path, quoted
 

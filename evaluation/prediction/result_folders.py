@@ -13,7 +13,7 @@ from typing import Any
 
 from evaluation.scores.map_folder import PREDICTIONS, read_predictions
 from utils.cli import UserError
-from utils.files import cut_to_bytes, plain, read_json_if_whole
+from utils.files import content_digest, cut_to_bytes, plain, read_json_if_whole
 from utils.fingerprint import digest
 from utils.output_folder import JOB, PARTIAL, files_below, is_free
 from utils.run_folder import REPO_ROOT, display_path, environment_record
@@ -142,12 +142,6 @@ def stamp(path: Path) -> list[int]:
     """Size in bytes and time of change of a file."""
     state = path.stat()
     return [state.st_size, state.st_mtime_ns]
-
-
-def content_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_job(checkpoints: Sequence[Path], inputs: Sequence[str], **settings: Any) -> dict[str, Any]:

@@ -13,20 +13,8 @@ from training.budget.curve import Curve, Scores, percent, show_score
 from utils.plots import COLORS, GREY, style_axes, write_figure
 
 MODEL = "score = plateau - drop * (full / x)^power, x = images * share^pixel_worth, full = x of the most annotation"
-COLUMNS = (
-    "share",
-    "images",
-    "repeats",
-    "mean",
-    "low",
-    "high",
-    "of_full",
-    "of_full_low",
-    "of_full_high",
-    "curve",
-    "lowest",
-    "highest",
-)
+COLUMNS = ("share", "images", "repeats", "mean", "low", "high", "of_full", "of_full_low", "of_full_high", "curve")
+COLUMNS += ("lowest", "highest")
 
 
 def complete_rows(rows: list[dict[str, Any]], data: Scores, curve: Curve | None) -> list[dict[str, Any]]:

@@ -41,18 +41,8 @@ from utils.run_folder import display_path
 
 MIN_STEPS, MAX_STEPS = 100, 300
 # Options that leave a finished training as it is, or that the trials set.
-NO_SETTINGS = (
-    "device",
-    "workers",
-    "cache",
-    "config",
-    "epochs",
-    "stop_after",
-    "run_name",
-    "resume",
-    "train_list",
-    "val_list",
-)
+NO_SETTINGS = ("device", "workers", "cache", "config", "epochs", "stop_after", "run_name", "resume", "train_list")
+NO_SETTINGS += ("val_list",)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from evaluation.prediction.model_card import CARD, TEXT, make_card, write_card
 from evaluation.prediction.model_formats import FORMATS, IMAGES_OF
 from evaluation.prediction.model_formats.trained import TrainedModel
 from evaluation.prediction.predictor import find_checkpoint, load_network
-from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import decide_settings
 from models.blocks import fold_batch_norms
 from utils.cli import UserError, one_of
+from utils.files import content_digest
 from utils.output_folder import Writer, files_below, replaced_output
 from utils.run_folder import display_path, find_run
 

@@ -11,9 +11,9 @@ from torch import nn
 from datasets.lists import Sample, find_list, read_list
 from datasets.transforms import needs_preparation
 from evaluation.prediction.model_formats import SCALES_BY_ITSELF, WITHOUT_GRAPH
-from evaluation.prediction.result_folders import content_digest
 from evaluation.prediction.settings import MapSettings
 from utils.errors import told_with
+from utils.files import content_digest
 from utils.run_folder import environment_record
 
 NORMALIZATION_TEXTS = {
