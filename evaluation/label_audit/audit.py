@@ -215,7 +215,9 @@ def _compare(
         steps=steps,
         repair=repair,
         repaired=repaired,
-        errors=_label_errors(labels, truths, repair) if num_classes == 1 and comparable else None,
+        errors=_label_errors(labels, truths, repair, None if turned else shown)
+        if num_classes == 1 and comparable
+        else None,
         displaced=None if comparable or num_classes > 1 else _displaced(transitions, truths, labels, seed),
         explained=() if biases is None else tuple(places[at] for at in biases.displaced),
         transitions=transitions,
@@ -366,11 +368,16 @@ def _repair(labels: Labels, truths: Labels, num_classes: int) -> str | None:
     return choose_repair(labels, truths, num_classes).spec
 
 
-def _label_errors(labels: Labels, truths: Labels, repair: str | None) -> LabelErrors:
-    """Counts of binary labels, repaired, by distance to the truth."""
+def _label_errors(labels: Labels, truths: Labels, repair: str | None, shown: Labels | None) -> LabelErrors:
+    """Counts of binary labels, repaired, by distance to the truth, and what predictions that learn them are like."""
     from evaluation.label_audit.error_table import LabelErrors
 
-    return LabelErrors.of(truths, labels, repair)
+    errors = LabelErrors.of(truths, labels, repair)
+    if shown is None or len(labels) < MIN_IMAGES:
+        return errors
+    from evaluation.label_audit.stand_in import stand_in_masks
+
+    return replace(errors, stand_in=stand_in_masks(shown, truths, [errors.repaired(label) for label in labels]))
 
 
 def bias_cost(biases: Biases, prediction: PredictedIoU | None) -> float:

@@ -30,17 +30,54 @@ class Shares(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StandInMasks:
+    """Counts of masks that a stand-in for a network makes of n images, at L thresholds.
+
+    Args:
+        pixels, labelled: pixels by distance to the outline of the mask, and those labelled, int (L, n, 2 · REACH).
+        outcomes: true positives, false positives and false negatives against the truth, int (L, n, 3).
+    """
+
+    pixels: np.ndarray
+    labelled: np.ndarray
+    outcomes: np.ndarray
+
+    def like(self, table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+        """The pooled table of the masks that are most like those of another one, and their IoU with the truth.
+
+        Like in the foreground that they mark, as a share of what is labelled.
+
+        Args:
+            table: of `count_by_distance`, (2 · REACH, 2).
+            weights: of the images, (n,); None: all alike.
+        """
+        weights = np.ones(self.pixels.shape[1]) if weights is None else weights
+        tables = np.stack([np.tensordot(weights, part, (0, 1)) for part in (self.pixels, self.labelled)], -1)
+        marked = [_marked(each) for each in tables]
+        place = int(np.argmin(np.abs(np.log(marked) - np.log(_marked(table)))))
+        outcomes = weights @ self.outcomes[place]
+        return tables[place], float(outcomes[0] / max(outcomes.sum(), 1))
+
+
+def _marked(table: np.ndarray) -> float:
+    """Pixels of the masks of a table as a share of those labelled, never 0."""
+    return float(max(table[INSIDE, 0].sum(), 1) / max(table[:, 1].sum(), 1))
+
+
+@dataclass(frozen=True)
 class LabelErrors:
     """What an audit knows of labels by distance to the true outline, in counts of each audited image.
 
     Args:
         repair: what was done to the labels before, in the grammar of label noise; None: nothing.
         pixels, labelled: pixels by distance and those labelled foreground, int (n, 2 · REACH).
+        stand_in: what predictions that learned the labels are like; None where there were no images.
     """
 
     repair: str | None
     pixels: np.ndarray
     labelled: np.ndarray
+    stand_in: StandInMasks | None = None
 
     @staticmethod
     def of(truths: Sequence[np.ndarray], labels: Sequence[np.ndarray], repair: str | None) -> LabelErrors:
@@ -56,7 +93,10 @@ class LabelErrors:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> LabelErrors:
         """From audit.json."""
-        return LabelErrors(content["repair"], *(np.array(content[name]) for name in ("pixels", "labelled")))
+        pixels, labelled = (np.array(content[name]) for name in ("pixels", "labelled"))
+        masks = content.get("stand_in")
+        stand_in = masks and StandInMasks(*(np.array(masks[name]) for name in ("pixels", "labelled", "outcomes")))
+        return LabelErrors(content["repair"], pixels, labelled, stand_in or None)
 
     def repaired(self, label: np.ndarray) -> np.ndarray:
         """A label with the repair that the counts are of."""

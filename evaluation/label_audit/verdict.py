@@ -39,7 +39,26 @@ def _are_errors(value: Any) -> bool:
     if not all(LIST.accepts(table) and all(map(NUMBERS.accepts, table)) for table in tables):
         return False
     sizes = [[len(row) for row in table] for table in tables]
-    return sizes[0] == sizes[1] and len(set(sizes[0])) == 1
+    return sizes[0] == sizes[1] and len(set(sizes[0])) == 1 and _are_masks(value.get("stand_in"), sizes[0][0])
+
+
+def _are_masks(value: Any, distances: int) -> bool:
+    """Whether counts of masks by threshold and image are tables of one size; or null, as in earlier versions."""
+    if value is None:
+        return True
+    parts = [value.get(name) for name in ("pixels", "labelled", "outcomes")] if isinstance(value, dict) else []
+    if not parts or not all(_is_block(part) for part in parts):
+        return False
+    shapes = [
+        (len(part), {len(table) for table in part}, {len(row) for table in part for row in table}) for part in parts
+    ]
+    return (
+        shapes[0] == shapes[1] and shapes[0][:2] == shapes[2][:2] and [shapes[0][2], shapes[2][2]] == [{distances}, {3}]
+    )
+
+
+def _is_block(part: Any) -> bool:
+    return LIST.accepts(part) and all(LIST.accepts(table) and all(map(NUMBERS.accepts, table)) for table in part)
 
 
 BIASES = Kind("a list of objects that have a kind", _are_biases)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from datasets.labels import IGNORE
 from datasets.lists import write_list
 from evaluation.label_audit import audit_labels
 from evaluation.label_audit.error_table import LabelErrors, count_by_distance
+from evaluation.label_audit.stand_in import stand_in_masks
 from evaluation.label_audit.true_scores import estimate_true_scores, refusal
 from evaluation.metrics import main
 from utils.cli import UserError
@@ -80,6 +83,28 @@ def test_the_stated_iou_is_that_with_the_hidden_truth(shapes, spec, repair, apar
         assert abs(iou(predicted, labels) - true) > 2 * abs(found.iou - true)
 
 
+def test_what_labels_and_predictions_fail_at_alike_is_seen_on_the_audited_images():
+    """Neither annotators nor networks see faint structures; the distance to outlines shows nothing of them."""
+    rng = np.random.default_rng(0)
+    images, truths, labels = [], [], []
+    for _ in range(30):
+        bright, faint = np.zeros((96, 96), np.uint8), np.zeros((96, 96), np.uint8)
+        for mask, count in ((bright, 5), (faint, 2)):
+            for row, column in rng.integers(10, 86, (count, 2)).tolist():
+                cv2.circle(mask, (column, row), int(rng.integers(5, 9)), 1, -1)
+        shown = cv2.GaussianBlur(100.0 * bright + 12.0 * (faint & ~bright & 1), (0, 0), 1.0)
+        images.append((shown + rng.normal(0, 8, shown.shape)).astype(np.float32))
+        truths.append(bright | faint)
+        labels.append(bright)
+    plain_errors = LabelErrors.of(truths[:12], labels[:12], None)
+    errors = replace(plain_errors, stand_in=stand_in_masks(images[:12], truths[:12], labels[:12]))
+    predicted = [(cv2.GaussianBlur(image, (0, 0), 1.0) > 50).astype(np.uint8) for image in images[12:]]
+    table = np.stack([count_by_distance(*pair) for pair in zip(predicted, labels[12:], strict=True)])
+    true = iou(predicted, truths[12:])
+    off, corrected = (abs(estimate_true_scores(each, table).iou - true) for each in (plain_errors, errors))
+    assert corrected < 0.05 and off > 0.2
+
+
 def test_counts_lie_at_their_distance():
     mask = np.zeros((20, 20), np.uint8)
     mask[:, 10:] = 1
@@ -127,6 +152,7 @@ def test_an_audit_keeps_what_scores_need(shapes):
     labels = noisy(audited, "dilate:5", 1)
     content = json.loads(json.dumps(plain(audit_labels(labels, audited).record())))
     errors = LabelErrors.from_json(content["errors_by_distance"])
+    assert errors.stand_in is None  # without images
     assert content["repair"] == errors.repair == "offset:-2.5" and errors.pixels.shape == (10, 34)
     assert errors.pixels.sum() == 10 * 96 * 96 and 0.9 < errors.shares().inner <= 1
 

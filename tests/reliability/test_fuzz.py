@@ -147,7 +147,8 @@ PREDICTIONS = {"maps": {"a.png": "pred/a.tif"}, "threshold": 0.5, "inverted": Fa
 DECISIONS = {"list": "list.txt", "issues": [{"image": "a.png", "id": 1, "action": "take"}]}
 AUDIT = {"verdict": "learnable", "iou_ceiling": 0.9, "phi": None, "Q": [[0.9, 0.1], [0.2, 0.8]], "invert": False}
 AUDIT |= {"bias": [{"kind": "too wide", "size": 1.5}]}
-AUDIT |= {"errors_by_distance": {"repair": None, "pixels": [[5, 3]] * 9, "labelled": [[1, 2]] * 9}}
+MASKS = {"pixels": [[[5, 3]] * 9] * 2, "labelled": [[[1, 2]] * 9] * 2, "outcomes": [[[1, 2, 3]] * 9] * 2}
+AUDIT |= {"errors_by_distance": {"repair": None, "pixels": [[5, 3]] * 9, "labelled": [[1, 2]] * 9, "stand_in": MASKS}}
 LISTS = {"asked": {"seed": 0}, "lists": {"val.txt": "0" * 64}}
 # name → the file, how it is written, how it is read
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
