@@ -67,7 +67,9 @@ def audit_noise(
     return {**report.to_json(), "seconds": time.monotonic() - started, "profile": None}
 
 
-# What quick U-Nets were trained by when grids were begun that are not finished: a grid holds one way.
+# What quick U-Nets were trained by when grids were begun that are not finished: a grid holds one way. In none of them
+# brightness and contrast of images vary.
+UNVARIED: dict[str, Any] = {"augment": ()}
 RECORDED = {"ema": 0.0, "network_options": {"local_contrast": 0}}
 
 
@@ -76,7 +78,7 @@ def train(dataset: str, name: str, **options: Any) -> Path:
     from training.fit import configure, fit
 
     shutil.rmtree(LOG_ROOT / dataset / name, ignore_errors=True)
-    common = {"preset": "quick", "audit": False, "tensorboard": False}
+    common = {"preset": "quick", "audit": False, "tensorboard": False, **UNVARIED}
     return fit(configure({"dataset": dataset, "run_name": name, **common, **options}))
 
 

@@ -49,7 +49,7 @@ def train(root: Path, device: str, **given) -> Path:
                 "width": 8,
                 "crop": 32,
                 "batch_size": 4,
-                "repeat": 6,
+                "repeat": 10,
                 "epochs": 3,
                 "device": device,
                 "tensorboard": False,

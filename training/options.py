@@ -94,7 +94,8 @@ def default_note(name: str) -> str:
 
     def shown(values: Mapping[str, Any]) -> str:
         params = ",".join(f"{key}={values[key]:g}" for key in inner if key in values)
-        return f"{values[name]}({params})" if params else f"{values[name]}"
+        value = " ".join(values[name]) if isinstance(values[name], tuple) else values[name]
+        return ("none" if value in (None, "") else f"{value}") + (f"({params})" if params else "")
 
     notes = [f"{preset}: {shown(values)}" for preset, values in PRESETS.items() if name in values]
     default = DEFAULTS[name]
@@ -103,11 +104,7 @@ def default_note(name: str) -> str:
     if default is True:
         notes = ["default: yes"]
     prefix = "" if OPTIONS[name].needs == "igtt" else "--igtt "
-    recipes = [
-        f"{prefix}{recipe}: {'none' if values[name] is None else values[name]}"
-        for recipe, values in RECIPES.items()
-        if name in values
-    ]
+    recipes = [f"{prefix}{recipe}: {shown(values)}" for recipe, values in RECIPES.items() if name in values]
     return ", ".join(notes + recipes)
 
 

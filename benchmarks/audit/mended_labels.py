@@ -40,7 +40,7 @@ from utils.run_folder import LOG_ROOT, REPO_ROOT, display_path
 
 FOLDS, MOVE, MOVED, DELETED = 3, 6, 0.1, 0.2  # runs; pixels; shares of the labels and of the objects
 VALIDATION_IMAGES, TEST_IMAGES = 8, 60
-TRAINING = {"preset": "quick", "steps": 150, "epochs": 3, "width": 8, "crop": 128, "audit": False}
+TRAINING = {"preset": "quick", "steps": 150, "epochs": 3, "width": 8, "crop": 128, "audit": False, "augment": ()}
 ERRORS = {"deleted": "one nucleus in five deleted", "moved": f"one label in ten moved by {MOVE} px"}
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.grid import Record, Study, Tables, markdown, run_study
-from benchmarks.trials import part_of_list
+from benchmarks.trials import UNVARIED, part_of_list
 from utils.cli import UserError, run_command
 from utils.run_folder import REPO_ROOT
 
@@ -77,7 +77,7 @@ def make_options(seed: int) -> TrainingOptions:
     lists = {"train_list": ("train_gt", "train_images"), "val_list": ("test", "test_images")}
     for option, (name, count) in lists.items():
         given[option] = str(part_of_list(SETTINGS["dataset"], name, SETTINGS[count], "compare_smp"))
-    return configure({**given, "preset": "quick", "seed": seed})
+    return configure({**given, "preset": "quick", **UNVARIED, "seed": seed})
 
 
 def train_network(make: Callable[[], nn.Module], training: TrainingOptions, data: TrainingData) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from benchmarks.audit.human_labels import Labels, make_labels
 from benchmarks.grid import Cell, key
 from benchmarks.protocol.cells import CLEAN_IMAGES, METHODS, is_bare
-from benchmarks.trials import RECORDED, chosen_samples, pooled_iou
+from benchmarks.trials import RECORDED, UNVARIED, chosen_samples, pooled_iou
 from datasets.catalog import prepare_dataset
 from datasets.image_io import read_label, write_label
 from datasets.label_fusion import Fusion
@@ -181,6 +181,7 @@ def train_cell(cell: Cell, protocol: Protocol, lists: dict[str, Path], matrix: A
         "audit": cell["method"] == "ours",
         "network": cell["network"],
         **({"width": cell["width"]} if cell["network"] == "unet" else {}),
+        **UNVARIED,
         **(RECORDED if is_bare(cell) else {}),
         **length,
         **own,

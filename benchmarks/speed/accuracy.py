@@ -20,6 +20,7 @@ def accuracy_options(settings: Settings, seed: int) -> dict[str, Any]:
         "dataset": DATASET,
         "label_noise": NOISE,
         "preset": "quick",
+        "augment": (),  # as the plain way
         "epochs": 20,
         "device": settings.device,
         "seed": seed,

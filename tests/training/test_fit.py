@@ -234,7 +234,7 @@ def test_resume_discards_records_of_epochs_that_were_not_kept(disks):
 
 
 def test_extending_a_finished_run_learns_again(disks, capsys):
-    folder = run(disks, epochs=2, run_name="long")
+    folder = run(disks, epochs=2, run_name="long", augment=())
     with pytest.raises(UserError, match="completed 2 epochs"):
         fit(configure({"resume": str(folder)}, disks), disks)
     capsys.readouterr()

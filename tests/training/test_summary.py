@@ -97,6 +97,7 @@ def test_a_run_ends_with_best_epoch_comparison_time_and_place(disks, capsys, mon
                 "width": 4,
                 "crop": 32,
                 "epochs": 1,
+                "augment": (),
                 "device": "cpu",
                 "tensorboard": False,
             },

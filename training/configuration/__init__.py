@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 3e-3,
         "schedule": "one_cycle",
         "ema": 0.99,
+        "augment": ("brightness:0.5", "contrast:0.5"),  # other fields of view are brighter or dimmer
         "network_options": {"init": "kaiming"},
         "checkpoint_every": 5,
     },
@@ -51,6 +52,7 @@ NETWORK_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
         "steps": None,  # measured in epochs, after each of which labels are refreshed
+        "augment": (),  # first labels are of images as they are
         "igtt_init": "auto",
         "igtt_ems": "clean",
         "igtt_criterion": "bce",
@@ -63,6 +65,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "published": {
         "steps": None,
+        "augment": (),
         "ema": 0.0,
         "network_options": {"local_contrast": 0},
         "igtt_init": "black",

@@ -145,7 +145,8 @@ class AugmentationOptions:
     augment: tuple[str, ...] = option(
         (),
         f"stronger augmentation, {', '.join(AUGMENTATION_PRESETS)} (for images of other labs) or NAME[:STRENGTH] of: "
-        + ", ".join(STRONG_AUGMENTATIONS),
+        + ", ".join(STRONG_AUGMENTATIONS)
+        + "; alone: none",
         nargs="*",
         metavar="NAME",
     )
