@@ -21,6 +21,7 @@ MAX_IMAGES = 60  # images that everything but Q is estimated from
 MAX_SIDE = 512  # of larger images a window of this size is used for the same
 RIDGE = 1e-3
 WORKERS = 4
+PLACES = 2**14  # of which OpenCV reads fewer than 2**15 at once
 BRIGHTNESS = 1  # the feature column that holds lightly smoothed brightness
 
 
@@ -55,10 +56,16 @@ def features_at(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.
         if level:
             plane = cv2.pyrDown(plane)
         maps, scale = _level_features(plane), 0.5**level  # pyrDown keeps every other pixel where it is
-        x = (columns * scale).astype(np.float32).reshape(1, -1)
-        y = (rows * scale).astype(np.float32).reshape(1, -1)
-        found += [cv2.remap(m, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0] for m in maps]
+        x, y = ((places * scale).astype(np.float32) for places in (columns, rows))
+        found += [_read_between(each, x, y) for each in maps]
     return np.stack(found, 1)
+
+
+def _read_between(plane: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A plane at places between its pixels, (P,); OpenCV takes so many at once."""
+    parts = [slice(start, start + PLACES) for start in range(0, max(len(x), 1), PLACES)]
+    how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    return np.concatenate([cv2.remap(plane, x[None, part], y[None, part], **how)[0] for part in parts])
 
 
 def sample_positions(shape: tuple[int, int], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -105,6 +105,18 @@ def test_what_labels_and_predictions_fail_at_alike_is_seen_on_the_audited_images
     assert corrected < 0.05 and off > 0.2
 
 
+def test_a_stand_in_marks_whole_windows_of_large_images():
+    rng = np.random.default_rng(0)
+    truths = [(rng.random((300, 210)) < 0.3).astype(np.uint8) for _ in range(20)]
+    images = [np.stack([truth * 50.0 + rng.normal(0, 9, truth.shape)] * 3, -1) for truth in truths]
+    masks = stand_in_masks(images, truths, truths)
+    thresholds, used = masks.outcomes.shape[:2]
+    assert masks.pixels.shape[:2] == (thresholds, used) and used == 16
+    assert (masks.pixels.sum(-1) == 192 * 192).all()
+    hit, invented, missed = masks.outcomes[3].sum(0)  # at as much foreground as labelled
+    assert hit > 0.9 * (hit + invented + missed)
+
+
 def test_counts_lie_at_their_distance():
     mask = np.zeros((20, 20), np.uint8)
     mask[:, 10:] = 1
