@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -217,7 +216,8 @@ def name_dataset(options: TrainingOptions, root: Path) -> TrainingOptions:
 def train(options: TrainingOptions, data: TrainingData, state: TrainingState, method: Supervised, run: Run) -> None:
     """Train, validate, refresh, decide, report and save, epoch by epoch."""
     epochs, begun = options.optimization.epochs, state.epoch
-    last, first_loss, selection = options.run.stop_after or epochs, math.inf, None
+    last, selection = options.run.stop_after or epochs, None
+    usual_loss = reports.lowest_loss(run.logger.records()) if begun and is_main() else 0.0
     for line in method.begin(state, run.folder):
         run.logger.log(line)
     for epoch in range(begun + 1, last + 1):
@@ -231,7 +231,9 @@ def train(options: TrainingOptions, data: TrainingData, state: TrainingState, me
         known = count_scores(data.known, data.known_loader, state)
         selection = with_offset(method.decide(state, counts, known), kept, data.val_groups())
         state.rank(selection, data.error_of_choice if kept is not None else 0.0)
-        warnings = reports.warnings_of_epoch(metrics.loss, first_loss := min(first_loss, metrics.first_loss), counts)
+        if epoch == begun + 1:
+            usual_loss = max(usual_loss, metrics.first_loss)
+        warnings = reports.warnings_of_epoch(metrics.loss, usual_loss, counts)
         if is_main():
             check_owned(run.folder)
         reports.report_epoch(run.logger, epoch, epochs, metrics, selection, warnings)

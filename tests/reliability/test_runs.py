@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ import torch
 from tests.conftest import write_disk_dataset
 from training.fit import configure, fit
 from training.methods.supervised import Supervised
-from training.run.reports import closing_warnings, is_collapsed, warnings_of_epoch
+from training.run.reports import closing_warnings, is_collapsed, lowest_loss, warnings_of_epoch
 from training.selection import Selection
 from training.step_guard import NonFiniteLoss
 from utils.checkpoint import load_checkpoint
@@ -363,6 +364,8 @@ def test_runs_that_do_not_learn_are_told():
     assert is_collapsed(counts) and warnings_of_epoch(90.0, 0.7, counts) == ["the loss explodes", "scores collapse"]
     counts[0, 0, 9] = 500
     assert warnings_of_epoch(0.6, 0.7, counts) == [] and not is_collapsed(None)
+    known = [{"train/loss": loss} for loss in (0.5, math.inf, 0.4, "nan")]
+    assert lowest_loss(known) == 0.4 and lowest_loss([]) == 0  # a resumed run may begin with an easy step
     still = [{"epoch": epoch, "train/loss": 0.7} for epoch in (1, 2)]
     assert "does not move" in closing_warnings(still, 1e-9)[0]
     assert closing_warnings([{"epoch": 1, "train/loss": 0.7}, {"epoch": 2, "train/loss": 0.5}], 0.1) == []

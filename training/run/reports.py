@@ -26,7 +26,7 @@ from utils.distributed import world_size
 from utils.files import read_json_if_whole
 from utils.run_folder import display_path, quoted
 
-EXPLODED = 3.0  # times the loss of the run's first step
+EXPLODED = 3.0  # times the loss that is usual, see `warnings_of_epoch`
 UNMOVED = 1e-4  # of the loss, over all epochs
 COLLAPSED = 0.999  # of the pixels in one bin of scores, or in one class
 COMPARED_IMAGES = 64  # on which classic methods are tried
@@ -196,15 +196,21 @@ def is_collapsed(counts: np.ndarray | None) -> bool:
     return bool((truth > 0).sum() > 1 and predicted.max() > COLLAPSED * predicted.sum())
 
 
-def warnings_of_epoch(loss: float, first_loss: float, counts: np.ndarray | None) -> list[str]:
+def lowest_loss(records: Sequence[dict[str, Any]]) -> float:
+    """The lowest mean loss of epochs, by their records in metrics.jsonl; 0 without any."""
+    losses = [record["train/loss"] for record in records if isinstance(record.get("train/loss"), float)]
+    return min(filter(math.isfinite, losses), default=0.0)
+
+
+def warnings_of_epoch(loss: float, usual_loss: float, counts: np.ndarray | None) -> list[str]:
     """What is wrong with an epoch, in words for metrics.jsonl.
 
     Args:
         loss: mean loss of the epoch.
-        first_loss: that of the run's first step, or the lowest known.
+        usual_loss: that of the run's first step; of a resumed run the lowest of an epoch before, where that is more.
         counts: see `is_collapsed`.
     """
-    exploded = not math.isfinite(loss) or (first_loss > 0 and loss > EXPLODED * first_loss)
+    exploded = not math.isfinite(loss) or (usual_loss > 0 and loss > EXPLODED * usual_loss)
     return [*(["the loss explodes"] if exploded else []), *(["scores collapse"] if is_collapsed(counts) else [])]
 
 
